@@ -1,0 +1,171 @@
+"""The command `mi-llm`: one verb a stage, and what people need around them. Thin: it only wires."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no stage reaches for the network behind the reader's back
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("DVCLIVE_LOGLEVEL", "ERROR")
+
+import typer
+
+from mi_llm.problem import Problem
+from mi_llm.study import Study, load
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+StudyFile = Annotated[Path, typer.Option("--study", help="the study's parameters file")]
+Item = Annotated[str, typer.Argument()]
+MINI = Path("mini/params.yaml")
+
+
+def member(name: str, allowed: tuple[str, ...], key: str, study: Study) -> str:
+    """The name, if the study has it."""
+    if name not in allowed:
+        raise Problem(name, f"not among {key} of {study.params}", f"one of {', '.join(allowed)}", "correct the name")
+    return name
+
+
+@app.command()
+def acquire(corpus: Item, study: StudyFile = MINI) -> None:
+    """Bring one corpus here, verified."""
+    from mi_llm.corpora.acquire import acquire as run
+
+    settings = load(study)
+    run(settings, member(corpus, settings.corpora, "corpora", settings))
+
+
+@app.command()
+def read(corpus: Item, study: StudyFile = MINI) -> None:
+    """Turn one corpus's files into dialogs, and count every repair."""
+    from mi_llm.corpora.read import read as run
+
+    settings = load(study)
+    run(settings, member(corpus, settings.corpora, "corpora", settings))
+
+
+@app.command()
+def transcribe(study: StudyFile = MINI) -> None:
+    """Collect the MI-style counterparts of a sample of dialogs."""
+    from mi_llm.construct.transcribe import transcribe as run
+
+    run(load(study))
+
+
+@app.command()
+def screen(study: StudyFile = MINI) -> None:
+    """Check every transcribed dialog, and apply a person's decisions."""
+    from mi_llm.construct.screen import screen as run
+
+    run(load(study))
+
+
+@app.command()
+def split(study: StudyFile = MINI) -> None:
+    """Divide the dialogs into training and test, and the test into rounds."""
+    from mi_llm.construct.split import split as run
+
+    run(load(study))
+
+
+@app.command()
+def base(model: Item, study: StudyFile = MINI) -> None:
+    """Put one base model's checkpoint in place."""
+    from mi_llm.models.base import base as run
+
+    settings = load(study)
+    run(settings, member(model, settings.models, "models", settings))
+
+
+@app.command()
+def finetune(model: Item, study: StudyFile = MINI) -> None:
+    """LoRA-tune one base model."""
+    from mi_llm.models.finetune import finetune as run
+
+    settings = load(study)
+    run(settings, member(model, settings.models, "models", settings))
+
+
+@app.command()
+def respond(model: Item, study: StudyFile = MINI) -> None:
+    """Answer every test round with base and tuned model."""
+    from mi_llm.models.respond import respond as run
+
+    settings = load(study)
+    run(settings, member(model, settings.models, "models", settings))
+
+
+@app.command()
+def score(study: StudyFile = MINI) -> None:
+    """Compare every reply with its reference."""
+    from mi_llm.score.score import score as run
+
+    run(load(study))
+
+
+@app.command()
+def report(study: StudyFile = MINI) -> None:
+    """Write the page that shows what came out."""
+    from mi_llm.report.page import report as run
+
+    run(load(study))
+
+
+@app.command()
+def pretrain(
+    archive: Annotated[Path, typer.Argument(help="smile-<commit>.tar.gz, the SmileChat archive")],
+    models: Annotated[list[str], typer.Argument(help="which of the tiny models")],
+    out: Annotated[Path, typer.Option(help="folder for the checkpoints")] = Path("pretrain/models"),
+) -> None:
+    """Re-create the miniature's base models from SmileChat (about an hour each on one core)."""
+    from mi_llm.models.pretrain import pretrain as run
+
+    run(archive, out, models)
+
+
+@app.command()
+def doctor(study: StudyFile = MINI) -> None:
+    """Check this machine: what is here, and what is missing for which study."""
+    from mi_llm.doctor import doctor as run
+
+    sys.exit(run(load(study)))
+
+
+@app.command()
+def reproduce(
+    study: Annotated[str, typer.Argument(help="auto, mini, audit, paper, or a folder with a params.yaml")] = "auto",
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask before starting")] = False,
+    pull: Annotated[bool, typer.Option("--pull", help="fetch finished outputs instead of computing them, where they exist")] = False,
+) -> None:
+    """Run a whole study through DVC, then compare it with the committed one."""
+    from mi_llm.reproduce import reproduce as run
+
+    sys.exit(run(study, yes=yes, pull=pull))
+
+
+@app.command()
+def compare(study: StudyFile = MINI) -> None:
+    """Compare the outputs that are here with the committed lock."""
+    from mi_llm.compare import compare as run
+
+    sys.exit(run(load(study)))
+
+
+def guarded(run: Callable[[], None]) -> NoReturn:
+    """Run the command; show a Problem as a sentence, and an interruption as one."""
+    try:
+        run()
+    except Problem as problem:
+        print(f"mi-llm: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nmi-llm: interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def main() -> None:
+    """Entry point."""
+    guarded(app)

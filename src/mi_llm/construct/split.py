@@ -1,0 +1,43 @@
+"""Stage `split`: which dialogs train, which test; and the test cut into rounds (paper, Automatic Evaluation).
+
+Reads `screen/dialogs.jsonl` and, when the authors' published rounds are the test, `read/release/rounds.jsonl`. Writes
+`split/train.jsonl`, `split/test.jsonl`, `split/test_rounds.jsonl` and `metrics.json`.
+"""
+
+import random
+from pathlib import Path
+
+from mi_llm import storage
+from mi_llm.dialog import features, read_dialogs, read_rounds, write_dialogs, write_rounds
+from mi_llm.problem import Problem
+from mi_llm.stage import stage
+from mi_llm.study import Study
+
+
+def split(study: Study) -> None:
+    """Split at random, seeded, and keep the dialogs' order within each part; see the module."""
+    screened = study.folder / "screen" / "dialogs.jsonl"
+    release = study.folder / "read" / "release"
+    published = study.split.test == "release"
+    inputs: list[Path] = [screened, release / "rounds.jsonl"] if published else [screened]
+    with stage(study, "split", None, inputs) as out:
+        dialogs = read_dialogs(screened)
+        if published:
+            train, test = dialogs, read_dialogs(release / "dialogs.jsonl")
+            rounds = read_rounds(release / "rounds.jsonl")
+        else:
+            wanted = study.split.test_dialogs
+            if wanted >= len(dialogs):
+                raise Problem(
+                    str(screened), f"{len(dialogs)} dialogs left after screening", f"more than the {wanted} of the test",
+                    f"lower split.test_dialogs in {study.params}",
+                )  # fmt: skip
+            held = set(random.Random(study.seed_of("split")).sample(range(len(dialogs)), wanted))
+            train = [dialog for place, dialog in enumerate(dialogs) if place not in held]
+            test = [dialog for place, dialog in enumerate(dialogs) if place in held]
+            rounds = [sample for dialog in test for sample in dialog.rounds()]
+        write_dialogs(out / "train.jsonl", train)
+        write_dialogs(out / "test.jsonl", test)
+        write_rounds(out / "test_rounds.jsonl", rounds)
+        features_of = {"train": features(train), "test": features(test) | {"round_samples": len(rounds)}}
+        storage.write_json(out / "metrics.json", features_of)

@@ -1,0 +1,42 @@
+"""AnnoMI (uccollab/AnnoMI, `AnnoMI-full.csv`): expert-annotated English MI transcripts, a row an utterance and annotator."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+
+from mi_llm.corpora.files import File
+from mi_llm.corpora.reading import Repairs, assemble, require
+from mi_llm.dialog import Dialog
+
+COLUMNS = (
+    "mi_quality", "transcript_id", "video_title", "video_url", "topic", "utterance_id", "interlocutor", "timestamp",
+    "utterance_text", "annotator_id", "therapist_input_exists", "therapist_input_subtype", "reflection_exists",
+    "reflection_subtype", "question_exists", "question_subtype", "main_therapist_behaviour", "client_talk_type",
+)  # fmt: skip
+
+
+def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
+    """Yield one dialog a transcript, its utterances in order of their id, told once however many annotators coded them.
+
+    The codes themselves stay in the CSV file, where the agreement tables read them.
+    """
+    for file in files:
+        if not file.name.endswith("AnnoMI-full.csv"):
+            continue
+        table = csv.DictReader(io.StringIO(file.text(), newline=""))
+        require(tuple(table.fieldnames or ()) == COLUMNS, f"{file.name}, line 1", f"{table.fieldnames}", ", ".join(COLUMNS))
+        transcripts: dict[str, dict[int, tuple[str, str, str]]] = {}
+        meta: dict[str, dict[str, str]] = {}
+        for row in table:
+            where = f"{file.name}, line {table.line_num}"
+            require(None not in row and None not in row.values(), where, "a row of the wrong width", f"{len(COLUMNS)} columns")
+            require(row["utterance_id"].isdigit(), where, f"utterance_id {row['utterance_id']!r}", "a number")
+            require(row["mi_quality"] in ("high", "low"), where, f"mi_quality {row['mi_quality']!r}", "high or low")
+            name = row["transcript_id"]
+            volley = (row["interlocutor"], row["utterance_text"], where)
+            known = transcripts.setdefault(name, {}).setdefault(int(row["utterance_id"]), volley)
+            require(known[:2] == volley[:2], where, "an utterance told in two ways", f"what {known[2]} says")
+            meta.setdefault(name, {"file": file.name, "quality": row["mi_quality"], "topic": row["topic"]})
+        for name, utterances in transcripts.items():
+            volleys = [utterances[number] for number in sorted(utterances)]
+            yield assemble(name, "annomi", volleys, repairs, meta[name])

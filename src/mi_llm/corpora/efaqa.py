@@ -1,0 +1,50 @@
+"""Emotional First Aid (efaqa-corpus-zh, bought licence): gzipped or plain JSON Lines of posts with their chats."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+
+from mi_llm.corpora.files import LARGEST, File
+from mi_llm.corpora.reading import Repairs, assemble, require
+from mi_llm.dialog import Dialog
+from mi_llm.problem import Problem
+
+
+def unpacked(file: File) -> File:
+    """The file itself, or what its gzip envelope holds, up to the size a corpus can sensibly have."""
+    if not file.name.endswith(".gz"):
+        return file
+    try:
+        inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        content = inflater.decompress(file.content, LARGEST)
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise Problem(file.name, f"a damaged gzip file ({error})", "a complete one", "get it again") from None
+    require(inflater.eof, file.name, "a truncated or oversized gzip file", f"at most {LARGEST} bytes, complete")
+    return File(file.name.removesuffix(".gz"), content)
+
+
+def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
+    """Yield one dialog a post: its title is the client's first volley, then the chat between `owner` and `audience`.
+
+    Messages of one sender in a row become one volley.
+    """
+    for packed in files:
+        if not packed.name.endswith((".utf8", ".utf8.gz", ".jsonl")):
+            continue
+        file = unpacked(packed)
+        for number, line in enumerate(file.text().split("\n"), 1):
+            if not line.strip():
+                continue
+            where = f"{file.name}, line {number}"
+            try:
+                post = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise Problem(where, f"not JSON ({error})", "one JSON object a line", "restore the file") from None
+            require(isinstance(post, dict) and isinstance(post.get("chats"), list), where, "no list `chats`", "a post")
+            volleys = [("owner", post.get("title"), f"{where}, title")]
+            for place, chat in enumerate(post["chats"], 1):
+                require(isinstance(chat, dict), f"{where}, chat {place}", repr(chat)[:40], "{sender, value}")
+                volleys.append((chat.get("sender"), chat.get("value"), f"{where}, chat {place}"))
+            meta = {"file": file.name, "line": number, "label": post.get("label")}
+            yield assemble(str(post.get("md5", number)), "efaqa", volleys, repairs, meta)

@@ -1,0 +1,80 @@
+"""A corpus as it arrives: named files, from a folder or from an archive, in a fixed order and never all in memory."""
+
+import gzip
+import io
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from mi_llm import storage
+from mi_llm.problem import Problem
+
+LARGEST = 256 * 1024 * 1024  # bytes; no file of any known corpus comes near, a decompression bomb does
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a corpus: its name inside the corpus, and its bytes."""
+
+    name: str
+    content: bytes
+
+    def text(self) -> str:
+        """The content as text, or a Problem that names the file and the first byte that is not UTF-8."""
+        return storage.decode(self.content, self.name)
+
+
+def natural(name: str) -> tuple[object, ...]:
+    """Sort key under which `case_2` comes before `case_10`."""
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part)
+
+
+def from_folder(folder: Path) -> Iterator[File]:
+    """Yield the files below a folder in natural order. Links are refused: a corpus is files."""
+    if not folder.is_dir():
+        raise Problem(str(folder), "no such folder", "the corpus's files", "run `dvc pull data.dvc`")
+    for path in sorted(folder.rglob("*"), key=lambda item: natural(item.relative_to(folder).as_posix())):
+        if path.is_symlink():
+            raise Problem(str(path), "a link", "a plain file", "replace it with the file it points to")
+        if path.is_file():
+            yield File(path.relative_to(folder).as_posix(), path.read_bytes())
+
+
+def from_archive(path: Path) -> Iterator[File]:
+    """Yield the files of a `.tar.gz` in the order they lie in it; refuse names that leave the archive, links and bombs."""
+    try:
+        with tarfile.open(path, "r|gz") as archive:
+            for member in archive:
+                if member.isdir():
+                    continue
+                where = f"{path}: {member.name}"
+                name = PurePosixPath(member.name)
+                if name.is_absolute() or ".." in name.parts:
+                    raise Problem(where, "a name that leads out of the archive", "names inside it", "get the archive again")
+                if not member.isfile():
+                    raise Problem(where, "a link or device", "a plain file", "get the archive again")
+                if member.size > LARGEST:
+                    raise Problem(where, f"{member.size} bytes", f"at most {LARGEST}", "get the archive again")
+                opened = archive.extractfile(member)
+                assert opened is not None
+                yield File(name.as_posix(), opened.read())
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise Problem(str(path), "no such archive", "the corpus", "run `mi-llm acquire`") from None
+        raise Problem(str(path), f"a damaged archive ({error})", "a complete .tar.gz", "delete it and run again") from error
+
+
+def write_archive(path: Path, files: Iterable[File]) -> None:
+    """Write a `.tar.gz` whose bytes depend on the files' names and contents only."""
+    with (
+        storage.replacing(path) as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for file in files:
+            member = tarfile.TarInfo(file.name)
+            member.size = len(file.content)
+            member.mode = 0o644
+            archive.addfile(member, io.BytesIO(file.content))

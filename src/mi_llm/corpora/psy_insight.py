@@ -1,0 +1,27 @@
+"""Psy-Insight, Chinese part (ckqqqq/Psy-Insight, `data/cn_data_version7.json`): a list of annotated sessions."""
+
+from collections.abc import Iterable, Iterator
+
+from mi_llm.corpora.files import File
+from mi_llm.corpora.reading import Repairs, assemble, parse_json, require
+from mi_llm.dialog import Dialog
+
+
+def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
+    """Yield one dialog an entry; the therapist (`Supporter`) may speak first."""
+    for file in files:
+        if not file.name.endswith(".json"):
+            continue
+        entries = parse_json(file)
+        require(isinstance(entries, list), file.name, f"a JSON {type(entries).__name__}", "a list of sessions")
+        for place, entry in enumerate(entries):
+            where = f"{file.name}, session {place + 1}"
+            require(isinstance(entry, dict) and isinstance(entry.get("dialog"), list), where, "no list `dialog`", "a session")
+            volleys = [
+                (turn.get("speaker"), turn.get("content"), f"{where}, turn {number}")
+                for number, turn in enumerate(entry["dialog"], 1)
+                if isinstance(turn, dict)
+            ]
+            require(len(volleys) == len(entry["dialog"]), where, "a turn that is not an object", "{speaker, content}")
+            meta = {"file": file.name, "place": place + 1, "topic": entry.get("topic"), "therapy": entry.get("psychotherapy")}
+            yield assemble(f"{entry.get('dialog_id', '')}-{place}", "psy_insight", volleys, repairs, meta)

@@ -1,0 +1,28 @@
+"""PsyDTCorpus (YIRONGCHEN/PsyDTCorpus): one JSON list of `{id, normalizedTag, messages: [{role, content}]}`."""
+
+from collections.abc import Iterable, Iterator
+
+from mi_llm.corpora.files import File
+from mi_llm.corpora.reading import Repairs, assemble, parse_json, require
+from mi_llm.dialog import Dialog
+
+
+def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
+    """Yield the dialogs of every `.json` file; system turns hold a prompt, not speech, and are left out."""
+    for file in files:
+        if not file.name.endswith(".json"):
+            continue
+        entries = parse_json(file)
+        require(isinstance(entries, list), file.name, f"a JSON {type(entries).__name__}", "a list of dialogs")
+        for place, entry in enumerate(entries):
+            where = f"{file.name}, dialog {place + 1}"
+            require(isinstance(entry, dict) and isinstance(entry.get("messages"), list), where, "no list `messages`", "a dialog")
+            volleys = []
+            for number, message in enumerate(entry["messages"], 1):
+                require(isinstance(message, dict), f"{where}, message {number}", repr(message)[:40], "{role, content}")
+                if message.get("role") == "system":
+                    repairs.note("system turn left out", f"{where}, message {number}")
+                else:
+                    volleys.append((message.get("role"), message.get("content"), f"{where}, message {number}"))
+            meta = {"file": file.name, "place": place + 1, "topic": entry.get("normalizedTag")}
+            yield assemble(str(entry.get("id", place)), "psydtcorpus", volleys, repairs, meta)

@@ -1,0 +1,93 @@
+"""What all readers share: strict about what they understand, silent about nothing.
+
+A reader turns files into dialogs. Where it must change anything (a label it knows under another name, two volleys of one
+speaker, an empty turn), it says so: every repair is counted by kind, with the first example kept, in `repairs.csv`.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mi_llm.corpora.files import File
+from mi_llm.dialog import Dialog, Role, Turn
+from mi_llm.problem import Problem
+
+ROLES: dict[str, Role] = {
+    "client": "client",
+    "counselor": "counselor",
+    "user": "client",
+    "assistant": "counselor",
+    "Seeker": "client",
+    "Supporter": "counselor",
+    "owner": "client",
+    "audience": "counselor",
+    "therapist": "counselor",
+    "来访者": "client",
+    "心理咨询师": "counselor",
+    "咨询师": "counselor",
+}
+
+
+@dataclass
+class Repairs:
+    """Counts of what readers changed, by kind, each with the place of its first occurrence."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def note(self, kind: str, where: str) -> None:
+        """Count one repair."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.examples.setdefault(kind, where)
+
+    def rows(self) -> list[dict[str, object]]:
+        """Rows of `repairs.csv`: repair, count, example."""
+        return [{"repair": kind, "count": self.counts[kind], "example": self.examples[kind]} for kind in sorted(self.counts)]
+
+
+def require(condition: bool, where: str, found: str, expected: str) -> None:
+    """Refuse input that the corpus's format does not allow."""
+    if not condition:
+        raise Problem(where, found, expected, "restore the file from its source, or correct it")
+
+
+def parse_json(file: File) -> Any:
+    """Parse a JSON file of a corpus, or name the file and line that is wrong."""
+    try:
+        return json.loads(file.text())
+    except (json.JSONDecodeError, RecursionError) as error:
+        place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise Problem(
+            f"{file.name}{place}", f"not JSON ({error})", "a JSON document", "restore the file from its source, or correct it"
+        ) from None
+
+
+def assemble(
+    name: str, source: str, volleys: Iterable[tuple[Any, Any, str]], repairs: Repairs, meta: dict[str, Any]
+) -> Dialog:
+    """Build a dialog from `(label, text, where)` triples.
+
+    Labels are mapped to client and counselor; empty volleys are dropped and consecutive volleys of one role merged with a
+    line break, each noted. A label outside `ROLES`, a volley that is not text, or a dialog without any is refused.
+    """
+    turns: list[Turn] = []
+    for label, text, where in volleys:
+        require(isinstance(label, str) and label in ROLES, where, f"the speaker {label!r}", f"one of {', '.join(ROLES)}")
+        require(isinstance(text, str), where, f"a {type(text).__name__} as text", "a string")
+        role, text = ROLES[label], text.strip()
+        if "\0" in text:
+            repairs.note("control character removed", where)
+            text = text.replace("\0", "")
+        if "\r" in text:
+            repairs.note("carriage return removed", where)
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        if not text:
+            repairs.note("empty turn dropped", where)
+        elif turns and turns[-1].role == role:
+            repairs.note("turns of one role merged", where)
+            turns[-1] = Turn(role=role, text=f"{turns[-1].text}\n{text}")
+        else:
+            turns.append(Turn(role=role, text=text))
+    require(bool(turns), name, "no turn with text", "a dialog")
+    return Dialog(id=name, source=source, turns=tuple(turns), meta=meta)

@@ -1,0 +1,23 @@
+"""SmileChat (qiuhuachuan/smile, `data/*.json`, CC0): one JSON list of `{role, content}` a dialog."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+
+from mi_llm.corpora.files import File
+from mi_llm.corpora.reading import Repairs, assemble, parse_json, require
+from mi_llm.dialog import Dialog
+
+
+def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
+    """Yield one dialog a file, in the order of the files' numbers."""
+    for file in files:
+        if not file.name.endswith(".json"):
+            continue
+        turns = parse_json(file)
+        require(isinstance(turns, list), file.name, f"a JSON {type(turns).__name__}", "a list of turns")
+        volleys = []
+        for place, turn in enumerate(turns):
+            where = f"{file.name}, turn {place + 1}"
+            require(isinstance(turn, dict), where, f"a JSON {type(turn).__name__}", "an object with role and content")
+            volleys.append((turn.get("role"), turn.get("content"), where))
+        yield assemble(PurePosixPath(file.name).stem, "smilechat", volleys, repairs, {"file": file.name})

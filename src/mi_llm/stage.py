@@ -1,0 +1,58 @@
+"""What every stage does around its work: say what it does and where, die with the run that started it, leave a provenance.
+
+`provenance.json` names the stage, its seed, the hash of the parameters, the hashes of its inputs and the versions of what
+computed. It holds no times and no machine names, so that an equal run writes equal bytes.
+"""
+
+import ctypes
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from mi_llm import __version__, storage
+from mi_llm.problem import Problem
+from mi_llm.study import Study
+
+TRACED = ("torch", "transformers", "peft", "tokenizers", "openai", "pandas", "sacrebleu", "rouge_score", "matplotlib")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent() -> None:
+    """Where Linux runs the stage for DVC, end it when DVC ends: a killed run must not go on writing behind the next one."""
+    if sys.platform == "linux" and "DVC_STAGE" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path]) -> Iterator[Path]:
+    """Run one stage: yields its output folder, `<out>/<name>/` or `<out>/<name>/<item>/`, after checking its inputs."""
+    die_with_parent()
+    title = f"{name}@{item}" if item else name
+    for path in inputs:
+        if not path.exists():
+            raise Problem(
+                str(path), "missing", f"the input of {title}", f"run the stage before it: dvc repro {Path(study.params).parent}/dvc.yaml"
+            )
+    folder = study.folder / name / item if item else study.folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    yield folder
+    provenance = {
+        "stage": title,
+        "seed": study.seed,
+        "parameters_sha256": study.sha256(),
+        "inputs": {path.as_posix(): storage.sha256(path) for path in inputs},
+        "versions": {
+            "python": ".".join(platform.python_version_tuple()[:2]),
+            "mi_llm": __version__,
+            **{package: version(package) for package in TRACED if package in sys.modules},
+        },
+    }
+    storage.write_json(folder / "provenance.json", provenance)
+    print(f"{title}: done in {time.monotonic() - began:.1f} s, in {folder}", file=sys.stderr)

@@ -1,0 +1,114 @@
+"""How the bundle writes: whole files or nothing, the same bytes for the same content, and lines that outlive a crash."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mi_llm.problem import Problem
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary neighbour of `path`; on success fsync it and rename it over `path`, else leave `path` alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
+            raise Problem(
+                str(path),
+                f"could not be written ({os.strerror(error.errno)}); the previous file, if any, is untouched",
+                "a writable folder with free space",
+                "free some space or fix the permissions (`mi-llm doctor` shows both), then run the same command again",
+            ) from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text with `\\n` line ends, whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def dump(value: Any) -> str:
+    """The canonical JSON line of `value`: sorted keys, no spaces lost to taste, Chinese kept readable."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write an indented, key-sorted JSON file."""
+    write_text(path, json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False, indent=2) + "\n")
+
+
+def write_lines(path: Path, records: Iterable[Any]) -> None:
+    """Write JSON Lines, one canonical line a record."""
+    with replacing(path) as file:
+        for record in records:
+            file.write(dump(record).encode("utf-8") + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, or say which line is wrong."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise Problem(
+            f"{path}, line {error.lineno}", f"not JSON ({error.msg})", "a JSON document", "restore or repair the file"
+        ) from None
+
+
+def read_lines(path: Path) -> Iterator[Any]:
+    """Yield the records of a JSON Lines file."""
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise Problem(
+                f"{path}, line {number}", f"not JSON ({error.msg})", "one JSON object a line", "restore or repair the file"
+            ) from None
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file, or say what is wrong with it."""
+    try:
+        return decode(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        raise Problem(
+            str(path), "no such file", "the output of an earlier stage or a file of the bundle", "run ./reproduce.sh, or `dvc pull`"
+        ) from None
+
+
+def decode(content: bytes, where: str) -> str:
+    """Decode UTF-8 (a leading byte order mark is dropped), or name the first bad byte."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Problem(
+            f"{where}, byte {error.start}",
+            f"not UTF-8 (byte 0x{content[error.start]:02x})",
+            "text encoded as UTF-8",
+            "convert the file, for instance: iconv -f GB18030 -t UTF-8",
+        ) from None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, or of a folder: over the sorted relative names and contents of the files in it."""
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for file in sorted(item for item in path.rglob("*") if item.is_file()):
+            whole.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+        return whole.hexdigest()
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

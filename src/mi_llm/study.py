@@ -1,0 +1,218 @@
+"""A study is a parameters file: this module gives it types, and refuses what it does not know.
+
+Each class below is one section of `params.yaml`, read by the stages of the same name. The values' places in the paper
+stand as comments in the root `params.yaml`.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+from mi_llm import storage
+from mi_llm.problem import Problem
+
+CORPORA = ("cpsycound", "psydtcorpus", "smilechat", "psy_insight", "efaqa", "annomi", "release")
+Corpus = Literal["cpsycound", "psydtcorpus", "smilechat", "psy_insight", "efaqa", "annomi", "release"]
+Share = Field(ge=0, le=1)
+
+
+class Section(BaseModel):
+    """A part of the parameters file; unknown keys are refused, values cannot change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Acquire(Section):
+    """Where corpora come from: `upstream` names those fetched from their pins, the others are the bundle's own samples."""
+
+    upstream: tuple[Corpus, ...]
+
+
+class Transcribe(Section):
+    """Which dialogs are rewritten in MI style, and by whom."""
+
+    sample: dict[Corpus, PositiveInt]
+    mode: Literal["replay", "record"]
+    model: str
+    base_url: str
+    temperature: float = Field(ge=0, le=2)
+    concurrency: PositiveInt
+    attempts: PositiveInt
+
+
+class Screen(Section):
+    """What a transcribed dialog must be like; `decisions` is the CSV file in which a person overrules the checks."""
+
+    policy: Literal["automatic", "person"]
+    decisions: str
+    rounds: tuple[PositiveInt, PositiveInt]
+    volley_characters: tuple[PositiveInt, PositiveInt]
+    chinese_share: float = Share
+
+
+class Split(Section):
+    """How many dialogs are kept for the test, or that the authors' published rounds are the test."""
+
+    test: Literal["transcribed", "release"]
+    test_dialogs: PositiveInt
+
+
+class Base(Section):
+    """The models to be tuned: where each comes from, and its chat format."""
+
+    source: Literal["folder", "hub"]
+    formats: dict[str, Literal["baichuan2", "glm4", "llama3"]]
+
+
+class Lora(Section):
+    """Low-rank adaptation: rank, scale, dropout; `all-linear` adapts every linear layer but the output head."""
+
+    rank: PositiveInt
+    alpha: PositiveInt
+    dropout: float = Share
+    target_modules: Literal["all-linear"]
+
+
+class Finetune(Section):
+    """Training settings (paper, Methods of Fine-Tuning; appendix, section 5)."""
+
+    instruction_placement: Literal["query", "system"]
+    records: Literal["dialog", "round"]
+    learning_rate: PositiveFloat
+    scheduler: Literal["cosine"]
+    warmup_ratio: float = Share
+    batch: PositiveInt
+    accumulation: PositiveInt
+    epochs: PositiveInt
+    precision: Literal["float32", "bfloat16"]
+    cutoff: PositiveInt
+    log_every: PositiveInt
+    save_every: PositiveInt
+    gradient_clip: PositiveFloat
+    lora: Lora
+
+
+class Respond(Section):
+    """How test rounds are answered: greedily, `batch` rounds at a time, at most `max_new_tokens` each."""
+
+    batch: PositiveInt
+    max_new_tokens: PositiveInt
+    precision: Literal["float32", "bfloat16"]
+
+
+class Score(Section):
+    """Resamples of the bootstrap over dialogs, and the confidence of its intervals."""
+
+    resamples: PositiveInt
+    confidence: float = Field(gt=0, lt=1)
+
+
+class Report(Section):
+    """How many example rounds the page shows."""
+
+    examples: PositiveInt
+
+
+class Compare(Section):
+    """By how much a metric may differ from the committed one where bytes differ: absolute, or relative to its size."""
+
+    absolute: float = Field(ge=0)
+    relative: float = Field(ge=0)
+
+
+class Study(Section):
+    """The whole study. Paths are relative to the repository, the folder that holds the `.git` folder."""
+
+    name: str
+    title: str
+    root: str
+    params: str
+    out: str
+    seed: int
+    threads: PositiveInt
+    corpora: tuple[Corpus, ...]
+    models: tuple[str, ...]
+    weights: str
+    acquire: Acquire
+    transcribe: Transcribe
+    screen: Screen
+    split: Split
+    base: Base
+    finetune: Finetune
+    respond: Respond
+    score: Score
+    report: Report
+    compare: Compare
+
+    @model_validator(mode="after")
+    def consistent(self) -> "Study":
+        """Refuse settings that contradict each other."""
+        for section, names in (("acquire.upstream", self.acquire.upstream), ("transcribe.sample", self.transcribe.sample)):
+            for name in names:
+                if name not in self.corpora:
+                    raise ValueError(f"{section} names {name}, which is not among corpora: {', '.join(self.corpora)}")
+        if set(self.models) != set(self.base.formats):
+            raise ValueError("models and base.formats must name the same models")
+        if self.split.test == "release" and "release" not in self.corpora:
+            raise ValueError("split.test is release, so corpora must include release")
+        total = sum(self.transcribe.sample.values())
+        if self.split.test == "transcribed" and self.split.test_dialogs >= total:
+            raise ValueError(f"split.test_dialogs must be smaller than the {total} transcribed dialogs")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where the study's outputs go."""
+        return Path(self.out)
+
+    def seed_of(self, *purpose: str) -> int:
+        """A seed for one purpose, derived from the study's: stages do not share random numbers."""
+        digest = hashlib.sha256("/".join((str(self.seed), *purpose)).encode()).digest()
+        return int.from_bytes(digest[:4], "big")
+
+    def sha256(self) -> str:
+        """SHA-256 of the parameters' canonical JSON."""
+        return hashlib.sha256(storage.dump(self.model_dump(mode="json")).encode()).hexdigest()
+
+
+def load(path: Path) -> Study:
+    """Read a parameters file; every error names the file, the key, what was found and what is allowed."""
+    text = storage.read_text(path)
+    try:
+        content: Any = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise Problem(str(path), f"not YAML: {' '.join(str(error).split())}", "a parameters file", "correct the file") from None
+    if not isinstance(content, dict):
+        raise Problem(str(path), "no mapping", "a parameters file", "start from the shipped params.yaml")
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        lines = [describe(fault) for fault in faults]
+        raise Problem(
+            str(path), "; ".join(line for line, _ in lines), "; ".join(sorted({allowed for _, allowed in lines})), "correct the file"
+        ) from None
+
+
+def describe(fault: Any) -> tuple[str, str]:
+    """Put one validation fault into words: (what was found where, what is allowed there)."""
+    key = ".".join(str(part) for part in fault["loc"]) or "the study"
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {key}", f"for {key}: one of {', '.join(known_keys(fault['loc'][:-1]))}"
+    if fault["type"] == "missing":
+        return f"{key} is missing", f"for {key}: a value"
+    return f"{key} is {fault['input']!r}"[:200], f"for {key}: {fault['msg']}"
+
+
+def known_keys(place: tuple[str | int, ...]) -> list[str]:
+    """The keys that the section at `place` has."""
+    section: type[BaseModel] = Study
+    for part in place:
+        annotation = section.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        section = annotation
+    return sorted(section.model_fields)
