@@ -11,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DVCLIVE_LOGLEVEL", "ERROR")
 
 import typer
+from ruamel.yaml import YAML
 
 from mi_llm.problem import Problem
 from mi_llm.study import Study, load
@@ -120,9 +121,12 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="folder for the checkpoints")] = Path("pretrain/models"),
 ) -> None:
     """Re-create the miniature's base models from SmileChat (about an hour each on one core)."""
+    from mi_llm import prompts, storage
+    from mi_llm.models.pretrain import Pretraining
     from mi_llm.models.pretrain import pretrain as run
 
-    run(archive, out, models)
+    options = Pretraining.model_validate(YAML(typ="safe").load(storage.read_text(Path("pretrain/params.yaml"))))
+    run(archive, out, models, prompts.render("counselor"), options)
 
 
 @app.command()
@@ -130,19 +134,30 @@ def doctor(study: StudyFile = MINI) -> None:
     """Check this machine: what is here, and what is missing for which study."""
     from mi_llm.doctor import doctor as run
 
-    sys.exit(run(load(study)))
+    others = [path for path in (MINI, Path("params.yaml")) if path != study]
+    sys.exit(run([load(path) for path in (study, *others)]))
 
 
 @app.command()
 def reproduce(
     study: Annotated[str, typer.Argument(help="auto, mini, audit, paper, or a folder with a params.yaml")] = "auto",
     yes: Annotated[bool, typer.Option("--yes", help="do not ask before starting")] = False,
-    pull: Annotated[bool, typer.Option("--pull", help="fetch finished outputs instead of computing them, where they exist")] = False,
+    pull: Annotated[
+        bool, typer.Option("--pull", help="fetch finished outputs instead of computing them, where they exist")
+    ] = False,
 ) -> None:
     """Run a whole study through DVC, then compare it with the committed one."""
     from mi_llm.reproduce import reproduce as run
 
     sys.exit(run(study, yes=yes, pull=pull))
+
+
+@app.command()
+def accept(study: StudyFile = MINI) -> None:
+    """Make the outputs that are here the reference: commit the reference file together with dvc.lock."""
+    from mi_llm.compare import accept as run
+
+    run(load(study))
 
 
 @app.command()

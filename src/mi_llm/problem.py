@@ -1,7 +1,7 @@
 """The one kind of error a user can cause, and therefore sees: a sentence, never a traceback."""
 
 
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818 — what the reader has is a problem
     """Something outside the program is not as it must be.
 
     `where` is a file, a place in it, or an address; `found` what is there; `expected` what the study needs;

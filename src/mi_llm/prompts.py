@@ -11,7 +11,7 @@ FOLDER = Path("prompts")
 
 def render(name: str, **inputs: Any) -> str:
     """Fill in one prompt; a missing input is an error. Text from a dialog is inserted as it is, never as template code."""
-    environment = Environment(loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, keep_trailing_newline=False)
+    environment = Environment(loader=FileSystemLoader(FOLDER), undefined=StrictUndefined)  # noqa: S701 — plain text, not HTML
     return environment.get_template(f"{name}.jinja").render(**inputs).strip()
 
 

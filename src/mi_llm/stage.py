@@ -37,7 +37,10 @@ def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path]) -> 
     for path in inputs:
         if not path.exists():
             raise Problem(
-                str(path), "missing", f"the input of {title}", f"run the stage before it: dvc repro {Path(study.params).parent}/dvc.yaml"
+                str(path),
+                "missing",
+                f"the input of {title}",
+                f"run the stage before it: dvc repro {Path(study.params).parent}/dvc.yaml",
             )
     folder = study.folder / name / item if item else study.folder / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,8 +22,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
@@ -86,7 +86,10 @@ def read_text(path: Path) -> str:
         return decode(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise Problem(
-            str(path), "no such file", "the output of an earlier stage or a file of the bundle", "run ./reproduce.sh, or `dvc pull`"
+            str(path),
+            "no such file",
+            "the output of an earlier stage or a file of the bundle",
+            "run ./reproduce.sh, or `dvc pull`",
         ) from None
 
 

@@ -25,6 +25,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Expect(Section):
+    """What a run takes, for the plan that is printed before it starts: disk in GB, minutes, and on what they were measured."""
+
+    disk_gb: PositiveFloat
+    minutes: PositiveInt
+    measured_on: str
+
+
 class Acquire(Section):
     """Where corpora come from: `upstream` names those fetched from their pins, the others are the bundle's own samples."""
 
@@ -111,8 +119,9 @@ class Score(Section):
 
 
 class Report(Section):
-    """How many example rounds the page shows."""
+    """What the page says on top (empty for nothing), and how many example rounds it shows."""
 
+    notice: str
     examples: PositiveInt
 
 
@@ -136,6 +145,7 @@ class Study(Section):
     corpora: tuple[Corpus, ...]
     models: tuple[str, ...]
     weights: str
+    expect: Expect
     acquire: Acquire
     transcribe: Transcribe
     screen: Screen
@@ -193,7 +203,10 @@ def load(path: Path) -> Study:
         faults = error.errors(include_url=False)
         lines = [describe(fault) for fault in faults]
         raise Problem(
-            str(path), "; ".join(line for line, _ in lines), "; ".join(sorted({allowed for _, allowed in lines})), "correct the file"
+            str(path),
+            "; ".join(line for line, _ in lines),
+            "; ".join(sorted({allowed for _, allowed in lines})),
+            "correct the file",
         ) from None
 
 

@@ -1,0 +1,1 @@
+"""Phase 2, building MI data: ask language models, rewrite, screen, split."""

@@ -64,7 +64,10 @@ class Cassette:
                     cassette.good[record["key"]] = record
             except (json.JSONDecodeError, KeyError, TypeError):
                 raise Problem(
-                    f"{path}, line {number}", "not a recorded answer", "one JSON object a line with key and response", "restore the file"
+                    f"{path}, line {number}",
+                    "not a recorded answer",
+                    "one JSON object a line with key and response",
+                    "restore the file",
                 ) from None
         return cassette
 
@@ -106,12 +109,14 @@ def replay(questions: Sequence[Question], cassettes: Sequence[Cassette], how_to_
 
 
 def record(
-    questions: Sequence[Question], cassette: Cassette, base_url: str, concurrency: int, attempts: int, check: Check
+    questions: Sequence[Question], cassette: Cassette, *, base_url: str, concurrency: int, attempts: int, check: Check
 ) -> None:
     """Ask for every question that the cassette cannot answer yet; see `ask`."""
     wanted = [question for question in questions if question.key not in cassette.good]
     key = os.environ.get("OPENAI_API_KEY", "none")  # local servers take any
-    failed = asyncio.run(ask_all(wanted, cassette, base_url, key, concurrency, attempts, check))
+    failed = asyncio.run(
+        ask_all(wanted, cassette, base_url=base_url, key=key, concurrency=concurrency, attempts=attempts, check=check)
+    )
     if failed:
         raise Problem(
             str(cassette.path),
@@ -122,7 +127,7 @@ def record(
 
 
 async def ask_all(
-    wanted: Sequence[Question], cassette: Cassette, base_url: str, key: str, concurrency: int, attempts: int, check: Check
+    wanted: Sequence[Question], cassette: Cassette, *, base_url: str, key: str, concurrency: int, attempts: int, check: Check
 ) -> list[str]:
     """Ask `concurrency` questions at a time; returns, for each that failed, what and why."""
     failed = []

@@ -9,6 +9,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -36,7 +37,7 @@ def faults(turns: Sequence[Turn], options: Screen, unsafe: Sequence[str]) -> Ite
         yield "does not start with the client"
     if turns[-1].role != "counselor":
         yield "does not end with the counselor"
-    if any(before.role == after.role for before, after in zip(turns, turns[1:], strict=False)):
+    if any(before.role == after.role for before, after in pairwise(turns)):
         yield "roles do not alternate"
     least, most = options.rounds
     rounds = sum(turn.role == "counselor" for turn in turns)
@@ -96,7 +97,9 @@ def screen(study: Study) -> None:
                     f"add a line `{name},keep|drop,reason,who,when`, or set screen.policy to automatic",
                 )  # fmt: skip
             if decision == "keep" and turns:
-                kept.append(Dialog(id=name, source=entry["source"], turns=tuple(turns), meta={"transcribed_from": entry["dialog"]}))
+                kept.append(
+                    Dialog(id=name, source=entry["source"], turns=tuple(turns), meta={"transcribed_from": entry["dialog"]})
+                )
             rows.append({"dialog": name, "decision": decision, "reasons": "; ".join(reasons), "who": who})
         write_dialogs(out / "dialogs.jsonl", kept)
         storage.write_text(out / "screening.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))

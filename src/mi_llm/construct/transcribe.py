@@ -10,8 +10,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from mi_llm import storage
-from mi_llm import prompts
+from mi_llm import prompts, storage
 from mi_llm.construct import llm
 from mi_llm.construct.llm import Cassette, Question
 from mi_llm.dialog import Dialog, Turn, read_dialogs
@@ -27,7 +26,10 @@ def sample(study: Study, corpus: str, dialogs: list[Dialog]) -> list[Dialog]:
     wanted = study.transcribe.sample[corpus]  # type: ignore[index]
     if wanted > len(dialogs):
         raise Problem(
-            f"{study.params}: transcribe.sample.{corpus}", f"{wanted} dialogs", f"at most the {len(dialogs)} that there are", "lower it"
+            f"{study.params}: transcribe.sample.{corpus}",
+            f"{wanted} dialogs",
+            f"at most the {len(dialogs)} that there are",
+            "lower it",
         )
     return random.Random(study.seed_of("transcribe", corpus)).sample(dialogs, wanted)
 
@@ -81,7 +83,14 @@ def transcribe(study: Study) -> None:
         questions = [question(study, dialog) for dialog in drawn]
         own = Cassette.open(out / "cassette.jsonl")
         if options.mode == "record":
-            llm.record(questions, own, options.base_url, options.concurrency, options.attempts, fault)
+            llm.record(
+                questions,
+                own,
+                base_url=options.base_url,
+                concurrency=options.concurrency,
+                attempts=options.attempts,
+                check=fault,
+            )
         how = f"set transcribe.mode to record in {study.params}, OPENAI_API_KEY in the environment, and run `mi-llm transcribe`"
         answers = llm.replay(questions, [own, *(Cassette.open(path) for path in shipped)], how)
         if options.mode == "replay":
@@ -91,3 +100,4 @@ def transcribe(study: Study) -> None:
             for dialog, asked in zip(drawn, questions, strict=True)
         ]
         storage.write_lines(out / "sample.jsonl", rows)
+        storage.write_json(out / "metrics.json", {"answers": len(answers)})

@@ -1,0 +1,1 @@
+"""Phase 1, corpora: bring them here, verified, and read them."""

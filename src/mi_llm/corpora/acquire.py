@@ -1,7 +1,7 @@
 """Stage `acquire@corpus`: bring one corpus here, verified, as one archive.
 
 Reads the bundle's own sample (`data/corpora/<corpus>/`) or the source that `sources.yaml` pins, from a mirror folder that
-holds `<repository>-<commit>.tar.gz` (`MI_LLM_MIRROR`). Writes `acquire/<corpus>/files.tar.gz`, whose bytes depend on the
+holds `<repository>-<commit>.tar.gz` (`MI_LLM_MIRROR`). Writes `acquire/<corpus>/files.tar`, whose bytes depend on the
 files alone, and `manifest.csv` with the git blob id of each. A file that is not what its pin says is refused by name.
 """
 
@@ -120,8 +120,9 @@ def acquire(study: Study, corpus: str) -> None:
         if corpus in study.acquire.upstream:
             verify(known[corpus], blobs, where)
         files.sort(key=lambda file: natural(file.name))
-        write_archive(out / "files.tar.gz", tqdm(files, desc=f"acquire {corpus}", unit="file"))
+        write_archive(out / "files.tar", tqdm(files, desc=f"acquire {corpus}", unit="file"))
         storage.write_text(out / "manifest.csv", "".join(manifest(files, blobs)))
+        storage.write_json(out / "metrics.json", {"files": len(files), "bytes": sum(len(file.content) for file in files)})
 
 
 def manifest(files: list[File], blobs: dict[str, str]) -> Iterator[str]:

@@ -33,7 +33,12 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
                     repairs.note("half-width colon after a label", where)
                 volleys.append((label[1], line.lstrip()[label.end() :], where))
             elif line.strip():
-                require(bool(volleys), where, f"the line {line.strip()[:30]!r}", "来访者： or 心理咨询师： at the start of the first turn")
+                require(
+                    bool(volleys),
+                    where,
+                    f"the line {line.strip()[:30]!r}",
+                    "来访者： or 心理咨询师： at the start of the first turn",
+                )
                 repairs.note("continuation line joined", where)
                 speaker, said, first = volleys[-1]
                 volleys[-1] = (speaker, f"{said}\n{line.strip()}", first)

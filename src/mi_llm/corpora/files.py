@@ -43,9 +43,9 @@ def from_folder(folder: Path) -> Iterator[File]:
 
 
 def from_archive(path: Path) -> Iterator[File]:
-    """Yield the files of a `.tar.gz` in the order they lie in it; refuse names that leave the archive, links and bombs."""
+    """Yield the files of a `.tar` or `.tar.gz` in its order; refuse names that leave it, links and bombs."""
     try:
-        with tarfile.open(path, "r|gz") as archive:
+        with tarfile.open(path, "r|*") as archive:
             for member in archive:
                 if member.isdir():
                     continue
@@ -63,15 +63,14 @@ def from_archive(path: Path) -> Iterator[File]:
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise Problem(str(path), "no such archive", "the corpus", "run `mi-llm acquire`") from None
-        raise Problem(str(path), f"a damaged archive ({error})", "a complete .tar.gz", "delete it and run again") from error
+        raise Problem(str(path), f"a damaged archive ({error})", "a complete archive", "delete it and run again") from error
 
 
 def write_archive(path: Path, files: Iterable[File]) -> None:
-    """Write a `.tar.gz` whose bytes depend on the files' names and contents only."""
+    """Write a `.tar` whose bytes depend on the files' names and contents only (so it is not compressed)."""
     with (
         storage.replacing(path) as raw,
-        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as archive,
+        tarfile.open(fileobj=raw, mode="w|", format=tarfile.PAX_FORMAT) as archive,
     ):
         for file in files:
             member = tarfile.TarInfo(file.name)

@@ -1,6 +1,6 @@
 """Stage `read@corpus`: turn one corpus's files into dialogs, and count every repair.
 
-Reads `acquire/<corpus>/files.tar.gz`. Writes `read/<corpus>/dialogs.jsonl`, `repairs.csv` (repair, count, example),
+Reads `acquire/<corpus>/files.tar`. Writes `read/<corpus>/dialogs.jsonl`, `repairs.csv` (repair, count, example),
 `metrics.json` (the dialog features of Table 3) and, for the authors' release, the published rounds in `rounds.jsonl`.
 """
 
@@ -29,7 +29,7 @@ READERS = {
 
 def read(study: Study, corpus: str) -> None:
     """Read one corpus; see the module."""
-    archive = study.folder / "acquire" / corpus / "files.tar.gz"
+    archive = study.folder / "acquire" / corpus / "files.tar"
     with stage(study, "read", corpus, [archive]) as out:
         repairs = Repairs()
         bar = tqdm(from_archive(archive), desc=f"read {corpus}", unit="file")

@@ -63,9 +63,7 @@ def parse_json(file: File) -> Any:
         ) from None
 
 
-def assemble(
-    name: str, source: str, volleys: Iterable[tuple[Any, Any, str]], repairs: Repairs, meta: dict[str, Any]
-) -> Dialog:
+def assemble(name: str, source: str, volleys: Iterable[tuple[Any, Any, str]], repairs: Repairs, meta: dict[str, Any]) -> Dialog:
     """Build a dialog from `(label, text, where)` triples.
 
     Labels are mapped to client and counselor; empty volleys are dropped and consecutive volleys of one role merged with a
@@ -75,19 +73,20 @@ def assemble(
     for label, text, where in volleys:
         require(isinstance(label, str) and label in ROLES, where, f"the speaker {label!r}", f"one of {', '.join(ROLES)}")
         require(isinstance(text, str), where, f"a {type(text).__name__} as text", "a string")
-        role, text = ROLES[label], text.strip()
-        if "\0" in text:
+        role, said = ROLES[label], text
+        if "\0" in said:
             repairs.note("control character removed", where)
-            text = text.replace("\0", "")
-        if "\r" in text:
+            said = said.replace("\0", "")
+        if "\r" in said:
             repairs.note("carriage return removed", where)
-            text = text.replace("\r\n", "\n").replace("\r", "\n")
-        if not text:
+            said = said.replace("\r\n", "\n").replace("\r", "\n")
+        said = said.strip()
+        if not said:
             repairs.note("empty turn dropped", where)
         elif turns and turns[-1].role == role:
             repairs.note("turns of one role merged", where)
-            turns[-1] = Turn(role=role, text=f"{turns[-1].text}\n{text}")
+            turns[-1] = Turn(role=role, text=f"{turns[-1].text}\n{said}")
         else:
-            turns.append(Turn(role=role, text=text))
+            turns.append(Turn(role=role, text=said))
     require(bool(turns), name, "no turn with text", "a dialog")
     return Dialog(id=name, source=source, turns=tuple(turns), meta=meta)

@@ -22,10 +22,14 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
             where = f"{file.name}, dialog {place}"
             require(isinstance(turns, list), where, "no list `conversations`", "a dialog")
             volleys = [
-                (turn.get("role"), turn.get("content"), f"{where}, turn {number}")
-                for number, turn in enumerate(turns or [], 1)
+                (turn.get("role"), turn.get("content"), f"{where}, turn {number}") for number, turn in enumerate(turns or [], 1)
             ]
             yield assemble(f"eval-{place}", "mi-llm-release", volleys, repairs, {"file": file.name, "place": place})
+
+
+def pair(client: str, counselor: str) -> tuple[Turn, Turn]:
+    """One round of a sample's history as two turns."""
+    return Turn(role="client", text=client), Turn(role="counselor", text=counselor)
 
 
 def read_rounds(files: Iterable[File], repairs: Repairs) -> Iterator[Round]:
@@ -47,15 +51,11 @@ def read_rounds(files: Iterable[File], repairs: Repairs) -> Iterator[Round]:
             said, reply, history = sample.get("input"), sample.get("output"), sample.get("history", [])
             require(isinstance(said, str) and isinstance(reply, str), where, "no text in input or output", "strings")
             require(
-                isinstance(history, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in history),
+                isinstance(history, list) and all(isinstance(old, list) and len(old) == 2 for old in history),
                 where, "a malformed history", "a list of pairs",
             )  # fmt: skip
             dialog += not history
-            turns = [
-                Turn(role=role, text=text)
-                for pair in history
-                for role, text in zip(("client", "counselor"), pair, strict=True)
-            ]
+            turns = [turn for said_then, replied in history for turn in pair(said_then, replied)]
             number = len(history) + 1
             yield Round(
                 id=f"eval-{dialog}#{number}",

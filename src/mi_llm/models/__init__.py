@@ -1,0 +1,1 @@
+"""Phase 3, models: base, fine-tuning, answers to the test rounds."""

@@ -1,8 +1,8 @@
 """Stage `finetune@model`: LoRA-tune one base model on the training dialogs (paper, Methods of Fine-Tuning).
 
 Reads `split/train.jsonl` and `base/<model>/checkpoint/`. Writes `finetune/<model>/adapter/` (plain peft), the loss curve in
-`finetune/<model>/dvclive/` and `metrics.json`. Every `save_every` steps the whole state goes to `finetune/.<model>.resume/`, from which
-a stopped run continues; on a CPU the result is the same, byte for byte.
+`finetune/<model>/dvclive/` and `metrics.json`. Every `save_every` steps the whole state goes to
+`finetune/.<model>.resume/`, from which a stopped run continues; on a CPU the result is the same, byte for byte.
 """
 
 import json
@@ -85,7 +85,9 @@ def batches(encoded: Sequence[Encoded], places: Sequence[int], size: int, paddin
 def loss_sum(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Summed cross entropy of the labelled tokens of one micro-batch."""
     logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
-    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch.labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
+    return cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), batch.labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
 
 
 def adapt(model: PreTrainedModel, options: Finetune, seed: int) -> PeftModel:
@@ -158,7 +160,9 @@ class Trainable:
                 weight.copy_(state[name])
 
 
-def fit(model: PeftModel, encoded: Sequence[Encoded], padding: int, options: Finetune, seed: int, resume: Resume, title: str) -> Progress:
+def fit(
+    model: PeftModel, encoded: Sequence[Encoded], options: Finetune, *, padding: int, seed: int, resume: Resume, title: str
+) -> Progress:
     """Train: AdamW, cosine schedule with warm-up, loss averaged over the labelled tokens of each step."""
     places = order(len(encoded), options.epochs, seed)
     per_step = options.batch * options.accumulation
@@ -179,7 +183,10 @@ def fit(model: PeftModel, encoded: Sequence[Encoded], padding: int, options: Fin
                 total += loss.item()
             if not math.isfinite(total):
                 raise Problem(
-                    f"{title}, step {progress.step}", f"a loss of {total}", "a finite loss", "lower finetune.learning_rate, or train in float32"
+                    f"{title}, step {progress.step}",
+                    f"a loss of {total}",
+                    "a finite loss",
+                    "lower finetune.learning_rate, or train in float32",
                 )
             norm = torch.nn.utils.clip_grad_norm_(list(trainable.weights.values()), options.gradient_clip)
             rate = schedule.get_last_lr()[0]
@@ -232,7 +239,8 @@ def finetune(study: Study, model: str) -> None:
         adapted = adapt(loaded, options, seed)
         identity = storage.dump([study.sha256(), storage.sha256(train), storage.sha256(folder), storage.sha256(prompt)])
         resume = Resume(out.parent / f".{model}.resume", identity)
-        progress = fit(adapted, encoded, int(tokenizer.pad_token_id or 0), options, seed, resume, f"finetune {model}")
+        padding = int(tokenizer.pad_token_id or 0)
+        progress = fit(adapted, encoded, options, padding=padding, seed=seed, resume=resume, title=f"finetune {model}")
         save_adapter(adapted, out / "adapter", model)
         write_log(out / "dvclive", progress.log)
         numbers = {

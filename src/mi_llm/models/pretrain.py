@@ -66,10 +66,8 @@ def dialogs_of(archive: Path) -> Iterator[Dialog]:
 
 def train_tokenizer(dialogs: Sequence[Dialog], vocabulary: int) -> PreTrainedTokenizerFast:
     """Train the BPE that the three models share: characters and frequent words, bytes for the rest, all special tokens."""
-    tokenizer = Tokenizer(BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\s+|[\p{P}\p{S}\p{N}]"), "isolated")]
-    )
+    tokenizer = Tokenizer(BPE(byte_fallback=True, unk_token=SPECIAL[0], fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r"\s+|[\p{P}\p{S}\p{N}]"), "isolated")])
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -84,7 +82,7 @@ def train_tokenizer(dialogs: Sequence[Dialog], vocabulary: int) -> PreTrainedTok
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in SPECIAL]
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(state)), unk_token="<unk>", pad_token="<pad>"
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), unk_token=SPECIAL[0], pad_token=SPECIAL[1]
     )
 
 
@@ -156,12 +154,13 @@ def pretrain(archive: Path, out: Path, names: Sequence[str], instruction: str, o
     sample = random.Random(options.seed).sample(dialogs, min(options.tokenizer_dialogs, len(dialogs)))
     tokenizer = train_tokenizer(sample, options.vocabulary)
     for name in names:
-        train_one(name, dialogs, tokenizer, instruction, out / name, options)
+        train_one(name, dialogs, tokenizer=tokenizer, instruction=instruction, out=out / name, options=options)
 
 
 def train_one(
     name: str,
     dialogs: Sequence[Dialog],
+    *,
     tokenizer: PreTrainedTokenizerFast,
     instruction: str,
     out: Path,

@@ -8,6 +8,7 @@ Reads `split/test_rounds.jsonl`, the base checkpoint and the adapter. Writes `re
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def generate(
     mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in asked])
     settings = GenerationConfig(do_sample=False, max_new_tokens=most, eos_token_id=stops, pad_token_id=padding)
     with torch.inference_mode():
-        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)  # type: ignore[operator]
+        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
     for row in out[:, width:].tolist():
         end = next((place for place, token in enumerate(row) if token in stops), None)
         yield (row[:end], "stop") if end is not None else (row, "length")
@@ -71,6 +72,7 @@ def answer_all(
     tokenizer: PreTrainedTokenizerBase,
     form: ChatFormat,
     rounds: Sequence[Round],
+    *,
     study: Study,
     partial: Path,
     identity: str,
@@ -123,12 +125,17 @@ def respond(study: Study, model: str) -> None:
         partials = []
         for arm in ARMS:
             partials.append(out.parent / f".{model}.{arm}.partial.jsonl")
-            work = (adapted, tokenizer, form, rounds, study, partials[-1], identity, f"respond {model} {arm}")
-            if arm == "base":
-                with adapted.disable_adapter():
-                    answers = answer_all(*work)
-            else:
-                answers = answer_all(*work)
+            with adapted.disable_adapter() if arm == "base" else nullcontext():
+                answers = answer_all(
+                    adapted,
+                    tokenizer,
+                    form,
+                    rounds,
+                    study=study,
+                    partial=partials[-1],
+                    identity=identity,
+                    title=f"respond {model} {arm}",
+                )
             storage.write_lines(out / f"{arm}.jsonl", answers)
             numbers[f"{arm}_tokens_mean"] = round(sum(answer["tokens"] for answer in answers) / len(answers), 4)
             numbers[f"{arm}_cut_share"] = round(sum(answer["finish"] == "length" for answer in answers) / len(answers), 4)

@@ -94,12 +94,14 @@ def encode(
             for place in range(1, len(ids)):
                 if spoken[place - 1] and not spoken[place]:
                     labels[place] = eos
-            ids, labels = [*ids, eos], [*labels, eos]
-        records.append(Encoded(ids[:cutoff], labels[:cutoff]))
+            records.append(Encoded([*ids, eos][:cutoff], [*labels, eos][:cutoff]))
+        else:
+            records.append(Encoded(ids[:cutoff], labels[:cutoff]))
     return records
 
 
 def prompt(tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat, chat: list[Message]) -> list[int]:
     """Token ids after which the model is to speak as the counselor; `chat` ends with a client turn."""
     text = tokenizer.apply_chat_template(chat, chat_template=chat_format.template, tokenize=False)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

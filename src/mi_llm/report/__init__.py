@@ -1,0 +1,1 @@
+"""Phase 6, what came out: tables, figures, the page."""

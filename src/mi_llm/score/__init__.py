@@ -1,0 +1,1 @@
+"""Phase 4, automatic evaluation: text scores and how sure they are."""

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Make .venv/ with the exact versions of requirements.lock. Both commands of the README call this; it does nothing when done.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+wanted=$(cat requirements.lock pyproject.toml | cksum)
+[ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ] && exit 0
+
+for python in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
+  [ -n "$python" ] && "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+  python=
+done
+if [ -z "$python" ]; then
+  echo "setup.sh: no Python 3.11 or newer with the venv module was found." >&2
+  echo "  what to do: install one (Debian and Ubuntu: python3 and python3-venv), or name it: PYTHON=/path/to/python ./reproduce.sh" >&2
+  exit 2
+fi
+
+echo "Installing the packages of requirements.lock into .venv/ (a few minutes, once) ..." >&2
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+.venv/bin/python -m pip install --disable-pip-version-check --progress-bar on --quiet -r requirements.lock
+.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+printf '%s\n' "$wanted" > .venv/installed

@@ -1,0 +1,70 @@
+"""The report's figures, as SVG text whose bytes depend on the data only. Letters are drawn as shapes: no font is needed."""
+
+import io
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mi_llm.report.tables import METRIC_NAMES
+
+BASE, TUNED = "#9fb0c3", "#0f766e"
+INK = "#1f2933"
+STYLE = {
+    "svg.hashsalt": "mi-llm",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8895a5",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG element, without date or version."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def base_and_tuned(scores: pd.DataFrame, models: tuple[str, ...]) -> str:
+    """Figure 3: a panel a metric, for each model base beside tuned, with 95 % intervals over dialogs."""
+    table = scores.set_index(["metric", "arm", "model"])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 5.2), layout="constrained")
+        for axes, (metric, title) in zip(figure.subplots(2, 2).flat, METRIC_NAMES.items(), strict=True):
+            for shift, arm, colour in ((-0.19, "base", BASE), (0.19, "tuned", TUNED)):
+                rows = table.loc[(metric, arm)].loc[list(models)]
+                places = [place + shift for place in range(len(models))]
+                whiskers = [rows["mean"] - rows["lo"], rows["hi"] - rows["mean"]]
+                axes.bar(places, rows["mean"], 0.36, color=colour, label=arm)
+                axes.errorbar(places, rows["mean"], whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=3)
+                for place, value, top in zip(places, rows["mean"], rows["hi"], strict=True):
+                    axes.annotate(f"{value:.2f}", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+            axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
+            axes.set_xticks(range(len(models)), models)
+            axes.tick_params(axis="x", length=0)
+            axes.margins(y=0.14)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        return svg(figure)
+
+
+def losses(curves: dict[str, pd.DataFrame]) -> str:
+    """Training loss by step, a panel a model."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 2.5), layout="constrained")
+        panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+        for axes, (model, curve) in zip(panels, curves.items(), strict=True):
+            axes.plot(curve["step"], curve["loss"], color=TUNED, linewidth=1.6)
+            axes.set_title(model, loc="left", fontweight="bold", fontsize=10)
+            axes.set_xlabel("step")
+            axes.grid(axis="y", color="#e3e8ee")
+        panels[0].set_ylabel("loss")
+        return svg(figure)

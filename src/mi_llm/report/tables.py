@@ -1,0 +1,100 @@
+"""The report's tables, read from what the stages wrote; each is a pandas table that is also saved as CSV."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from mi_llm import storage
+from mi_llm.score.text import LLAMA_FACTORY
+from mi_llm.study import Study
+
+CORPUS_NAMES = {
+    "cpsycound": "CPsyCounD",
+    "psydtcorpus": "PsyDTCorpus",
+    "smilechat": "SmileChat",
+    "psy_insight": "Psy-Insight",
+    "efaqa": "Emotional First Aid",
+    "annomi": "AnnoMI",
+    "release": "Authors' release",
+}
+METRIC_NAMES = {"bleu_4": "BLEU-4", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "rouge_l": "ROUGE-L"}
+
+
+def mean_sd(numbers: dict[str, float], name: str) -> str:
+    """`mean (SD)` with two decimals, as the paper prints it."""
+    return f"{numbers[f'{name}_mean']:.2f} ({numbers[f'{name}_sd']:.2f})"
+
+
+def dialog_features(study: Study) -> pd.DataFrame:
+    """Table 3 for every corpus that was read, the training dialogs and the test dialogs."""
+    rows = [(CORPUS_NAMES[corpus], study.folder / "read" / corpus / "metrics.json") for corpus in study.corpora]
+    found = [(name, storage.read_json(path)) for name, path in rows]
+    parts = storage.read_json(study.folder / "split" / "metrics.json")
+    found += [("Training dialogs (MI style)", parts["train"]), ("Test dialogs (MI style)", parts["test"])]
+    return pd.DataFrame(
+        {
+            "Dialogs": [int(numbers["dialogs"]) for _, numbers in found],
+            "Dialog rounds, mean (SD)": [mean_sd(numbers, "rounds") for _, numbers in found],
+            "Characters per counselor volley, mean (SD)": [mean_sd(numbers, "counselor") for _, numbers in found],
+            "Characters per client volley, mean (SD)": [mean_sd(numbers, "client") for _, numbers in found],
+        },
+        index=pd.Index([name for name, _ in found], name="Dataset"),
+    )
+
+
+def repairs(study: Study) -> pd.DataFrame:
+    """What the readers repaired, by corpus."""
+    tables = []
+    for corpus in study.corpora:
+        table = pd.read_csv(study.folder / "read" / corpus / "repairs.csv")
+        table.insert(0, "corpus", CORPUS_NAMES[corpus])
+        tables.append(table)
+    return pd.concat(tables).set_index("corpus")
+
+
+def screening(study: Study) -> pd.DataFrame:
+    """Counts of screening decisions by reason."""
+    table = pd.read_csv(study.folder / "screen" / "screening.csv", keep_default_na=False)
+    table["reasons"] = table["reasons"].replace("", "nothing found")
+    counts = table.groupby(["decision", "reasons", "who"]).size()
+    return counts.rename("dialogs").reset_index().set_index("decision")
+
+
+def loss_curves(study: Study) -> dict[str, pd.DataFrame]:
+    """The training loss by step, for each model."""
+    place = Path("dvclive/plots/metrics/loss.tsv")
+    return {model: pd.read_csv(study.folder / "finetune" / model / place, sep="\t") for model in study.models}
+
+
+def scores(study: Study) -> pd.DataFrame:
+    """All scores with intervals and signatures, as `score` wrote them."""
+    return pd.read_csv(study.folder / "score" / "scores.csv")
+
+
+def figure_3(study: Study) -> pd.DataFrame:
+    """The numbers of Figure 3: for each model and metric base, tuned, and the paired difference, with intervals."""
+    both = scores(study).set_index(["model", "arm", "metric"])
+    paired = pd.read_csv(study.folder / "score" / "paired.csv").set_index(["model", "metric"])
+    rows = []
+    for model in study.models:
+        for metric in LLAMA_FACTORY:
+            row = {"Model": model, "Metric": METRIC_NAMES[metric]}
+            for arm in ("base", "tuned"):
+                row[arm.capitalize()] = interval(both.loc[(model, arm, metric)])
+            row["Tuned − base"] = interval(paired.loc[(model, metric)])
+            rows.append(row)
+    return pd.DataFrame(rows).set_index("Model")
+
+
+def interval(row: pd.Series) -> str:
+    """`mean [lo, hi]`."""
+    return f"{row['mean']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]"
+
+
+def other_scores(study: Study) -> pd.DataFrame:
+    """The scores that stand beside the paper's measure, with their signatures."""
+    table = scores(study)
+    table = table[~table["metric"].isin(LLAMA_FACTORY)]
+    wide = table.pivot_table(index=["metric", "signature"], columns=["model", "arm"], values="mean", sort=False).round(2)
+    wide.columns = [f"{model}, {arm}" for model, arm in wide.columns]
+    return wide.reset_index().set_index("metric")

@@ -1,0 +1,122 @@
+"""`./reproduce.sh`: run a whole study through DVC, then compare it with the committed one.
+
+DVC runs in this very process, so that whoever stops this process stops the run. What a hard stop may leave behind (a torn
+lock file) is mended before the next run.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from dvc.cli import main as dvc
+from ruamel.yaml import YAML, YAMLError
+
+from mi_llm import storage
+from mi_llm.compare import committed, compare, lock_of
+from mi_llm.doctor import fitting, machine
+from mi_llm.problem import Problem
+from mi_llm.study import Study, load
+
+SHIPPED = ("data.dvc", "pretrain/dvc.yaml")  # what cannot be recomputed: sample corpora, recorded answers, tiny models
+
+
+def chosen(name: str) -> Study:
+    """The study that a name on the command line means."""
+    if name == "audit":
+        raise Problem("audit", "not built yet", "the study mini", "run ./reproduce.sh mini")
+    if name == "auto":
+        name = "paper" if machine().gpu and machine().engine else "mini"
+        print(f"chosen for this machine: {name}", file=sys.stderr)
+    params = Path("params.yaml") if name == "paper" else Path(name) / "params.yaml"
+    if not params.exists():
+        known = sorted(str(path.parent) for path in Path().glob("*/params.yaml") if (path.parent / "dvc.yaml").exists())
+        raise Problem(name, "no such study", f"auto, audit, paper, {', '.join(known)}", "correct the name")
+    return load(params)
+
+
+def mend(study: Study) -> None:
+    """Put right what a process killed in the middle of a write can leave of DVC's own files."""
+    rwlock = Path(".dvc/tmp/rwlock")
+    try:
+        json.loads(rwlock.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        rwlock.unlink()
+    lock = lock_of(study)
+    try:
+        broken = lock.exists() and not isinstance(YAML(typ="safe").load(lock.read_text(encoding="utf-8")), dict)
+    except (YAMLError, UnicodeDecodeError):
+        broken = True
+    if broken:
+        before = committed(lock)
+        lock.unlink() if before is None else storage.write_text(lock, before)
+
+
+def wait_for_others() -> None:
+    """Wait until no other run works in this repository: two at once would undo each other's outputs."""
+    waiting = False
+    while others := [process for process in psutil.process_iter(["pid", "cmdline", "cwd"]) if same_work(process)]:
+        if not waiting:
+            print(f"another run works in this folder (process {others[0].pid}); waiting for it to end", file=sys.stderr)
+            waiting = True
+        time.sleep(1)
+
+
+def same_work(process: psutil.Process) -> bool:
+    """Whether a process is a run or a stage of this repository, other than this one and its ancestors."""
+    if process.pid == os.getpid() or process.info["cwd"] != str(Path.cwd()):
+        return False
+    words = process.info["cmdline"] or []
+    return any(Path(word).name == "mi-llm" for word in words[:2]) and process.status() != psutil.STATUS_ZOMBIE
+
+
+def plan(study: Study) -> None:
+    """Say what will happen, where, and what it takes."""
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    expect = study.expect
+    print(
+        f"\n{study.title}\n"
+        f"  runs    the stages of {Path(study.params).parent / 'dvc.yaml'} that are not done yet\n"
+        f"  writes  {study.out}/ and DVC's cache, .dvc/cache/; nothing outside this folder\n"
+        f"  takes   {expect.disk_gb:g} GB of disk ({free:.0f} GB are free), about {expect.minutes} minutes ({expect.measured_on})\n"
+        f"  stops   at any moment (Ctrl-C), and continues when run again\n",
+        file=sys.stderr,
+    )
+
+
+def reproduce(name: str, yes: bool, pull: bool) -> int:
+    """Pull, run, compare; returns the exit status."""
+    study = chosen(name)
+    missing = fitting(study, machine())
+    if missing:
+        raise Problem(
+            f"study {study.name}",
+            "; ".join(missing),
+            "a machine that can run it",
+            "run ./reproduce.sh mini, which needs none of it",
+        )
+    plan(study)
+    if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":
+        return 1
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    os.environ["SHELL"] = shutil.which("bash") or "/bin/sh"  # bash runs a stage in its own place: no shell is left in between
+    wait_for_others()
+    mend(study)
+    if dvc(["pull", "--quiet", *SHIPPED]):
+        raise Problem(
+            "dvc pull",
+            "the bundle's data could not be fetched",
+            f"{', '.join(SHIPPED)} in the remote `store`",
+            "see the message above",
+        )
+    command = ["repro", str(Path(study.params).parent / "dvc.yaml")]
+    if status := dvc([*command, "--pull", "--allow-missing"] if pull else command):
+        print("\nthe run stopped; the message above says why. What is done is kept: run the same command again.", file=sys.stderr)
+        return int(status)
+    print(f"\nreport: {study.out}/report/index.html")
+    return compare(study)
