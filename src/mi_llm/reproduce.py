@@ -83,7 +83,7 @@ def plan(study: Study) -> None:
         f"\n{study.title}\n"
         f"  runs    the stages of {Path(study.params).parent / 'dvc.yaml'} that are not done yet\n"
         f"  writes  {study.out}/ and DVC's cache, .dvc/cache/; nothing outside this folder\n"
-        f"  takes   {expect.disk_gb:g} GB of disk ({free:.0f} GB are free), about {expect.minutes} minutes ({expect.measured_on})\n"
+        f"  takes   {expect.disk_gb:g} GB of disk ({free:.0f} GB are free), {expect.minutes} minutes ({expect.measured_on})\n"
         f"  stops   at any moment (Ctrl-C), and continues when run again\n",
         file=sys.stderr,
     )

@@ -5,6 +5,7 @@ tokenizer that plain transformers classes load, without remote code.
 """
 
 import shutil
+import warnings
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ def chat_format(study: Study, model: str) -> ChatFormat:
 def load(folder: Path, precision: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a checkpoint with native classes: no remote code, no network."""
     logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for its own callers
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=PRECISION[precision], trust_remote_code=False, local_files_only=True, attn_implementation="sdpa"

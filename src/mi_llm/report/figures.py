@@ -35,7 +35,7 @@ def svg(figure: Figure) -> str:
 
 def base_and_tuned(scores: pd.DataFrame, models: tuple[str, ...]) -> str:
     """Figure 3: a panel a metric, for each model base beside tuned, with 95 % intervals over dialogs."""
-    table = scores.set_index(["metric", "arm", "model"])
+    table = scores.set_index(["metric", "arm", "model"]).sort_index()
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 5.2), layout="constrained")
         for axes, (metric, title) in zip(figure.subplots(2, 2).flat, METRIC_NAMES.items(), strict=True):
@@ -56,13 +56,13 @@ def base_and_tuned(scores: pd.DataFrame, models: tuple[str, ...]) -> str:
         return svg(figure)
 
 
-def losses(curves: dict[str, pd.DataFrame]) -> str:
+def losses(curves: pd.DataFrame) -> str:
     """Training loss by step, a panel a model."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 2.5), layout="constrained")
-        panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-        for axes, (model, curve) in zip(panels, curves.items(), strict=True):
-            axes.plot(curve["step"], curve["loss"], color=TUNED, linewidth=1.6)
+        panels = figure.subplots(1, len(curves.columns), sharey=True, squeeze=False)[0]
+        for axes, model in zip(panels, curves.columns, strict=True):
+            axes.plot(curves.index, curves[model], color=TUNED, linewidth=1.6)
             axes.set_title(model, loc="left", fontweight="bold", fontsize=10)
             axes.set_xlabel("step")
             axes.grid(axis="y", color="#e3e8ee")

@@ -48,6 +48,8 @@ def provenance(study: Study) -> pd.DataFrame:
     """Which versions computed each kind of stage."""
     rows = []
     for path in sorted(study.folder.glob("*/**/provenance.json")):
+        if path.parent == study.folder / "report":
+            continue  # of an earlier page
         found = storage.read_json(path)
         versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
         rows.append({"stage": found["stage"], "versions": versions})
@@ -69,6 +71,8 @@ def report(study: Study) -> None:
             "screening": tables.screening(study),
             "scores": tables.figure_3(study),
             "other-scores": tables.other_scores(study),
+            "signatures": tables.signatures(study),
+            "loss": tables.losses(study),
             "provenance": provenance(study),
         }
         for name, table in shown.items():
@@ -80,7 +84,7 @@ def report(study: Study) -> None:
             style=Markup((resources.files(__package__) / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
             tables={name: table_html(table) for name, table in shown.items()},
             figure_3=Markup(figures.base_and_tuned(tables.scores(study), study.models)),  # noqa: S704 — drawn by us from numbers
-            losses=Markup(figures.losses(tables.loss_curves(study))),  # noqa: S704 — drawn by us from numbers
+            losses=Markup(figures.losses(shown["loss"])),  # noqa: S704 — drawn by us from numbers
             examples=examples(study),
             training={model: storage.read_json(study.folder / "finetune" / model / "metrics.json") for model in study.models},
             answers={model: storage.read_json(study.folder / "respond" / model / "metrics.json") for model in study.models},

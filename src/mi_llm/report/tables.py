@@ -1,7 +1,5 @@
 """The report's tables, read from what the stages wrote; each is a pandas table that is also saved as CSV."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from mi_llm import storage
@@ -60,10 +58,14 @@ def screening(study: Study) -> pd.DataFrame:
     return counts.rename("dialogs").reset_index().set_index("decision")
 
 
-def loss_curves(study: Study) -> dict[str, pd.DataFrame]:
-    """The training loss by step, for each model."""
-    place = Path("dvclive/plots/metrics/loss.tsv")
-    return {model: pd.read_csv(study.folder / "finetune" / model / place, sep="\t") for model in study.models}
+def losses(study: Study) -> pd.DataFrame:
+    """The training loss by step, a column a model."""
+    place = "dvclive/plots/metrics/loss.tsv"
+    curves = {
+        model: pd.read_csv(study.folder / "finetune" / model / place, sep="\t").set_index("step")["loss"]
+        for model in study.models
+    }
+    return pd.DataFrame(curves)
 
 
 def scores(study: Study) -> pd.DataFrame:
@@ -91,10 +93,26 @@ def interval(row: pd.Series) -> str:
     return f"{row['mean']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]"
 
 
+OTHER_NAMES = {
+    "sacrebleu_zh": "sacreBLEU (zh)",
+    "rouge_score_1": "rouge-score 1",
+    "rouge_score_2": "rouge-score 2",
+    "rouge_score_l": "rouge-score L",
+}
+
+
 def other_scores(study: Study) -> pd.DataFrame:
-    """The scores that stand beside the paper's measure, with their signatures."""
+    """The scores that stand beside the paper's measure."""
     table = scores(study)
-    table = table[~table["metric"].isin(LLAMA_FACTORY)]
-    wide = table.pivot_table(index=["metric", "signature"], columns=["model", "arm"], values="mean", sort=False).round(2)
-    wide.columns = [f"{model}, {arm}" for model, arm in wide.columns]
-    return wide.reset_index().set_index("metric")
+    table = table[table["metric"].isin(list(OTHER_NAMES))]
+    wide = table.pivot_table(index=["model", "arm"], columns="metric", values="mean", sort=False).round(2)
+    return wide[list(OTHER_NAMES)].rename(columns=OTHER_NAMES)
+
+
+def signatures(study: Study) -> pd.DataFrame:
+    """The settings behind each kind of score."""
+    table = scores(study).drop_duplicates("metric")
+    names = METRIC_NAMES | OTHER_NAMES
+    return pd.DataFrame({"score": [names[metric] for metric in table["metric"]], "signature": table["signature"]}).set_index(
+        "score"
+    )

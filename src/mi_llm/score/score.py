@@ -47,9 +47,9 @@ def score(study: Study) -> None:
                 scores.append({"model": model, "arm": arm, "metric": name, **estimate.rounded(), "signature": SIGNATURES[name]})
                 numbers[name] = round(estimate.mean, 4)
             for name, found in corpus_scores(texts, references).items():
-                value = round(found.value, 4)
-                scores.append({"model": model, "arm": arm, "metric": name, "mean": value, "signature": found.signature})
-                numbers[name] = value
+                scores.append(
+                    {"model": model, "arm": arm, "metric": name, "mean": round(found.value, 4), "signature": found.signature}
+                )
         for model in study.models:
             gains = metrics[model]["tuned minus base"] = {}
             for name in LLAMA_FACTORY:

@@ -1,0 +1,73 @@
+"""Shared fixtures: a scratch workspace that looks like the repository, and models small enough to train in a test."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from mi_llm.corpora.files import from_folder
+from mi_llm.corpora.read import READERS
+from mi_llm.corpora.reading import Repairs
+from mi_llm.dialog import Dialog
+from mi_llm.models.pretrain import FORMAT_OF, Pretraining, build, train_tokenizer
+from mi_llm.study import Study, load
+
+ROOT = Path(__file__).parent.parent
+UPSTREAM = ROOT.parent / "shared" / "upstream"
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """A folder with the public archives, where there is one: MI_LLM_MIRROR, or ../shared/upstream."""
+    folder = Path(os.environ.get("MI_LLM_MIRROR", UPSTREAM))
+    if not folder.is_dir():
+        pytest.skip("no mirror of the public corpora (MI_LLM_MIRROR)")
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with the bundle's data, prompts and parameters in it, made the current folder."""
+    for name in ("data", "prompts", "src"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for study in ("mini", "released"):
+        (tmp_path / study).mkdir()
+        for file in ("params.yaml", "decisions.csv"):
+            (tmp_path / study / file).write_bytes((ROOT / study / file).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def study(workspace: Path) -> Study:
+    """The miniature study, in the scratch workspace."""
+    return load(Path("mini/params.yaml"))
+
+
+@pytest.fixture(scope="session")
+def sample_dialogs() -> list[Dialog]:
+    """The bundle's own CPsyCounD-format dialogs."""
+    return list(READERS["cpsycound"](from_folder(ROOT / "data" / "corpora" / "cpsycound"), Repairs()))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(sample_dialogs: list[Dialog]) -> PreTrainedTokenizerFast:
+    """A small tokenizer with the special tokens of all chat formats."""
+    return train_tokenizer(sample_dialogs, 900)
+
+
+@pytest.fixture
+def checkpoints(workspace: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """Untrained checkpoints of the three architectures, where the miniature looks for its models."""
+    options = Pretraining(
+        seed=1, threads=1, vocabulary=900, tokenizer_dialogs=60, hidden=32, intermediate=64, layers=2, heads=4, key_value_heads=2,
+        block=64, batch=1, tokens=1, muon_learning_rate=0.01, adam_learning_rate=0.01, weight_decay=0.0, warmup_steps=1,
+        bf16=False, compiled=False,
+    )  # fmt: skip
+    for name in FORMAT_OF:
+        torch.manual_seed(1)
+        build(name, options, tokenizer).save_pretrained(workspace / "pretrain" / "models" / name)
+        tokenizer.save_pretrained(workspace / "pretrain" / "models" / name)
+    return workspace / "pretrain" / "models"

@@ -1,0 +1,126 @@
+"""The one command, in a clone of the repository: the committed lock comes out, whatever interrupts the run."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COMMAND = [str(Path(sys.executable).parent / "mi-llm"), "reproduce"]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh clone of what is committed."""
+    folder = tmp_path_factory.mktemp("clone") / "bundle"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
+    return folder
+
+
+def run(folder: Path, *words: str) -> str:
+    """Run the command to its end; returns what it printed."""
+    done = subprocess.run([*COMMAND, *words], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def small(clone: Path) -> Path:
+    """A study of the same stages that takes seconds: one model, few dialogs, one epoch."""
+    text = (ROOT / "mini" / "params.yaml").read_text(encoding="utf-8")
+    for old, new in (
+        ("name: mini", "name: small"),
+        ("params: mini/params.yaml", "params: small/params.yaml"),
+        ("out: runs/mini", "out: runs/small"),
+        ("corpora: [cpsycound, psydtcorpus, smilechat, psy_insight, efaqa, annomi]", "corpora: [cpsycound, psydtcorpus]"),
+        ("models: [tiny-baichuan2, tiny-glm4, tiny-llama3]", "models: [tiny-llama3]"),
+        ("    tiny-baichuan2: baichuan2\n    tiny-glm4: glm4\n", ""),
+        ("cpsycound: 54", "cpsycound: 8"),
+        ("psydtcorpus: 18", "psydtcorpus: 2"),
+        ("test_dialogs: 12", "test_dialogs: 2"),
+        ("epochs: 6", "epochs: 4"),
+        ("save_every: 25", "save_every: 2"),
+        ("batch: 16", "batch: 4"),
+        ("max_new_tokens: 96", "max_new_tokens: 24"),
+    ):
+        assert old in text, old
+        text = text.replace(old, new)
+    (clone / "small").mkdir()
+    (clone / "small/params.yaml").write_text(text, encoding="utf-8")
+    shutil.copy(ROOT / "dvc.yaml", clone / "small/dvc.yaml")
+    return clone
+
+
+def test_a_run_killed_at_any_moment_ends_in_the_same_lock(small: Path) -> None:
+    began = time.monotonic()
+    assert "nothing to compare with" not in run(small, "small")
+    whole, lasted = (small / "small/dvc.lock").read_bytes(), time.monotonic() - began
+    (small / "small/dvc.lock").unlink()
+    shutil.rmtree(small / "runs")
+    shutil.rmtree(small / ".dvc/cache/runs")
+    chance, kills = random.Random(3), 0
+    while kills < 8:
+        process = subprocess.Popen(
+            [*COMMAND, "small"], cwd=small, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(2 + chance.random() * lasted / 2)
+        if process.poll() is not None:
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills >= 2
+    run(small, "small")
+    assert (small / "small/dvc.lock").read_bytes() == whole
+
+
+def test_torn_lock_files_are_mended(small: Path) -> None:
+    lock = small / "small/dvc.lock"
+    whole = lock.read_bytes()
+    lock.write_bytes(whole[: len(whole) // 2] + b"\n  : : [")
+    (small / ".dvc/tmp/rwlock").write_text('{"read": {', encoding="utf-8")
+    run(small, "small")
+    assert lock.read_bytes() == whole
+
+
+def test_the_miniature_gives_the_committed_lock_and_a_third_run_runs_nothing(clone: Path) -> None:
+    committed = (clone / "mini/dvc.lock").read_bytes()
+    lines = run(clone, "mini").splitlines()
+    assert lines[-2 if "report:" in lines[-2] else 0 :][0] == "report: runs/mini/report/index.html"
+    assert lines[-1].startswith("compared with the committed lock: ")
+    assert lines[-1].endswith(" within tolerance, 0 differ")
+    first = (clone / "mini/dvc.lock").read_bytes()
+    if " 0 within tolerance" in lines[-1]:
+        assert first == committed
+    shutil.rmtree(clone / "runs/mini")
+    run(clone, "mini")
+    assert (clone / "mini/dvc.lock").read_bytes() == first
+    assert "Running stage" not in run(clone, "mini")
+
+
+def test_tuned_beats_base_for_each_model(clone: Path) -> None:
+    paired = pd.read_csv(clone / "runs/mini/score/paired.csv")
+    found = paired[paired["metric"].isin(["bleu_4", "rouge_l"])]
+    assert len(found) == 6
+    assert (found["lo"] > 0).all(), found.to_string()
+
+
+@pytest.mark.parametrize(
+    "words", [["params", "diff", "--all", "--targets", "mini/params.yaml"], ["metrics", "show"], ["plots", "show"]]
+)
+def test_dvc_can_show_the_study(clone: Path, words: list[str]) -> None:
+    dvc = str(Path(sys.executable).parent / "dvc")
+    done = subprocess.run([dvc, *words], cwd=clone, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if words[0] == "metrics":
+        assert "runs/mini/score/metrics.json" in done.stdout
+    if words[0] == "plots":
+        page = clone / "dvc_plots/index.html"
+        assert "loss" in page.read_text(encoding="utf-8")

@@ -1,0 +1,55 @@
+"""Files are written whole or not at all, also when the disk is full."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mi_llm import storage
+from mi_llm.problem import Problem
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    storage.write_text(path, "old")
+
+    def interrupted() -> None:
+        with storage.replacing(path) as file:
+            file.write(b"half of the ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_one_clear_error_and_nothing_is_half_written(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        storage.write_text(small / "answers.jsonl", "old")
+        with pytest.raises(Problem, match=r"No space left on device.*the previous file, if any, is untouched"):
+            storage.write_text(small / "answers.jsonl", "x" * 1_000_000)
+        assert (small / "answers.jsonl").read_text() == "old"
+        assert [path.name for path in small.iterdir()] == ["answers.jsonl"]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_problem_is_shown_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("name: [", encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "mi-llm"), "split", "--study", str(tmp_path / "params.yaml")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("mi-llm: ")
+    assert "what to do:" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_canonical_json_does_not_depend_on_order() -> None:
+    assert storage.dump({"b": "，", "a": 1}) == storage.dump({"a": 1, "b": "，"}) == '{"a": 1, "b": "，"}'

@@ -1,0 +1,70 @@
+"""Parameters: every shipped file loads, and what is not known or not possible is refused in words."""
+
+from pathlib import Path
+
+import pytest
+
+from mi_llm.problem import Problem
+from mi_llm.study import load
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = sorted(path for path in [ROOT / "params.yaml", *ROOT.glob("*/params.yaml")] if path.parent.name != "pretrain")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+def test_every_shipped_file_loads(path: Path) -> None:
+    study = load(path)
+    assert (path.parent / study.root).resolve() == ROOT
+    assert (ROOT / study.params) == path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+def test_every_study_has_the_same_stages(path: Path) -> None:
+    assert (path.parent / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
+
+
+def test_the_root_file_holds_the_papers_values() -> None:
+    study = load(ROOT / "params.yaml")
+    tuning = study.finetune
+    assert (tuning.learning_rate, tuning.scheduler, tuning.warmup_ratio) == (1e-4, "cosine", 0.1)
+    assert (tuning.batch, tuning.accumulation, tuning.epochs, tuning.precision) == (1, 8, 3, "bfloat16")
+    assert (tuning.cutoff, tuning.log_every, tuning.save_every) == (2048, 10, 500)
+    assert study.transcribe.sample == {"cpsycound": 1520, "psydtcorpus": 520}
+    assert study.split.test_dialogs == 40
+
+
+def test_every_value_of_the_root_file_says_where_it_is_from() -> None:
+    lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines()
+    values = [line for line in lines if line.strip() and not line.startswith("#") and not line.rstrip().endswith(":")]
+    assert len(values) > 50
+    assert [line for line in values if "#" not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("seed: 42", "seeed: 42"), ["unknown key seeed", "seed"]),
+        (("  rank: 8", "  rankk: 8"), ["finetune.lora.rankk", "rank"]),
+        (("    rank: 8", "    rank: many"), ["finetune.lora.rank is 'many'", "integer"]),
+        (("policy: automatic", "policy: maybe"), ["screen.policy is 'maybe'", "'automatic' or 'person'"]),
+        (("test_dialogs: 12", "test_dialogs: 72"), ["must be smaller than the 72"]),
+        (("  epochs: 6\n", ""), ["finetune.epochs is missing"]),
+        (("name: mini", "name: [mini"), ["not YAML"]),
+    ],
+    ids=lambda value: value[1].strip() if isinstance(value, tuple) else "",
+)
+def test_a_bad_file_is_refused_in_words(tmp_path: Path, change: tuple[str, str], words: list[str]) -> None:
+    text = (ROOT / "mini" / "params.yaml").read_text(encoding="utf-8")
+    assert change[0] in text
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(*change), encoding="utf-8")
+    with pytest.raises(Problem) as refusal:
+        load(path)
+    for word in [str(path), *words]:
+        assert word in str(refusal.value)
+
+
+def test_seeds_differ_by_purpose_and_stay_the_same() -> None:
+    study = load(ROOT / "mini" / "params.yaml")
+    assert study.seed_of("split") == study.seed_of("split")
+    assert len({study.seed_of("split"), study.seed_of("score"), study.seed_of("finetune", "tiny-glm4")}) == 3
