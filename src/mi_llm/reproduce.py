@@ -58,21 +58,24 @@ def mend(study: Study) -> None:
 
 
 def wait_for_others() -> None:
-    """Wait until no other run works in this repository: two at once would undo each other's outputs."""
+    """Wait for the runs in this repository that began earlier: two at once would undo each other's outputs."""
     waiting = False
-    while others := [process for process in psutil.process_iter(["pid", "cmdline", "cwd"]) if same_work(process)]:
+    while others := [process for process in psutil.process_iter(["cmdline", "cwd", "create_time"]) if earlier_run(process)]:
         if not waiting:
             print(f"another run works in this folder (process {others[0].pid}); waiting for it to end", file=sys.stderr)
             waiting = True
         time.sleep(1)
 
 
-def same_work(process: psutil.Process) -> bool:
-    """Whether a process is a run or a stage of this repository, other than this one and its ancestors."""
-    if process.pid == os.getpid() or process.info["cwd"] != str(Path.cwd()):
-        return False
+def earlier_run(process: psutil.Process) -> bool:
+    """Whether a process is a run or a stage in this repository that began before this run."""
+    me = psutil.Process()
     words = process.info["cmdline"] or []
-    return any(Path(word).name == "mi-llm" for word in words[:2]) and process.status() != psutil.STATUS_ZOMBIE
+    return (
+        any(Path(word).name == "mi-llm" for word in words[:2])
+        and process.info["cwd"] == str(Path.cwd())
+        and (process.info["create_time"], process.pid) < (me.create_time(), me.pid)
+    )
 
 
 def plan(study: Study) -> None:
