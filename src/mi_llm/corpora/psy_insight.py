@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from mi_llm.corpora.files import File
-from mi_llm.corpora.reading import Repairs, assemble, parse_json, require
+from mi_llm.corpora.reading import Repairs, assemble, parse_list, require
 from mi_llm.dialog import Dialog
 
 
@@ -12,8 +12,7 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
     for file in files:
         if not file.name.endswith(".json"):
             continue
-        entries = parse_json(file)
-        require(isinstance(entries, list), file.name, f"a JSON {type(entries).__name__}", "a list of sessions")
+        entries = parse_list(file, "sessions")
         for place, entry in enumerate(entries):
             where = f"{file.name}, session {place + 1}"
             require(isinstance(entry, dict) and isinstance(entry.get("dialog"), list), where, "no list `dialog`", "a session")

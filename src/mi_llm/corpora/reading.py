@@ -52,15 +52,17 @@ def require(condition: bool, where: str, found: str, expected: str) -> None:
         raise Problem(where, found, expected, "restore the file from its source, or correct it")
 
 
-def parse_json(file: File) -> Any:
-    """Parse a JSON file of a corpus, or name the file and line that is wrong."""
+def parse_list(file: File, of: str) -> list[Any]:
+    """Parse a JSON file that must hold a list of something, or name the file and line that is wrong."""
     try:
-        return json.loads(file.text())
+        entries = json.loads(file.text())
     except (json.JSONDecodeError, RecursionError) as error:
         place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise Problem(
             f"{file.name}{place}", f"not JSON ({error})", "a JSON document", "restore the file from its source, or correct it"
         ) from None
+    require(isinstance(entries, list), file.name, f"a JSON {type(entries).__name__}", f"a list of {of}")
+    return list(entries)
 
 
 def assemble(name: str, source: str, volleys: Iterable[tuple[Any, Any, str]], repairs: Repairs, meta: dict[str, Any]) -> Dialog:

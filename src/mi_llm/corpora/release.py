@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from mi_llm.corpora.files import File
-from mi_llm.corpora.reading import Repairs, assemble, parse_json, require
+from mi_llm.corpora.reading import Repairs, assemble, parse_list, require
 from mi_llm.dialog import Dialog, Round, Turn
 
 DIALOGS = "训练集和测试集/eval_40 - 转换前.json"
@@ -15,8 +15,7 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
     for file in files:
         if file.name != DIALOGS:
             continue
-        entries = parse_json(file)
-        require(isinstance(entries, list), file.name, f"a JSON {type(entries).__name__}", "a list of dialogs")
+        entries = parse_list(file, "dialogs")
         for place, entry in enumerate(entries, 1):
             turns = entry.get("conversations") if isinstance(entry, dict) else None
             where = f"{file.name}, dialog {place}"
@@ -40,8 +39,7 @@ def read_rounds(files: Iterable[File], repairs: Repairs) -> Iterator[Round]:
     for file in files:
         if file.name != ROUNDS:
             continue
-        samples = parse_json(file)
-        require(isinstance(samples, list), file.name, f"a JSON {type(samples).__name__}", "a list of samples")
+        samples = parse_list(file, "samples")
         dialog = 0
         for place, sample in enumerate(samples, 1):
             where = f"{file.name}, sample {place}"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 from mi_llm.corpora.files import File
-from mi_llm.corpora.reading import Repairs, assemble, parse_json, require
+from mi_llm.corpora.reading import Repairs, assemble, parse_list, require
 from mi_llm.dialog import Dialog
 
 
@@ -13,8 +13,7 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
     for file in files:
         if not file.name.endswith(".json"):
             continue
-        turns = parse_json(file)
-        require(isinstance(turns, list), file.name, f"a JSON {type(turns).__name__}", "a list of turns")
+        turns = parse_list(file, "turns")
         volleys = []
         for place, turn in enumerate(turns):
             where = f"{file.name}, turn {place + 1}"
