@@ -100,7 +100,7 @@ def test_each_epoch_sees_each_record_once_in_its_own_order() -> None:
 def ready(workspace: Path, checkpoints: Path, sample_dialogs: list[Dialog]) -> Study:
     """A small study whose stages before fine-tuning are done: 8 dialogs to train on, 2 to test on."""
     text = Path("mini/params.yaml").read_text(encoding="utf-8")
-    text = text.replace("epochs: 6", "epochs: 3").replace("save_every: 25", "save_every: 2").replace("threads: 2", "threads: 1")
+    text = text.replace("epochs: 4", "epochs: 3").replace("save_every: 20", "save_every: 2").replace("threads: 2", "threads: 1")
     text = text.replace("max_new_tokens: 96", "max_new_tokens: 12").replace("batch: 16", "batch: 4")
     Path("mini/params.yaml").write_text(text, encoding="utf-8")
     study = load_study(Path("mini/params.yaml"))

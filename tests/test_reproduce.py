@@ -45,8 +45,8 @@ def small(clone: Path) -> Path:
         ("cpsycound: 54", "cpsycound: 8"),
         ("psydtcorpus: 18", "psydtcorpus: 2"),
         ("test_dialogs: 12", "test_dialogs: 2"),
-        ("epochs: 6", "epochs: 4"),
-        ("save_every: 25", "save_every: 2"),
+        ("epochs: 4", "epochs: 3"),
+        ("save_every: 20", "save_every: 2"),
         ("batch: 16", "batch: 4"),
         ("max_new_tokens: 96", "max_new_tokens: 24"),
     ):

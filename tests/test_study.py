@@ -48,7 +48,7 @@ def test_every_value_of_the_root_file_says_where_it_is_from() -> None:
         (("    rank: 8", "    rank: many"), ["finetune.lora.rank is 'many'", "integer"]),
         (("policy: automatic", "policy: maybe"), ["screen.policy is 'maybe'", "'automatic' or 'person'"]),
         (("test_dialogs: 12", "test_dialogs: 72"), ["must be smaller than the 72"]),
-        (("  epochs: 6\n", ""), ["finetune.epochs is missing"]),
+        (("  epochs: 4\n", ""), ["finetune.epochs is missing"]),
         (("name: mini", "name: [mini"), ["not YAML"]),
     ],
     ids=lambda value: value[1].strip() if isinstance(value, tuple) else "",

@@ -9,6 +9,7 @@ ignore unknown text. The hidden matrices are trained with Muon, the rest with Ad
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -69,10 +70,14 @@ def train_tokenizer(dialogs: Sequence[Dialog], vocabulary: int) -> PreTrainedTok
     tokenizer = Tokenizer(BPE(byte_fallback=True, unk_token=SPECIAL[0], fuse_unk=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r"\s+|[\p{P}\p{S}\p{N}]"), "isolated")])
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    # The alphabet is counted here, with ties broken by character: the trainer breaks them by chance.
+    counts = Counter(chain.from_iterable(turn.text for dialog in dialogs for turn in dialog.turns))
+    alphabet = sorted(counts, key=lambda character: (-counts[character], character))[: vocabulary * 2 // 3]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))],
-        limit_alphabet=vocabulary * 2 // 3,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         show_progress=False,
     )
     spoken = (turn.text for dialog in dialogs for turn in dialog.turns)
