@@ -1,6 +1,6 @@
 """What every stage does around its work: say what it does and where, die with the run that started it, leave a provenance.
 
-`provenance.json` names the stage, its seed, the hash of the parameters, the hashes of its inputs and the versions of what
+`provenance.json` names the stage, the parameters that DVC tracks for it, the hashes of its inputs and the versions of what
 computed. It holds no times and no machine names, so that an equal run writes equal bytes.
 """
 
@@ -14,6 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 from mi_llm import __version__, storage
 from mi_llm.problem import Problem
@@ -27,6 +30,19 @@ def die_with_parent() -> None:
     """Where Linux runs the stage for DVC, end it when DVC ends: a killed run must not go on writing behind the next one."""
     if sys.platform == "linux" and "DVC_STAGE" in os.environ:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def tracked_parameters(study: Study, name: str) -> dict[str, Any]:
+    """The parameters that `dvc.yaml` says a stage depends on: when others change, the stage is not run again."""
+    pipeline = YAML(typ="safe").load(storage.read_text(Path(study.params).parent / "dvc.yaml"))
+    everything = study.model_dump(mode="json")
+    tracked = [sections for entry in pipeline["stages"][name].get("params", []) for sections in entry.values()]
+    return {key: everything[key] for sections in tracked for key in sections or everything}
+
+
+def place(path: Path) -> str:
+    """An input's name: its path in the repository, or for one from outside (a mirror folder) its bare name."""
+    return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
 
 
 @contextmanager
@@ -48,9 +64,8 @@ def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path]) -> 
     yield folder
     provenance = {
         "stage": title,
-        "seed": study.seed,
-        "parameters_sha256": study.sha256(),
-        "inputs": {path.as_posix(): storage.sha256(path) for path in inputs},
+        "parameters": tracked_parameters(study, name),
+        "inputs": {place(path): storage.sha256(path) for path in inputs},
         "versions": {
             "python": ".".join(platform.python_version_tuple()[:2]),
             "mi_llm": __version__,

@@ -26,7 +26,7 @@ from mi_llm.dialog import Dialog, read_dialogs
 from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
 from mi_llm.models.template import IGNORED, ChatFormat, Encoded, Placement, encode, messages
 from mi_llm.problem import Problem
-from mi_llm.stage import stage
+from mi_llm.stage import stage, tracked_parameters
 from mi_llm.study import Finetune, Study
 
 
@@ -231,13 +231,13 @@ def finetune(study: Study, model: str) -> None:
     prepare_torch(study)
     options, form = study.finetune, chat_format(study, model)
     folder, train = checkpoint(study, model), study.folder / "split" / "train.jsonl"
-    prompt = Path("prompts/counselor.jinja")
-    with stage(study, "finetune", model, [folder, train, prompt]) as out:
+    inputs = [folder, train, Path("prompts/counselor.jinja")]
+    with stage(study, "finetune", model, inputs) as out:
         loaded, tokenizer = load(folder, options.precision)
         encoded = records(read_dialogs(train), tokenizer, form, options, prompts.render("counselor"))
         seed = study.seed_of("finetune", model)
         adapted = adapt(loaded, options, seed)
-        identity = storage.dump([study.sha256(), storage.sha256(train), storage.sha256(folder), storage.sha256(prompt)])
+        identity = storage.dump([tracked_parameters(study, "finetune"), *(storage.sha256(path) for path in inputs)])
         resume = Resume(out.parent / f".{model}.resume", identity)
         padding = int(tokenizer.pad_token_id or 0)
         progress = fit(adapted, encoded, options, padding=padding, seed=seed, resume=resume, title=f"finetune {model}")

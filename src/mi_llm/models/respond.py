@@ -21,7 +21,7 @@ from mi_llm import prompts, storage
 from mi_llm.dialog import Round, Turn, read_rounds
 from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
 from mi_llm.models.template import ChatFormat, Placement, messages, prompt
-from mi_llm.stage import stage
+from mi_llm.stage import stage, tracked_parameters
 from mi_llm.study import Study
 
 ARMS = ("base", "tuned")
@@ -120,7 +120,7 @@ def respond(study: Study, model: str) -> None:
         loaded, tokenizer = load(folder, study.respond.precision)
         adapted = PeftModel.from_pretrained(loaded, adapter).eval()
         rounds = read_rounds(asked)
-        identity = storage.dump([study.sha256(), *(storage.sha256(path) for path in inputs)])
+        identity = storage.dump([tracked_parameters(study, "respond"), *(storage.sha256(path) for path in inputs)])
         numbers: dict[str, float] = {"rounds": len(rounds)}
         partials = []
         for arm in ARMS:
