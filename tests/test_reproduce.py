@@ -93,7 +93,7 @@ def test_torn_lock_files_are_mended(small: Path) -> None:
 def test_the_miniature_gives_the_committed_lock_and_a_third_run_runs_nothing(clone: Path) -> None:
     committed = (clone / "mini/dvc.lock").read_bytes()
     lines = run(clone, "mini").splitlines()
-    assert lines[-2 if "report:" in lines[-2] else 0 :][0] == "report: runs/mini/report/index.html"
+    assert "report: runs/mini/report/index.html" in lines
     assert lines[-1].startswith("compared with the committed lock: ")
     assert lines[-1].endswith(" within tolerance, 0 differ")
     first = (clone / "mini/dvc.lock").read_bytes()

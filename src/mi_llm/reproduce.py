@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 from dvc.cli import main as dvc
+from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML, YAMLError
 
 from mi_llm import storage
@@ -55,6 +56,14 @@ def mend(study: Study) -> None:
     if broken:
         before = committed(lock)
         lock.unlink() if before is None else storage.write_text(lock, before)
+
+
+def put_in_order(lock: Path) -> None:
+    """Sort the lock's stages by name: DVC writes them in the order in which it happened to run them."""
+    stages = YAML(typ="safe").load(storage.read_text(lock))["stages"]
+    if list(stages) != sorted(stages):
+        with modify_yaml(str(lock)) as content:
+            content["stages"] = {name: content["stages"][name] for name in sorted(stages)}
 
 
 def wait_for_others() -> None:
@@ -121,5 +130,6 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
     if status := dvc([*command, "--pull", "--allow-missing"] if pull else command):
         print("\nthe run stopped; the message above says why. What is done is kept: run the same command again.", file=sys.stderr)
         return int(status)
+    put_in_order(lock_of(study))
     print(f"\nreport: {study.out}/report/index.html")
     return compare(study)
