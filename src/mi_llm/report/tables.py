@@ -106,7 +106,7 @@ def other_scores(study: Study) -> pd.DataFrame:
     table = scores(study)
     table = table[table["metric"].isin(list(OTHER_NAMES))]
     wide = table.pivot_table(index=["model", "arm"], columns="metric", values="mean", sort=False).round(2)
-    return wide[list(OTHER_NAMES)].rename(columns=OTHER_NAMES)
+    return wide[list(OTHER_NAMES)].rename(columns=OTHER_NAMES).rename_axis(columns=None)
 
 
 def signatures(study: Study) -> pd.DataFrame:
