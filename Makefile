@@ -8,13 +8,13 @@ test: data
 	$(BIN)/python -m pytest
 
 lint: setup
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
 format: setup
-	$(BIN)/ruff check --fix src tests
-	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
 
 setup:
 	./setup.sh
@@ -22,5 +22,8 @@ setup:
 data: setup
 	$(BIN)/dvc pull --quiet data.dvc pretrain/dvc.yaml
 
-bench archive chat:
+bench: setup
+	$(BIN)/python benchmarks/reading.py
+
+archive chat:
 	@echo "make $@ is not built yet." >&2; exit 2

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Reproduce the study: ./reproduce.sh [auto|mini|audit|paper|FOLDER] [--native|--container] [--pull] [--yes]
+# Reproduce the study: ./reproduce.sh [auto|mini|audit|paper|FOLDER] [--native|--container] [--mirror DIR] [--pull] [--yes]
 #   auto         (default) the paper's study where there is an NVIDIA GPU and a container engine, else the miniature
 #   mini         the study in miniature: sample corpora, tiny models, two CPU cores, about ten minutes
 #   audit        the paper checked against its released data
@@ -8,16 +8,24 @@
 #   --native     in a virtual environment, .venv/ (default for all but paper)
 #   --container  in the study's container
 #   --pull       fetch finished outputs where the remote has them, instead of computing them
+#   --mirror DIR take the public corpora from this folder (or set MI_LLM_MIRROR)
 #   --yes        do not ask before a long run
 set -euo pipefail
 cd "$(dirname "$0")"
 
 study=auto place=native options=()
-for word in "$@"; do
+while [ $# -gt 0 ]; do
+  word=$1
+  shift
   case "$word" in
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --native) place=native ;;
     --container) place=container ;;
+    --mirror)
+      [ $# -gt 0 ] || { echo "reproduce.sh: --mirror needs a folder" >&2; exit 2; }
+      options+=(--mirror "$1")
+      shift
+      ;;
     --pull | --yes) options+=("$word") ;;
     -*) echo "reproduce.sh: unknown option $word; see ./reproduce.sh --help" >&2; exit 2 ;;
     *) study=$word ;;

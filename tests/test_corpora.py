@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mi_llm.corpora import acquire, annomi, release
+from mi_llm.corpora import acquire, annomi, fetch, release
 from mi_llm.corpora.files import File, from_archive, from_folder, natural, write_archive
 from mi_llm.corpora.read import READERS, read
 from mi_llm.corpora.reading import Repairs
@@ -98,6 +98,7 @@ def test_bad_input_is_refused_by_place(corpus: str, file: File, words: str) -> N
 def test_a_corpus_that_is_not_utf8_leaves_nothing_half_written(workspace: Path, study: Study) -> None:
     bad = [File("CPsyCounD/Data/case_1.txt", "来访者：你好".encode("gb18030"))]
     write_archive(workspace / "runs/mini/acquire/cpsycound/files.tar", bad)
+    (workspace / "runs/mini/acquire/cpsycound/manifest.csv").write_text("path,bytes,blob\nx,0,x\n", encoding="utf-8")
     with pytest.raises(Problem, match="not UTF-8"):
         read(study, "cpsycound")
     assert not any((workspace / "runs/mini/read/cpsycound").iterdir())
@@ -142,22 +143,24 @@ def test_archives_that_reach_out_are_refused(tmp_path: Path) -> None:
             list(from_archive(tmp_path / "bad.tar.gz"))
 
 
-def test_a_torn_download_is_refused_by_name(tmp_path: Path, mirror: Path) -> None:
-    source = acquire.sources()["release"]
-    content = (mirror / source.archive).read_bytes()
-    (tmp_path / source.archive).write_bytes(content[: len(content) // 2])
+def test_a_torn_archive_is_refused_by_name(workspace: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = fetch.sources()["release"]
+    content = (mirror / source.archive(source.commit)).read_bytes()
+    (workspace / "mirror").mkdir()
+    (workspace / "mirror" / source.archive(source.commit)).write_bytes(content[: len(content) // 2])
+    monkeypatch.setenv("MI_LLM_MIRROR", "mirror")
     with pytest.raises(Problem, match=r"MI-LLM-79d42c.*damaged archive"):
-        acquire.from_mirror(source, tmp_path)
+        acquire.acquire(load(Path("released/params.yaml")), "release")
+    assert not list((workspace / "runs/released/acquire").rglob("files.tar"))
 
 
 def test_a_tampered_file_is_refused_by_name(mirror: Path) -> None:
-    source = acquire.sources()["release"]
-    files = acquire.from_mirror(source, mirror)
-    blobs = {file.name: acquire.blob_id(file.content) for file in files}
-    acquire.verify(source, blobs, "mirror")
+    source = fetch.sources()["release"]
+    blobs = {file.name: acquire.blob_id(file.content) for file in fetch.fetch(source, mirror, mirror, [])}
+    acquire.verify(source, blobs)
     blobs[release.ROUNDS] = acquire.blob_id(b"[]")
     with pytest.raises(Problem, match=r"eval_40\.json.*git id"):
-        acquire.verify(source, blobs, "mirror")
+        acquire.verify(source, blobs)
 
 
 def test_the_authors_release_is_read_whole(workspace: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,9 +174,3 @@ def test_the_authors_release_is_read_whole(workspace: Path, mirror: Path, monkey
     assert len(rounds) == 367
     assert len({sample["dialog"] for sample in rounds}) == 40
     assert 'key """" read as instruction' in (folder / "repairs.csv").read_text(encoding="utf-8")
-
-
-def test_without_a_mirror_the_remedy_is_named(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MI_LLM_MIRROR", raising=False)
-    with pytest.raises(Problem, match=r"MI-LLM-79d42c.*tar\.gz"):
-        acquire.acquire(load(Path("released/params.yaml")), "release")

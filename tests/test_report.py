@@ -166,7 +166,7 @@ def test_doctor_says_what_is_missing_for_which_study() -> None:
 
 
 def test_unknown_studies_and_options_are_refused_in_words() -> None:
-    for words, said in ((["nonsense"], "no such study"), (["--fast"], "unknown option --fast"), (["audit"], "not built yet")):
+    for words, said in ((["nonsense"], "no such study"), (["--fast"], "unknown option --fast"), (["--mirror"], "needs a folder")):
         shown = subprocess.run(["./reproduce.sh", *words], cwd=ROOT, capture_output=True, text=True, check=False)
         assert shown.returncode == 2
         assert said in shown.stderr

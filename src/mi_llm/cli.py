@@ -107,6 +107,14 @@ def score(study: StudyFile = MINI) -> None:
 
 
 @app.command()
+def audit(study: StudyFile = MINI) -> None:
+    """Check every numeric claim of the paper against its public data."""
+    from mi_llm.audit.audit import audit as run
+
+    run(load(study))
+
+
+@app.command()
 def report(study: StudyFile = MINI) -> None:
     """Write the page that shows what came out."""
     from mi_llm.report.page import report as run
@@ -142,6 +150,9 @@ def doctor(study: StudyFile = MINI) -> None:
 def reproduce(
     study: Annotated[str, typer.Argument(help="auto, mini, audit, paper, or a folder with a params.yaml")] = "auto",
     yes: Annotated[bool, typer.Option("--yes", help="do not ask before starting")] = False,
+    mirror: Annotated[
+        Path | None, typer.Option(help="folder with the archives of the public corpora (default: MI_LLM_MIRROR)")
+    ] = None,
     pull: Annotated[
         bool, typer.Option("--pull", help="fetch finished outputs instead of computing them, where they exist")
     ] = False,
@@ -149,6 +160,8 @@ def reproduce(
     """Run a whole study through DVC, then compare it with the committed one."""
     from mi_llm.reproduce import reproduce as run
 
+    if mirror is not None:
+        os.environ["MI_LLM_MIRROR"] = str(mirror.resolve())
     sys.exit(run(study, yes=yes, pull=pull))
 
 

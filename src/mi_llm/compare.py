@@ -18,7 +18,7 @@ from mi_llm import storage
 from mi_llm.problem import Problem
 from mi_llm.study import Compare, Study
 
-FLOATING = ("finetune", "respond", "score", "report")  # stages whose files depend on floating-point results
+FLOATING = ("finetune", "respond", "score", "audit", "report")  # stages whose files depend on floating-point results
 
 
 def committed(path: Path) -> str | None:
@@ -45,12 +45,12 @@ def facts(folder: Path) -> dict[str, Any]:
 
 def lock_of(study: Study) -> Path:
     """The study's lock file."""
-    return Path(study.params).parent / "dvc.lock"
+    return study.beside("dvc.lock")
 
 
 def reference_of(study: Study) -> Path:
     """The study's reference file."""
-    return Path(study.params).parent / "reference.json"
+    return study.beside("reference.json")
 
 
 def accept(study: Study) -> None:

@@ -4,9 +4,9 @@ A *volley* is everything one person says before the other speaks. A *round* is a
 that answers it (paper, Automatic Evaluation): its history is all rounds before it.
 """
 
-import statistics
+import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,13 +92,45 @@ def characters(text: str) -> int:
     return sum(unicodedata.category(character)[0] in "LNM" for character in text)
 
 
-def features(dialogs: Sequence[Dialog]) -> dict[str, float]:
-    """Table 3: dialogs, rounds a dialog, characters a volley by role; means with population standard deviations."""
-    rounds = [sum(1 for _ in dialog.rounds()) for dialog in dialogs]
-    row: dict[str, float] = {"dialogs": len(dialogs)}
-    row |= {"rounds_mean": statistics.fmean(rounds), "rounds_sd": statistics.pstdev(rounds)}
-    roles: tuple[Role, ...] = ("counselor", "client")
-    for role in roles:
-        lengths = [characters(turn.text) for dialog in dialogs for turn in dialog.turns if turn.role == role] or [0]
-        row |= {f"{role}_mean": statistics.fmean(lengths), f"{role}_sd": statistics.pstdev(lengths)}
-    return {name: round(value, 4) for name, value in row.items()}
+class Features:
+    """Table 3, gathered dialog by dialog: rounds a dialog, characters a volley by role; means, population SDs.
+
+    `count` says how long a text is. `add` takes any number of dialogs in constant memory; `row` gives the numbers, rounded
+    to 4 decimals, all 0 while there is nothing to count.
+    """
+
+    def __init__(self, count: Callable[[str], int] = characters) -> None:
+        self.count = count
+        self.dialogs = 0
+        self.moments = {"rounds": [0, 0, 0], "counselor": [0, 0, 0], "client": [0, 0, 0]}  # how many, sum, sum of squares
+
+    def add(self, dialog: Dialog) -> None:
+        """Count one dialog."""
+        self.dialogs += 1
+        pairs = zip(dialog.turns, dialog.turns[1:], strict=False)
+        self.put("rounds", sum(before.role == "client" and after.role == "counselor" for before, after in pairs))
+        for turn in dialog.turns:
+            self.put(turn.role, self.count(turn.text))
+
+    def put(self, what: str, number: int) -> None:
+        """Count one number; sums of integers are exact."""
+        moments = self.moments[what]
+        moments[0] += 1
+        moments[1] += number
+        moments[2] += number * number
+
+    def row(self) -> dict[str, Any]:
+        """The numbers as `metrics.json` keeps them."""
+        row: dict[str, Any] = {"dialogs": self.dialogs}
+        for what, (many, total, squares) in self.moments.items():
+            row[f"{what}_mean"] = round(total / many, 4) if many else 0.0
+            row[f"{what}_sd"] = round(math.sqrt(many * squares - total * total) / many, 4) if many else 0.0
+        return row
+
+
+def features(dialogs: Iterable[Dialog]) -> dict[str, Any]:
+    """Table 3 of some dialogs."""
+    found = Features()
+    for dialog in dialogs:
+        found.add(dialog)
+    return found.row()

@@ -80,8 +80,8 @@ def fitting(study: Study, found: Machine) -> list[str]:
             missing.append("no NVIDIA GPU")
         if not found.network:
             missing.append("no network, which fetching the models needs")
-    if study.acquire.upstream and not found.mirror:
-        missing.append("no mirror folder of the public corpora (MI_LLM_MIRROR)")
+    if study.acquire.upstream and not found.mirror and not found.network:
+        missing.append("neither network nor a mirror folder of the public corpora (MI_LLM_MIRROR)")
     if study.transcribe.mode == "record" and not found.key:
         missing.append("no OPENAI_API_KEY, which recording needs")
     return missing

@@ -17,22 +17,22 @@ from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML, YAMLError
 
 from mi_llm import storage
+from mi_llm.audit.verdict import VERDICTS
 from mi_llm.compare import committed, compare, lock_of
 from mi_llm.doctor import fitting, machine
 from mi_llm.problem import Problem
 from mi_llm.study import Study, load
 
 SHIPPED = ("data.dvc", "pretrain/dvc.yaml")  # what cannot be recomputed: sample corpora, recorded answers, tiny models
+AUDIT_MINUTES = 3  # measured on two CPU cores with a mirror folder
 
 
 def chosen(name: str) -> Study:
     """The study that a name on the command line means."""
-    if name == "audit":
-        raise Problem("audit", "not built yet", "the study mini", "run ./reproduce.sh mini")
     if name == "auto":
         name = "paper" if machine().gpu and machine().engine else "mini"
         print(f"chosen for this machine: {name}", file=sys.stderr)
-    params = Path("params.yaml") if name == "paper" else Path(name) / "params.yaml"
+    params = Path("params.yaml") if name in ("paper", "audit") else Path(name) / "params.yaml"
     if not params.exists():
         known = sorted(str(path.parent) for path in Path().glob("*/params.yaml") if (path.parent / "dvc.yaml").exists())
         raise Problem(name, "no such study", f"auto, audit, paper, {', '.join(known)}", "correct the name")
@@ -87,13 +87,48 @@ def earlier_run(process: psutil.Process) -> bool:
     )
 
 
+def retry_missing(study: Study) -> None:
+    """Try again to acquire what an earlier run could not have: DVC knows nothing of networks and mirror folders."""
+    pipeline = study.beside("dvc.yaml")
+    for corpus in study.acquire.upstream:
+        table = study.folder / "acquire" / corpus / "missing.csv"
+        if table.exists() and len(storage.read_text(table).splitlines()) > 1:
+            dvc(["repro", "--quiet", "--force", "--single-item", f"{pipeline}:acquire@{corpus}"])
+
+
+def audit(study: Study) -> int:
+    """Run the audit's stages alone: no models, no key, no weights; what cannot be had is a row of its report."""
+    print(
+        f"\nThe paper against its released data\n"
+        f"  fetches the public corpora and the authors' release (from MI_LLM_MIRROR, else over the network)\n"
+        f"  writes  {study.out}/ and DVC's cache, .dvc/cache/; nothing outside this folder\n"
+        f"  takes   3 GB of disk, {AUDIT_MINUTES} minutes\n",
+        file=sys.stderr,
+    )
+    wait_for_others()
+    mend(study)
+    if dvc(["pull", "--quiet", SHIPPED[0]]):
+        raise Problem("dvc pull", "the bundle's data could not be fetched", SHIPPED[0], "see the message above")
+    retry_missing(study)
+    if status := dvc(["repro", f"{study.beside('dvc.yaml')}:audit"]):
+        print(
+            "\nthe audit stopped; the message above says why. What is done is kept: run the same command again.", file=sys.stderr
+        )
+        return int(status)
+    put_in_order(lock_of(study))
+    numbers = storage.read_json(study.folder / "audit" / "metrics.json")
+    tally = ", ".join(f"{numbers[verdict]} {verdict}" for verdict in VERDICTS)
+    print(f"\n{numbers['claims']} claims: {tally}\npage: {study.out}/audit/index.html")
+    return 0
+
+
 def plan(study: Study) -> None:
     """Say what will happen, where, and what it takes."""
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     expect = study.expect
     print(
         f"\n{study.title}\n"
-        f"  runs    the stages of {Path(study.params).parent / 'dvc.yaml'} that are not done yet\n"
+        f"  runs    the stages of {study.beside('dvc.yaml')} that are not done yet\n"
         f"  writes  {study.out}/ and DVC's cache, .dvc/cache/; nothing outside this folder\n"
         f"  takes   {expect.disk_gb:g} GB of disk ({free:.0f} GB are free), {expect.minutes} minutes ({expect.measured_on})\n"
         f"  stops   at any moment (Ctrl-C), and continues when run again\n",
@@ -104,6 +139,10 @@ def plan(study: Study) -> None:
 def reproduce(name: str, yes: bool, pull: bool) -> int:
     """Pull, run, compare; returns the exit status."""
     study = chosen(name)
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    os.environ["SHELL"] = shutil.which("bash") or "/bin/sh"  # bash runs a stage in its own place: no shell is left in between
+    if name == "audit":
+        return audit(study)
     missing = fitting(study, machine())
     if missing:
         raise Problem(
@@ -115,8 +154,6 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
     plan(study)
     if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":
         return 1
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    os.environ["SHELL"] = shutil.which("bash") or "/bin/sh"  # bash runs a stage in its own place: no shell is left in between
     wait_for_others()
     mend(study)
     if dvc(["pull", "--quiet", *SHIPPED]):
@@ -126,7 +163,8 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
             f"{', '.join(SHIPPED)} in the remote `store`",
             "see the message above",
         )
-    command = ["repro", str(Path(study.params).parent / "dvc.yaml")]
+    retry_missing(study)
+    command = ["repro", str(study.beside("dvc.yaml"))]
     if status := dvc([*command, "--pull", "--allow-missing"] if pull else command):
         print("\nthe run stopped; the message above says why. What is done is kept: run the same command again.", file=sys.stderr)
         return int(status)

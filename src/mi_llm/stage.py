@@ -34,7 +34,7 @@ def die_with_parent() -> None:
 
 def tracked_parameters(study: Study, name: str) -> dict[str, Any]:
     """The parameters that `dvc.yaml` says a stage depends on: when others change, the stage is not run again."""
-    pipeline = YAML(typ="safe").load(storage.read_text(Path(study.params).parent / "dvc.yaml"))
+    pipeline = YAML(typ="safe").load(storage.read_text(study.beside("dvc.yaml")))
     everything = study.model_dump(mode="json")
     tracked = [sections for entry in pipeline["stages"][name].get("params", []) for sections in entry.values()]
     return {key: everything[key] for sections in tracked for key in sections or everything}
@@ -56,7 +56,7 @@ def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path]) -> 
                 str(path),
                 "missing",
                 f"the input of {title}",
-                f"run the stage before it: dvc repro {Path(study.params).parent}/dvc.yaml",
+                f"run the stage before it: dvc repro {study.beside('dvc.yaml')}",
             )
     folder = study.folder / name / item if item else study.folder / name
     folder.mkdir(parents=True, exist_ok=True)

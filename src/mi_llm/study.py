@@ -62,9 +62,9 @@ class Screen(Section):
 
 
 class Split(Section):
-    """How many dialogs are kept for the test, or that the authors' published rounds are the test."""
+    """How many dialogs are kept for the test, or that the authors' rounds are the test: as published, or repaired (`aligned`)."""
 
-    test: Literal["transcribed", "release"]
+    test: Literal["transcribed", "release", "aligned"]
     test_dialogs: PositiveInt
 
 
@@ -166,8 +166,8 @@ class Study(Section):
                     raise ValueError(f"{section} names {name}, which is not among corpora: {', '.join(self.corpora)}")
         if set(self.models) != set(self.base.formats):
             raise ValueError("models and base.formats must name the same models")
-        if self.split.test == "release" and "release" not in self.corpora:
-            raise ValueError("split.test is release, so corpora must include release")
+        if self.split.test != "transcribed" and "release" not in self.corpora:
+            raise ValueError(f"split.test is {self.split.test}, so corpora must include release")
         total = sum(self.transcribe.sample.values())
         if self.split.test == "transcribed" and self.split.test_dialogs >= total:
             raise ValueError(f"split.test_dialogs must be smaller than the {total} transcribed dialogs")
@@ -177,6 +177,10 @@ class Study(Section):
     def folder(self) -> Path:
         """Where the study's outputs go."""
         return Path(self.out)
+
+    def beside(self, name: str) -> Path:
+        """The path of a file beside the study's params.yaml, such as its dvc.yaml."""
+        return Path(self.params).parent / name
 
     def seed_of(self, *purpose: str) -> int:
         """A seed for one purpose, derived from the study's: stages do not share random numbers."""

@@ -1,11 +1,11 @@
 """Stage `split`: which dialogs train, which test; and the test cut into rounds (paper, Automatic Evaluation).
 
-Reads `screen/dialogs.jsonl` and, when the authors' published rounds are the test, `read/release/rounds.jsonl`. Writes
+Reads `screen/dialogs.jsonl` and, when the authors' rounds are the test, `read/release/rounds.jsonl` (positional, as published) or
+`aligned.jsonl` (the dialogs' own rounds). Writes
 `split/train.jsonl`, `split/test.jsonl`, `split/test_rounds.jsonl` and `metrics.json`.
 """
 
 import random
-from pathlib import Path
 
 from mi_llm import storage
 from mi_llm.dialog import features, read_dialogs, read_rounds, write_dialogs, write_rounds
@@ -18,13 +18,17 @@ def split(study: Study) -> None:
     """Split at random, seeded, and keep the dialogs' order within each part; see the module."""
     screened = study.folder / "screen" / "dialogs.jsonl"
     release = study.folder / "read" / "release"
-    published = study.split.test == "release"
-    inputs: list[Path] = [screened, release / "rounds.jsonl"] if published else [screened]
+    known = {"release": release / "rounds.jsonl", "aligned": release / "aligned.jsonl"}.get(study.split.test)
+    inputs = [screened, known] if known else [screened]
     with stage(study, "split", None, inputs) as out:
         dialogs = read_dialogs(screened)
-        if published:
+        if known:
             train, test = dialogs, read_dialogs(release / "dialogs.jsonl")
-            rounds = read_rounds(release / "rounds.jsonl")
+            rounds = read_rounds(known)
+            if not rounds:
+                raise Problem(
+                    str(known), "no round in it", "the authors' release", f"see {study.folder}/acquire/release/missing.csv"
+                )
         else:
             wanted = study.split.test_dialogs
             if wanted >= len(dialogs):

@@ -1,47 +1,27 @@
 """Stage `acquire@corpus`: bring one corpus here, verified, as one archive.
 
-Reads the bundle's own sample (`data/corpora/<corpus>/`) or the source that `sources.yaml` pins, from a mirror folder that
-holds `<repository>-<commit>.tar.gz` (`MI_LLM_MIRROR`). Writes `acquire/<corpus>/files.tar`, whose bytes depend on the
-files alone, and `manifest.csv` with the git blob id of each. A file that is not what its pin says is refused by name.
+Reads the bundle's own sample (`data/corpora/<corpus>/`) or the source that `sources.yaml` pins (see `fetch.py`). Writes
+`acquire/<corpus>/files.tar`, whose bytes depend on the files alone, `manifest.csv` with the git blob id of each, and
+`missing.csv` with what could not be had, why, and how to get it. A file that is not what its pin says is refused by name.
 """
 
 import hashlib
 import os
-from collections.abc import Iterator
-from importlib import resources
-from pathlib import Path, PurePosixPath
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-from ruamel.yaml import YAML
+import pandas as pd
 from tqdm import tqdm
 
 from mi_llm import storage
-from mi_llm.corpora.files import File, from_archive, from_folder, natural, write_archive
+from mi_llm.corpora.fetch import Missing, Source, fetch, sources
+from mi_llm.corpora.files import File, from_folder, natural, write_archive
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Study
-
-
-class Source(BaseModel):
-    """One entry of `sources.yaml`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    repository: str
-    commit: str
-    paths: dict[str, str]
-    licence: str
-    citation: str
-
-    @property
-    def archive(self) -> str:
-        """The archive's file name in a mirror folder; its top folder has the same name without `.tar.gz`."""
-        return f"{PurePosixPath(self.repository).name}-{self.commit}.tar.gz"
-
-
-def sources() -> dict[str, Source]:
-    """The pinned public sources, by corpus."""
-    text = (resources.files(__package__) / "sources.yaml").read_text(encoding="utf-8")
-    return {name: Source.model_validate(entry) for name, entry in YAML(typ="safe").load(text).items()}
 
 
 def blob_id(content: bytes) -> str:
@@ -66,68 +46,78 @@ def tree_id(blobs: dict[str, str]) -> str:
     return hashlib.sha1(b"tree %d\0%b" % (len(body), body), usedforsecurity=False).hexdigest()
 
 
-def from_mirror(source: Source, mirror: Path) -> list[File]:
-    """Take a source's pinned paths out of its archive in the mirror folder."""
-    top = source.archive.removesuffix(".tar.gz")
-    wanted = tuple(source.paths)
-    taken = []
-    for file in from_archive(mirror / source.archive):
-        name = file.name.removeprefix(f"{top}/")
-        if any(name == path or name.startswith(f"{path}/") for path in wanted):
-            taken.append(File(name, file.content))
-    return taken
-
-
-def verify(source: Source, blobs: dict[str, str], where: str) -> None:
+def verify(source: Source, blobs: dict[str, str]) -> None:
     """Check the files' git ids against the source's pins; the first path that differs is refused by name."""
-    for path, pinned in source.paths.items():
+    for path, pinned in {**source.paths, **source.optional}.items():
+        if path in source.optional and path not in blobs:
+            continue
         below = {name.removeprefix(f"{path}/"): blob for name, blob in blobs.items() if name.startswith(f"{path}/")}
         found = tree_id(below) if below else blobs.get(path, "nothing")
         if found != pinned:
             raise Problem(
-                f"{where}: {path}",
+                f"{source.archive(source.commit)}: {path}",
                 f"git id {found}",
                 f"{pinned}, as {source.repository} has it at {source.commit}",
                 "the copy is damaged or another version: delete it and fetch it again",
             )
 
 
+def pack(files: Iterable[File], target: Path, title: str) -> dict[str, tuple[int, str]]:
+    """Write files, in whatever order they come, to a tar archive in natural order; memory holds one file at a time.
+
+    Returns each file's size in bytes and git blob id, in the order they came.
+    """
+    known: dict[str, tuple[int, str]] = {}
+    places: dict[str, int] = {}
+    with tempfile.TemporaryFile(dir=target.parent) as spool:
+        for file in tqdm(files, desc=title, unit="file"):
+            if file.name in known:
+                raise Problem(f"{title}: {file.name}", "the same name twice", "every file once", "get the archive again")
+            known[file.name], places[file.name] = (len(file.content), blob_id(file.content)), spool.tell()
+            spool.write(file.content)
+
+        def ordered() -> Iterator[File]:
+            for name in sorted(known, key=natural):
+                spool.seek(places[name])
+                yield File(name, spool.read(known[name][0]))
+
+        write_archive(target, ordered())
+    return known
+
+
 def acquire(study: Study, corpus: str) -> None:
     """Bring one corpus here; see the module."""
-    if corpus in study.acquire.upstream:
-        known = sources()
-        mirror = os.environ.get("MI_LLM_MIRROR")
-        if corpus not in known:
-            raise Problem(corpus, "no pinned public source", f"one of {', '.join(known)}", "leave it out of `corpora`")
-        if mirror is None:
-            raise Problem(
-                f"{corpus}: {known[corpus].repository}",
-                "no mirror folder named",
-                f"a folder with {known[corpus].archive}",
-                "set MI_LLM_MIRROR to that folder",
+    upstream = corpus in study.acquire.upstream
+    folder = Path("data/corpora") / corpus
+    with stage(study, "acquire", corpus, [] if upstream else [folder]) as out:
+        missing: list[Missing] = []
+        scratch = out.parent / f".{corpus}"
+        if upstream:
+            source, mirror = sources()[corpus], os.environ.get("MI_LLM_MIRROR")
+            if mirror and not Path(mirror).is_dir():
+                raise Problem(mirror, "no such folder", "a folder with the public archives", "correct MI_LLM_MIRROR, or unset it")
+            known = pack(
+                fetch(source, Path(mirror) if mirror else None, scratch, missing), out / "files.tar", f"acquire {corpus}"
             )
-        inputs = [Path(mirror) / known[corpus].archive]
-        where = str(inputs[0])
-    else:
-        inputs = [Path("data/corpora") / corpus]
-        where = str(inputs[0])
-    with stage(study, "acquire", corpus, inputs) as out:
-        if corpus in study.acquire.upstream:
-            files = from_mirror(known[corpus], Path(inputs[0]).parent)
+            try:
+                if known:
+                    verify(source, {name: blob for name, (_, blob) in known.items()})
+            except Problem:
+                (out / "files.tar").unlink()
+                raise
+            finally:  # a download that is not what it should be is not kept either
+                shutil.rmtree(scratch, ignore_errors=True)
         else:
-            files = list(from_folder(inputs[0]))
-        blobs = {file.name: blob_id(file.content) for file in files}
-        if corpus in study.acquire.upstream:
-            verify(known[corpus], blobs, where)
-        files.sort(key=lambda file: natural(file.name))
-        write_archive(out / "files.tar", tqdm(files, desc=f"acquire {corpus}", unit="file"))
-        storage.write_text(out / "manifest.csv", "".join(manifest(files, blobs)))
-        storage.write_json(out / "metrics.json", {"files": len(files), "bytes": sum(len(file.content) for file in files)})
+            known = pack(from_folder(folder), out / "files.tar", f"acquire {corpus}")
+        rows = [{"path": name, "bytes": known[name][0], "blob": known[name][1]} for name in sorted(known, key=natural)]
+        write_table(out / "manifest.csv", rows, ["path", "bytes", "blob"])
+        write_table(out / "missing.csv", [vars(row) for row in missing], ["path", "why", "remedy"])
+        numbers = {"files": len(known), "bytes": sum(size for size, _ in known.values()), "missing": len(missing)}
+        storage.write_json(out / "metrics.json", numbers)
+        for row in missing:
+            print(f"acquire@{corpus}: {row.path}: {row.why}; {row.remedy}", file=sys.stderr)
 
 
-def manifest(files: list[File], blobs: dict[str, str]) -> Iterator[str]:
-    """Lines of `manifest.csv`: path, bytes, git blob id."""
-    yield "path,bytes,blob\n"
-    for file in files:
-        quoted = file.name.replace('"', '""')
-        yield f'"{quoted}",{len(file.content)},{blobs[file.name]}\n'
+def write_table(path: Path, rows: list[dict[str, object]], columns: list[str]) -> None:
+    """Write rows as CSV with a fixed head, also when there are none."""
+    storage.write_text(path, pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n"))

@@ -7,12 +7,26 @@ from collections.abc import Iterable, Iterator
 from mi_llm.corpora.files import File
 from mi_llm.corpora.reading import Repairs, assemble, require
 from mi_llm.dialog import Dialog
+from mi_llm.problem import Problem
 
 COLUMNS = (
     "mi_quality", "transcript_id", "video_title", "video_url", "topic", "utterance_id", "interlocutor", "timestamp",
     "utterance_text", "annotator_id", "therapist_input_exists", "therapist_input_subtype", "reflection_exists",
     "reflection_subtype", "question_exists", "question_subtype", "main_therapist_behaviour", "client_talk_type",
 )  # fmt: skip
+
+
+def rows(file: File) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (where, row) of the table, or name the line that is no CSV or has other columns."""
+    table = csv.DictReader(io.StringIO(file.text(), newline=""))
+    try:
+        head = f"{table.fieldnames}"
+        require(tuple(table.fieldnames or ()) == COLUMNS, f"{file.name}, line 1", head, ", ".join(COLUMNS))
+        for row in table:
+            yield f"{file.name}, line {table.line_num}", row
+    except csv.Error as error:
+        where = f"{file.name}, line {table.line_num + 1}"
+        raise Problem(where, f"not CSV ({error})", "a CSV file", "restore it from its source") from None
 
 
 def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
@@ -23,14 +37,11 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
     for file in files:
         if not file.name.endswith("AnnoMI-full.csv"):
             continue
-        table = csv.DictReader(io.StringIO(file.text(), newline=""))
-        require(tuple(table.fieldnames or ()) == COLUMNS, f"{file.name}, line 1", f"{table.fieldnames}", ", ".join(COLUMNS))
         transcripts: dict[str, dict[int, tuple[str, str, str]]] = {}
         meta: dict[str, dict[str, str]] = {}
-        for row in table:
-            where = f"{file.name}, line {table.line_num}"
+        for where, row in rows(file):
             require(None not in row and None not in row.values(), where, "a row of the wrong width", f"{len(COLUMNS)} columns")
-            require(row["utterance_id"].isdigit(), where, f"utterance_id {row['utterance_id']!r}", "a number")
+            require(row["utterance_id"].isdecimal(), where, f"utterance_id {row['utterance_id']!r}", "a number")
             require(row["mi_quality"] in ("high", "low"), where, f"mi_quality {row['mi_quality']!r}", "high or low")
             name = row["transcript_id"]
             volley = (row["interlocutor"], row["utterance_text"], where)

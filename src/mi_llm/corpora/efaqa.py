@@ -1,12 +1,10 @@
 """Emotional First Aid (efaqa-corpus-zh, bought licence): gzipped or plain JSON Lines of posts with their chats."""
 
-import gzip
-import json
 import zlib
 from collections.abc import Iterable, Iterator
 
 from mi_llm.corpora.files import LARGEST, File
-from mi_llm.corpora.reading import Repairs, assemble, require
+from mi_llm.corpora.reading import Repairs, assemble, parse_lines, require
 from mi_llm.dialog import Dialog
 from mi_llm.problem import Problem
 
@@ -18,7 +16,7 @@ def unpacked(file: File) -> File:
     try:
         inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
         content = inflater.decompress(file.content, LARGEST)
-    except (zlib.error, gzip.BadGzipFile) as error:
+    except zlib.error as error:
         raise Problem(file.name, f"a damaged gzip file ({error})", "a complete one", "get it again") from None
     require(inflater.eof, file.name, "a truncated or oversized gzip file", f"at most {LARGEST} bytes, complete")
     return File(file.name.removesuffix(".gz"), content)
@@ -32,19 +30,11 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
     for packed in files:
         if not packed.name.endswith((".utf8", ".utf8.gz", ".jsonl")):
             continue
-        file = unpacked(packed)
-        for number, line in enumerate(file.text().split("\n"), 1):
-            if not line.strip():
-                continue
-            where = f"{file.name}, line {number}"
-            try:
-                post = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise Problem(where, f"not JSON ({error})", "one JSON object a line", "restore the file") from None
-            require(isinstance(post, dict) and isinstance(post.get("chats"), list), where, "no list `chats`", "a post")
+        for number, where, post in parse_lines(unpacked(packed), "a post"):
+            require(isinstance(post.get("chats"), list), where, "no list `chats`", "a post")
             volleys = [("owner", post.get("title"), f"{where}, title")]
             for place, chat in enumerate(post["chats"], 1):
                 require(isinstance(chat, dict), f"{where}, chat {place}", repr(chat)[:40], "{sender, value}")
                 volleys.append((chat.get("sender"), chat.get("value"), f"{where}, chat {place}"))
-            meta = {"file": file.name, "line": number, "label": post.get("label")}
+            meta = {"file": packed.name, "line": number, "label": post.get("label")}
             yield assemble(str(post.get("md5", number)), "efaqa", volleys, repairs, meta)

@@ -1,9 +1,10 @@
 """A corpus as it arrives: named files, from a folder or from an archive, in a fixed order and never all in memory."""
 
-import gzip
 import io
 import re
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,7 @@ from mi_llm import storage
 from mi_llm.problem import Problem
 
 LARGEST = 256 * 1024 * 1024  # bytes; no file of any known corpus comes near, a decompression bomb does
+LARGEST_ARCHIVE = 8 * LARGEST  # bytes of all files together
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def from_folder(folder: Path) -> Iterator[File]:
 
 def from_archive(path: Path) -> Iterator[File]:
     """Yield the files of a `.tar` or `.tar.gz` in its order; refuse names that leave it, links and bombs."""
+    total = 0
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
@@ -55,15 +58,37 @@ def from_archive(path: Path) -> Iterator[File]:
                     raise Problem(where, "a name that leads out of the archive", "names inside it", "get the archive again")
                 if not member.isfile():
                     raise Problem(where, "a link or device", "a plain file", "get the archive again")
-                if member.size > LARGEST:
-                    raise Problem(where, f"{member.size} bytes", f"at most {LARGEST}", "get the archive again")
+                total += member.size
+                if member.size > LARGEST or total > LARGEST_ARCHIVE:
+                    limits = f"at most {LARGEST} a file and {LARGEST_ARCHIVE} in all"
+                    raise Problem(where, f"{member.size} bytes, {total} with those before it", limits, "get the archive again")
                 opened = archive.extractfile(member)
                 assert opened is not None
-                yield File(name.as_posix(), opened.read())
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, OSError) as error:
+                content = opened.read()
+                if len(content) != member.size:
+                    raise EOFError(f"{member.name} ends early")
+                yield File(name.as_posix(), content)
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise Problem(str(path), "no such archive", "the corpus", "run `mi-llm acquire`") from None
         raise Problem(str(path), f"a damaged archive ({error})", "a complete archive", "delete it and run again") from error
+
+
+def office(file: File) -> io.BytesIO:
+    """The bytes of a Word or Excel file, after checking that it is a zip archive whose unpacked size is sensible."""
+    content = io.BytesIO(file.content)
+    try:
+        with zipfile.ZipFile(content) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            packed = sum(entry.compress_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        raise Problem(file.name, f"a damaged Office file ({error})", "a complete one", "restore it from its source") from None
+    if size > LARGEST or size > 200 * packed + (1 << 20):
+        raise Problem(
+            file.name, f"{size} bytes packed into {packed}", "an Office file of a sensible size", "restore it from its source"
+        )
+    content.seek(0)
+    return content
 
 
 def write_archive(path: Path, files: Iterable[File]) -> None:

@@ -5,7 +5,7 @@ speaker, an empty turn), it says so: every repair is counted by kind, with the f
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,20 +49,34 @@ class Repairs:
 def require(condition: bool, where: str, found: str, expected: str) -> None:
     """Refuse input that the corpus's format does not allow."""
     if not condition:
-        raise Problem(where, found, expected, "restore the file from its source, or correct it")
+        shown = found if len(found) <= 300 else f"{found[:300]}…"
+        raise Problem(where, shown, expected, "restore the file from its source, or correct it")
 
 
 def parse_list(file: File, of: str) -> list[Any]:
     """Parse a JSON file that must hold a list of something, or name the file and line that is wrong."""
     try:
         entries = json.loads(file.text())
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise Problem(
             f"{file.name}{place}", f"not JSON ({error})", "a JSON document", "restore the file from its source, or correct it"
         ) from None
     require(isinstance(entries, list), file.name, f"a JSON {type(entries).__name__}", f"a list of {of}")
     return list(entries)
+
+
+def parse_lines(file: File, of: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Parse JSON Lines that must hold one object a line; yields (line, where, object), empty lines left out."""
+    for number, line in enumerate(file.text().split("\n"), 1):
+        if line.strip():
+            where = f"{file.name}, line {number}"
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise Problem(where, f"not JSON ({error})", f"{of}, one JSON object a line", "restore the file") from None
+            require(isinstance(entry, dict), where, f"a JSON {type(entry).__name__}", of)
+            yield number, where, entry
 
 
 def assemble(name: str, source: str, volleys: Iterable[tuple[Any, Any, str]], repairs: Repairs, meta: dict[str, Any]) -> Dialog:
@@ -79,6 +93,9 @@ def assemble(name: str, source: str, volleys: Iterable[tuple[Any, Any, str]], re
         if "\0" in said:
             repairs.note("control character removed", where)
             said = said.replace("\0", "")
+        if any("\ud800" <= character <= "\udfff" for character in said):
+            repairs.note("half of a character pair replaced", where)
+            said = said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if "\r" in said:
             repairs.note("carriage return removed", where)
             said = said.replace("\r\n", "\n").replace("\r", "\n")

@@ -1,0 +1,113 @@
+"""Stage `audit`: every numeric claim of the paper, checked by a named method.
+
+Reads what `acquire` and `read` brought of the public corpora. Writes `audit/claims.csv` (a row a claim: id, location, reported,
+reported_sd, n, recomputed, recomputed_sd, verdict, method, note), the tables behind the findings, and the page `index.html`.
+No verdict is written by hand: `claims.csv` in this folder names a method for each claim, and `METHODS` holds them.
+"""
+
+import inspect
+from collections.abc import Callable
+from importlib import resources
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mi_llm import __version__, storage
+from mi_llm.audit import annomi, codes, counts, dialogs, statements
+from mi_llm.audit.evidence import Evidence
+from mi_llm.audit.findings import findings
+from mi_llm.audit.verdict import VERDICTS, Claim, Paper, Result, claims
+from mi_llm.score.baselines import baselines
+from mi_llm.stage import stage
+from mi_llm.study import Study
+
+Method = Callable[[Claim, Paper, Evidence], Result]
+METHODS: dict[str, Method] = {
+    method.__name__: method
+    for method in (
+        counts.cited_benchmark, counts.manual_formula, dialogs.dialog_features, dialogs.real_features, dialogs.simulated_features,
+        dialogs.real_topic, dialogs.simulated_topic, dialogs.sum_of_topics, codes.possible_moments, codes.follows,
+        codes.ratio_of_counts, counts.named_corpora, counts.rating_maximum, counts.sum_of_parts, counts.training_dialogs,
+        counts.test_dialogs, counts.test_samples, counts.rounds_a_dialog, counts.model_score, counts.instruction_years,
+        counts.appendix_setting, counts.unstated_settings, counts.cited_fact, counts.simulated_dialogs, counts.random_sample,
+        counts.number_of_raters, counts.correlation, counts.not_released, statements.approached, statements.fewer_complex,
+        statements.lower_ratio, statements.highest_complex_ratio, statements.all_fours, statements.around_three_and_a_half,
+        statements.higher_empathy, statements.at_least_as_frequent, statements.more_information, statements.infrequent,
+        statements.order_of_adherence, statements.smaller_deviations, statements.lengths, statements.most_frequent,
+    )
+}  # fmt: skip
+FILTER = "filter.js"
+
+
+def check(paper: Paper, evidence: Evidence) -> dict[str, Result]:
+    """Check every claim by its method."""
+    return {name: METHODS[claim.method](claim, paper, evidence) for name, claim in paper.items()}
+
+
+def rows(paper: Paper, results: dict[str, Result]) -> pd.DataFrame:
+    """The table of claims with their verdicts."""
+    found = [
+        {
+            "id": name, "location": claim.location, "reported": claim.reported, "reported_sd": claim.reported_sd, "n": claim.n,
+            "recomputed": results[name].recomputed, "recomputed_sd": results[name].recomputed_sd, "verdict": results[name].verdict,
+            "method": claim.method, "note": results[name].note,
+        }
+        for name, claim in paper.items()
+    ]  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def paper_scores(paper: Paper) -> pd.DataFrame:
+    """The paper's models as rows of the baselines table; it gives BLEU-4 only."""
+    found = []
+    for arm, word in (("base", "base"), ("ft", "tuned")):
+        for model in ("Baichuan2", "ChatGLM4", "Llama3"):
+            found.append({"predictor": f"paper: {model}, {word}", "bleu_4": float(paper[f"X-bleu-{arm}-{model}"].reported)})
+    return pd.DataFrame(found)
+
+
+def supporting(paper: Paper, evidence: Evidence) -> dict[str, pd.DataFrame]:
+    """The tables behind the findings, by file name; those whose data was not to be had are left out."""
+    found = {"grim": codes.grid(paper), "comparisons": codes.comparisons(paper), "missing": evidence.missing}
+    if evidence.has("release"):
+        for name, kind in (("baselines", "rounds"), ("baselines_aligned", "aligned")):
+            found[name] = pd.concat([baselines(evidence.rounds(kind), evidence.seed), paper_scores(paper)], ignore_index=True)
+        found |= {"table3": dialogs.table_3(evidence), "simulated_topics": dialogs.simulated_topics(evidence)}
+        found["alignment"] = evidence.alignment
+        evidence.baselines = found["baselines"].iloc[:5].set_index("predictor")["bleu_4"].to_dict()
+    if evidence.has("annomi"):
+        found |= {"annomi_behaviours": annomi.behaviours(evidence), "annomi_agreement": annomi.agreement(evidence)}
+        found["annomi_quality"] = annomi.by_quality(found["annomi_behaviours"])
+        found |= {"real_topics": dialogs.real_topics(evidence), "sample_of_transcripts": dialogs.sample_of_transcripts(evidence)}
+    return found
+
+
+def audit(study: Study) -> None:
+    """Check the paper; see the module."""
+    inputs = [study.folder / "acquire", study.folder / "read"]
+    with stage(study, "audit", None, inputs) as out:
+        paper, evidence = claims(), Evidence(study)
+        tables = supporting(paper, evidence)
+        results = check(paper, evidence)
+        table = rows(paper, results)
+        for name, content in {"claims": table, **tables}.items():
+            storage.write_text(out / f"{name}.csv", content.to_csv(index=False, lineterminator="\n"))
+        found = findings(paper, results, evidence, tables)
+        verdicts = {verdict: int((table["verdict"] == verdict).sum()) for verdict in VERDICTS}
+        environment = Environment(loader=PackageLoader("mi_llm.audit", "."), undefined=StrictUndefined, autoescape=True)
+        page = environment.get_template("page.html.jinja").render(
+            study=study,
+            version=__version__,
+            style=Markup((resources.files("mi_llm.report") / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
+            script=Markup((resources.files(__package__) / FILTER).read_text(encoding="utf-8")),  # noqa: S704 — our own file
+            paper=paper,
+            results=results,
+            findings=found,
+            verdicts=verdicts,
+            meanings=VERDICTS,
+            methods={name: inspect.getdoc(method) for name, method in METHODS.items()},
+            tables=tables,
+        )
+        storage.write_text(out / "index.html", page)
+        storage.write_json(out / "metrics.json", {"claims": len(table), "findings": len(found), **verdicts})

@@ -1,0 +1,271 @@
+"""Table 6: can the printed means and standard deviations be, and do they fit each other?
+
+GRIM: Brown and Heathers 2017, doi:10.1177/1948550616673876. GRIMMER: Anaya 2016, doi:10.7287/peerj.preprints.2400.
+A dialog's code is a whole number, or, averaged over two raters, a multiple of one half. Everything below counts in units of
+1/raters, so that sums and sums of squares are whole numbers.
+"""
+
+import math
+from functools import cache
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from mi_llm.audit.evidence import Evidence
+from mi_llm.audit.verdict import Claim, Paper, Printed, Result, Verdict, judged, listed, unknown
+
+GLOBALS = ("CCT", "SST", "EMP", "PAR")
+COUNTS = ("GI", "PwP", "Q", "SR", "CR", "TR", "AF", "SEEK", "EA", "PERS", "CONF")
+COLUMNS = {"Baichuan": 10, "GLM": 10, "Llama": 10, "Real": 30}  # Table 6's columns, and their dialogs as stated
+SIZES = (9, 10, 30)
+RATERS = (1, 2)
+SUMS = {"TR": ("SR", "CR"), "TECH": ("CCT", "SST"), "REL": ("PAR", "EMP")}  # rows that follow from two others
+RATIOS = {"CRR": (("CR",), ("SR", "CR")), "RQ": (("SR", "CR"), ("Q",))}
+RATIOS["ADH"] = (("SEEK", "AF", "EA"), ("SEEK", "AF", "EA", "CONF", "PERS"))
+SEARCH = 40_000_000  # bits of work up to which the exhaustive search is tried
+
+
+def totals(mean: Printed, size: int, raters: int) -> range:
+    """GRIM: the sums, in units of 1/raters, that `size` codes can have so that their mean is printed as it is."""
+    low = math.ceil((mean.value - mean.half) * size * raters - 1e-9)
+    high = math.floor((mean.value + mean.half) * size * raters + 1e-9)
+    return range(low, high + 1)
+
+
+def squares(total: int, sd: Printed, size: int, raters: int) -> list[int]:
+    """GRIMMER: the sums of squares that go with a sum so that the sample SD is printed as it is; parity must agree."""
+    scale = (size - 1) * raters**2
+    low = max(sd.value - sd.half, 0) ** 2 * scale + total**2 / size
+    high = (sd.value + sd.half) ** 2 * scale + total**2 / size
+    return [square for square in range(math.ceil(low - 1e-6), math.floor(high + 1e-6) + 1) if (square - total) % 2 == 0]
+
+
+def spread(total: int, square: int, size: int, low: int, high: int) -> list[int] | None:
+    """Build `size` whole numbers from `low` to `high` with a sum and a sum of squares; None if this way finds none.
+
+    Starts from equal numbers and moves units from a smaller to a larger one: a move over a gap g adds 2(g + 1) to the squares.
+    """
+    each, over = divmod(total, size)
+    numbers = [each + 1] * over + [each] * (size - over)
+    if numbers[0] > high or numbers[-1] < low:
+        return None
+    left = (square - sum(number * number for number in numbers)) // 2
+    while left > 0:
+        best: tuple[int, int, int] | None = None
+        for up in range(size):
+            for down in range(size):
+                step = numbers[up] - numbers[down] + 1
+                if (
+                    up != down
+                    and 0 < step <= left
+                    and numbers[up] < high
+                    and numbers[down] > low
+                    and (best is None or step > best[0])
+                ):
+                    best = (step, up, down)
+        if best is None:
+            return None
+        numbers[best[1]] += 1
+        numbers[best[2]] -= 1
+        left -= best[0]
+    return sorted(numbers) if left == 0 else None
+
+
+def exists(total: int, square: int, size: int, low: int, high: int) -> bool:
+    """Exhaustively: are there `size` whole numbers from `low` to `high` with this sum and this sum of squares?
+
+    `reached[s]` is a bit set of the sums of squares that go with the sum s, number by number.
+    """
+    mask = (1 << (square + 1)) - 1
+    reached = {0: 1}
+    for _ in range(size):
+        following: dict[int, int] = {}
+        for sums, bits in reached.items():
+            for number in range(low, min(high, total - sums) + 1):
+                moved = (bits << (number * number)) & mask
+                if moved:
+                    following[sums + number] = following.get(sums + number, 0) | moved
+        reached = following
+    return bool(reached.get(total, 0) >> square & 1)
+
+
+@cache
+def possible(mean: Printed, sd: Printed, size: int, raters: int, rated: bool) -> tuple[bool, bool]:
+    """Whether the mean can be, and whether mean and SD can be together; `rated` codes run from 1 to 5, counts from 0.
+
+    Where no data set is found quickly and an exhaustive search would be too long, the SD counts as possible.
+    """
+    sums = totals(mean, size, raters)
+    for total in sums:
+        largest = min(5 * raters, total) if rated else total
+        low = raters if rated else 0
+        for square in squares(total, sd, size, raters):
+            if spread(total, square, size, low, largest):
+                return True, True
+            largest_here = min(largest, math.isqrt(square))
+            work = size * (total + 1) * (largest_here + 1) * max(square, 1) // 64
+            if work > SEARCH or exists(total, square, size, low, largest_here):
+                return True, True
+    return bool(sums), False
+
+
+def cell(paper: Paper, row: str, column: str) -> Claim:
+    """One cell of Table 6."""
+    return paper[f"T6-{row}-{column}"]
+
+
+def moments(paper: Paper, row: str, column: str) -> tuple[Printed, Printed]:
+    """A cell's printed mean and SD."""
+    claim = cell(paper, row, column)
+    assert claim.sd is not None
+    return claim.mean, claim.sd
+
+
+def grid(paper: Paper) -> pd.DataFrame:
+    """GRIM and GRIMMER for every mean and SD of a rating or count: columns cell, n, raters, mean_possible, sd_possible."""
+    rows = []
+    for row in (*GLOBALS, *COUNTS):
+        for column in COLUMNS:
+            mean, sd = moments(paper, row, column)
+            for size in SIZES:
+                for raters in RATERS:
+                    whole, both = possible(mean, sd, size, raters, row in GLOBALS)
+                    rows.append(
+                        {"cell": f"T6-{row}-{column}", "n": size, "raters": raters, "mean_possible": whole, "sd_possible": both}
+                    )
+    return pd.DataFrame(rows)
+
+
+def raters_of(paper: Paper, row: str) -> int:
+    """Whether the block of a row (globals, counts) was printed from whole numbers (1) or from averages of two raters (2).
+
+    The smaller number under which most of the block's means are possible with the stated number of dialogs.
+    """
+    block = GLOBALS if row in GLOBALS else COUNTS
+    fits = {
+        raters: sum(bool(totals(cell(paper, name, column).mean, COLUMNS[column], raters)) for name in block for column in COLUMNS)
+        for raters in RATERS
+    }
+    return max(RATERS, key=lambda raters: (fits[raters], -raters))
+
+
+def possible_moments(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Table 6, ratings and counts: GRIM and GRIMMER with the stated number of dialogs.
+
+    Raters' codes were not released, so the best verdict is that the numbers can be. Whether codes were whole numbers or averages
+    of two raters is told from the block: the reading under which most of its means are possible.
+    """
+    _, row, column = claim.id.split("-")
+    mean, sd = moments(paper, row, column)
+    size, raters, rated = COLUMNS[column], raters_of(paper, row), row in GLOBALS
+    unit = "whole numbers" if raters == 1 else "multiples of one half"
+    whole, both = possible(mean, sd, size, raters, rated)
+    if both:
+        return unknown(f"The raters' codes were not released. {size} {unit} with this mean and SD exist.")
+    what = "this SD beside this mean" if whole else "this mean"
+    note = f"{size} {unit} cannot have {what}."
+    others = [
+        f"{count} {'whole numbers' if other == 1 else 'multiples of one half'}"
+        for count in (size - 1, size)
+        for other in RATERS
+        if (count, other) != (size, raters) and possible(mean, sd, count, other, rated)[1]
+    ]
+    note += f" They could come from {listed(others)}." if others else ""
+    nearest = round(mean.value * size * raters) / (size * raters)
+    return Result("inconsistent", note, mean.write(nearest) if not whole else "")
+
+
+def follows(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Table 6, rows that follow from two others (total reflections, technical and relational global): sum or half the sum.
+
+    The printed parts may each be off by half a digit. The SD must lie between what opposite and what parallel parts give.
+    """
+    _, row, column = claim.id.split("-")
+    (first, first_sd), (second, second_sd) = (moments(paper, part, column) for part in SUMS[row])
+    share = 1.0 if row == "TR" else 0.5
+    found = share * (first.value + second.value)
+    slack = share * (first.half + second.half)
+    parts = " + ".join(SUMS[row])
+    note = f"{'' if share == 1 else 'half of '}{parts}."
+    assert claim.sd is not None
+    low = share * abs(first_sd.value - second_sd.value) - share * (first_sd.half + second_sd.half)
+    high = share * (first_sd.value + second_sd.value + first_sd.half + second_sd.half)
+    note += f" The SD can be {max(low, 0):.2f} to {high:.2f}."
+    if not low - claim.sd.half <= claim.sd.value <= high + claim.sd.half:
+        return Result("inconsistent", note, claim.mean.write(found))
+    if abs(found - claim.mean.value) <= claim.mean.half + slack + 1e-9:
+        return Result("reproduced", note, claim.mean.write(found))
+    return judged(claim, found, None, note)
+
+
+def ratio_bounds(paper: Paper, row: str, column: str) -> tuple[float, float, float]:
+    """Between what the mean of per-dialog ratios must lie, given the printed counts: (lowest, ratio of the means, highest).
+
+    Let N be a dialog's numerator, D its denominator, r = N/D. The ratio of the means is the mean of r weighted by D, so it
+    departs from the plain mean of r by cov(D, r)/mean(D). By Cauchy and Schwarz that is at most SD(D)·SD(r)/mean(D) (moments of the
+    population; the printed ones are of the sample), and SD(D) is at most the sum of its parts' SDs. Every printed
+    number is taken at the end of its rounding interval that makes the bound widest.
+    """
+    top, bottom = RATIOS[row]
+    claim = cell(paper, row, column)
+    assert claim.sd is not None
+    size = COLUMNS[column]
+    parts = {name: moments(paper, name, column) for name in bottom}
+    above = sum(moments(paper, name, column)[0].value for name in top)
+    below = sum(mean.value for mean, _ in parts.values())
+    ratio = above / below
+    slack = (
+        sum(moments(paper, name, column)[0].half for name in top) + ratio * sum(mean.half for mean, _ in parts.values())
+    ) / below
+    deviation = sum(sd.value + sd.half for _, sd in parts.values())
+    width = deviation * (claim.sd.value + claim.sd.half) / below * (size - 1) / size
+    return ratio - width - slack, ratio, ratio + width + slack
+
+
+def ratio_of_counts(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Table 6, ratios: can the printed mean of per-dialog ratios follow from the printed counts?
+
+    The ratio of the printed mean counts is recomputed; the mean of ratios may differ from it, but not by more than the printed
+    SDs allow (Cauchy and Schwarz; see `ratio_bounds` in the source). It assumes that every dialog has a ratio.
+    """
+    _, row, column = claim.id.split("-")
+    low, ratio, high = ratio_bounds(paper, row, column)
+    note = f"Ratio of the printed mean counts: {ratio:.3f}; the mean of per-dialog ratios can lie from {max(low, 0):.3f} to {high:.3f}."
+    if low - claim.mean.half <= claim.mean.value <= high + claim.mean.half:
+        verdict: Verdict = "reproduced" if claim.mean.shows(ratio) else "close" if claim.mean.near(ratio) else "not recomputable"
+        note += " The printed value can be the mean of per-dialog ratios." if verdict == "not recomputable" else ""
+    else:
+        verdict = "inconsistent"
+        note += " Dialogs without any of these behaviors, counted as 1 or left out, or another formula could explain it."
+    return Result(verdict, note, claim.mean.write(ratio))
+
+
+def welch(paper: Paper, row: str, column: str, other: str = "Real") -> dict[str, Any]:
+    """Welch's test from the printed moments of two columns: difference with 95 % interval, t, df, p, Hedges' g."""
+    (mean, sd), (mean_2, sd_2) = moments(paper, row, column), moments(paper, row, other)
+    size, size_2 = COLUMNS[column], COLUMNS[other]
+    found = stats.ttest_ind_from_stats(mean.value, sd.value, size, mean_2.value, sd_2.value, size_2, equal_var=False)
+    error, error_2 = sd.value**2 / size, sd_2.value**2 / size_2
+    degrees = (error + error_2) ** 2 / (error**2 / (size - 1) + error_2**2 / (size_2 - 1))
+    difference, reach = mean.value - mean_2.value, float(stats.t.ppf(0.975, degrees)) * math.sqrt(error + error_2)
+    pooled = math.sqrt(((size - 1) * sd.value**2 + (size_2 - 1) * sd_2.value**2) / (size + size_2 - 2))
+    hedges = difference / pooled * (1 - 3 / (4 * (size + size_2) - 9))
+    return {
+        "indicator": row, "column": column, "against": other, "difference": difference, "lo": difference - reach, "hi": difference + reach,
+        "t": float(found.statistic), "df": degrees, "p": float(found.pvalue), "hedges_g": hedges,
+    }  # fmt: skip
+
+
+def comparisons(paper: Paper) -> pd.DataFrame:
+    """Welch's test of every indicator of Table 6, each model against the real dialogs, with p adjusted by Holm over all."""
+    rows = [
+        welch(paper, row, column)
+        for row in (*GLOBALS, *COUNTS, *RATIOS, "TECH", "REL")
+        for column in ("Baichuan", "GLM", "Llama")
+    ]
+    table = pd.DataFrame(rows)
+    order = table["p"].sort_values().index
+    adjusted = [min(1.0, table["p"][place] * (len(order) - rank)) for rank, place in enumerate(order)]
+    table["p_holm"] = pd.Series(pd.Series(adjusted, index=order).cummax(), index=table.index)
+    return table.round(4)

@@ -1,0 +1,295 @@
+"""Counts and settings in the text, Tables 1 and 2: against the released files, the cited sources, and each other."""
+
+import math
+import random
+import re
+
+from mi_llm.audit.codes import COLUMNS, COUNTS, RATERS, cell, totals
+from mi_llm.audit.dialogs import sample_of_transcripts, topic_test, tuned
+from mi_llm.audit.evidence import Evidence
+from mi_llm.audit.verdict import Claim, Paper, Printed, Result, equal, holds, judged, listed, unknown
+from mi_llm.corpora.fetch import sources
+from mi_llm.corpora.release import MODELS, hyperparameters
+
+CHINESE = ("cpsycound", "psydtcorpus", "smilechat", "psy_insight", "efaqa")  # Results, Screening
+TUNED = {  # Methods, Original Model Information: the model that a row of Table 1 is about
+    "Baichuan2-7B-Chat": "baichuan-inc/Baichuan2-7B-Chat",
+    "ChatGLM-4-9B-Chat": "THUDM/glm-4-9b-chat",
+    "Llama-3-8B-Chinese-v2": "shenzhi-wang/Llama3-8B-Chinese-Chat",
+    "GPT-4": "GPT-4",
+    "Meta-Llama-3-8B": "meta-llama/Meta-Llama-3-8B",
+}
+SETTINGS = {"scheduler": "lr_scheduler_type", "epochs": "num_train_epochs", "precision": "bf16"}  # the appendix's names
+SYMBOLS = ("CCT", "SST", "Partnership", "Empathy", "SR", "CR", "Q", "SC", "AF", "EA", "Confront", "Persuade")
+
+
+def cited_benchmark(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Table 1: the number in the cited source, and whether the source gives it for the model that the row names."""
+    fact = {entry["claim"]: entry for entry in evidence.literature["benchmarks"]}[claim.id]
+    if fact.get("value") is None:
+        return unknown(f"Not found in the cited source. {fact.get('note', '')}".strip())
+    source = evidence.literature["sources"][fact["source"]]
+    model = claim.location.split(" / ")[1]
+    note = f"{source['title']} ({source['url']}; {source['place']}; {fact.get('setting', 'setting not given')}): {fact['value']} for {fact['model']}."
+    result = judged(claim, float(fact["value"]), None, note)
+    if result.verdict != "differs" and fact["model"] != TUNED[model]:
+        note += f" The model of this row is {TUNED[model]}: another one."
+        return Result("inconsistent", note, result.recomputed)
+    return result
+
+
+def cited_fact(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Facts on models and benchmarks: what a public source says (`literature.yaml`)."""
+    fact = {entry["claim"]: entry for entry in evidence.literature["facts"]}[claim.id]
+    if fact.get("value") is None:
+        return unknown(f"Not found in a source. {fact.get('note', '')}".strip())
+    source = evidence.literature["sources"][fact["source"]]
+    found = month(str(fact["value"]))
+    return equal(claim, found, f"{source['title']} ({source['url']}): {fact['value']}. {fact.get('note', '')}".strip())
+
+
+def month(text: str) -> str:
+    """An ISO date as the paper writes dates, `June 2024`; other text as it is."""
+    names = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ]
+    found = re.fullmatch(r"(\d{4})-(\d\d)(-\d\d)?", text)
+    return f"{names[int(found[2]) - 1]} {found[1]}" if found else text
+
+
+def evaluate(formula: str, values: dict[str, float]) -> float:
+    """The value of a formula of sums and quotients, such as `(SR+CR)/Q`."""
+    top, _, bottom = formula.partition("/")
+
+    def total(side: str) -> float:
+        names = side.strip("() ").split("+")
+        return math.fsum(values[name.strip()] if name.strip() in values else float(name) for name in names)
+
+    return total(top) / (total(bottom) if bottom else 1.0)
+
+
+def manual_formula(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Table 2: is the formula the MITI manual's? Both are evaluated on 100 random codings."""
+    name = claim.claim.removeprefix("formula ")
+    manual = evidence.literature["miti"][name]
+    if manual is None:
+        return Result(
+            "differs", "The manual has no such measure: it counts MI-adherent and MI-nonadherent behaviors separately.", "none"
+        )
+    chance = random.Random(evidence.seed)
+    codings = [{symbol: float(chance.randint(1, 20)) for symbol in SYMBOLS} for _ in range(100)]
+    same = all(math.isclose(evaluate(claim.reported, coding), evaluate(manual, coding)) for coding in codings)
+    return holds(same, "evaluated on 100 random codings", manual)
+
+
+def named_corpora(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """The Chinese corpora that the paper names, each looked for at its public source."""
+    had = [name for name in CHINESE if evidence.has(name)]
+    bought = [
+        name
+        for name in CHINESE
+        if sources()[name].obtain and not any(sources()[name].files.values()) and not sources()[name].commit
+    ]
+    note = f"Named with sources: {listed(CHINESE)}. Acquired in this run: {listed(had) or 'none'}. Needs a bought licence: {listed(bought)}."
+    return judged(claim, len(CHINESE), None, note)
+
+
+def rating_maximum(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """The rating prompt in the appendix: its aspects, and the maxima of their criteria."""
+    prompt = evidence.appendix.get("三", "")
+    if not prompt:
+        return unknown("the appendix was not to be had")
+    maxima = [float(number) for number in re.findall(r"^\d\. *\w+ *\(Maximum Score: *([\d.]+)\)", prompt, re.MULTILINE)]
+    points = [0.0] * len(maxima)
+    for aspect, number in re.findall(r"^(\d)\.\d .*?\(([\d.]+) point", prompt, re.MULTILINE):
+        points[int(aspect) - 1] += float(number)
+    note = f"Maxima {listed(f'{number:g}' for number in maxima)}, together {sum(maxima):g}; their criteria's points: {listed(f'{n:g}' for n in points)}."
+    return judged(claim, len(maxima), None, note) if points == maxima else Result("inconsistent", note, str(len(maxima)))
+
+
+def sum_of_parts(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """A total against the parts that the paper gives."""
+    parts = {"X-2040": ("X-1520", "X-520"), "X-60": ("X-30sim", "X-30real")}[claim.id]
+    total = sum(int(paper[part].reported) for part in parts)
+    return judged(claim, total, None, " + ".join(paper[part].reported for part in parts))
+
+
+def training_dialogs(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """The training dialogs: counted in the released file where it was had, else what is left of the transcribed dialogs."""
+    dialogs = evidence.dialogs("training")
+    if dialogs:
+        return judged(claim, len(dialogs), None, str(evidence.metrics("read", "release")["training_file"]))
+    left = int(paper["X-2040"].reported) - int(paper["X-40"].reported)
+    note = (
+        f"{paper['X-2040'].reported} transcribed less {paper['X-40'].reported} for the test; the training file was not to be had. The appendix sets max_samples: "
+        f"{hyperparameters(evidence.appendix.get('五', '')).get('max_samples', 'unknown')}, which counts records: "
+        "were they rounds, training saw the first few hundred dialogs only."
+    )
+    return judged(claim, left, None, note)
+
+
+def test_dialogs(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """The released test dialogs, counted."""
+    return (
+        judged(claim, len(evidence.published), None, "released file")
+        if evidence.published
+        else unknown("the release was not to be had")
+    )
+
+
+def test_samples(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """The released test samples, counted; and how many are not a client volley with a counselor's reply."""
+    rounds = evidence.rounds("rounds")
+    if not rounds:
+        return unknown("the release was not to be had")
+    shifted = int((evidence.alignment["status"] == "shifted").sum())
+    return judged(
+        claim, len(rounds), None, f"In {shifted} of them the reference is not a counselor volley that answers the client."
+    )
+
+
+def rounds_a_dialog(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Samples over dialogs, both as the paper gives them, against the mean rounds of Table 3's test row."""
+    found = int(paper["X-367"].reported) / int(paper["X-40"].reported)
+    note = f"{paper['X-367'].reported} samples of {paper['X-40'].reported} dialogs are {found:.3f} a dialog; Table 3 prints {claim.reported}."
+    result = judged(claim, found, None, note)
+    if result.verdict == "differs":
+        return Result("inconsistent", note, result.recomputed)
+    return result
+
+
+def instruction_years(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """The fixed instruction in the released test samples: does it speak of twenty years?"""
+    for file in evidence.release:
+        if file.name.endswith("eval_40.json"):
+            texts = set(re.findall(r'"(?:instruction)?": *"([^"]*)"', file.text()))
+            years = [text for text in texts if "二十年" in text or "20年" in text]
+            return holds(len(years) == 1, f"{len(years)} wording in all samples", claim.reported if years else "")
+    return unknown("the release was not to be had")
+
+
+def appendix_setting(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """A training setting against the appendix's configuration."""
+    settings = hyperparameters(evidence.appendix.get("五", ""))
+    if not settings:
+        return unknown("the appendix was not to be had")
+    name = claim.id.removeprefix("X-hp-")
+    found = settings.get(SETTINGS.get(name, name), "")
+    if name == "precision":
+        return equal(claim, "BF16" if found == "true" else found, f"bf16: {found}")
+    if re.fullmatch(r"[\d.e+-]+", found) and float(found) == float(claim.reported):
+        return Result("reproduced", f"{SETTINGS.get(name, name)}: {found}", claim.reported)
+    return equal(claim, found, f"{SETTINGS.get(name, name)}: {found}")
+
+
+def unstated_settings(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Settings that the paper does not give: are they in the appendix?"""
+    settings = hyperparameters(evidence.appendix.get("五", ""))
+    if not settings:
+        return unknown("the appendix was not to be had")
+    wanted = ("lora_rank", "lora_alpha", "lora_dropout", "seed", "temperature", "top_p")
+    found = [name for name in wanted if name in settings]
+    return holds(
+        not found,
+        f"the appendix gives {listed(found) or 'none'} of {listed(wanted)}",
+        claim.reported if not found else listed(found),
+    )
+
+
+def simulated_dialogs(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """The released dialogs with tuned models, counted."""
+    counts = [len(tuned(evidence, model)) for model in dict.fromkeys(MODELS.values())]
+    if not any(counts):
+        return unknown("the released workbook was not to be had")
+    note = f"{', '.join(f'{model}: {count}' for model, count in zip(dict.fromkeys(MODELS.values()), counts, strict=True))}."
+    if claim.id == "X-10each":
+        return Result("reproduced" if set(counts) == {10} else "differs", note, "/".join(str(count) for count in counts))
+    return judged(claim, sum(counts), None, note)
+
+
+def random_sample(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Were the 30 real dialogs drawn at random from AnnoMI? Permutation tests of length and topics.
+
+    `inconsistent` where the topics of fewer than 1 in 1,000 random samples are as far from AnnoMI's.
+    """
+    if evidence.transcripts.empty:
+        return unknown("AnnoMI was not to be had")
+    topics = topic_test(evidence)
+    length = sample_of_transcripts(evidence).set_index(["pool", "unit"]).loc[("all", "rounds"), "p_mean"]
+    note = (
+        f"Of 20,000 random samples of 30 transcripts, a share of {topics:.4f} departs as far from AnnoMI's topics as Table 5, and a share of "
+        f"{length:.4f} is as long as Table 4 says. A draw within strata, a choice by hand, or other topic names could explain it."
+    )
+    return Result("inconsistent", note) if topics < 0.001 else unknown(note)
+
+
+def number_of_raters(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """How many raters' codes were averaged, as the printed counts tell: the smallest number under which most of them can be."""
+    fits = {
+        raters: sum(
+            bool(totals(cell(paper, row, column).mean, size, raters)) for row in COUNTS for column, size in COLUMNS.items()
+        )
+        for raters in RATERS
+    }
+    best = max(RATERS, key=lambda raters: (fits[raters], -raters))
+    note = f"Of {len(COUNTS) * len(COLUMNS)} mean counts, {fits[1]} can be means of whole numbers, {fits[2]} of averages of two raters."
+    return judged(claim, best, None, note)
+
+
+def correlation(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Training of the raters: codes not released; how sure a correlation of four dialogs' globals is, by Fisher's z."""
+    value, pairs = Printed.of(claim.reported).value, 4 * 4
+    low, high = (math.tanh(math.atanh(value) + sign * 1.96 / math.sqrt(pairs - 3)) for sign in (-1, 1))
+    return unknown(
+        f"The codes were not released. If it is over 4 dialogs × 4 globals, its 95 % interval is {low:.2f} to {high:.2f}."
+    )
+
+
+def not_released(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """What would be needed was not released."""
+    return unknown(NEEDS.get(claim.id, "What it needs was not released."))
+
+
+NEEDS = {
+    "X-top2": "GPT-4's ratings were not released; Figure 2 has no numbers.",
+    "X-50": "The sampled dialogs were not named.",
+    "X-1520": "The dialogs taken were not named; the corpus is large enough.",
+    "X-520": "The dialogs taken were not named.",
+    "X-rouge": "Neither the replies nor Figure 3's numbers were released. baselines.csv shows what the measure gives to replies without a model.",
+    "X-3round": "An example in words.",
+    "X-dates1": "The answers carry no dates.",
+    "X-dates2": "The replies were not released.",
+    "X-2res": "The workbook does not name who spoke; its clients use two names.",
+    "X-rel-sessions": "A statement about training; no record of it is public.",
+    "X-rel-samples": "A statement about training; no record of it is public.",
+    "X-rel-volleys": "A statement about training; no record of it is public.",
+    "X-rel-k-std": "The codes were not released.",
+    "X-rel-k12": "The codes were not released.",
+    "S15": "The untuned models' dialogs were never coded by MITI, so the effect of tuning on MI behavior was not measured; their dialogs are released.",
+}  # fmt: skip
+
+
+def model_score(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """BLEU-4 of the paper's models: replies not released. What replies without a model score on the same rounds stands beside it."""
+    if not evidence.baselines:
+        return unknown("The replies were not released, and the test rounds were not to be had.")
+    value = float(claim.reported)
+    above = [name for name, score in evidence.baselines.items() if score > value and name != "reference"]
+    note = "The replies were not released. "
+    note += (
+        f"On the same rounds, {listed(above)} score higher without any model."
+        if above
+        else "No reply without a model scores higher."
+    )
+    return unknown(note)

@@ -1,0 +1,297 @@
+"""Tables 3 to 5: dialog features and topics, recounted from the public files."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mi_llm.audit.evidence import Evidence, with_punctuation, without_punctuation
+from mi_llm.audit.verdict import Claim, Paper, Result, claims, judged, unknown
+from mi_llm.dialog import Dialog
+
+Labelled = Sequence[Sequence[tuple[str, str]]]  # dialogs of (label, text) messages
+COLUMN = {"rounds": "rounds", "counselor": "client", "client": "counselor"}  # Table 3 prints the roles under each other's head
+MODELS = {"bai": "baichuan2-7b", "glm": "glm-4-9b", "lla": "llama-3-8b-chinese"}
+CASES = 3134  # cases of CPsyCounD, by its README
+DRAWS = 20_000  # random samples of a permutation test
+
+
+def labelled_features(dialogs: Labelled) -> dict[str, tuple[float, float]]:
+    """Mean and population SD of Table 3's three features, by the rule that gives its test row.
+
+    Messages count only where labelled exactly `client` or `counselor`; a round is a client message directly followed by a
+    counselor message; characters without punctuation, a message a volley; nothing is merged.
+    """
+    rounds = [
+        sum(before == "client" and after == "counselor" for (before, _), (after, _) in pairwise(dialog)) for dialog in dialogs
+    ]
+    found = {"rounds": (statistics.fmean(rounds), statistics.pstdev(rounds))}
+    for role in ("counselor", "client"):
+        lengths = [without_punctuation(text) for dialog in dialogs for label, text in dialog if label == role]
+        found[role] = (statistics.fmean(lengths), statistics.pstdev(lengths))
+    return found
+
+
+def labelled(dialogs: Sequence[Dialog]) -> Labelled:
+    """Dialogs that a reader made, as (label, text) messages."""
+    return [[(turn.role, turn.text) for turn in dialog.turns] for dialog in dialogs]
+
+
+def table_3(evidence: Evidence) -> pd.DataFrame:
+    """Table 3 under two rules, where the data is here: columns dataset, rule, dialogs, and mean and SD of each feature.
+
+    `paper`: the rule of `labelled_features`. `ours`: as the readers give the dialogs, labels mapped, volleys merged.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, raw, corpus in (("Test", evidence.published, "release"), ("CPsy", evidence.cases, "cpsycound")):
+        if raw:
+            numbers: dict[str, float] = {"dialogs": len(raw)}
+            for feature, (mean, sd) in labelled_features(raw).items():
+                numbers |= {f"{feature}_mean": round(mean, 4), f"{feature}_sd": round(sd, 4)}
+            rows.append({"dataset": name, "rule": "paper", **numbers})
+            read = evidence.metrics("read", corpus)
+            rows.append({"dataset": name, "rule": "ours", **{key: read[key] for key in numbers}})
+    return pd.DataFrame(rows)
+
+
+def dialog_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Table 3: the printed number against a recount of the public files by one rule.
+
+    The rule: characters without punctuation, a message a volley, messages labelled exactly client or counselor (lines that begin
+    with a plain label, in CPsyCounD), population SD, a round where a counselor message follows a client message directly; and
+    the columns of the two roles exchanged, since the test row comes out only so.
+    """
+    _, dataset, printed = claim.id.split("-")
+    feature = COLUMN[printed]
+    sources: dict[str, Callable[[], Labelled]] = {
+        "test": lambda: evidence.published,
+        "CPsy": lambda: evidence.cases,
+        "train": lambda: labelled(evidence.dialogs("training")),
+        "PsyDT": lambda: labelled(evidence.corpus("psydtcorpus")),
+    }
+    dialogs = sources[dataset]()
+    if not dialogs:
+        return unknown("the file was not to be had; see the list of what is missing")
+    found = labelled_features(dialogs)
+    mean, sd = found[feature]
+    note = f"{len(dialogs)} dialogs. "
+    if printed != feature:
+        named = found[printed]
+        note += (
+            f"The number is the {feature}'s; the {printed}'s volleys, which the head names, have {named[0]:.2f} ({named[1]:.2f})."
+        )
+    result = judged(claim, mean, sd, note)
+    if dataset == "CPsy" and result.verdict != "reproduced":
+        lacking = CASES - len(dialogs)
+        note += f" {lacking} of the {CASES} cases are not in the pinned commit." if lacking else ""
+        same = claim.sd is not None and claim.sd.shows(sd)
+        note += " The SD comes out to the printed digits, the mean does not." if same else ""
+        result = judged(claim, mean, sd, note.strip())
+    return result
+
+
+def volley_lengths(dialogs: Sequence[Dialog]) -> dict[str, tuple[float, float]]:
+    """Table 4's rule: all characters; means pooled over volleys; SD over dialogs, of rounds and of mean lengths.
+
+    A researcher's remark stood in a client's cell; it counts as a client volley without words, as the printed numbers show.
+    """
+    rounds = [sum(turn.role == "counselor" for turn in dialog.turns) for dialog in dialogs]
+    found = {"rounds": (statistics.fmean(rounds), statistics.stdev(rounds))}
+    for role in ("counselor", "client"):
+        lengths = [
+            [with_punctuation(turn.text) for turn in dialog.turns if turn.role == role]
+            + [0] * (int(dialog.meta["remarks"]) if role == "client" else 0)
+            for dialog in dialogs
+        ]
+        pooled = statistics.fmean(length for of_dialog in lengths for length in of_dialog)
+        found[role] = (pooled, statistics.stdev(statistics.fmean(of_dialog) for of_dialog in lengths))
+    return found
+
+
+def tuned(evidence: Evidence, model: str) -> list[Dialog]:
+    """The released dialogs of one tuned model."""
+    return [dialog for dialog in evidence.simulated if dialog.meta["model"] == model and dialog.meta["arm"] == "tuned"]
+
+
+def simulated_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Table 4, rows of the three models: the printed number against the released workbook.
+
+    The rule: rounds are counselor turns; all characters count; the mean is pooled over volleys; the SD is the sample SD of the
+    dialogs' means.
+    """
+    _, row, feature = claim.id.split("-")
+    dialogs = tuned(evidence, MODELS[row])
+    if not dialogs:
+        return unknown("the released workbook was not to be had")
+    stated = int(claim.n or claim.reported)
+    if feature == "n":
+        return judged(claim, len(dialogs), None, "dialogs in the released workbook")
+    mean, sd = volley_lengths(dialogs)[feature]
+    note = f"{len(dialogs)} dialogs of the released workbook."
+    if feature == "rounds" and len(dialogs) == stated - 1:
+        lengths = [sum(turn.role == "counselor" for turn in dialog.turns) for dialog in dialogs]
+        fitting = [
+            rounds
+            for rounds in range(1, 100)
+            if claim.mean.shows(statistics.fmean([*lengths, rounds]))
+            and claim.sd is not None
+            and claim.sd.shows(statistics.stdev([*lengths, rounds]))
+        ]
+        for rounds in fitting:
+            note += f" With one more dialog of {rounds} rounds, mean and SD come out to the printed digits: the tenth existed."
+    return judged(claim, mean, sd, note)
+
+
+def sample_of_transcripts(evidence: Evidence) -> pd.DataFrame:
+    """How often a random sample of 30 AnnoMI transcripts is as long as the paper's: columns pool, unit, mean, sd, p_mean, p_sd.
+
+    `p_mean` and `p_sd` are shares of random samples without replacement whose mean or SD is at least the printed one.
+    """
+    table = evidence.transcripts
+    printed = claims()["T4-real-rounds"]
+    assert printed.sd is not None
+    generator = np.random.default_rng(evidence.seed)
+    rows = []
+    for pool in ("all", "high"):
+        part = table if pool == "all" else table[table["quality"] == "high"]
+        for unit in ("rounds", "volleys"):
+            lengths = part[unit].to_numpy(dtype=float)
+            draws = lengths[generator.permuted(np.tile(np.arange(len(lengths)), (DRAWS, 1)), axis=1)[:, :30]]
+            means, sds = draws.mean(axis=1), draws.std(axis=1, ddof=1)
+            rows.append(
+                {"pool": pool, "unit": unit, "transcripts": len(lengths), "mean": lengths.mean(), "sd": lengths.std(ddof=1)}
+                | {"p_mean": float((means >= printed.mean.value).mean()), "p_sd": float((sds >= printed.sd.value).mean())}
+            )
+    return pd.DataFrame(rows).round(4)
+
+
+def real_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Table 4, row of the real dialogs: which 30 transcripts were drawn is not known; a permutation test says how likely they are.
+
+    20,000 random samples of 30 without replacement, from all 133 transcripts and from those of high quality; length in rounds
+    (counselor volleys) and, as another reading of the word, in volleys of both speakers.
+    """
+    feature = claim.id.split("-")[-1]
+    if feature in ("counselor", "client"):
+        return unknown("needs the authors' Chinese translations of the 30 transcripts")
+    if feature == "n" or evidence.transcripts.empty:
+        return unknown("needs the ids of the 30 transcripts")
+    table = sample_of_transcripts(evidence).set_index(["pool", "unit"])
+    rounds, high, volleys = table.loc[("all", "rounds")], table.loc[("high", "rounds")], table.loc[("all", "volleys")]
+    note = (
+        f"All {int(rounds['transcripts'])} transcripts have {rounds['mean']:.2f} ({rounds['sd']:.2f}) rounds. A random sample of 30 has a mean of "
+        f"at least {claim.reported} with P = {rounds['p_mean']:.4f} (high quality only: {high['p_mean']:.4f}). If volleys of both speakers "
+        f"were counted as rounds: {volleys['mean']:.2f} ({volleys['sd']:.2f}), P = {volleys['p_mean']:.2f}."
+    )
+    return Result("not recomputable", note, f"{rounds['mean']:.2f}", f"{rounds['sd']:.2f}")
+
+
+def topic(text: str, words: dict[str, list[str]]) -> str:
+    """The first topic one of whose words stands first in the text, or `Other`."""
+    places = [
+        (text.lower().find(word.lower()), order, name)
+        for order, (name, some) in enumerate(words.items())
+        for word in some
+        if word.lower() in text.lower()
+    ]
+    return min(places)[2] if places else "Other"
+
+
+def real_topics(evidence: Evidence) -> pd.DataFrame:
+    """Table 5, real dialogs: columns topic, reported, available, expected, p.
+
+    AnnoMI's topics are put under the paper's by the words of `topics.yaml`; `available` are its transcripts of that topic,
+    `expected` what a random sample of 30 holds on average, `p` the two-sided hypergeometric probability of the reported count.
+    """
+    names = evidence.transcripts["topic"].map(lambda text: topic(text, evidence.topics["annomi"]))
+    total = len(names)
+    rows = []
+    for name, reported in evidence.reported_topics.items():
+        available = int((names == name).sum())
+        spread = stats.hypergeom(total, available, 30)
+        chances = spread.pmf(np.arange(31))
+        p = float(chances[chances <= spread.pmf(reported) * (1 + 1e-9)].sum())
+        rows.append({"topic": name, "reported": reported, "available": available, "expected": 30 * available / total, "p": p})
+    return pd.DataFrame(rows).round(4)
+
+
+def topic_test(evidence: Evidence) -> float:
+    """How often a random sample of 30 transcripts departs as far from AnnoMI's topics as Table 5 does.
+
+    The statistic is Pearson's chi-square against the expected counts, over 20,000 samples without replacement.
+    """
+    names = evidence.transcripts["topic"].map(lambda text: topic(text, evidence.topics["annomi"]))
+    order = list(evidence.reported_topics)
+    codes = np.array([order.index(name) for name in names])
+    expected = 30 * np.bincount(codes, minlength=len(order)) / len(codes)
+    generator = np.random.default_rng(evidence.seed)
+    draws = codes[generator.permuted(np.tile(np.arange(len(codes)), (DRAWS, 1)), axis=1)[:, :30]]
+    counts = np.stack([(draws == code).sum(axis=1) for code in range(len(order))], axis=1)
+    found = np.array(list(evidence.reported_topics.values()))
+    chance = ((counts - expected) ** 2 / expected).sum(axis=1)
+    return float((chance >= ((found - expected) ** 2 / expected).sum()).mean())
+
+
+def real_topic(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Table 5, real dialogs: can the count be, and how likely is it, if 30 of AnnoMI's transcripts were drawn at random?
+
+    Hypergeometric probability; AnnoMI's topics are put under the paper's by the words of `topics.yaml`.
+    """
+    if evidence.transcripts.empty:
+        return unknown("AnnoMI was not to be had")
+    row = real_topics(evidence).set_index("topic").loc[claim.claim]
+    note = (
+        f"AnnoMI has {int(row['available'])} transcripts of the topic; a random 30 hold {row['expected']:.1f} on average; two-sided P of "
+        f"{claim.reported}: {row['p']:.4f}."
+    )
+    if int(claim.reported) > row["available"]:
+        return Result("inconsistent", f"{note} More than there are.", f"{row['expected']:.1f}")
+    return Result("not recomputable", f"{note} Which transcripts were drawn is not known.", f"{row['expected']:.1f}")
+
+
+def simulated_topics(evidence: Evidence) -> pd.DataFrame:
+    """The topic of each released tuned dialog, by all that the client says: columns dialog, model, topic, opening (three volleys)."""
+    rows = []
+    for dialog in evidence.simulated:
+        if dialog.meta["arm"] == "tuned":
+            said = [turn.text for turn in dialog.turns if turn.role == "client"]
+            name = topic(" / ".join(said), evidence.topics["simulated"])
+            rows.append({"dialog": dialog.id, "model": dialog.meta["model"], "topic": name, "opening": " / ".join(said[:3])})
+    return pd.DataFrame(rows, columns=["dialog", "model", "topic", "opening"])
+
+
+def simulated_topic(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Table 5, simulated dialogs: recount by the words of `topics.yaml` that the client uses first (openings are shown)."""
+    table = simulated_topics(evidence)
+    if table.empty:
+        return unknown("the released workbook was not to be had")
+    counts = table[table["topic"] == claim.claim].groupby("model").size().reindex(list(MODELS.values()), fill_value=0)
+    found = f"{counts.iloc[0]}x3" if counts.nunique() == 1 else "+".join(str(count) for count in counts)
+    printed = int(claim.reported.partition("x")[0])
+    note = f"{listed_counts(counts)}; each model has {printed} in the paper."
+    others = table[table["topic"] == "Other"].groupby("model").size()
+    if found != claim.reported and len(others):
+        note += f" Dialogs on none of the paper's topics: {listed_counts(others)}."
+    if found != claim.reported and (counts.drop("baichuan2-7b") == printed).all():
+        note += " The dialog missing from the workbook is one of these, if it is as in the other models."
+    return Result("reproduced" if found == claim.reported else "differs", note, found)
+
+
+def listed_counts(counts: "pd.Series[int]") -> str:
+    """`name: count` for each."""
+    return ", ".join(f"{name}: {count}" for name, count in counts.items())
+
+
+def sum_of_topics(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
+    """Table 5: do the printed counts of a block add up to the number of its dialogs?"""
+    block = claim.id.removesuffix("sum")
+    total = 0
+    for name, other in paper.items():
+        if name.startswith(block) and name != claim.id:
+            count, _, times = other.reported.partition("x")
+            total += int(count) * int(times or 1)
+    return judged(claim, total, None, "sum of the printed counts")

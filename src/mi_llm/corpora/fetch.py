@@ -1,0 +1,177 @@
+"""Transport: from a pinned source to its files, by mirror folder or HTTPS, resumable, never trusted before it is verified.
+
+`fetch` yields a source's files one by one and collects in `missing` what could not be had. A mirror folder
+(`MI_LLM_MIRROR`) is looked at first: it holds `<repository>-<commit>.tar.gz` archives and single files by name.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+
+import requests
+from pydantic import BaseModel, ConfigDict
+from requests.adapters import HTTPAdapter, Retry
+from ruamel.yaml import YAML
+from tqdm import tqdm
+
+from mi_llm import storage
+from mi_llm.corpora.files import LARGEST, File, from_archive
+from mi_llm.problem import Problem
+
+CHUNK = 1 << 16  # bytes read from the network at a time
+TIMEOUT = (10, 60)  # seconds: to connect, between two chunks
+GITHUB = "https://codeload.github.com"
+EARLIER = "earlier-"  # begins the folder of files that the pinned commit no longer has
+
+
+class Commit(BaseModel):
+    """An earlier commit of a source's repository, and the paths taken of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    commit: str
+    paths: tuple[str, ...]
+
+
+class Source(BaseModel):
+    """One entry of `sources.yaml`; its head explains the keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    repository: str = ""
+    commit: str = ""
+    paths: dict[str, str] = {}
+    optional: dict[str, str] = {}
+    earlier: Commit | None = None
+    files: dict[str, str] = {}
+    licence: str
+    citation: str
+    obtain: str = ""
+    host: str = GITHUB
+
+    def archive(self, commit: str) -> str:
+        """The name of a commit's archive in a mirror folder."""
+        return f"{PurePosixPath(self.repository).name}-{commit}.tar.gz"
+
+    def address(self, commit: str) -> str:
+        """Where a commit's archive is on the network."""
+        return f"{self.host}/{self.repository}/tar.gz/{commit}"
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What could not be had: its path, why, and what to do about it."""
+
+    path: str
+    why: str
+    remedy: str
+
+
+def sources() -> dict[str, Source]:
+    """The pinned public sources, by corpus."""
+    text = (resources.files(__package__) / "sources.yaml").read_text(encoding="utf-8")
+    return {name: Source.model_validate(entry) for name, entry in YAML(typ="safe").load(text).items()}
+
+
+def fetch(source: Source, mirror: Path | None, scratch: Path, missing: list[Missing]) -> Iterator[File]:
+    """Yield a source's files; downloads rest in `scratch`, where an interrupted one is taken up again."""
+    if source.commit:
+        archive = locate(source.archive(source.commit), source.address(source.commit), mirror, scratch)
+        if archive is None:
+            missing.append(absent(f"{source.repository} at {source.commit}", source, source.archive(source.commit)))
+            return
+        names = set()
+        for file in taken(archive, [*source.paths, *source.optional]):
+            names.add(file.name)
+            yield file
+        missing += [
+            Missing(path, "not in the archive", f"take it from github.com/{source.repository} at {source.commit}")
+            for path in source.optional
+            if path not in names
+        ]
+        if source.earlier:
+            commit = source.earlier.commit
+            archive = locate(source.archive(commit), source.address(commit), mirror, scratch)
+            if archive is None:
+                path = f"files of {source.repository} at {commit} that later commits dropped"
+                missing.append(absent(path, source, source.archive(commit)))
+                return
+            for file in taken(archive, source.earlier.paths):
+                if file.name not in names:
+                    yield File(f"{EARLIER}{commit}/{file.name}", file.content)
+    for name, address in source.files.items():
+        found = locate(name, address, mirror, scratch)
+        if found is None:
+            missing.append(absent(name, source, name))
+        else:
+            yield whole(found, name)
+
+
+def whole(path: Path, name: str) -> File:
+    """A single file, up to the size a corpus can sensibly have."""
+    if path.stat().st_size > LARGEST:
+        raise Problem(str(path), f"{path.stat().st_size} bytes", f"at most {LARGEST}", "get the file again")
+    return File(name, path.read_bytes())
+
+
+def absent(path: str, source: Source, name: str) -> Missing:
+    """The row for something that neither the mirror folder nor the network has."""
+    remedy = source.obtain or f"put {name} into the folder that MI_LLM_MIRROR names, or connect to the network"
+    return Missing(path, "not in the mirror folder, and not to be had over the network", remedy)
+
+
+def taken(archive: Path, paths: Sequence[str]) -> Iterator[File]:
+    """Yield the files below `paths` of a repository's archive, named without the archive's top folder."""
+    for file in from_archive(archive):
+        _, _, name = file.name.partition("/")
+        if any(name == path or name.startswith(f"{path}/") for path in paths):
+            yield File(name, file.content)
+
+
+def locate(name: str, address: str, mirror: Path | None, scratch: Path) -> Path | None:
+    """The path of a source's archive or file: in the mirror folder, else downloaded; None where neither has it."""
+    if mirror is not None and (mirror / name).exists():
+        return mirror / name
+    if not address:
+        return None
+    try:
+        return download(address, scratch / name)
+    except requests.RequestException:
+        return None
+
+
+def download(address: str, path: Path) -> Path:
+    """Download to `path`, whole or not at all; an interrupted download goes on where it stopped if the server still has it."""
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tag = path.with_name(f".{path.name}.etag")
+    known = tag.read_text(encoding="utf-8") if tag.exists() else ""
+    part = path.with_name(f".{path.name}.{hashlib.sha256(known.encode()).hexdigest()[:8]}.part")
+    start = part.stat().st_size if known and part.exists() else 0
+    session = requests.Session()
+    session.mount("http", HTTPAdapter(max_retries=Retry(total=3, backoff_factor=0.5, status_forcelist=(429, 502, 503, 504))))
+    wanted = {"Range": f"bytes={start}-", "If-Range": known} if start else {}
+    with session.get(address, headers={"Accept-Encoding": "identity", **wanted}, stream=True, timeout=TIMEOUT) as answer:
+        answer.raise_for_status()
+        resumed = answer.status_code == requests.codes.partial_content
+        found = answer.headers.get("ETag", "")
+        if not resumed:
+            part.unlink(missing_ok=True)
+            start = 0
+            storage.write_text(tag, found)
+            part = path.with_name(f".{path.name}.{hashlib.sha256(found.encode()).hexdigest()[:8]}.part")
+        length = answer.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with (
+            part.open("ab" if resumed else "wb") as file,
+            tqdm(desc=path.name[:30], total=total, initial=start, unit="B", unit_scale=True) as bar,
+        ):
+            for chunk in answer.iter_content(CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and part.stat().st_size != total:
+        raise requests.ConnectionError(f"{address}: {part.stat().st_size} of {total} bytes came")
+    part.replace(path)
+    tag.unlink()
+    return path
