@@ -24,6 +24,7 @@ data: setup
 
 bench: setup
 	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/recording.py
 
 archive chat:
 	@echo "make $@ is not built yet." >&2; exit 2

@@ -1,35 +1,78 @@
 """A real HTTP server that speaks the chat-completion protocol and answers as `bundle-author`.
 
-It answers a transcription prompt with the MI-style counterpart written for that dialog (`data/authored/`), and anything else
-with 404. The shipped cassette was recorded from it, through the same code that records from any other model:
+It answers the prompts of the miniature with what was written for this bundle (`data/authored/`): a rating, an MI-style
+counterpart or a translation; and anything else with 404. The shipped cassettes were recorded from it, through the same code that
+records from any other model:
 
     python tests/author_server.py 8808 &
-    mi-llm record data/cassettes/transcribe.jsonl --base-url http://127.0.0.1:8808/v1
+    for stage in rate transcribe translate; do mi-llm $stage --mode record --yes; done
 """
 
+import csv
 import json
 import sys
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from mi_llm import prompts, storage
+from mi_llm.construct.rate import ASPECTS
+from mi_llm.construct.translate import pieces
 from mi_llm.corpora.files import File, from_folder
 from mi_llm.corpora.read import READERS
 from mi_llm.corpora.reading import Repairs
+from mi_llm.dialog import Dialog
+from mi_llm.study import load
 
-AUTHORED = ("cpsycound", "psydtcorpus")
+TRANSCRIBED = ("cpsycound", "psydtcorpus")
+
+
+def dialogs(data: Path, corpus: str) -> dict[str, Dialog]:
+    """A sample corpus's dialogs by id."""
+    return {dialog.id: dialog for dialog in READERS[corpus](from_folder(data / "corpora" / corpus), Repairs())}
+
+
+def authored(path: Path) -> Dialog:
+    """A dialog written for this bundle, in CPsyCounD's text format."""
+    (dialog,) = READERS["cpsycound"]([File(path.name, path.read_bytes())], Repairs())
+    return dialog
+
+
+def counterparts(data: Path) -> Iterator[tuple[str, str]]:
+    """Each transcription prompt about a sample dialog, with its MI-style counterpart."""
+    for corpus in TRANSCRIBED:
+        for dialog in dialogs(data, corpus).values():
+            turns = authored(data / "authored" / corpus / f"{dialog.id}.txt").turns
+            answer = [{"role": turn.role, "content": turn.text} for turn in turns]
+            yield prompts.render("transcribe", turns=dialog.turns), json.dumps(answer, ensure_ascii=False)
+
+
+def ratings(data: Path) -> Iterator[tuple[str, str]]:
+    """Each rating prompt about a rated dialog, with its points and their sums."""
+    for row in csv.DictReader(storage.read_text(data / "authored" / "ratings.csv").splitlines()):
+        points = {aspect: {name: float(row[name]) for name in criteria} for aspect, criteria in ASPECTS.items()}
+        totals = {aspect: sum(given.values()) for aspect, given in points.items()}
+        answer: dict[str, object] = {aspect: given | {"Total": totals[aspect]} for aspect, given in points.items()}
+        answer["Total Score"] = sum(totals.values())
+        yield prompts.render("rate", turns=dialogs(data, row["corpus"])[row["dialog"]].turns), json.dumps(answer)
+
+
+def translations(data: Path, turns_a_request: int) -> Iterator[tuple[str, str]]:
+    """Each translation prompt about a piece of a translated transcript, with its Chinese turns."""
+    known = dialogs(data, "annomi")
+    for path in sorted((data / "authored" / "annomi").glob("*.txt")):
+        texts = [line.partition("：")[2] for line in storage.read_text(path).splitlines()]
+        start = 0
+        for context, turns in pieces(known[path.stem], turns_a_request):
+            answer = json.dumps(texts[start : start + len(turns)], ensure_ascii=False)
+            yield prompts.render("translate", context=context, turns=turns), answer
+            start += len(turns)
 
 
 def answers(data: Path) -> dict[str, str]:
-    """For each transcription prompt about a sample dialog, the authored dialog as the JSON list that the prompt asks for."""
-    found = {}
-    for corpus in AUTHORED:
-        for dialog in READERS[corpus](from_folder(data / "corpora" / corpus), Repairs()):
-            text = storage.read_text(data / "authored" / corpus / f"{dialog.id}.txt")
-            (counterpart,) = READERS["cpsycound"]([File(f"{dialog.id}.txt", text.encode())], Repairs())
-            turns = [{"role": turn.role, "content": turn.text} for turn in counterpart.turns]
-            found[prompts.render("transcribe", turns=dialog.turns)] = json.dumps(turns, ensure_ascii=False)
-    return found
+    """What the author answers, by prompt."""
+    size = load(Path("mini/params.yaml")).translate.turns_a_request
+    return dict([*counterparts(data), *ratings(data), *translations(data, size)])
 
 
 class Author(BaseHTTPRequestHandler):

@@ -1,16 +1,17 @@
-"""Transcribe, screen, split: recorded answers replayed, a person's word above the checks, a test that training never saw."""
+"""Rate, transcribe, screen, translate, split: answers replayed, a person above the checks, a test that training never saw."""
 
 import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from author_server import serve
 
-from mi_llm import storage
-from mi_llm.construct import llm, screen, split, transcribe
-from mi_llm.construct.llm import Cassette, Question
+from mi_llm import prompts, storage
+from mi_llm.construct import rate, screen, split, transcribe, translate
+from mi_llm.construct.cassette import Cassette, text_of
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.files import from_archive
 from mi_llm.corpora.read import READERS, read
@@ -19,13 +20,13 @@ from mi_llm.dialog import Turn, read_dialogs, read_rounds
 from mi_llm.problem import Problem
 from mi_llm.study import Study, load
 
-SHIPPED = Path("data/cassettes/transcribe.jsonl")
+ASKING = {"rate": rate.rate, "transcribe": transcribe.transcribe, "translate": translate.translate}
 
 
 @pytest.fixture
 def corpora(workspace: Path, study: Study) -> Path:
-    """The two corpora of the sample, acquired and read."""
-    for corpus in study.transcribe.sample:
+    """The sample corpora, acquired and read."""
+    for corpus in study.corpora:
         acquire(study, corpus)
         read(study, corpus)
     return workspace
@@ -71,81 +72,206 @@ def test_pretraining_never_saw_the_test(corpora: Path, study: Study, mirror: Pat
         assert not any(turn.text in tested and len(turn.text) > 6 for turn in dialog.turns), dialog.id
 
 
-def test_replaying_twice_gives_the_same_bytes(corpora: Path, study: Study) -> None:
+@pytest.mark.parametrize("name", ASKING)
+def test_replaying_twice_gives_the_same_bytes(corpora: Path, study: Study, name: str) -> None:
     written = []
     for _ in range(2):
-        transcribe.transcribe(study)
-        written.append([path.read_bytes() for path in sorted((corpora / "runs/mini/transcribe").iterdir())])
+        ASKING[name](study)
+        written.append([path.read_bytes() for path in sorted((corpora / "runs/mini" / name).iterdir())])
     assert written[0] == written[1]
 
 
-def test_a_missing_answer_names_the_dialog_and_how_to_record_it(corpora: Path, study: Study) -> None:
+def shipped(name: str, folder: Path, leave_out: int) -> None:
+    """Give the workspace data of its own, with a shipped cassette that lacks its last answers."""
+    if (folder / "data").is_symlink():
+        (folder / "data").unlink()
+    (folder / "data/cassettes").mkdir(parents=True)
+    lines = (Path(__file__).parent.parent / f"data/cassettes/{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / f"data/cassettes/{name}.jsonl").write_text("".join(lines[: len(lines) - leave_out]), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_a_missing_answer_names_the_dialog_and_how_to_record_it(corpora: Path, study: Study, name: str) -> None:
+    shipped(name, corpora, 3)
+    with pytest.raises(Problem) as refusal:
+        ASKING[name](study)
+    said = str(refusal.value)
+    assert "no recorded answer of bundle-author for " in said
+    assert " and 2 others" in said
+    assert f"OPENAI_API_KEY=… mi-llm {name} --study mini/params.yaml --mode record" in said
+
+
+def test_without_any_recorded_answer_ratings_and_translations_are_empty_and_transcription_refuses(
+    corpora: Path, study: Study
+) -> None:
     (corpora / "data").unlink()
     (corpora / "data").mkdir()
-    lines = (Path(__file__).parent.parent / SHIPPED).read_text(encoding="utf-8").splitlines(keepends=True)
-    (corpora / "data/cassettes").mkdir()
-    (corpora / SHIPPED).write_text("".join(lines[:-30]), encoding="utf-8")
-    with pytest.raises(Problem) as refusal:
+    rate.rate(study)
+    translate.translate(study)
+    assert storage.read_json(corpora / "runs/mini/rate/metrics.json") == {"rated": 0}
+    assert read_dialogs(corpora / "runs/mini/translate/dialogs.jsonl") == []
+    with pytest.raises(Problem, match=r"no recorded answer of bundle-author for dialog .* and 71 others"):
         transcribe.transcribe(study)
-    said = str(refusal.value)
-    assert "no recorded answer of bundle-author for dialog" in said
-    assert "set transcribe.mode to record in mini/params.yaml" in said
-    assert not (corpora / "runs/mini/transcribe/sample.jsonl").exists()
 
 
-def test_recording_from_a_server_gives_what_was_shipped(corpora: Path, author: str) -> None:
+@pytest.mark.parametrize("name", ASKING)
+def test_recording_from_a_server_gives_what_was_shipped(corpora: Path, author: str, name: str) -> None:
     text = Path("mini/params.yaml").read_text(encoding="utf-8")
     text = text.replace("mode: replay", "mode: record").replace("http://127.0.0.1:8808/v1", author)
     Path("mini/params.yaml").write_text(text, encoding="utf-8")
-    transcribe.transcribe(load(Path("mini/params.yaml")))
-    recorded, shipped = Cassette.open(corpora / "runs/mini/transcribe/cassette.jsonl").good, Cassette.open(SHIPPED).good
-    assert len(recorded) == 72
-    for key, record in recorded.items():
-        assert llm.text_of(record) == llm.text_of(shipped[key])
-        assert (record["model"], record["request"]) == ("bundle-author", shipped[key]["request"])
+    theirs = Cassette.open(Path(f"data/cassettes/{name}.jsonl")).good
+    (corpora / "data").unlink()
+    ASKING[name](load(Path("mini/params.yaml")), yes=True)
+    ours = Cassette.open(corpora / f"runs/mini/{name}/cassette.jsonl").good
+    assert len(ours) == {"rate": 30, "transcribe": 72, "translate": 8}[name]
+    assert {key: text_of(answer) for key, answer in ours.items()} == {key: text_of(answer) for key, answer in theirs.items()}
+    answer = next(iter(ours.values()))
+    assert answer["prompt"] == {"name": f"prompts/{name}.jinja", "sha256": storage.sha256(Path(f"prompts/{name}.jinja"))}
 
 
-def test_a_torn_last_line_is_cut_off_and_the_rest_kept(tmp_path: Path) -> None:
-    lines = shipped_lines()[:3]
-    path = tmp_path / "cassette.jsonl"
-    path.write_bytes(lines[0] + lines[1] + lines[2][:-40])
-    cassette = Cassette.open(path)
-    assert len(cassette.good) == 2
-    cassette.append(json.loads(lines[2]))
-    assert len(Cassette.open(path).good) == 3
+def said(*pairs: tuple[str, str]) -> str:
+    """An answer of these roles and texts."""
+    return json.dumps([{"role": role, "content": text} for role, text in pairs], ensure_ascii=False)
 
 
-def shipped_lines() -> list[bytes]:
-    return (Path(__file__).parent.parent / SHIPPED).read_bytes().splitlines(keepends=True)
-
-
-def test_the_key_is_the_whole_request() -> None:
-    request = {"model": "m", "messages": [{"role": "user", "content": "你好"}], "temperature": 1.0}
-    key = Question("x", request).key
-    assert key == Question("another name", dict(reversed(request.items()))).key
-    assert key != Question("x", request | {"temperature": 0.9}).key
-
-
-def test_a_server_that_never_answers_well_is_said_so(tmp_path: Path, author: str) -> None:
-    asked = [Question("dialog 1", {"model": "bundle-author", "messages": [{"role": "user", "content": "nothing known"}]})]
-    with pytest.raises(Problem, match="1 of 1 requests have no valid answer; the first is dialog 1: NotFoundError"):
-        llm.record(asked, Cassette(tmp_path / "c.jsonl"), base_url=author, concurrency=1, attempts=1, check=transcribe.fault)
+WELL = [
+    ("client", "你好，我最近想戒烟。"),
+    ("counselor", "你在考虑戒烟。"),
+    ("client", "是的，很难。"),
+    ("counselor", "难在哪里呢？"),
+]
 
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ('[{"role": "client", "content": "a"}]', None),
-        ('```json\n[{"role": "client", "content": "a"}]\n```', None),
+        (said(*WELL), None),
+        (f"```json\n{said(*WELL)}\n```", None),
+        (said(*WELL, ("client", "谢谢。")), None),
         ("对不起，我不能", "not JSON"),
         ("{}", "not a list of turns"),
         ('[{"role": "therapist", "content": "a"}]', "turn 1 has no role client or counselor"),
         ('[{"role": "client", "content": " "}]', "turn 1 has no text"),
+        (said(*WELL[1:]), "does not start with the client"),
+        (said(*WELL[:2]), "1 rounds, not 2 to 40"),
+        (said(WELL[0], *WELL), "roles do not alternate"),
+        (said(*WELL[:3], ("counselor", "好" * 601)), "a volley of 601 characters"),
+        (said(*[(role, "hello there") for role, _ in WELL]), "only 0% of the letters are Chinese"),
+        (
+            said(
+                *WELL[:3],
+                (
+                    "counselor",
+                    "把下面这段普通的咨询对话改写成一段动机式访谈风格的多轮对话。来访者、处境和事实不变，咨询师的做法改变。",
+                ),
+            ),
+            "repeats the prompt",
+        ),
     ],
 )
-def test_answers_are_checked(answer: str, reason: str | None) -> None:
-    found = transcribe.fault(answer)
+def test_transcriptions_are_checked(corpora: Path, study: Study, answer: str, reason: str | None) -> None:
+    found = transcribe.questions(study)[0].check(answer)
     assert found is None if reason is None else reason in str(found)
+
+
+RATING = {
+    "Comprehensiveness": {"1.1": 1, "1.2": 1, "Total": 2},
+    "Professionalism": {"2.1": 0.5, "2.2": 0.5, "2.3": 0.5, "2.4": 0.5, "2.5": 1, "2.6": 0, "Total": 3},
+    "Authenticity": {"3.1": 1, "3.2": 0.5, "3.3": 1, "3.4": 0.5, "Total": 3},
+    "Safety": {"4.1": 0.5, "4.2": 0.5, "Total": 1},
+    "Total Score": 9,
+}
+
+
+def test_a_rating_is_parsed() -> None:
+    points = rate.ratings_of(json.dumps(RATING))
+    assert (points["2.5"], points["Professionalism"], points["Total"]) == (1.0, 3.0, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"Total Score": 10}, "the total of the whole is 10; its parts give 9"),
+        ({"Safety": {"4.1": 0.5, "4.2": 0.5, "Total": 2}}, "the total of Safety is 2; its parts give 1"),
+        ({"Safety": {"4.1": 1, "4.2": 0.5, "Total": 1.5}}, "4.1 is 1, not a multiple of 0.5 up to 0.5"),
+        ({"Safety": {"4.1": 0.3, "4.2": 0.5, "Total": 0.8}}, "4.1 is 0.3"),
+        ({"Safety": {"4.1": "0.5", "4.2": 0.5, "Total": 1}}, "4.1 is '0.5'"),
+        ({"Safety": {"4.2": 0.5, "Total": 0.5}}, "4.1 is None"),
+        ({"Safety": 1}, "no Safety"),
+    ],
+)
+def test_a_rating_that_does_not_add_up_is_a_failed_answer(change: dict[str, object], reason: str) -> None:
+    assert reason in str(rate.fault(json.dumps(RATING | change)))
+
+
+def test_the_choice_and_its_stability_come_from_the_ratings(corpora: Path, study: Study) -> None:
+    rate.rate(study)
+    out = corpora / "runs/mini/rate"
+    ratings, means, choice = (pd.read_csv(out / f"{name}.csv") for name in ("ratings", "means", "choice"))
+    assert len(ratings) == 30
+    totals = ratings.groupby("corpus")["Total"].mean().round(4)
+    assert means[means["aspect"] == "Total"].set_index("corpus")["mean"].to_dict() == totals.to_dict()
+    assert (means["lo"] <= means["mean"]).all()
+    assert (means["mean"] <= means["hi"]).all()
+    best = sorted(totals.index, key=lambda corpus: -totals[corpus])
+    assert list(choice["corpus"]) == best
+    assert list(choice["chosen"]) == [True, True, False, False, False]
+    assert choice["chosen_share"].sum() == pytest.approx(2, abs=1e-3)
+
+
+def test_a_translation_has_the_turns_of_its_transcript(corpora: Path, study: Study) -> None:
+    translate.translate(study)
+    english = {dialog.id: dialog for dialog in translate.sample(study)}
+    chinese = read_dialogs(corpora / "runs/mini/translate/dialogs.jsonl")
+    assert [dialog.id for dialog in chinese] == list(english)
+    for dialog in chinese:
+        assert [turn.role for turn in dialog.turns] == [turn.role for turn in english[dialog.id].turns]
+    check = translate.questions(study)[0].check
+    assert check(json.dumps(["你好。"] * 12, ensure_ascii=False)) is None
+    assert check(json.dumps(["你好。"] * 11, ensure_ascii=False)) == "11 turns, not 12"
+    assert check(json.dumps(["hello"] * 12)) == "not Chinese"
+    assert check('["你好。", 1]') == "not a list of texts"
+
+
+def test_a_long_transcript_is_cut_into_pieces_that_know_what_came_before(corpora: Path, study: Study) -> None:
+    (dialog, *_) = translate.sample(study)
+    parts = list(translate.pieces(dialog, 12))
+    assert [len(turns) for _, turns in parts] == [12, 10]
+    assert parts[0][0] == ()
+    assert parts[1][0] == dialog.turns[8:12]
+    assert tuple(turn for _, turns in parts for turn in turns) == dialog.turns
+
+
+def test_the_authors_prompts_are_read_from_their_release(workspace: Path, study: Study) -> None:
+    with_release = study.model_copy(update={"rate": study.rate.model_copy(update={"prompt": "release"})})
+    path = workspace / "runs/mini/read/release/prompts/rating.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(Problem, match="the authors' appendix is not here"):
+        prompts.load(with_release, "rate")
+    path.write_text("Evaluate {{ nothing }}\n", encoding="utf-8")
+    found = prompts.load(with_release, "rate")
+    assert found.render([Turn(role="client", text="你好")]) == "Evaluate {{ nothing }}\n\n来访者：你好"
+    assert found.provenance == {"name": "runs/mini/read/release/prompts/rating.txt", "sha256": storage.sha256(path)}
+
+
+def test_the_authors_dialogs_stand_in_for_a_recording(workspace: Path, study: Study) -> None:
+    released = study.model_copy(update={"transcribe": study.transcribe.model_copy(update={"source": "release"})})
+    folder = workspace / "runs/mini/read/release"
+    folder.mkdir(parents=True)
+    (folder / "training.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(Problem, match="none of the authors' 2,000 training dialogs"):
+        transcribe.transcribe(released)
+    turns = [{"role": role, "text": text} for role, text in [*WELL, ("client", "谢谢。")]]
+    storage.write_lines(folder / "training.jsonl", [{"id": "train-1", "source": "mi-llm-release", "turns": turns, "meta": {}}])
+    transcribe.transcribe(released)
+    person = released.model_copy(update={"screen": study.screen.model_copy(update={"policy": "person"})})
+    screen.screen(person)
+    (dialog,) = read_dialogs(workspace / "runs/mini/screen/dialogs.jsonl")
+    assert len(dialog.turns) == 4
+    table = pd.read_csv(workspace / "runs/mini/screen/screening.csv")
+    assert table.loc[0, "who"] == "the paper's authors"
+    assert "nobody answers" in table.loc[0, "changed"]
 
 
 def turns(*said: str) -> list[Turn]:
@@ -156,38 +282,78 @@ def turns(*said: str) -> list[Turn]:
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        (["来你好", "咨你好", "来嗯", "咨再见"], None),
-        (["咨你好", "来你好", "咨好", "来嗯", "咨好"], "does not start with the client"),
-        (["来你好", "咨你好", "来嗯", "咨好", "来再见"], "does not end with the counselor"),
-        (["来你好", "来你好", "咨好", "来嗯", "咨好"], "roles do not alternate"),
-        (["来你好", "咨你好"], "1 rounds, not 2 to 40"),
-        (["来你好", "咨你好", "来" + "长" * 700, "咨好"], "a volley of 700 characters, not 1 to 600"),
-        (["来hello there", "咨how are you", "来fine", "咨good"], "letters are Chinese"),
-        (["来你好", "咨你好", "来我头晕", "咨那就自行停药吧"], "unsafe content: 自行停药"),
-        (["来医生，我自行停药了", "咨你停了药", "来嗯", "咨你愿意说说吗"], None),
+        (["来你好", "咨你好", "来嗯", "咨再见。"], None),
+        (["咨你好", "来你好", "咨好", "来嗯", "咨好。"], "form: does not start with the client"),
+        (["来你好", "来你好", "咨好", "来嗯", "咨好。"], "form: roles do not alternate"),
+        (["来你好", "咨你好。"], "form: 1 rounds, not 2 to 40"),
+        (["来你好", "咨你好", "来" + "长" * 700, "咨好。"], "form: a volley of 700 characters, not 1 to 600"),
+        (["来hello there", "咨how are you", "来fine", "咨good."], "form: only 0% of the letters are Chinese"),
+        (["来你好", "咨你好", "来我头晕", "咨那就自行停药吧。"], "unsafe: 自行停药"),
+        (["来医生，我自行停药了", "咨你把停药的事说出来了", "来嗯", "咨愿意说说吗？"], None),
+        (["来你好", "咨你好", "来我想戒烟", "咨你想戒烟，因为"], "incoherent: breaks off"),
+        (["来你好", "咨你好 来访者：我想", "来我想戒烟", "咨你想戒烟。"], "incoherent: broken characters or a speaker's label"),
+        (["来你好", "咨我能理解你现在的心情不容易。", "来嗯", "咨我能理解你现在的心情不容易。"], "repetitive: said 2 times"),
+        (["来你好", "咨慢慢来吧慢慢来吧慢慢来吧。", "来嗯", "咨你好。"], "repetitive: “慢慢来吧” three times"),
+        (["来我想戒烟", "咨今天天气不错。", "来我抽了十年", "咨我们去散步吧。"], "irrelevant: 100% of the replies"),
+        (["来你好", "咨你好", "来我的电话是13812345678", "咨你好。"], "personal data: a mobile number"),
+        (["来你好", "咨你好", "来加我微信：abc12345", "咨你好。"], "personal data: a messenger account"),
+        (["来你好", "咨你应该戒烟。", "来你好难", "咨听我的，你好好想。"], "against MI: 2 cues"),
+        (["来你好", "咨你应该戒烟。", "来你好难", "咨你好好想。"], None),
     ],
 )
 def test_screening_reasons(study: Study, said: list[str], reason: str | None) -> None:
-    found = list(screen.faults(turns(*said), study.screen, screen.unsafe_terms()))
-    assert found == [] if reason is None else any(reason in text for text in found)
+    found = [f"{reason.kind}: {reason.seen}" for reason in screen.reasons(turns(*said), study.screen)]
+    assert found == [] if reason is None else any(text.startswith(reason) for text in found), found
+
+
+def decide(*lines: str) -> None:
+    """Write a person's decisions."""
+    Path("mini/decisions/decisions.csv").write_text("\n".join(["dialog,decision,reason,who,when", *lines, ""]), encoding="utf-8")
 
 
 def test_a_person_overrules_the_checks_and_nothing_is_dropped_silently(corpora: Path, study: Study) -> None:
     transcribe.transcribe(study)
-    Path("mini/decisions.csv").write_text(
-        "dialog,decision,reason,who,when\ncpsycound/case_3,drop,too smooth,rater A,2026-11-01\n", encoding="utf-8"
-    )
+    decide("cpsycound/case_3,drop,too smooth,rater A,2026-11-01", "cpsycound/case_4,fix,an ending,rater A,2026-11-01")
+    Path("mini/decisions/cpsycound_case_4.txt").write_text("来访者：我想戒烟。\n咨询师：你想戒烟。\n", encoding="utf-8")
     screen.screen(study)
-    kept = {dialog.id for dialog in read_dialogs(corpora / "runs/mini/screen/dialogs.jsonl")}
-    table = (corpora / "runs/mini/screen/screening.csv").read_text(encoding="utf-8")
+    kept = {dialog.id: dialog for dialog in read_dialogs(corpora / "runs/mini/screen/dialogs.jsonl")}
+    table = pd.read_csv(corpora / "runs/mini/screen/screening.csv").set_index("dialog")
     assert "cpsycound/case_3" not in kept
-    assert "cpsycound/case_3,drop,too smooth,rater A" in table
-    assert storage.read_json(corpora / "runs/mini/screen/metrics.json") == {"screened": 72, "kept": 71, "dropped": 1}
-    assert len(table.splitlines()) == 73
+    assert tuple(table.loc["cpsycound/case_3", ["decision", "reason", "who"]]) == ("drop", "too smooth", "rater A")
+    assert [turn.text for turn in kept["cpsycound/case_4"].turns] == ["我想戒烟。", "你想戒烟。"]
+    numbers = {"screened": 72, "kept": 70, "dropped": 1, "fixed": 1}
+    assert storage.read_json(corpora / "runs/mini/screen/metrics.json") == numbers
+    assert len(table) == 72
+    page = (corpora / "runs/mini/screen/dialogs.html").read_text(encoding="utf-8")
+    assert page.count("<article") == 72
+    assert "cpsycound/case_3: drop (rater A)" in page
 
 
-def test_a_study_that_wants_a_person_waits_for_one(corpora: Path, study: Study) -> None:
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("cpsycound/case_3,maybe,x,A,2026-11-01", "line 2: decision 'maybe'"),
+        ("cpsycound/case_3,keep,x,,", "line 2: no who or no when"),
+        ("cpsycound/case_3,fix,x,A,2026-11-01", "cpsycound_case_3.txt: no such file"),
+    ],
+)
+def test_a_wrong_decision_is_refused_by_line(corpora: Path, study: Study, line: str, wrong: str) -> None:
+    transcribe.transcribe(study)
+    decide(line)
+    with pytest.raises(Problem) as refusal:
+        screen.screen(study)
+    assert wrong in str(refusal.value)
+
+
+def test_a_study_that_wants_a_person_waits_for_one_and_goes_on_with_their_decisions(corpora: Path, study: Study) -> None:
     transcribe.transcribe(study)
     waiting = study.model_copy(update={"screen": study.screen.model_copy(update={"policy": "person"})})
-    with pytest.raises(Problem, match="no decision about"):
+    with pytest.raises(Problem, match="waits for a person: 72 of 72 dialogs have no decision"):
         screen.screen(waiting)
+    proposals = pd.read_csv(corpora / "runs/mini/screen/proposals.csv")
+    assert list(proposals["decision"].unique()) == ["keep"]
+    decided = proposals.assign(who="A", when="2026-11-01", reason="read")
+    decided.to_csv("mini/decisions/decisions.csv", index=False)
+    screen.screen(waiting)
+    assert storage.read_json(corpora / "runs/mini/screen/metrics.json")["kept"] == 72
+    assert len(pd.read_csv(corpora / "runs/mini/screen/proposals.csv")) == 0

@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no stage reaches for the network behind the reader's back
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -14,11 +14,19 @@ import typer
 from ruamel.yaml import YAML
 
 from mi_llm.problem import Problem
-from mi_llm.study import Study, load
+from mi_llm.study import Llm, Study, load
+
+if TYPE_CHECKING:
+    from mi_llm.construct.cassette import Question
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 StudyFile = Annotated[Path, typer.Option("--study", help="the study's parameters file")]
 Item = Annotated[str, typer.Argument()]
+Mode = Annotated[str | None, typer.Option(help="replay, record, batch or live, in place of the parameters' llm.mode")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what recording would take, and do nothing")]
+Yes = Annotated[bool, typer.Option("--yes", help="do not ask before spending; the parameters' budget holds")]
+Files = Annotated[list[Path], typer.Argument(help="cassettes")]
+File = Annotated[Path, typer.Argument(help="a cassette")]
 MINI = Path("mini/params.yaml")
 
 
@@ -48,11 +56,56 @@ def read(corpus: Item, study: StudyFile = MINI) -> None:
 
 
 @app.command()
-def transcribe(study: StudyFile = MINI) -> None:
-    """Collect the MI-style counterparts of a sample of dialogs."""
-    from mi_llm.construct.transcribe import transcribe as run
+def rate(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Have a language model rate dialogs of each corpus."""
+    from mi_llm.construct import rate as stage
 
-    run(load(study))
+    asking(stage.rate, stage.questions, study, mode=mode, dry_run=dry_run, yes=yes)
+
+
+@app.command()
+def transcribe(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Collect the MI-style counterparts of a sample of dialogs."""
+    from mi_llm.construct import transcribe as stage
+
+    asking(stage.transcribe, stage.questions, study, mode=mode, dry_run=dry_run, yes=yes)
+
+
+@app.command()
+def translate(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Put a sample of AnnoMI's transcripts into Chinese."""
+    from mi_llm.construct import translate as stage
+
+    asking(stage.translate, stage.questions, study, mode=mode, dry_run=dry_run, yes=yes)
+
+
+def asking(
+    run: Callable[..., None],
+    questions: "Callable[[Study], Sequence[Question]]",
+    path: Path,
+    *,
+    mode: str | None,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """Run a stage that asks a language model, or only say what that would take."""
+    from mi_llm.construct import llm
+
+    study = with_mode(load(path), mode)
+    if dry_run:
+        llm.dry_run(study, run.__name__, questions(study))
+    else:
+        run(study, yes=yes)
+
+
+def with_mode(study: Study, mode: str | None) -> Study:
+    """The study with another `llm.mode`, if one is given; checked like the parameters' own."""
+    if mode is None:
+        return study
+    allowed = get_args(Llm.model_fields["mode"].annotation)
+    if mode not in allowed:
+        raise Problem("--mode", mode, ", ".join(allowed), "correct it")
+    return study.model_copy(update={"llm": study.llm.model_copy(update={"mode": mode})})
 
 
 @app.command()
@@ -135,6 +188,63 @@ def pretrain(
 
     options = Pretraining.model_validate(YAML(typ="safe").load(storage.read_text(Path("pretrain/params.yaml"))))
     run(archive, out, models, prompts.render("counselor"), options)
+
+
+cassette = typer.Typer(no_args_is_help=True, help="Look at recorded answers, check them, put them together.")
+app.add_typer(cassette, name="cassette")
+
+
+@cassette.command("ls")
+def cassette_ls(files: Files, failed: Annotated[bool, typer.Option("--failed", help="only answers that failed")] = False) -> None:
+    """List the answers, a line each."""
+    from mi_llm.construct.cassette import Cassette, line_of
+
+    for path in files:
+        for record in Cassette.open(existing(path)).records:
+            if record["problem"] or not failed:
+                print(line_of(record))
+
+
+@cassette.command("show")
+def cassette_show(file: File, key: Annotated[str, typer.Argument(help="the key's first characters")]) -> None:
+    """Show what was asked under a key, and every answer that came."""
+    from mi_llm.construct.cassette import Cassette, chosen, shown
+
+    print("\n\n".join(shown(record) for record in chosen(Cassette.open(existing(file)), key)))
+
+
+@cassette.command("verify")
+def cassette_verify(files: Files) -> None:
+    """Check that every answer is as it was recorded."""
+    from mi_llm.construct.cassette import verify
+
+    faults = {path: verify(existing(path)) for path in files}
+    for path, found in faults.items():
+        print("\n".join(found) or f"{path}: as recorded")
+    sys.exit(1 if any(faults.values()) else 0)
+
+
+@cassette.command("merge")
+def cassette_merge(target: File, sources: Files) -> None:
+    """Add to the first cassette what the others hold and it does not."""
+    from mi_llm.construct.cassette import merge
+
+    print(f"{target}: {merge(target, [existing(path) for path in sources])} answers added")
+
+
+@cassette.command("export")
+def cassette_export(file: File, out: Annotated[Path, typer.Argument(help="a .csv file")]) -> None:
+    """Write the answers as a table: what each is about, the request, the answer, tokens, times."""
+    from mi_llm.construct.cassette import Cassette, export
+
+    export(Cassette.open(existing(file)), out)
+
+
+def existing(path: Path) -> Path:
+    """The path, if it is a file."""
+    if not path.is_file():
+        raise Problem(str(path), "no such file", "a cassette", "correct the path")
+    return path
 
 
 @app.command()

@@ -82,7 +82,7 @@ def fitting(study: Study, found: Machine) -> list[str]:
             missing.append("no network, which fetching the models needs")
     if study.acquire.upstream and not found.mirror and not found.network:
         missing.append("neither network nor a mirror folder of the public corpora (MI_LLM_MIRROR)")
-    if study.transcribe.mode == "record" and not found.key:
+    if study.llm.mode != "replay" and not found.key:
         missing.append("no OPENAI_API_KEY, which recording needs")
     return missing
 

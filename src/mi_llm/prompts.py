@@ -1,20 +1,61 @@
-"""The prompts are files: `prompts/<name>.jinja`, each with a header that says what it is for and where it comes from."""
+"""The prompts are files: `prompts/<name>.jinja`, each with a header that says what it is for and where it comes from.
 
-import hashlib
+At the paper's scale the authors' exact rating and transcription prompts are read from their release instead.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from mi_llm import storage
+from mi_llm.dialog import Turn
+from mi_llm.problem import Problem
+from mi_llm.study import Study
+
 FOLDER = Path("prompts")
+RELEASED = {"rate": "rating.txt", "transcribe": "transcription.txt"}
+LABELS = {"client": "来访者", "counselor": "咨询师"}
 
 
 def render(name: str, **inputs: Any) -> str:
     """Fill in one prompt; a missing input is an error. Text from a dialog is inserted as it is, never as template code."""
     environment = Environment(loader=FileSystemLoader(FOLDER), undefined=StrictUndefined)  # noqa: S701 — plain text, not HTML
-    return environment.get_template(f"{name}.jinja").render(**inputs).strip()
+    return environment.get_template(f"{name}.jinja").render(labels=LABELS, **inputs).strip()
 
 
-def sha256(name: str) -> str:
-    """SHA-256 of a prompt's file."""
-    return hashlib.sha256((FOLDER / f"{name}.jinja").read_bytes()).hexdigest()
+@dataclass(frozen=True)
+class Prompt:
+    """One of the bundle's prompts, or the authors' text, to which a dialog is added; with the name and hash of its file."""
+
+    name: str
+    path: Path
+    authors: bool
+
+    def render(self, turns: Sequence[Turn], **inputs: Any) -> str:
+        """The prompt about one dialog."""
+        if not self.authors:
+            return render(self.name, turns=turns, **inputs)
+        dialog = "\n".join(f"{LABELS[turn.role]}：{turn.text}" for turn in turns)
+        return f"{storage.read_text(self.path).strip()}\n\n{dialog}".strip()
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What an answer's record says of its prompt."""
+        return {"name": self.path.as_posix(), "sha256": storage.sha256(self.path)}
+
+
+def load(study: Study, name: str) -> Prompt:
+    """The prompt of a stage; raises Problem where the study wants the authors' and their appendix is not here."""
+    section = getattr(study, name)
+    if getattr(section, "prompt", "bundle") == "bundle":
+        return Prompt(name, FOLDER / f"{name}.jinja", authors=False)
+    path = study.folder / "read" / "release" / "prompts" / RELEASED[name]
+    if not storage.read_text(path).strip():
+        raise Problem(
+            str(path), "empty: the authors' appendix is not here", "their prompt",
+            f"see {study.folder}/acquire/release/missing.csv, or set {name}.prompt to bundle in {study.params}",
+        )  # fmt: skip
+    return Prompt(name, path, authors=True)

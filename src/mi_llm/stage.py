@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from importlib.metadata import version
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,8 @@ def tracked_parameters(study: Study, name: str) -> dict[str, Any]:
     """The parameters that `dvc.yaml` says a stage depends on: when others change, the stage is not run again."""
     pipeline = YAML(typ="safe").load(storage.read_text(study.beside("dvc.yaml")))
     everything = study.model_dump(mode="json")
-    tracked = [sections for entry in pipeline["stages"][name].get("params", []) for sections in entry.values()]
-    return {key: everything[key] for sections in tracked for key in sections or everything}
+    tracked = [keys for entry in pipeline["stages"][name].get("params", []) for keys in entry.values()]
+    return {key: reduce(getitem, key.split("."), everything) for keys in tracked for key in keys or everything}
 
 
 def place(path: Path) -> str:

@@ -5,6 +5,7 @@ stand as comments in the root `params.yaml`.
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,26 +40,91 @@ class Acquire(Section):
     upstream: tuple[Corpus, ...]
 
 
-class Transcribe(Section):
-    """Which dialogs are rewritten in MI style, and by whom."""
+class Price(Section):
+    """US dollars for a million tokens, sent and received."""
 
-    sample: dict[Corpus, PositiveInt]
-    mode: Literal["replay", "record"]
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+
+
+class Budget(Section):
+    """What one stage's recorded answers may use, all runs together: recording stops before it would pass a limit."""
+
+    requests: PositiveInt
+    tokens: PositiveInt
+    usd: PositiveFloat
+
+
+class Llm(Section):
+    """The language model that rates, transcribes and translates, and how it is asked.
+
+    `mode`: only look answers up, record what is missing, do so through the Batch API, or ask for everything anew. The SDK
+    repeats a request `network_retries` times when the network fails; an answer that fails its check is asked for `attempts`
+    times.
+    """
+
+    mode: Literal["replay", "record", "batch", "live"]
     model: str
     base_url: str
-    temperature: float = Field(ge=0, le=2)
     concurrency: PositiveInt
     attempts: PositiveInt
+    network_retries: PositiveInt
+    timeout_s: PositiveFloat
+    prices: dict[str, Price]
+    batch_discount: float = Share
+    budget: Budget
+
+    @model_validator(mode="after")
+    def no_secret(self) -> "Llm":
+        """Refuse an address that holds a name or password: it would be printed."""
+        if "@" in self.base_url:
+            raise ValueError("base_url must hold no name or password; put the key into OPENAI_API_KEY")
+        return self
+
+
+class Rate(Section):
+    """How many dialogs of which corpora are rated, with which prompt; how many corpora the totals choose."""
+
+    corpora: tuple[Corpus, ...]
+    dialogs: PositiveInt
+    prompt: Literal["bundle", "release"]
+    temperature: float = Field(ge=0, le=2)
+    top: PositiveInt
+    resamples: PositiveInt
+
+
+class Transcribe(Section):
+    """Which dialogs are rewritten in MI style: a sample, with recorded answers, or the authors' own as they published them."""
+
+    source: Literal["recorded", "release"]
+    sample: dict[Corpus, PositiveInt]
+    prompt: Literal["bundle", "release"]
+    temperature: float = Field(ge=0, le=2)
 
 
 class Screen(Section):
-    """What a transcribed dialog must be like; `decisions` is the CSV file in which a person overrules the checks."""
+    """What a transcribed dialog must be like; `decisions` is the folder in which a person's decisions are kept.
+
+    `repeated_characters`: from this length on, a volley must not be said twice. `unrelated_share`: the largest share of replies
+    without a word of the client's. `mi_inconsistent_cues`: from this number of cues on, a dialog is against MI.
+    """
 
     policy: Literal["automatic", "person"]
     decisions: str
     rounds: tuple[PositiveInt, PositiveInt]
     volley_characters: tuple[PositiveInt, PositiveInt]
     chinese_share: float = Share
+    repeated_characters: PositiveInt
+    unrelated_share: float = Share
+    mi_inconsistent_cues: PositiveInt
+
+
+class Translate(Section):
+    """How many AnnoMI transcripts are put into Chinese, at most how many turns a request."""
+
+    transcripts: PositiveInt
+    turns_a_request: PositiveInt
+    temperature: float = Field(ge=0, le=2)
 
 
 class Split(Section):
@@ -147,8 +213,11 @@ class Study(Section):
     weights: str
     expect: Expect
     acquire: Acquire
+    llm: Llm
+    rate: Rate
     transcribe: Transcribe
     screen: Screen
+    translate: Translate
     split: Split
     base: Base
     finetune: Finetune
@@ -160,7 +229,17 @@ class Study(Section):
     @model_validator(mode="after")
     def consistent(self) -> "Study":
         """Refuse settings that contradict each other."""
-        for section, names in (("acquire.upstream", self.acquire.upstream), ("transcribe.sample", self.transcribe.sample)):
+        release = ("release",)
+        named: dict[str, Iterable[str]] = {
+            "acquire.upstream": self.acquire.upstream,
+            "rate.corpora": self.rate.corpora,
+            "rate.prompt": release if self.rate.prompt == "release" else (),
+            "transcribe.sample": self.transcribe.sample,
+            "transcribe.prompt": release if self.transcribe.prompt == "release" else (),
+            "transcribe.source": release if self.transcribe.source == "release" else (),
+            "translate": ("annomi",),
+        }
+        for section, names in named.items():
             for name in names:
                 if name not in self.corpora:
                     raise ValueError(f"{section} names {name}, which is not among corpora: {', '.join(self.corpora)}")
@@ -169,7 +248,7 @@ class Study(Section):
         if self.split.test != "transcribed" and "release" not in self.corpora:
             raise ValueError(f"split.test is {self.split.test}, so corpora must include release")
         total = sum(self.transcribe.sample.values())
-        if self.split.test == "transcribed" and self.split.test_dialogs >= total:
+        if self.transcribe.source == "recorded" and self.split.test == "transcribed" and self.split.test_dialogs >= total:
             raise ValueError(f"split.test_dialogs must be smaller than the {total} transcribed dialogs")
         return self
 

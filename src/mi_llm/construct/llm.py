@@ -1,168 +1,125 @@
-"""One protocol for every language model that is asked from outside: request → key → cassette.
+"""The door to every language model that is asked from outside: questions in, recorded answers out.
 
-A request is the body of an OpenAI chat completion; its key is the SHA-256 of its canonical JSON. A *cassette* is a JSON
-Lines file with one line an answer: key, request, raw response, returned model, usage, start, end, SDK version, and what was
-wrong with the answer, if anything. `replay` only looks answers up; `record` asks for those that are missing, through the
-`openai` client and any compatible base URL, and appends each, fsynced, as it comes. Keys and headers are never written.
+`replay` looks answers up, in the stage's own cassette and in the shipped one; `record` asks for those that are missing; `batch`
+does so through the OpenAI Batch API; `live` asks for all of them anew. Whatever comes is recorded.
 """
 
-import asyncio
-import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import openai
-from tqdm import tqdm
-
-from mi_llm import storage
+from mi_llm.construct import batch
+from mi_llm.construct.cassette import Cassette, Question, Record
+from mi_llm.construct.record import cost, count_tokens, encoding_of, record
 from mi_llm.problem import Problem
-
-Request = dict[str, Any]
-Check = Callable[[str], str | None]  # what is wrong with an answer's text, or None
+from mi_llm.study import Llm, Study
 
 
-@dataclass(frozen=True)
-class Question:
-    """One thing to ask: the request's body, and for people the name of what it is about."""
-
-    about: str
-    request: Request
-
-    @property
-    def key(self) -> str:
-        """SHA-256 of the request's canonical JSON."""
-        return hashlib.sha256(storage.dump(self.request).encode("utf-8")).hexdigest()
-
-
-@dataclass
-class Cassette:
-    """The recorded answers of one file. Where a request was answered more than once, the last good answer counts."""
-
-    path: Path
-    good: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, path: Path) -> "Cassette":
-        """Read a cassette; a missing file is an empty one, and a last line torn by a crash is cut off."""
-        cassette = cls(path)
-        if not path.exists():
-            return cassette
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
-        for number, line in enumerate(storage.decode(whole, str(path)).splitlines(), 1):
-            try:
-                record = json.loads(line)
-                if record["problem"] is None:
-                    cassette.good[record["key"]] = record
-            except (json.JSONDecodeError, KeyError, TypeError):
-                raise Problem(
-                    f"{path}, line {number}",
-                    "not a recorded answer",
-                    "one JSON object a line with key and response",
-                    "restore the file",
-                ) from None
-        return cassette
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Add one answer and make sure that it is on the disk before anything else is asked."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.write(storage.dump(record).encode("utf-8") + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if record["problem"] is None:
-            self.good[record["key"]] = record
-
-
-def text_of(record: Mapping[str, Any]) -> str:
-    """The answer's text."""
-    return str(record["response"]["choices"][0]["message"]["content"] or "")
-
-
-def replay(questions: Sequence[Question], cassettes: Sequence[Cassette], how_to_record: str) -> list[dict[str, Any]]:
-    """The recorded answers to `questions`, in their order; a missing one is named together with how to record it."""
-    answers, missing = [], []
-    for question in questions:
-        found = next((cassette.good[question.key] for cassette in cassettes if question.key in cassette.good), None)
-        if found is None:
-            missing.append(question)
-        else:
-            answers.append(found)
-    if missing:
-        first = missing[0]
-        raise Problem(
-            ", ".join(str(cassette.path) for cassette in cassettes),
-            f"no recorded answer of {first.request['model']} for {first.about} (key {first.key[:12]}…)"
-            + (f" and {len(missing) - 1} others" if len(missing) > 1 else ""),
-            "an answer for each request: the request's text, model and settings all count",
-            f"undo the change of prompt, model or corpus, or record the answers: {how_to_record}",
-        )
-    return answers
-
-
-def record(
-    questions: Sequence[Question], cassette: Cassette, *, base_url: str, concurrency: int, attempts: int, check: Check
-) -> None:
-    """Ask for every question that the cassette cannot answer yet; see `ask`."""
-    wanted = [question for question in questions if question.key not in cassette.good]
-    key = os.environ.get("OPENAI_API_KEY", "none")  # local servers take any
-    failed = asyncio.run(
-        ask_all(wanted, cassette, base_url=base_url, key=key, concurrency=concurrency, attempts=attempts, check=check)
+def forecast(options: Llm, wanted: Sequence[Question], of: int) -> str:
+    """What asking would take, in words: requests, tokens, cost."""
+    tokens = sum(count_tokens(options.model, message["content"]) for asked in wanted for message in asked.request["messages"])
+    how = "" if encoding_of(options.model) else ", counting a token a character: tiktoken has no table for the model here"
+    price = options.prices.get(options.model)
+    if price is None:
+        money = f"unknown: {options.model} has no entry in llm.prices"
+    else:
+        share = options.batch_discount if options.mode == "batch" else 1.0
+        money = f"about {cost(price, tokens, tokens) * share:.2f} US dollars, if answers are as long as their questions"
+    return (
+        f"  model     {options.model} at {options.base_url}\n"
+        f"  requests  {len(wanted)} of {of} (the others are recorded)\n"
+        f"  tokens    {tokens} to be sent{how}\n"
+        f"  cost      {money}; budget {options.budget.usd:g}\n"
     )
-    if failed:
-        raise Problem(
-            str(cassette.path),
-            f"{len(failed)} of {len(wanted)} requests have no valid answer; the first is {failed[0]}",
-            "a valid answer for each",
-            "the good answers are kept: run the same command again to ask for the rest",
-        )
 
 
-async def ask_all(
-    wanted: Sequence[Question], cassette: Cassette, *, base_url: str, key: str, concurrency: int, attempts: int, check: Check
-) -> list[str]:
-    """Ask `concurrency` questions at a time; returns, for each that failed, what and why."""
-    failed = []
-    gate = asyncio.Semaphore(concurrency)
-    async with openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=5) as client:
+def consent(options: Llm, name: str, wanted: Sequence[Question], of: int, *, yes: bool) -> None:
+    """Say what asking would take and have a person agree; under DVC and with `--yes` the parameters' budget is the agreement."""
+    print(f"{name}: answers to be recorded\n{forecast(options, wanted, of)}", file=sys.stderr)
+    if not wanted or yes or "DVC_STAGE" in os.environ:
+        return
+    if not sys.stdin.isatty():
+        raise Problem(f"mi-llm {name}", "no terminal to ask on", "a person's yes before money is spent", "add --yes")
+    if input("Ask them? [y/N] ").strip().lower() != "y":
+        raise Problem(f"mi-llm {name}", "not agreed", "y", "nothing was asked; run again when you like")
 
-        async def ask(question: Question) -> None:
-            """One question, `attempts` times at most: the SDK retries the network, we retry answers that fail the check."""
-            problem: str | None = "not asked"
-            async with gate:
-                for _ in range(attempts):
-                    started = datetime.now(UTC)
-                    try:
-                        response = await client.chat.completions.create(**question.request)
-                    except openai.OpenAIError as error:
-                        problem = type(error).__name__
-                        continue
-                    answer = {
-                        "key": question.key,
-                        "request": question.request,
-                        "response": response.model_dump(mode="json", exclude_none=True),
-                        "model": response.model,
-                        "usage": response.usage.model_dump(mode="json", exclude_none=True) if response.usage else None,
-                        "started": started.isoformat(),
-                        "ended": datetime.now(UTC).isoformat(),
-                        "sdk": openai.__version__,
-                    }
-                    problem = check(text_of(answer)) if response.choices else "no choice in the response"
-                    cassette.append(answer | {"problem": problem})
-                    if problem is None:
-                        return
-            failed.append(f"{question.about}: {problem}")
 
-        with tqdm(total=len(wanted), desc="record", unit="answer") as bar:
-            for done in asyncio.as_completed([ask(question) for question in wanted]):
-                await done
-                bar.update()
-    return failed
+def shipped(name: str) -> Path:
+    """The cassette of a stage that came with the bundle."""
+    return Path("data/cassettes") / f"{name}.jsonl"
+
+
+def recorded(study: Study, name: str) -> list[Cassette]:
+    """The cassettes in which a stage looks for answers: its own, then the shipped one."""
+    return [Cassette.open(path) for path in (study.folder / name / "cassette.jsonl", shipped(name)) if path.exists()]
+
+
+def found(cassettes: Sequence[Cassette], asked: Question) -> Record | None:
+    """The recorded good answer to a question, or None."""
+    return next((cassette.good[asked.key] for cassette in cassettes if asked.key in cassette.good), None)
+
+
+def distinct(questions: Sequence[Question]) -> list[Question]:
+    """The questions without repetitions: two dialogs with the same words need one answer."""
+    return list({asked.key: asked for asked in questions}.values())
+
+
+def dry_run(study: Study, name: str, questions: Sequence[Question]) -> None:
+    """Print what recording a stage's missing answers would take; asks nothing and writes nothing."""
+    cassettes = recorded(study, name)
+    wanted = [asked for asked in distinct(questions) if study.llm.mode == "live" or found(cassettes, asked) is None]
+    print(f"{name}: answers to be recorded\n{forecast(study.llm, wanted, len(questions))}", end="")
+
+
+def answers(study: Study, name: str, questions: Sequence[Question], *, yes: bool = False) -> list[Record]:
+    """The answers to a stage's questions, in their order, after recording those that the mode asks for.
+
+    The stage's own cassette, `<out>/<name>/cassette.jsonl`, then holds all of them. An empty list means that nothing at all is
+    recorded for the stage. Raises Problem if some are recorded and others are not, or if recording failed.
+    """
+    options = study.llm
+    own = Cassette(study.folder / name / "cassette.jsonl")
+    others = [Cassette.open(shipped(name))] if shipped(name).exists() else []
+    with own.recording():
+        known = [found([own, *others], asked) for asked in questions]
+        copied = {id(record): record for record in known if record is not None and record["key"] not in own.good}
+        if copied:
+            own.append(list(copied.values()))
+        wanted = [asked for asked in distinct(questions) if options.mode == "live" or asked.key not in own.good]
+        if options.mode != "replay" and wanted:
+            consent(options, name, wanted, len(questions), yes=yes)
+            ask = batch.record if options.mode == "batch" else record
+            ask(options, wanted, own, name)
+            wanted = []
+    if wanted and any(asked.key in own.good for asked in questions):
+        raise missing(study, name, wanted)
+    return [] if wanted else [own.good[asked.key] for asked in questions]
+
+
+def how_to_record(study: Study, name: str) -> str:
+    """The command that records a stage's answers."""
+    return f"OPENAI_API_KEY=… mi-llm {name} --study {study.params} --mode record"
+
+
+def missing(study: Study, name: str, wanted: Sequence[Question]) -> Problem:
+    """What to say of questions without a recorded answer."""
+    first, rest = wanted[0], len(wanted) - 1
+    return Problem(
+        f"{study.folder / name / 'cassette.jsonl'}, {shipped(name)}",
+        f"no recorded answer of {first.request['model']} for {first.about} (key {first.key[:12]}…)"
+        + (f" and {rest} others" if rest else ""),
+        "an answer for each request: its text, model and settings all count",
+        f"undo the change of prompt, model or corpus, or record: {how_to_record(study, name)}",
+    )
+
+
+def parsed(text: str) -> Any:
+    """The JSON value of an answer's text, perhaps in a code fence. Raises ValueError, with the reason."""
+    body = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
+    try:
+        return json.loads(body)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg})") from None

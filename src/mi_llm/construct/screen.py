@@ -1,107 +1,234 @@
 """Stage `screen`: check every transcribed dialog, and let a person decide (paper, Methods, Transcription).
 
-Reads `transcribe/`. Automatic checks propose (`keep` or `drop`, with reasons); a person overrules them in the study's
-decisions file (CSV: `dialog,decision,reason,who,when`, decision `keep` or `drop`). Writes `screen/dialogs.jsonl` (what is kept),
-`screening.csv` (every dialog, every reason, who decided) and `metrics.json`. Nothing is dropped silently.
+Reads `transcribe/transcribed.jsonl`. Automatic checks propose `keep` or `drop`, with reasons; a person decides in the study's
+decisions folder: `decisions.csv` (`dialog,decision,reason,who,when`, decision `keep`, `drop` or `fix`) and for each `fix` the
+corrected dialog as text. Writes `screen/dialogs.jsonl` (what is kept), `screening.csv` (every dialog, every reason, who
+decided), `proposals.csv` (what is not decided yet, to be completed by a person), `dialogs.html` (all of it to read) and
+`metrics.json`. Nothing is dropped silently.
 """
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mi_llm import storage
-from mi_llm.construct.llm import Cassette, text_of
-from mi_llm.construct.transcribe import turns_of
+from mi_llm.construct.transcribe import form_faults, turns_of
 from mi_llm.dialog import Dialog, Turn, write_dialogs
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Screen, Study
 
-DECISIONS = ("dialog", "decision", "reason", "who", "when")
+COLUMNS = ["dialog", "decision", "reason", "who", "when"]
+AUTOMATIC, AUTHORS = "automatic", "the paper's authors"
+LABELS = {"来访者": "client", "咨询师": "counselor"}
+ENDS = tuple("。！？…~～”」』）)】!?.")
+REPEATED = re.compile(r"(.{4,}?)\1{2,}")
+LABEL_INSIDE = re.compile(r"(来访者|咨询师|client|counselor)\s*[:：]")
+PERSONAL = {
+    "a mobile number": re.compile(r"(?<!\d)1[3-9]\d{9}(?!\d)"),
+    "an identity number": re.compile(r"(?<!\d)\d{17}[\dXx](?!\d)"),
+    "an e-mail address": re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+"),
+    "a messenger account": re.compile(r"(微信|QQ|扣扣)号?(是|：|:)?\s*[A-Za-z0-9_-]{5,}"),
+    "a web address": re.compile(r"https?://|www\."),
+    "a street address": re.compile(r"[\u4e00-\u9fff]{2,}(路|街|巷|弄)\s*\d+\s*号"),
+}
 
 
-def unsafe_terms() -> list[str]:
-    """The list of unsafe content: a term a line; lines that begin with # explain."""
-    text = (resources.files(__package__) / "unsafe.txt").read_text(encoding="utf-8")
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+@dataclass(frozen=True)
+class Reason:
+    """Why a dialog should be dropped: the kind of fault, as the report counts it, and what was seen."""
+
+    kind: str
+    seen: str
 
 
-def faults(turns: Sequence[Turn], options: Screen, unsafe: Sequence[str]) -> Iterator[str]:
-    """Why a dialog should be dropped: alternation, length, language, unsafe content."""
-    if turns[0].role != "client":
-        yield "does not start with the client"
-    if turns[-1].role != "counselor":
-        yield "does not end with the counselor"
-    if any(before.role == after.role for before, after in pairwise(turns)):
-        yield "roles do not alternate"
-    least, most = options.rounds
-    rounds = sum(turn.role == "counselor" for turn in turns)
-    if not least <= rounds <= most:
-        yield f"{rounds} rounds, not {least} to {most}"
-    shortest, longest = options.volley_characters
+@dataclass(frozen=True)
+class Decision:
+    """What a person decided about a dialog, why, who and when."""
+
+    decision: str
+    reason: str
+    who: str
+    when: str
+
+
+@cache
+def terms(name: str) -> tuple[str, ...]:
+    """A list of words beside this module: one a line; lines that begin with # explain."""
+    text = (resources.files(__package__) / f"{name}.txt").read_text(encoding="utf-8")
+    return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+
+
+def reasons(turns: Sequence[Turn], options: Screen) -> Iterator[Reason]:
+    """Why a dialog should be dropped: form, and the paper's grounds (irrelevant, incoherent, unsafe, against MI), and privacy."""
+    yield from (Reason("form", seen) for seen in form_faults(turns, options))
+    yield from (Reason("incoherent", seen) for seen in incoherent(turns))
+    yield from (Reason("repetitive", seen) for seen in repetitive(turns, options.repeated_characters))
+    lost = unrelated(turns)
+    if lost > options.unrelated_share:
+        yield Reason("irrelevant", f"{lost:.0%} of the replies share no two characters with anything the client said before")
+    replies = [turn.text for turn in turns if turn.role == "counselor"]
+    yield from (Reason("unsafe", term) for term in terms("unsafe") if any(term in reply for reply in replies))
+    for what, pattern in PERSONAL.items():
+        if any(pattern.search(turn.text) for turn in turns):
+            yield Reason("personal data", what)
+    cues = [term for reply in replies for term in terms("mi_inconsistent") if term in reply]
+    if len(cues) >= options.mi_inconsistent_cues:
+        yield Reason("against MI", f"{len(cues)} cues of persuading or confronting: {', '.join(dict.fromkeys(cues))}")
+
+
+def incoherent(turns: Sequence[Turn]) -> Iterator[str]:
+    """Broken characters, a speaker's label inside a volley, an end in the middle of a sentence."""
     for turn in turns:
-        if not shortest <= len(turn.text) <= longest:
-            yield f"a volley of {len(turn.text)} characters, not {shortest} to {longest}"
-            break
-    text = "".join(turn.text for turn in turns)
-    letters = [character for character in text if character.isalpha()]
-    chinese = sum("\u4e00" <= character <= "\u9fff" for character in letters)
-    if chinese < options.chinese_share * len(letters):
-        yield f"only {chinese} of {len(letters)} letters are Chinese"
-    for term in unsafe:
-        if any(term in turn.text for turn in turns if turn.role == "counselor"):
-            yield f"unsafe content: {term}"
+        if "\ufffd" in turn.text or LABEL_INSIDE.search(turn.text):
+            yield f"broken characters or a speaker's label inside a volley: {excerpt(turn)}"
+    if not turns[-1].text.endswith(ENDS):
+        yield f"breaks off: {excerpt(turns[-1])}"
 
 
-def decisions(path: Path) -> dict[str, dict[str, str]]:
+def repetitive(turns: Sequence[Turn], least: int) -> Iterator[str]:
+    """A phrase that stutters, or a volley of at least `least` characters that is said again."""
+    for turn in turns:
+        if match := REPEATED.search(turn.text):
+            yield f"“{match[1]}” three times or more in one volley"
+    for text, times in Counter(turn.text for turn in turns if len(turn.text) >= least).items():
+        if times > 1:
+            yield f"said {times} times: “{text[:20]}”"
+
+
+def excerpt(turn: Turn) -> str:
+    """The end of a volley, for a reason."""
+    return f"“…{turn.text[-16:]}”"
+
+
+def unrelated(turns: Sequence[Turn]) -> float:
+    """The share of replies that have no two neighbouring Chinese characters in common with what the client said before."""
+    said: set[str] = set()
+    replies = lost = 0
+    for turn in turns:
+        pairs = {turn.text[place : place + 2] for place in range(len(turn.text) - 1)}
+        pairs = {pair for pair in pairs if all("\u4e00" <= character <= "\u9fff" for character in pair)}
+        if turn.role == "client":
+            said |= pairs
+        else:
+            replies += 1
+            lost += not pairs & said
+    return lost / replies if replies else 0.0
+
+
+def decisions(folder: Path) -> dict[str, Decision]:
     """What a person decided, by dialog; the file may be missing, but not malformed."""
+    path = folder / "decisions.csv"
     if not path.exists():
         return {}
     table = csv.DictReader(storage.read_text(path).splitlines())
-    if tuple(table.fieldnames or ()) != DECISIONS:
-        raise Problem(f"{path}, line 1", f"columns {table.fieldnames}", ",".join(DECISIONS), "correct the header")
+    if list(table.fieldnames or ()) != COLUMNS:
+        raise Problem(f"{path}, line 1", f"columns {table.fieldnames}", ",".join(COLUMNS), "correct the header")
     made = {}
     for row in table:
-        if row["decision"] not in ("keep", "drop"):
-            raise Problem(f"{path}, line {table.line_num}", f"decision {row['decision']!r}", "keep or drop", "correct it")
-        made[row["dialog"]] = row
+        place = f"{path}, line {table.line_num}"
+        if row["decision"] not in ("keep", "drop", "fix"):
+            raise Problem(place, f"decision {row['decision']!r}", "keep, drop or fix", "correct it")
+        if not (row["who"] or "").strip() or not (row["when"] or "").strip():
+            raise Problem(place, "no who or no when", "the initials of who decided, and the date", "fill them in")
+        made[row["dialog"]] = Decision(row["decision"], row["reason"], row["who"], row["when"])
     return made
 
 
+def corrected(folder: Path, name: str) -> list[Turn]:
+    """The dialog as a person corrected it: `<name>.txt`, / written as _, a volley a line behind its label."""
+    path = folder / f"{name.replace('/', '_')}.txt"
+    turns: list[Turn] = []
+    for number, line in enumerate(storage.read_text(path).splitlines(), 1):
+        label, _, text = line.partition("：")
+        if label.strip() in LABELS and text.strip():
+            turns.append(Turn(role=LABELS[label.strip()], text=text.strip()))  # type: ignore[arg-type]
+        elif line.strip():
+            raise Problem(
+                f"{path}, line {number}",
+                repr(line[:40]),
+                "来访者：… or 咨询师：…",
+                "put each volley on one line behind its label",
+            )
+    if not turns:
+        raise Problem(str(path), "no volley in it", "the corrected dialog", "write it, or decide drop")
+    return turns
+
+
 def screen(study: Study) -> None:
-    """Screen the transcribed dialogs; see the module."""
-    folder, decided_in = study.folder / "transcribe", Path(study.screen.decisions)
-    with stage(study, "screen", None, [folder, decided_in]) as out:
-        answers = Cassette.open(folder / "cassette.jsonl").good
-        person, unsafe = decisions(decided_in), unsafe_terms()
+    """Screen the transcribed dialogs; see the module. Raises Problem, after writing the proposals, while a person must decide."""
+    folder, transcribed = Path(study.screen.decisions), study.folder / "transcribe" / "transcribed.jsonl"
+    with stage(study, "screen", None, [transcribed, folder]) as out:
+        person = decisions(folder)
         kept, rows = [], []
-        for entry in storage.read_lines(folder / "sample.jsonl"):
+        pages: list[dict[str, Any]] = []
+        for entry in storage.read_lines(transcribed):
             name = f"{entry['source']}/{entry['dialog']}"
             try:
-                turns = turns_of(text_of(answers[entry["key"]]))
-                reasons = list(faults(turns, study.screen, unsafe))
+                turns = turns_of(entry["answer"])
+                found = list(reasons(turns, study.screen))
             except ValueError as error:
-                turns, reasons = [], [str(error)]
-            decision, who = ("drop" if reasons else "keep"), "automatic"
-            if name in person:
-                decision, who = person[name]["decision"], person[name]["who"]
-                reasons.append(person[name]["reason"])
-            if study.screen.policy == "person" and name not in person:
-                raise Problem(
-                    study.screen.decisions, f"no decision about {name}", "a person's decision on every dialog",
-                    f"add a line `{name},keep|drop,reason,who,when`, or set screen.policy to automatic",
-                )  # fmt: skip
-            if decision == "keep" and turns:
-                kept.append(
-                    Dialog(id=name, source=entry["source"], turns=tuple(turns), meta={"transcribed_from": entry["dialog"]})
-                )
-            rows.append({"dialog": name, "decision": decision, "reasons": "; ".join(reasons), "who": who})
+                turns, found = [], [Reason("form", str(error))]
+            proposal = Decision("drop" if found else "keep", "; ".join(reason.seen for reason in found), AUTOMATIC, "")
+            if entry["key"] is None:  # published: the authors kept it
+                proposal = Decision("keep", proposal.reason, AUTHORS, "")
+            decided = person.get(name, proposal)
+            if decided.decision == "fix":
+                turns = corrected(folder, name)
+            unanswered = bool(turns) and turns[-1].role == "client"
+            if unanswered:
+                turns = turns[:-1]
+            if decided.decision != "drop" and turns:
+                meta = {"transcribed_from": entry["dialog"]} | ({"fixed_by": decided.who} if decided.decision == "fix" else {})
+                kept.append(Dialog(id=name, source=entry["source"], turns=tuple(turns), meta=meta))
+            kinds = list(dict.fromkeys(reason.kind for reason in found))
+            rows.append(
+                {
+                    "dialog": name,
+                    "decision": decided.decision,
+                    "kinds": "; ".join(kinds),
+                    "proposal": proposal.decision,
+                    "seen": proposal.reason,
+                    "reason": decided.reason if decided is not proposal else "",
+                    "who": decided.who,
+                    "changed": "the last client volley, which nobody answers, left out" if unanswered else "",
+                }
+            )
+            pages.append({"row": rows[-1], "turns": turns})
+        waiting = [row for row in rows if study.screen.policy == "person" and row["who"] == AUTOMATIC]
+        write(out, rows, waiting, pages, study)
+        if waiting:
+            raise Problem(
+                str(folder / "decisions.csv"),
+                f"this step waits for a person: {len(waiting)} of {len(rows)} dialogs have no decision",
+                "a person's decision on every dialog",
+                f"read {out}/dialogs.html, complete {out}/proposals.csv (decision, reason, who, when), add its rows there and run"
+                " again; or set screen.policy to automatic",
+            )
         write_dialogs(out / "dialogs.jsonl", kept)
-        storage.write_text(out / "screening.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
         counts = Counter(row["decision"] for row in rows)
-        storage.write_json(out / "metrics.json", {"screened": len(rows), "kept": counts["keep"], "dropped": counts["drop"]})
+        numbers = {"screened": len(rows), "kept": counts["keep"], "dropped": counts["drop"], "fixed": counts["fix"]}
+        storage.write_json(out / "metrics.json", numbers)
+
+
+def write(
+    out: Path, rows: list[dict[str, str]], waiting: list[dict[str, str]], pages: list[dict[str, Any]], study: Study
+) -> None:
+    """Write what a person reads: the table, the proposals still to be decided, and the page, flagged dialogs first."""
+    storage.write_text(out / "screening.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    proposed = [
+        {"dialog": row["dialog"], "decision": row["proposal"], "reason": row["seen"], "who": "", "when": ""} for row in waiting
+    ]
+    storage.write_text(out / "proposals.csv", pd.DataFrame(proposed, columns=COLUMNS).to_csv(index=False, lineterminator="\n"))
+    environment = Environment(loader=PackageLoader("mi_llm.construct", "."), undefined=StrictUndefined, autoescape=True)
+    ordered = sorted(pages, key=lambda page: not page["row"]["kinds"])
+    storage.write_text(out / "dialogs.html", environment.get_template("dialogs.html.jinja").render(study=study, pages=ordered))

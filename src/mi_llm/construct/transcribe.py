@@ -1,24 +1,22 @@
 """Stage `transcribe`: have a seeded sample of dialogs rewritten in MI style (paper, Methods, Transcription).
 
-Reads `read/<corpus>/dialogs.jsonl` and, to replay, the shipped cassette `data/cassettes/transcribe.jsonl`. Writes the
-answers, kept from run to run, to `transcribe/cassette.jsonl`, and which answer belongs to which dialog to `sample.jsonl`.
-What the answers say is read by the next stage, `screen`.
+Reads `read/<corpus>/dialogs.jsonl` and recorded answers (`construct/llm.py`); or, with source `release`, takes the dialogs that
+the authors published as the answers they got. Writes `transcribe/cassette.jsonl`, kept from run to run, and `transcribed.jsonl`:
+for each dialog of the sample its source, the answer's key and text. What the answers say is read by the next stage, `screen`.
 """
 
-import json
 import random
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from mi_llm import prompts, storage
 from mi_llm.construct import llm
-from mi_llm.construct.llm import Cassette, Question
+from mi_llm.construct.cassette import Check, Question, text_of
 from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
-from mi_llm.study import Study
-
-SHIPPED = Path("data/cassettes/transcribe.jsonl")
+from mi_llm.study import Screen, Study
 
 
 def sample(study: Study, corpus: str, dialogs: list[Dialog]) -> list[Dialog]:
@@ -34,24 +32,37 @@ def sample(study: Study, corpus: str, dialogs: list[Dialog]) -> list[Dialog]:
     return random.Random(study.seed_of("transcribe", corpus)).sample(dialogs, wanted)
 
 
-def question(study: Study, dialog: Dialog) -> Question:
-    """The request that asks for one dialog's MI-style counterpart."""
-    content = prompts.render("transcribe", turns=dialog.turns)
-    request = {
-        "model": study.transcribe.model,
-        "messages": [{"role": "user", "content": content}],
-        "temperature": study.transcribe.temperature,
-    }
-    return Question(f"dialog {dialog.id} of {dialog.source}", request)
+def drawn(study: Study) -> list[Dialog]:
+    """The sample of all corpora, in the parameters' order."""
+    return [
+        dialog
+        for corpus in study.transcribe.sample
+        for dialog in sample(study, corpus, read_dialogs(study.folder / "read" / corpus / "dialogs.jsonl"))
+    ]
+
+
+def questions(study: Study) -> list[Question]:
+    """The requests that ask for each dialog's MI-style counterpart."""
+    found = prompts.load(study, "transcribe")
+    instructions = [line for line in found.render(turns=()).splitlines() if len(line) >= 20]
+    return [
+        Question(
+            about=f"dialog {dialog.id} of {dialog.source}",
+            request={
+                "model": study.llm.model,
+                "messages": [{"role": "user", "content": found.render(turns=dialog.turns)}],
+                "temperature": study.transcribe.temperature,
+            },
+            prompt=found.provenance,
+            check=checker(study.screen, instructions),
+        )
+        for dialog in drawn(study)
+    ]
 
 
 def turns_of(answer: str) -> list[Turn]:
     """Parse an answer: a JSON list of `{role, content}`, perhaps in a code fence. Raises ValueError, with the reason."""
-    text = answer.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
-    try:
-        entries: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg})") from None
+    entries: Any = llm.parsed(answer)
     if not isinstance(entries, list) or not entries:
         raise ValueError("not a list of turns")
     turns = []
@@ -64,40 +75,84 @@ def turns_of(answer: str) -> list[Turn]:
     return turns
 
 
-def fault(answer: str) -> str | None:
-    """What makes an answer unusable as it came, or None: such an answer is asked for again."""
-    try:
-        turns_of(answer)
-    except ValueError as error:
-        return str(error)
-    return None
+def form_faults(turns: Sequence[Turn], options: Screen) -> Iterator[str]:
+    """What is wrong with a dialog's form: who speaks when, how much, in which language."""
+    if turns[0].role != "client":
+        yield "does not start with the client"
+    if any(before.role == after.role for before, after in pairwise(turns)):
+        yield "roles do not alternate"
+    least, most = options.rounds
+    rounds = sum(turn.role == "counselor" for turn in turns)
+    if not least <= rounds <= most:
+        yield f"{rounds} rounds, not {least} to {most}"
+    shortest, longest = options.volley_characters
+    for turn in turns:
+        if not shortest <= len(turn.text) <= longest:
+            yield f"a volley of {len(turn.text)} characters, not {shortest} to {longest}"
+            break
+    chinese = chinese_share("".join(turn.text for turn in turns))
+    if chinese < options.chinese_share:
+        yield f"only {chinese:.0%} of the letters are Chinese"
 
 
-def transcribe(study: Study) -> None:
+def chinese_share(text: str) -> float:
+    """Chinese characters among the letters of a text; 0 where there are none."""
+    letters = [character for character in text if character.isalpha()]
+    return sum("\u4e00" <= character <= "\u9fff" for character in letters) / len(letters) if letters else 0.0
+
+
+def checker(options: Screen, instructions: Sequence[str]) -> Check:
+    """The check of an answer: one that fails it is asked for again."""
+
+    def check(answer: str) -> str | None:
+        try:
+            turns = turns_of(answer)
+        except ValueError as error:
+            return str(error)
+        if any(line in turn.text for turn in turns for line in instructions):
+            return "repeats the prompt"
+        return next(form_faults(turns, options), None)
+
+    return check
+
+
+def released(study: Study) -> list[dict[str, Any]]:
+    """The authors' transcribed dialogs as rows: what GPT-4 answered them, as far as they published it."""
+    folder = study.folder / "read" / "release"
+    dialogs = read_dialogs(folder / "training.jsonl")
+    if not dialogs:
+        raise Problem(
+            str(folder / "training.jsonl"),
+            "none of the authors' 2,000 training dialogs",
+            "trian_2000.json of their release",
+            f"see {study.folder}/acquire/release/missing.csv; or set transcribe.source to recorded, and record: "
+            + llm.how_to_record(study, "transcribe"),
+        )
+    return [
+        {
+            "dialog": dialog.id,
+            "source": "release",
+            "key": None,
+            "answer": storage.dump([{"role": turn.role, "content": turn.text} for turn in dialog.turns]),
+        }
+        for dialog in dialogs
+    ]
+
+
+def transcribe(study: Study, *, yes: bool = False) -> None:
     """Collect the answers for the study's sample; see the module."""
-    options = study.transcribe
-    read = {corpus: study.folder / "read" / corpus / "dialogs.jsonl" for corpus in options.sample}
-    shipped = [SHIPPED] if options.mode == "replay" and SHIPPED.exists() else []
-    with stage(study, "transcribe", None, [*read.values(), *shipped]) as out:
-        drawn = [dialog for corpus, path in read.items() for dialog in sample(study, corpus, read_dialogs(path))]
-        questions = [question(study, dialog) for dialog in drawn]
-        own = Cassette.open(out / "cassette.jsonl")
-        if options.mode == "record":
-            llm.record(
-                questions,
-                own,
-                base_url=options.base_url,
-                concurrency=options.concurrency,
-                attempts=options.attempts,
-                check=fault,
-            )
-        how = f"set transcribe.mode to record in {study.params}, OPENAI_API_KEY in the environment, and run `mi-llm transcribe`"
-        answers = llm.replay(questions, [own, *(Cassette.open(path) for path in shipped)], how)
-        if options.mode == "replay":
-            storage.write_lines(own.path, answers)
-        rows = [
-            {"dialog": dialog.id, "source": dialog.source, "key": asked.key}
-            for dialog, asked in zip(drawn, questions, strict=True)
-        ]
-        storage.write_lines(out / "sample.jsonl", rows)
-        storage.write_json(out / "metrics.json", {"answers": len(answers)})
+    corpora = ["release"] if study.transcribe.source == "release" else list(study.transcribe.sample)
+    with stage(study, "transcribe", None, [study.folder / "read" / corpus for corpus in corpora]) as out:
+        if study.transcribe.source == "release":
+            rows = released(study)
+        else:
+            asked = questions(study)
+            answers = llm.answers(study, "transcribe", asked, yes=yes)
+            if not answers:
+                raise llm.missing(study, "transcribe", asked)
+            rows = [
+                {"dialog": dialog.id, "source": dialog.source, "key": answer["key"], "answer": text_of(answer)}
+                for dialog, answer in zip(drawn(study), answers, strict=True)
+            ]
+        storage.write_lines(out / "transcribed.jsonl", rows)
+        storage.write_json(out / "metrics.json", {"answers": len(rows)})

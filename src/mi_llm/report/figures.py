@@ -1,6 +1,7 @@
 """The report's figures, as SVG text whose bytes depend on the data only. Letters are drawn as shapes: no font is needed."""
 
 import io
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import pandas as pd
@@ -53,6 +54,38 @@ def base_and_tuned(scores: pd.DataFrame, models: tuple[str, ...]) -> str:
             axes.margins(y=0.14)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        return svg(figure)
+
+
+def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> str:
+    """Figure 2: a panel an aspect and one for the total, a bar a corpus with its interval; the chosen corpora stand out.
+
+    `means` is indexed by corpus name, with columns aspect, mean, lo, hi, most (the aspect's maximum).
+    """
+    aspects = list(dict.fromkeys(means["aspect"]))
+    corpora = list(dict.fromkeys(means.index))[::-1]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 0.5 + 0.42 * len(corpora)), layout="constrained")
+        panels = figure.subplots(1, len(aspects), sharey=True, squeeze=False)[0]
+        for axes, aspect in zip(panels, aspects, strict=True):
+            rows = means[means["aspect"] == aspect].loc[corpora]
+            colours = [TUNED if corpus in chosen else BASE for corpus in corpora]
+            axes.barh(corpora, rows["mean"], 0.62, color=colours)
+            whiskers = [rows["mean"] - rows["lo"], rows["hi"] - rows["mean"]]
+            axes.errorbar(rows["mean"], corpora, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+            for corpus, value in rows["mean"].items():
+                axes.annotate(
+                    f"{value:.2f}",
+                    (0, corpus),
+                    (3, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8,
+                    color="white" if corpus in chosen else INK,
+                )
+            axes.set_xlim(0, rows["most"].iloc[0])
+            axes.set_title(f"{aspect} (0–{rows['most'].iloc[0]:g})", loc="left", fontweight="bold", fontsize=8)
+            axes.tick_params(axis="y", length=0)
         return svg(figure)
 
 

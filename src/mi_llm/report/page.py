@@ -61,13 +61,20 @@ def table_html(table: pd.DataFrame) -> Markup:
     return Markup(table.reset_index().to_html(index=False, border=0, na_rep="—", classes="data"))  # noqa: S704 — to_html escapes
 
 
+def figure_2(study: Study) -> Markup:
+    """Figure 2, or nothing where no ratings are recorded."""
+    means = tables.rating_means(study)
+    return Markup(figures.ratings(means, tables.chosen(study))) if len(means) else Markup("")  # noqa: S704 — drawn by us from numbers
+
+
 def report(study: Study) -> None:
     """Write the page; see the module."""
-    inputs = [study.folder / name for name in ("read", "screen", "split", "finetune", "respond", "score")]
+    inputs = [study.folder / name for name in ("read", "rate", "screen", "translate", "split", "finetune", "respond", "score")]
     with stage(study, "report", None, inputs) as out:
         shown = {
             "dialog-features": tables.dialog_features(study),
             "repairs": tables.repairs(study),
+            "ratings": tables.ratings(study),
             "screening": tables.screening(study),
             "scores": tables.figure_3(study),
             "other-scores": tables.other_scores(study),
@@ -83,6 +90,9 @@ def report(study: Study) -> None:
             version=__version__,
             style=Markup((resources.files(__package__) / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
             tables={name: table_html(table) for name, table in shown.items()},
+            figure_2=figure_2(study),
+            translated=storage.read_json(study.folder / "translate" / "metrics.json"),
+            rated=storage.read_json(study.folder / "rate" / "metrics.json"),
             figure_3=Markup(figures.base_and_tuned(tables.scores(study), study.models)),  # noqa: S704 — drawn by us from numbers
             losses=Markup(figures.losses(shown["loss"])),  # noqa: S704 — drawn by us from numbers
             examples=examples(study),
@@ -91,4 +101,4 @@ def report(study: Study) -> None:
             parts=storage.read_json(study.folder / "split" / "metrics.json"),
         )
         storage.write_text(out / "index.html", page)
-        storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": 2, "models": len(study.models)})
+        storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": 3, "models": len(study.models)})

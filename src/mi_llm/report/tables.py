@@ -50,12 +50,40 @@ def repairs(study: Study) -> pd.DataFrame:
     return pd.concat(tables).set_index("corpus")
 
 
+def rating_means(study: Study) -> pd.DataFrame:
+    """The numbers of Figure 2: corpus and aspect with mean, interval, dialogs and the aspect's maximum; perhaps empty."""
+    table = pd.read_csv(study.folder / "rate" / "means.csv")
+    table["corpus"] = table["corpus"].map(CORPUS_NAMES)
+    return table.set_index("corpus")
+
+
+def ratings(study: Study) -> pd.DataFrame:
+    """Figure 2 as a table: mean and interval of each aspect, what the totals choose, and how stable that is."""
+    means, choice = rating_means(study), pd.read_csv(study.folder / "rate" / "choice.csv")
+    wide = {aspect: [interval(row) for _, row in rows.iterrows()] for aspect, rows in means.groupby("aspect", sort=False)}
+    names = list(dict.fromkeys(means.index))
+    table = pd.DataFrame(wide, index=pd.Index(names, name="Dataset"))
+    choice = choice.assign(corpus=choice["corpus"].map(CORPUS_NAMES)).set_index("corpus").loc[names]
+    table["Rank"] = choice["rank"]
+    table[f"Among the first {study.rate.top} in resamples"] = [f"{share:.0%}" for share in choice["chosen_share"]]
+    table["Transcribed in this study"] = ["yes" if used else "no" for used in choice["transcribed"]]
+    return table.loc[choice.sort_values("rank").index].rename_axis("Dataset")
+
+
+def chosen(study: Study) -> list[str]:
+    """The names of the corpora that the totals choose."""
+    choice = pd.read_csv(study.folder / "rate" / "choice.csv")
+    return [CORPUS_NAMES[corpus] for corpus in choice.loc[choice["chosen"], "corpus"]]
+
+
 def screening(study: Study) -> pd.DataFrame:
-    """Counts of screening decisions by reason."""
+    """Counts of screening decisions by source, decision, kinds of fault and who decided."""
     table = pd.read_csv(study.folder / "screen" / "screening.csv", keep_default_na=False)
-    table["reasons"] = table["reasons"].replace("", "nothing found")
-    counts = table.groupby(["decision", "reasons", "who"]).size()
-    return counts.rename("dialogs").reset_index().set_index("decision")
+    table["Dataset"] = table["dialog"].str.split("/").str[0].map(CORPUS_NAMES)
+    table["kinds"] = table["kinds"].replace("", "nothing found")
+    counts = table.groupby(["Dataset", "decision", "kinds", "who"]).size().rename("dialogs").reset_index()
+    names = {"decision": "Decision", "kinds": "Found by the checks", "who": "Decided by", "dialogs": "Dialogs"}
+    return counts.rename(columns=names).set_index("Dataset")
 
 
 def losses(study: Study) -> pd.DataFrame:

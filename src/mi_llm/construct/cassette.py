@@ -1,0 +1,238 @@
+"""The cassette: every answer of a language model, kept once and forever, with what it answers and where it came from.
+
+A cassette is a JSON Lines file that only grows. A line holds one answer, good or failed: `key` (SHA-256 of the request's
+canonical JSON), `request`, the raw `response`, the `model` that the service says it was, `usage`, `started`, `ended`, `sdk`,
+`prompt` (name and SHA-256 of the prompt's file), `about` (for people), `problem` (what was wrong with the answer, or null) and
+`seal`, the SHA-256 of the rest of the line: a line that was edited later is refused. Keys and headers never enter it.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mi_llm import storage
+from mi_llm.problem import Problem
+
+Request = dict[str, Any]
+Record = dict[str, Any]
+Check = Callable[[str], str | None]  # what is wrong with an answer's text, or None
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing to ask: a chat completion's body, what it is about, its prompt's name and hash, how its answer is checked."""
+
+    about: str
+    request: Request
+    prompt: Mapping[str, str]
+    check: Check
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the request's canonical JSON."""
+        return key_of(self.request)
+
+
+def key_of(request: Request) -> str:
+    """SHA-256 of a request's canonical JSON."""
+    return hashlib.sha256(storage.dump(request).encode("utf-8")).hexdigest()
+
+
+def sealed(record: Record) -> Record:
+    """The record with its seal."""
+    return record | {"seal": seal_of(record)}
+
+
+def seal_of(record: Record) -> str:
+    """SHA-256 of a record's canonical JSON without its seal."""
+    return key_of({name: value for name, value in record.items() if name != "seal"})
+
+
+def text_of(record: Record) -> str:
+    """The text of a good answer."""
+    return str(record["response"]["choices"][0]["message"]["content"])
+
+
+def fault(line: bytes) -> str | None:
+    """What is wrong with one line of a cassette, or None."""
+    try:
+        record = json.loads(line)
+        key, seal, _ = record["key"], record["seal"], record["problem"]
+        request = record["request"]
+    except (ValueError, KeyError, TypeError):
+        return "not a recorded answer"
+    if key != key_of(request):
+        return "the request is not the one that was asked: it was edited after recording"
+    if seal != seal_of(record):
+        return "the answer is not the one that came: it was edited after recording"
+    return None
+
+
+def whole_lines(content: bytes) -> list[bytes]:
+    """The complete lines; a last one without its line end was torn by a crash and does not count."""
+    return content[: content.rfind(b"\n") + 1].splitlines()
+
+
+@dataclass
+class Cassette:
+    """The recorded answers of one file. Where a request was answered well more than once, the last answer counts."""
+
+    path: Path
+    records: list[Record] = field(default_factory=list)
+    good: dict[str, Record] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path) -> "Cassette":
+        """Read a cassette; a missing file is an empty one. Raises Problem for a line that is not as it was recorded."""
+        cassette = cls(path)
+        cassette.reread()
+        return cassette
+
+    def reread(self) -> None:
+        """Read the file again, from its beginning."""
+        self.records, self.good = [], {}
+        for number, line in enumerate(whole_lines(self.path.read_bytes()) if self.path.exists() else [], 1):
+            found = fault(line)
+            if found:
+                raise Problem(
+                    f"{self.path}, line {number}",
+                    found,
+                    "recorded answers as they came, one JSON object a line",
+                    f"restore the file, or delete that line; `mi-llm cassette verify {self.path}` lists all such lines",
+                )
+            self.take(json.loads(line))
+
+    def take(self, record: Record) -> None:
+        """Remember one record."""
+        self.records.append(record)
+        if record["problem"] is None:
+            self.good[record["key"]] = record
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Be the only process that adds to the file: another one waits here until the first ends, and then knows its answers."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"another process records into {self.path}; waiting for it to end", file=sys.stderr)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            self.mend()
+            self.reread()
+            yield
+
+    def mend(self) -> None:
+        """Cut off a last line that a crash has torn."""
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            os.truncate(self.path, whole)
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Add sealed records and make sure that they are on the disk; on a full disk the file stays as it was."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = b"".join(storage.dump(record).encode("utf-8") + b"\n" for record in records)
+        before = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("ab") as file:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if self.path.exists():
+                os.truncate(self.path, before)
+            raise Problem(
+                str(self.path),
+                f"an answer could not be written ({os.strerror(error.errno or 0)})",
+                "a writable folder with free space",
+                "free some space and run the same command again; the answers before it are kept",
+            ) from error
+        for record in records:
+            self.take(record)
+
+
+def verify(path: Path) -> list[str]:
+    """Every fault of a cassette, each with its line; an empty list if there is none."""
+    content = path.read_bytes()
+    lines = whole_lines(content)
+    faults = [f"{path}, line {number}: {found}" for number, line in enumerate(lines, 1) if (found := fault(line))]
+    if content and not content.endswith(b"\n"):
+        faults.append(f"{path}, line {len(lines) + 1}: torn by a crash; the next recording cuts it off and asks again")
+    return faults
+
+
+def merge(target: Path, sources: Sequence[Path]) -> int:
+    """Add to `target` the records of other cassettes that it does not hold; returns how many were added."""
+    cassette = Cassette.open(target)
+    with cassette.recording():
+        known = {record["seal"] for record in cassette.records}
+        new = {
+            record["seal"]: record for path in sources for record in Cassette.open(path).records if record["seal"] not in known
+        }
+        if new:
+            cassette.append(list(new.values()))
+    return len(new)
+
+
+def chosen(cassette: Cassette, key: str) -> list[Record]:
+    """The records whose key begins with `key`; raises Problem if there is none."""
+    found = [record for record in cassette.records if record["key"].startswith(key)]
+    if not found:
+        raise Problem(
+            str(cassette.path), f"no answer with key {key}…", "a key, or its beginning",
+            f"`mi-llm cassette ls {cassette.path}` lists them",
+        )  # fmt: skip
+    return found
+
+
+def shown(record: Record) -> str:
+    """One record for people: what it is about, what was asked, what came."""
+    messages = "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in record["request"]["messages"])
+    settings = {name: value for name, value in record["request"].items() if name != "messages"}
+    answer = storage.dump(record["response"]) if record["problem"] else text_of(record)
+    return (
+        f"{record['about']}\nkey      {record['key']}\n"
+        f"prompt   {record['prompt']['name']} ({record['prompt']['sha256'][:12]}…)\n"
+        f"request  {storage.dump(settings)}\nmodel    {record['model']}\nusage    {storage.dump(record['usage'])}\n"
+        f"time     {record['started']} to {record['ended']}\nproblem  {record['problem'] or 'none'}\n\n"
+        f"{messages}\n\n[answer]\n{answer}"
+    )
+
+
+def line_of(record: Record) -> str:
+    """One record in a line: key, end, model, subject, state."""
+    state = f"failed ({record['problem']})" if record["problem"] else "good"
+    return f"{record['key'][:12]}  {record['ended'][:19]}  {record['model']}  {record['about']}  {state}"
+
+
+def export(cassette: Cassette, path: Path) -> None:
+    """Write the records as a CSV table for people and spreadsheets."""
+    rows = []
+    for record in cassette.records:
+        usage = record["usage"] or {}
+        rows.append(
+            {
+                "key": record["key"],
+                "about": record["about"],
+                "prompt": record["prompt"]["name"],
+                "model": record["model"],
+                "request": "\n\n".join(message["content"] for message in record["request"]["messages"]),
+                "answer": storage.dump(record["response"]) if record["problem"] else text_of(record),
+                "problem": record["problem"] or "",
+                "tokens_sent": usage.get("prompt_tokens"),
+                "tokens_received": usage.get("completion_tokens"),
+                "started": record["started"],
+                "ended": record["ended"],
+            }
+        )
+    storage.write_text(path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))

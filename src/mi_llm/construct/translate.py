@@ -1,0 +1,104 @@
+"""Stage `translate`: put a seeded sample of AnnoMI's transcripts into Chinese (paper, Methods, Manual Evaluation).
+
+Reads `read/annomi/dialogs.jsonl` and recorded answers (`construct/llm.py`). Writes `translate/cassette.jsonl`, kept from run to
+run, and `dialogs.jsonl`: the sample, turn by turn the same as in English. The paper does not say who translated its 30
+transcripts.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mi_llm import prompts, storage
+from mi_llm.construct import llm
+from mi_llm.construct.cassette import Check, Question, text_of
+from mi_llm.construct.transcribe import chinese_share
+from mi_llm.dialog import Dialog, Turn, read_dialogs, write_dialogs
+from mi_llm.problem import Problem
+from mi_llm.stage import stage
+from mi_llm.study import Study
+
+CONTEXT = 4  # turns before a piece that the model sees and does not translate
+
+
+def sample(study: Study) -> list[Dialog]:
+    """The study's transcripts: seeded, in AnnoMI's order."""
+    dialogs = read_dialogs(study.folder / "read" / "annomi" / "dialogs.jsonl")
+    wanted = study.translate.transcripts
+    if wanted > len(dialogs):
+        raise Problem(
+            f"{study.params}: translate.transcripts", str(wanted), f"at most the {len(dialogs)} that there are", "lower it"
+        )
+    places = sorted(random.Random(study.seed_of("translate")).sample(range(len(dialogs)), wanted))
+    return [dialogs[place] for place in places]
+
+
+def pieces(dialog: Dialog, most: int) -> Iterator[tuple[Sequence[Turn], Sequence[Turn]]]:
+    """Cut a transcript into pieces of at most `most` turns; each comes with the turns right before it."""
+    for start in range(0, len(dialog.turns), most):
+        yield dialog.turns[max(0, start - CONTEXT) : start], dialog.turns[start : start + most]
+
+
+def checker(turns: Sequence[Turn], share: float) -> Check:
+    """The check of an answer: a JSON list with one Chinese text for each turn."""
+
+    def check(answer: str) -> str | None:
+        try:
+            texts = texts_of(answer)
+        except ValueError as error:
+            return str(error)
+        if len(texts) != len(turns):
+            return f"{len(texts)} turns, not {len(turns)}"
+        if chinese_share("".join(texts)) < share:
+            return "not Chinese"
+        return None
+
+    return check
+
+
+def texts_of(answer: str) -> list[str]:
+    """Parse an answer: a JSON list of texts. Raises ValueError, with the reason."""
+    texts: Any = llm.parsed(answer)
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError("not a list of texts")
+    return [text.strip() for text in texts]
+
+
+def questions(study: Study) -> list[Question]:
+    """The requests: one a piece of a transcript."""
+    found = prompts.load(study, "translate")
+    return [
+        Question(
+            about=f"transcript {dialog.id} of annomi, piece {number}",
+            request={
+                "model": study.llm.model,
+                "messages": [{"role": "user", "content": found.render(context=context, turns=turns)}],
+                "temperature": study.translate.temperature,
+            },
+            prompt=found.provenance,
+            check=checker(turns, study.screen.chinese_share),
+        )
+        for dialog in sample(study)
+        for number, (context, turns) in enumerate(pieces(dialog, study.translate.turns_a_request), 1)
+    ]
+
+
+def translate(study: Study, *, yes: bool = False) -> None:
+    """Collect the translations of the study's sample; without any recorded answer there are none, and the stage says so."""
+    with stage(study, "translate", None, [study.folder / "read" / "annomi"]) as out:
+        answers = llm.answers(study, "translate", questions(study), yes=yes)
+        texts = iter([text for answer in answers for text in texts_of(text_of(answer))])
+        translated = [
+            Dialog(
+                id=dialog.id,
+                source="annomi-zh",
+                turns=tuple(Turn(role=turn.role, text=next(texts)) for turn in dialog.turns),
+                meta=dialog.meta | {"translated_by": answers[0]["model"]},
+            )
+            for dialog in (sample(study) if answers else [])
+        ]
+        write_dialogs(out / "dialogs.jsonl", translated)
+        numbers = {"transcripts": len(translated), "turns": sum(len(dialog.turns) for dialog in translated)}
+        storage.write_json(out / "metrics.json", numbers)
+        if not translated:
+            print(f"translate: nothing is recorded; to record: {llm.how_to_record(study, 'translate')}")
