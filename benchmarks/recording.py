@@ -1,4 +1,5 @@
-"""P6, recording: 2,040 answers from a server that takes 200 ms for each, 32 at a time, against the least time that queueing allows.
+"""P6, recording: 2,040 answers from a server that takes 200 ms for each, 32 at a time, against the least time that queueing
+allows.
 
 The server is `tests/model_server.py`, a process of its own on the same machine; each answer is checked, sealed and fsynced.
 
