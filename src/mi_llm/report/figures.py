@@ -84,7 +84,7 @@ def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> str:
                     color="white" if corpus in chosen else INK,
                 )
             axes.set_xlim(0, rows["most"].iloc[0])
-            axes.set_title(f"{aspect} (0–{rows['most'].iloc[0]:g})", loc="left", fontweight="bold", fontsize=8)
+            axes.set_title(aspect, loc="left", fontweight="bold", fontsize=8.5)
             axes.tick_params(axis="y", length=0)
         return svg(figure)
 

@@ -91,6 +91,7 @@ def report(study: Study) -> None:
             style=Markup((resources.files(__package__) / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
             tables={name: table_html(table) for name, table in shown.items()},
             figure_2=figure_2(study),
+            choice=tables.chosen(study),
             translated=storage.read_json(study.folder / "translate" / "metrics.json"),
             rated=storage.read_json(study.folder / "rate" / "metrics.json"),
             figure_3=Markup(figures.base_and_tuned(tables.scores(study), study.models)),  # noqa: S704 — drawn by us from numbers
