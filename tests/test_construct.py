@@ -313,13 +313,13 @@ def decide(*lines: str) -> None:
 
 def test_a_person_overrules_the_checks_and_nothing_is_dropped_silently(corpora: Path, study: Study) -> None:
     transcribe.transcribe(study)
-    decide("cpsycound/case_3,drop,too smooth,rater A,2026-11-01", "cpsycound/case_4,fix,an ending,rater A,2026-11-01")
+    decide('cpsycound/case_3,drop,"too\u2028\nsmooth",rater A,2026-11-01', "cpsycound/case_4,fix,an ending,rater A,2026-11-01")
     Path("mini/decisions/cpsycound_case_4.txt").write_text("来访者：我想戒烟。\n咨询师：你想戒烟。\n", encoding="utf-8")
     screen.screen(study)
     kept = {dialog.id: dialog for dialog in read_dialogs(corpora / "runs/mini/screen/dialogs.jsonl")}
     table = pd.read_csv(corpora / "runs/mini/screen/screening.csv").set_index("dialog")
     assert "cpsycound/case_3" not in kept
-    assert tuple(table.loc["cpsycound/case_3", ["decision", "reason", "who"]]) == ("drop", "too smooth", "rater A")
+    assert tuple(table.loc["cpsycound/case_3", ["decision", "reason", "who"]]) == ("drop", "too\u2028\nsmooth", "rater A")
     assert [turn.text for turn in kept["cpsycound/case_4"].turns] == ["我想戒烟。", "你想戒烟。"]
     numbers = {"screened": 72, "kept": 70, "dropped": 1, "fixed": 1}
     assert storage.read_json(corpora / "runs/mini/screen/metrics.json") == numbers

@@ -14,7 +14,7 @@ import pytest
 
 from mi_llm import storage
 from mi_llm.compare import deviations, judge, outputs
-from mi_llm.construct import screen, split, transcribe
+from mi_llm.construct import rate, screen, split, transcribe, translate
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
 from mi_llm.dialog import read_rounds
@@ -32,7 +32,8 @@ def scored(workspace: Path, study: Study) -> Study:
     for corpus in study.corpora:
         acquire(study, corpus)
         read(study, corpus)
-    transcribe.transcribe(study)
+    for ask in (rate.rate, transcribe.transcribe, translate.translate):
+        ask(study)
     screen.screen(study)
     split.split(study)
     rounds = read_rounds(study.folder / "split" / "test_rounds.jsonl")
@@ -100,9 +101,22 @@ def test_the_page_is_self_contained_and_its_links_lead_somewhere(scored: Study) 
         elif not target.startswith("https://"):
             assert (out / target).is_file(), target
     assert "numbers are not the paper" in page.split("<h2", 1)[0]
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
+
+
+def test_without_recorded_ratings_the_page_says_so(scored: Study) -> None:
+    for name in ("rate", "translate"):
+        (scored.folder / name / "cassette.jsonl").unlink()
+    (Path("data")).unlink()
+    rate.rate(scored)
+    translate.translate(scored)
+    report(scored)
+    page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 2
+    assert "No ratings are recorded for this study" in page
+    assert "mi-llm rate --study mini/params.yaml --mode record" in page
 
 
 def test_every_table_of_the_page_is_a_csv_file(scored: Study) -> None:

@@ -53,3 +53,9 @@ def test_a_problem_is_shown_without_a_traceback(tmp_path: Path) -> None:
 
 def test_canonical_json_does_not_depend_on_order() -> None:
     assert storage.dump({"b": "，", "a": 1}) == storage.dump({"a": 1, "b": "，"}) == '{"a": 1, "b": "，"}'
+
+
+def test_a_text_with_any_line_separator_comes_back_as_it_was(tmp_path: Path) -> None:
+    written = [{"text": f"前{separator}后"} for separator in "\n\r\v\f\x1c\x85\u2028\u2029"]
+    storage.write_lines(tmp_path / "lines.jsonl", written)
+    assert list(storage.read_lines(tmp_path / "lines.jsonl")) == written

@@ -71,7 +71,8 @@ def read_json(path: Path) -> Any:
 
 def read_lines(path: Path) -> Iterator[Any]:
     """Yield the records of a JSON Lines file."""
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    lines = read_text(path).split("\n")  # only there: splitlines would also cut at U+2028 and U+0085 in a text
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, 1):
         try:
             yield json.loads(line)
         except json.JSONDecodeError as error:

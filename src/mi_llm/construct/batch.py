@@ -108,7 +108,7 @@ def take(client: openai.OpenAI, batch: Batch, wanted: Sequence[Question], casset
     taken = {(known["key"], known["batch"]) for known in cassette.records}
     ended = datetime.fromtimestamp(batch.completed_at or batch.created_at, UTC)
     new = []
-    for line in client.files.content(batch.output_file_id).text.splitlines():
+    for line in client.files.content(batch.output_file_id).content.splitlines():
         result = json.loads(line)
         asked = asked_by_key.get(result["custom_id"])
         if asked and (asked.key, batch.id) not in taken and (result.get("response") or {}).get("status_code") == 200:

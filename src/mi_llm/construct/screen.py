@@ -8,6 +8,7 @@ decided), `proposals.csv` (what is not decided yet, to be completed by a person)
 """
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -130,7 +131,7 @@ def decisions(folder: Path) -> dict[str, Decision]:
     path = folder / "decisions.csv"
     if not path.exists():
         return {}
-    table = csv.DictReader(storage.read_text(path).splitlines())
+    table = csv.DictReader(io.StringIO(storage.read_text(path), newline=""))
     if list(table.fieldnames or ()) != COLUMNS:
         raise Problem(f"{path}, line 1", f"columns {table.fieldnames}", ",".join(COLUMNS), "correct the header")
     made = {}
