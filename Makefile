@@ -22,9 +22,9 @@ setup:
 data: setup
 	$(BIN)/dvc pull --quiet data.dvc pretrain/dvc.yaml
 
-bench: setup
-	$(BIN)/python benchmarks/reading.py
-	$(BIN)/python benchmarks/recording.py
+bench: data
+	benchmarks/peers.sh
+	$(BIN)/python benchmarks/run.py
 
 archive chat:
 	@echo "make $@ is not built yet." >&2; exit 2

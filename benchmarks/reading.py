@@ -1,18 +1,21 @@
 """P5: reading SmileChat from its archive, against decompressing and JSON-parsing the same archive; goal: at most 3 times as long.
 
-Both sides run in turn, in fresh processes, so that the peak memory of each is its own. Prints medians, the ratio and memory.
-Needs the archive `smile-<commit>.tar.gz` in the folder that MI_LLM_MIRROR names.
+Both sides run in turn, in fresh processes, so that the peak memory of each is its own. Needs the archive
+`smile-<commit>.tar.gz` in the folder that MI_LLM_MIRROR names.
+
+    python benchmarks/run.py P5
 """
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tarfile
 import time
 from pathlib import Path
+
+from results import Result, Skipped, peak_memory, spread
 
 from mi_llm.corpora import fetch, smilechat
 from mi_llm.corpora.reading import Repairs
@@ -46,27 +49,39 @@ def measure(side: str, archive: Path) -> tuple[float, float, int]:
     return float(seconds), float(memory), int(count)
 
 
-def main() -> int:
-    """Run both sides in turn and print the comparison; returns 1 if the goal is missed."""
+def main() -> Result:
+    """Run both sides in turn."""
     source = fetch.sources()["smilechat"]
     archive = Path(os.environ.get("MI_LLM_MIRROR", ".")) / source.archive(source.commit)
     if not archive.exists():
-        print(f"P5 reading: skipped, no {archive.name} in the folder that MI_LLM_MIRROR names")
-        return 0
-    found = {side: [measure(side, archive) for _ in range(ROUNDS)] for side in ("parse", "ours")}
+        raise Skipped(f"no {archive.name} in the folder that MI_LLM_MIRROR names")
+    found: dict[str, list[tuple[float, float, int]]] = {"ours": [], "parse": []}
+    for repetition in range(ROUNDS):
+        for side in ("parse", "ours") if repetition % 2 == 0 else ("ours", "parse"):
+            found[side].append(measure(side, archive))
+    measured = {
+        side: {
+            "seconds": spread([seconds for seconds, _, _ in runs]),
+            "memory_mb": spread([memory for _, memory, _ in runs]),
+            "dialogs": runs[0][2],
+        }
+        for side, runs in found.items()
+    }
     medians = {side: statistics.median(seconds for seconds, _, _ in runs) for side, runs in found.items()}
     ratio = medians["ours"] / medians["parse"]
-    for side, runs in found.items():
-        memory, count = max(run[1] for run in runs), runs[0][2]
-        print(f"P5 reading, {side}: {medians[side]:.1f} s (median of {ROUNDS}), {memory:.0f} MB at most, {count} dialogs")
-    print(f"P5 reading: {ratio:.2f} times as long; goal: at most {GOAL:g} times")
-    return int(ratio > GOAL)
+    return {
+        "id": "P5",
+        "work": "reading SmileChat from its archive",
+        "ours": measured["ours"],
+        "peers": {"json.loads of every document": measured["parse"]},
+        "ratio": round(ratio, 3),
+        "goal": f"at most {GOAL:g} times as long as parsing alone",
+        "met": ratio <= GOAL,
+        "details": {},
+    }
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        began = time.perf_counter()
-        number = {"ours": ours, "parse": parse}[sys.argv[1]](Path(sys.argv[2]))
-        print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, number)
-    else:
-        sys.exit(main())
+    began = time.perf_counter()
+    number = {"ours": ours, "parse": parse}[sys.argv[1]](Path(sys.argv[2]))
+    print(time.perf_counter() - began, peak_memory(), number)

@@ -3,7 +3,7 @@ allows.
 
 The server is `tests/model_server.py`, a process of its own on the same machine; each answer is checked, sealed and fsynced.
 
-    python benchmarks/recording.py
+    python benchmarks/run.py P6
 """
 
 import math
@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from results import Result, spread
 
 from mi_llm.construct import record
 from mi_llm.construct.cassette import Cassette, Question
@@ -65,21 +67,21 @@ def measure(folder: Path) -> float:
     return took
 
 
-def main() -> int:
-    """Record a few times and print the comparison; returns 1 if the goal is missed."""
+def main() -> Result:
+    """Record a few times."""
     floor = math.ceil(ANSWERS / CONCURRENCY) * DELAY
     seconds = []
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder:
             seconds.append(measure(Path(folder)))
     ratio = statistics.median(seconds) / floor
-    print(f"P6 recording, floor: {floor:.1f} s ({ANSWERS} answers, {CONCURRENCY} at a time, {DELAY:g} s each)")
-    print(
-        f"P6 recording, ours: {statistics.median(seconds):.1f} s (median of {ROUNDS}; {min(seconds):.1f} to {max(seconds):.1f})"
-    )
-    print(f"P6 recording: {ratio:.2f} times the floor; goal: at most {GOAL:g} times")
-    return int(ratio > GOAL)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return {
+        "id": "P6",
+        "work": f"recording {ANSWERS} answers, {CONCURRENCY} at a time, {DELAY:g} s each",
+        "ours": {"seconds": spread(seconds)},
+        "peers": {"the least that queueing allows": {"seconds": floor}},
+        "ratio": round(ratio, 3),
+        "goal": f"at most {GOAL:g} times the least",
+        "met": ratio <= GOAL,
+        "details": {},
+    }

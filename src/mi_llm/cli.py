@@ -134,12 +134,16 @@ def base(model: Item, study: StudyFile = MINI) -> None:
 
 
 @app.command()
-def finetune(model: Item, study: StudyFile = MINI) -> None:
+def finetune(
+    model: Item,
+    study: StudyFile = MINI,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would take here, and do nothing")] = False,
+) -> None:
     """LoRA-tune one base model."""
-    from mi_llm.models.finetune import finetune as run
+    from mi_llm.models import finetune as stage
 
     settings = load(study)
-    run(settings, member(model, settings.models, "models", settings))
+    (stage.dry_run if dry_run else stage.finetune)(settings, member(model, settings.models, "models", settings))
 
 
 @app.command()

@@ -1,18 +1,42 @@
-"""`mi-llm doctor`: what this machine has, and what is missing for which study."""
+"""`mi-llm doctor`: what this machine has, what is missing for which study, and how the paper's models would be fine-tuned here.
 
+Looks at the machine, the parameters and the models' pins; writes nothing. For each model it lists the ways that fit the GPU
+found (plain, checkpointing, a 4-bit base, several processes) with memory and time, both estimated; without a GPU, for three
+common cards.
+"""
+
+import math
 import os
 import platform
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
+from mi_llm.models import hub
+from mi_llm.models.estimate import Card, Plan, duration, gib, instead, peak_of, plans
 from mi_llm.study import Study
+
+BF16_SINCE = 8.0  # CUDA compute capability of the first cards with BF16 arithmetic
+COMMON = {"RTX 3060": 12, "RTX 4090": 24, "A100": 80}  # cards shown where there is none, with their GiB
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU as its driver describes it: memory in bytes, CUDA compute capability."""
+
+    name: str
+    memory: float
+    capability: float
 
 
 @dataclass(frozen=True)
@@ -23,30 +47,76 @@ class Machine:
     cores: int
     memory: float
     disk: float
-    gpu: str | None
+    gpus: tuple[Gpu, ...]
     engine: str | None
     fonts: bool
     network: bool
+    hub: bool
     key: bool
     mirror: str | None
+
+    @property
+    def gpu(self) -> str | None:
+        """The GPUs in words."""
+        return " + ".join(f"{gpu.name}, {gib(gpu.memory)}" for gpu in self.gpus) or None
+
+    @property
+    def card(self) -> Card | None:
+        """The GPUs as equal cards of the smallest one's memory."""
+        if not self.gpus:
+            return None
+        least = min(self.gpus, key=lambda gpu: gpu.memory)
+        return Card(least.name, least.memory, peak_of(least.name), len(self.gpus))
+
+
+def lines(*command: str) -> list[str]:
+    """The lines a command prints; none if it is missing or fails."""
+    if shutil.which(command[0]) is None:
+        return []
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=20, check=False)  # noqa: S603 — fixed commands
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.decode(errors="replace").strip().splitlines() if done.returncode == 0 else []
 
 
 def answer(*command: str) -> str | None:
     """The first line a command prints, or None if it is missing or fails."""
-    if shutil.which(command[0]) is None:
-        return None
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=20, check=False)  # noqa: S603 — fixed commands
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    lines = done.stdout.decode(errors="replace").strip().splitlines()
-    return lines[0] if done.returncode == 0 and lines else None
+    return next(iter(lines(*command)), None)
 
 
-def reachable(host: str) -> bool:
-    """Whether a TCP connection to a host's HTTPS port opens within two seconds."""
+def gpus() -> tuple[Gpu, ...]:
+    """The NVIDIA GPUs: `nvidia-smi` prints a line each with name, memory in MiB and compute capability.
+
+    A card that does not tell its memory (some share the processor's) is left out: nothing can be said of what fits it.
+    """
+    found = []
+    for line in lines("nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"):
+        name, _, rest = line.partition(",")
+        memory, _, capability = rest.partition(",")
+        try:
+            found.append(Gpu(name.strip(), float(memory) * 2**20, float(capability)))
+        except ValueError:
+            continue
+    return tuple(found)
+
+
+def pytorch() -> tuple[str, str | None]:
+    """PyTorch's version, and what keeps it from using the GPU: None if nothing does."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.__version__, None
+    if torch.version.cuda is None:
+        return torch.__version__, "a build without CUDA"
+    return torch.__version__, f"no GPU that CUDA {torch.version.cuda} can use; the driver may be too old"
+
+
+def reachable(address: str) -> bool:
+    """Whether a TCP connection to a server's port opens within two seconds."""
+    parts = urlsplit(address)
     try:
-        with socket.create_connection((host, 443), timeout=2):
+        with socket.create_connection((parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)), timeout=2):
             return True
     except OSError:
         return False
@@ -55,15 +125,18 @@ def reachable(host: str) -> bool:
 @cache
 def machine() -> Machine:
     """Look at this machine."""
+    with ThreadPoolExecutor() as pool:
+        network, models = pool.map(reachable, ("https://github.com", hub.endpoint()))
     return Machine(
         python=platform.python_version(),
         cores=os.cpu_count() or 1,
         memory=psutil.virtual_memory().total / 1e9,
         disk=shutil.disk_usage(Path.cwd()).free / 1e9,
-        gpu=answer("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"),
+        gpus=gpus(),
         engine=answer("docker", "info", "--format", "docker {{.ServerVersion}}") or answer("podman", "--version"),
         fonts=bool(answer("fc-list", ":lang=zh", "family")),
-        network=reachable("github.com"),
+        network=network,
+        hub=models,
         key="OPENAI_API_KEY" in os.environ,
         mirror=os.environ.get("MI_LLM_MIRROR"),
     )
@@ -75,11 +148,7 @@ def fitting(study: Study, found: Machine) -> list[str]:
     if found.disk < study.expect.disk_gb:
         missing.append(f"{found.disk:.1f} GB of disk are free, {study.expect.disk_gb:g} are needed")
     if study.base.source == "hub":
-        missing.append("loading the paper's models is not built yet")
-        if not found.gpu:
-            missing.append("no NVIDIA GPU")
-        if not found.network:
-            missing.append("no network, which fetching the models needs")
+        missing += unfit(study, found)
     if study.acquire.upstream and not found.mirror and not found.network:
         missing.append("neither network nor a mirror folder of the public corpora (MI_LLM_MIRROR)")
     if study.llm.mode != "replay" and not found.key:
@@ -87,18 +156,89 @@ def fitting(study: Study, found: Machine) -> list[str]:
     return missing
 
 
+def unfit(study: Study, found: Machine) -> list[str]:
+    """What keeps the hub's models from being fetched and fine-tuned here."""
+    from mi_llm.models.base import checkpoint  # PyTorch and transformers come with it
+
+    missing, entries = [], {model: hub.entry_of(study, model) for model in study.models}
+    absent = [
+        model
+        for model, entry in entries.items()
+        if not checkpoint(study, model).exists() and hub.local_folder(model, entry) is None
+    ]
+    if absent and not found.hub:
+        missing.append(f"{hub.endpoint()} is not reachable, and no folder (MI_LLM_MODELS) has {', '.join(absent)}")
+    card = found.card
+    if card is None:
+        return [*missing, "no NVIDIA GPU"]
+    if study.finetune.precision == "bfloat16" and any(gpu.capability < BF16_SINCE for gpu in found.gpus):
+        missing.append(f"{card.name} has no BF16 arithmetic")
+    if study.finetune.four_bit and find_spec("bitsandbytes") is None:
+        missing.append("the package bitsandbytes, which a 4-bit base needs")
+    version, trouble = pytorch()
+    if trouble:
+        missing.append(f"PyTorch {version}: {trouble}")
+    for model, entry in entries.items():
+        ways = plans(entry.shape, study.finetune, card.memory, card.count)
+        if not any(as_set(way, study) for way in ways if way.fits):
+            missing.append(f"{model} does not fit as {study.params} sets finetune; {instead(ways)}")
+    return missing
+
+
+def as_set(way: Plan, study: Study) -> bool:
+    """Whether a way is the one that the parameters set; how many processes it takes is not theirs to say."""
+    return (way.checkpointing, way.four_bit) == (study.finetune.checkpointing, study.finetune.four_bit)
+
+
+def ways_on(card: Card, study: Study) -> list[str]:
+    """A table of the ways to fine-tune each model that fit a card, the best first, each leaner than the one before."""
+    options = study.finetune
+    tokens = options.max_samples * options.cutoff * options.epochs
+    table = []
+    for model in study.models:
+        ways = plans(hub.entry_of(study, model).shape, options, card.memory, card.count)
+        if not ways[0].fits:
+            table.append(f"  {model:<20}{instead(ways)}")
+        least = math.inf
+        for way in ways:
+            if way.fits and (way.memory.total < least or as_set(way, study)):
+                least = min(least, way.memory.total)
+                time = duration(way.hours(tokens, card.peak)) if card.peak else "time not known"
+                mark = "   as the parameters set it" if as_set(way, study) else ""
+                table.append(f"  {model:<20}{way.name:<48}{gib(way.memory.total):>9}{time:>16}{mark}")
+    return table
+
+
+def tables(study: Study, found: Machine) -> list[str]:
+    """How the study's models would be fine-tuned on the GPUs found, or on common cards where there is none."""
+    options, card = study.finetune, found.card
+    cards: Sequence[tuple[str, Card]]
+    if card:
+        cards = [(f"on {card.count} x {card.name} ({gib(card.memory)})", card)]
+    else:
+        cards = [(f"with a card of {size} GB ({name})", Card(name, size * 2**30, peak_of(name))) for name, size in COMMON.items()]
+    said = (
+        f"all estimated: at most {options.max_samples} records of {options.cutoff} tokens, {options.epochs} epochs,"
+        f" {options.batch} record{'s' if options.batch > 1 else ''} at once"
+    )
+    return [line for title, one in cards for line in ("", f"fine-tuning {title}; {said}", *ways_on(one, study))]
+
+
 def doctor(studies: list[Study]) -> int:
     """Print what was found and what each study lacks; returns 0 if the first study can run."""
     found = machine()
+    version, trouble = pytorch()
     rows = [
         ("Python", found.python, "3.11 or newer"),
         ("CPU cores", str(found.cores), "mini: 2"),
         ("memory", f"{found.memory:.0f} GB", "mini: 4 GB"),
         ("free disk", f"{found.disk:.0f} GB", ", ".join(f"{study.name}: {study.expect.disk_gb:g} GB" for study in studies)),
         ("NVIDIA GPU", found.gpu or "none", "paper"),
+        ("PyTorch", f"{version}, CUDA {'no' if trouble else 'yes'}", "paper: CUDA"),
         ("container engine", found.engine or "none", "paper in a container"),
         ("Chinese fonts", "yes" if found.fonts else "none", "to read the pages on this machine"),
-        ("network", "yes" if found.network else "no", "public corpora, models"),
+        ("network", "yes" if found.network else "no", "public corpora"),
+        ("hub", "yes" if found.hub else "no", f"models, from {hub.endpoint()}"),
         ("OPENAI_API_KEY", "set" if found.key else "not set", "to record new answers"),
         ("MI_LLM_MIRROR", found.mirror or "not set", "public corpora without network"),
     ]
@@ -110,6 +250,8 @@ def doctor(studies: list[Study]) -> int:
         print(f"\nstudy {study.name}: {'can run here' if not missing else 'cannot run here'}")
         for line in missing:
             print(f"  - {line}")
+        if study.base.source == "hub":
+            print("\n".join(tables(study, found)))
         if study is studies[0] and missing:
             status = 1
     sys.stdout.flush()

@@ -26,6 +26,17 @@ def render(name: str, **inputs: Any) -> str:
     return environment.get_template(f"{name}.jinja").render(labels=LABELS, **inputs).strip()
 
 
+def instruction(study: Study) -> str:
+    """The fixed instruction of every training record and test round: a prompt of the bundle, or the authors' text as it is."""
+    path = Path(study.finetune.instruction)
+    text = render(path.stem) if path.suffix == ".jinja" else storage.read_text(path).strip()
+    if not text:
+        raise Problem(
+            str(path), "empty", "the instruction", f"see {study.folder}/acquire/release/missing.csv, or name a file in prompts/"
+        )
+    return text
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One of the bundle's prompts, or the authors' text, to which a dialog is added; with the name and hash of its file."""

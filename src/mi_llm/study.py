@@ -151,10 +151,19 @@ class Lora(Section):
 
 
 class Finetune(Section):
-    """Training settings (paper, Methods of Fine-Tuning; appendix, section 5)."""
+    """Training settings (paper, Methods of Fine-Tuning; appendix, section 5).
 
+    `instruction`: the file with the fixed instruction. `records`: a dialog, or a round with its history, a record; or as the
+    authors' training file has them. `max_samples`: only the first so many records. `loss`: on all counselor turns of a record
+    or on its last. `packed`: the tokens of a step's records in one row, each attending to its own only; else padded.
+    `checkpointing`: compute activations again in the backward pass, to save memory. `four_bit`: keep the frozen base in 4 bits.
+    """
+
+    instruction: str
     instruction_placement: Literal["query", "system"]
-    records: Literal["dialog", "round"]
+    records: Literal["dialog", "round", "release"]
+    max_samples: PositiveInt
+    loss: Literal["replies", "last"]
     learning_rate: PositiveFloat
     scheduler: Literal["cosine"]
     warmup_ratio: float = Share
@@ -162,6 +171,9 @@ class Finetune(Section):
     accumulation: PositiveInt
     epochs: PositiveInt
     precision: Literal["float32", "bfloat16"]
+    packed: bool
+    checkpointing: bool
+    four_bit: bool
     cutoff: PositiveInt
     log_every: PositiveInt
     save_every: PositiveInt
@@ -169,11 +181,28 @@ class Finetune(Section):
     lora: Lora
 
 
-class Respond(Section):
-    """How test rounds are answered: greedily, `batch` rounds at a time, at most `max_new_tokens` each."""
+class Sampling(Section):
+    """How a token is drawn: temperature, then the `top_k` likeliest, then the fewest that hold `top_p` of the probability."""
 
+    temperature: PositiveFloat
+    top_k: PositiveInt
+    top_p: float = Field(gt=0, le=1)
+
+
+class Respond(Section):
+    """How test rounds are answered: `batch` rounds at a time, at most `max_new_tokens` each.
+
+    `engine`: this program, or an OpenAI-compatible server at `server`, which offers a model's arms as `<model>` and
+    `<model>+mi`. `adapter`: kept beside the base's weights, or merged into them.
+    """
+
+    engine: Literal["local", "server"]
+    server: str
     batch: PositiveInt
     max_new_tokens: PositiveInt
+    decoding: Literal["greedy", "sample"]
+    sampling: Sampling
+    adapter: Literal["active", "merged"]
     precision: Literal["float32", "bfloat16"]
 
 
@@ -237,6 +266,7 @@ class Study(Section):
             "transcribe.sample": self.transcribe.sample,
             "transcribe.prompt": release if self.transcribe.prompt == "release" else (),
             "transcribe.source": release if self.transcribe.source == "release" else (),
+            "finetune.records": release if self.finetune.records == "release" else (),
             "translate": ("annomi",),
         }
         for section, names in named.items():

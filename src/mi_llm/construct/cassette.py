@@ -29,12 +29,16 @@ Check = Callable[[str], str | None]  # what is wrong with an answer's text, or N
 
 @dataclass(frozen=True)
 class Question:
-    """One thing to ask: a chat completion's body, what it is about, its prompt's name and hash, how its answer is checked."""
+    """One thing to ask: a chat completion's body, what it is about, its prompt's name and hash, how its answer is checked.
+
+    `any_text`: an empty answer, or one that was cut at the token limit, is an answer too.
+    """
 
     about: str
     request: Request
     prompt: Mapping[str, str]
     check: Check
+    any_text: bool = False
 
     @property
     def key(self) -> str:

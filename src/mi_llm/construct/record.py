@@ -133,9 +133,9 @@ def record_of(asked: Question, body: str, started: datetime, ended: datetime, ba
         text, finish = choice["message"].get("content"), choice.get("finish_reason")
         if choice["message"].get("refusal"):
             problem = "refused"
-        elif finish not in (None, "stop"):
+        elif finish not in (None, "stop") and not (asked.any_text and finish == "length"):
             problem = f"ended by {finish}"
-        elif not isinstance(text, str) or not text.strip():
+        elif not isinstance(text, str) or not (text.strip() or asked.any_text):
             problem = "empty"
         else:
             problem = asked.check(text)

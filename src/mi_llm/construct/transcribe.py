@@ -133,6 +133,7 @@ def released(study: Study) -> list[dict[str, Any]]:
             "dialog": dialog.id,
             "source": "release",
             "key": None,
+            "records": dialog.meta["records"],
             "answer": storage.dump([{"role": turn.role, "content": turn.text} for turn in dialog.turns]),
         }
         for dialog in dialogs

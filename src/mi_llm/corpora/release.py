@@ -72,9 +72,10 @@ def pair(client: str, counselor: str) -> tuple[Turn, Turn]:
 
 
 class Sample(NamedTuple):
-    """One Alpaca record: what is asked, what is answered, and the (input, output) pairs before it."""
+    """One Alpaca record: the instruction, what is asked, what is answered, and the (input, output) pairs before it."""
 
     where: str
+    instruction: str
     said: str
     reply: str
     history: list[tuple[str, str]]
@@ -87,13 +88,22 @@ def samples(file: File, repairs: Repairs) -> Iterator[Sample]:
         require(isinstance(sample, dict), where, f"a JSON {type(sample).__name__}", "an object")
         if "instruction" not in sample and "" in sample:
             repairs.note('key "" read as instruction', where)
+        told = sample.get("instruction", sample.get("", ""))
+        require(isinstance(told, str), where, f"a {type(told).__name__} as instruction", "a string")
         said, reply, history = sample.get("input"), sample.get("output"), sample.get("history") or []
         require(isinstance(said, str) and isinstance(reply, str), where, "no text in input or output", "strings")
         require(isinstance(history, list), where, f"a {type(history).__name__} as history", "a list of pairs")
         for old in history:
             well = isinstance(old, list) and len(old) == 2 and all(isinstance(text, str) for text in old)
             require(well, where, "a malformed history", "a list of pairs of strings")
-        yield Sample(where, said, reply, [(old[0], old[1]) for old in history])
+        yield Sample(where, told.strip(), said, reply, [(old[0], old[1]) for old in history])
+
+
+def instruction(files: Iterable[File]) -> str:
+    """The one instruction of all published test samples; empty without the file."""
+    found = {sample.instruction for file in files if file.name == ROUNDS for sample in samples(file, Repairs())}
+    require(len(found) <= 1, ROUNDS, f"{len(found)} different instructions", "one instruction")
+    return found.pop() + "\n" if found else ""
 
 
 def read_rounds(files: Iterable[File], repairs: Repairs) -> Iterator[Round]:
@@ -165,7 +175,7 @@ def read_training(files: Iterable[File], repairs: Repairs) -> tuple[str, list[Di
                         for n, message in messages
                     ],
                     repairs,
-                    {"file": file.name, "place": place},
+                    {"file": file.name, "place": place, "records": "dialog"},
                 )
                 for place, messages in enumerate(conversations(file), 1)
             ]
@@ -176,15 +186,17 @@ def read_training(files: Iterable[File], repairs: Repairs) -> tuple[str, list[Di
             for sample, after in zip(records, [*records[1:], None], strict=True)
             if after is None or after.history[: len(sample.history) + 1] != [*sample.history, (sample.said, sample.reply)]
         ]
+        level = "dialog" if len(last) == len(records) else "round"
         dialogs = []
         for place, sample in enumerate(last, 1):
             spoken = [*sample.history, (sample.said, sample.reply)]
             volleys = [
                 (role, text, sample.where) for said, reply in spoken for role, text in (("client", said), ("counselor", reply))
             ]
-            dialogs.append(assemble(f"train-{place}", "mi-llm-release", volleys, repairs, {"file": file.name, "place": place}))
-        level = "a dialog each" if len(last) == len(records) else f"a round each, of {len(last)} dialogs"
-        return f"Alpaca with history: {len(records)} records, {level}", dialogs
+            meta = {"file": file.name, "place": place, "records": level}
+            dialogs.append(assemble(f"train-{place}", "mi-llm-release", volleys, repairs, meta))
+        what = "a dialog each" if level == "dialog" else f"a round each, of {len(last)} dialogs"
+        return f"Alpaca with history: {len(records)} records, {what}", dialogs
     return "", []
 
 
@@ -304,7 +316,7 @@ def write_rest(files: list[File], repairs: Repairs, out: Path) -> dict[str, obje
     """Write what the release holds beside its dialogs; returns numbers for `metrics.json`.
 
     `rounds.jsonl` (published, positional), `aligned.jsonl` (the dialogs' own rounds), `alignment.csv`, `training.jsonl`,
-    `simulated.jsonl`, `outlines.json`, `prompts/{rating,transcription}.txt`, `hyperparameters.json`.
+    `simulated.jsonl`, `outlines.json`, `prompts/{rating,transcription,counselor}.txt`, `hyperparameters.json`.
     """
     published = list(read_rounds(files, repairs))
     write_rounds(out / "rounds.jsonl", published)
@@ -320,6 +332,7 @@ def write_rest(files: list[File], repairs: Repairs, out: Path) -> dict[str, obje
     sections = read_appendix(files)
     for number, name in SECTIONS.items():
         storage.write_text(out / "prompts" / f"{name}.txt", sections.get(number, ""))
+    storage.write_text(out / "prompts" / "counselor.txt", instruction(files))
     storage.write_json(out / "hyperparameters.json", hyperparameters(sections.get("五", "")))
     return {
         "rounds": len(published),

@@ -1,18 +1,25 @@
 """Stage `base@model`: put one base model's checkpoint in place.
 
-Reads the shipped tiny checkpoint `<weights>/<model>/`. Writes `base/<model>/checkpoint/` with a config, weights and
-tokenizer that plain transformers classes load, without remote code.
+Reads the shipped tiny checkpoint `<weights>/<model>/`, or for models of the hub the pins in the file `<weights>` and the
+model's files (see `hub.py`). Writes `base/<model>/checkpoint/` with a config, weights and tokenizer that plain transformers
+classes load, without remote code, and `metrics.json`; for a model of the hub also its licence, and in `source.json` where each
+file came from.
 """
 
+import json
+import math
+import os
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from mi_llm import storage
+from mi_llm.models import hub
 from mi_llm.models.template import FORMATS, ChatFormat
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
@@ -20,6 +27,9 @@ from mi_llm.study import Study
 
 CHECKPOINT = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 PRECISION = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+INDEX = "model.safetensors.index.json"
+WEIGHT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+AGAIN = "run the stage again; if the files came from a folder of yours, get them anew"
 
 
 def checkpoint(study: Study, model: str) -> Path:
@@ -33,29 +43,42 @@ def chat_format(study: Study, model: str) -> ChatFormat:
 
 
 def load(folder: Path, precision: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a checkpoint with native classes: no remote code, no network."""
+    """Load a checkpoint with native classes, onto this process's GPU where there is one: no remote code, no network."""
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for its own callers
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    device = {"": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"} if torch.cuda.is_available() else None
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=PRECISION[precision], trust_remote_code=False, local_files_only=True, attn_implementation="sdpa"
+        folder,
+        dtype=PRECISION[precision],
+        trust_remote_code=False,
+        local_files_only=True,
+        attn_implementation="sdpa",
+        device_map=device,
     )
     return model, tokenizer
 
 
 def prepare_torch(study: Study) -> None:
-    """Fixed thread count and deterministic algorithms: the same run gives the same bytes."""
+    """Fixed thread count and deterministic algorithms: the same run on a CPU gives the same bytes.
+
+    On a GPU an operation without a deterministic form only warns: there runs may differ, within the study's tolerances.
+    """
     torch.set_num_threads(study.threads)
-    torch.use_deterministic_algorithms(True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic; read when CUDA starts
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
 
 
 def base(study: Study, model: str) -> None:
     """Put the checkpoint in place; see the module."""
     if study.base.source == "hub":
-        raise Problem(
-            f"{study.params}: base.source", "hub", "folder: loading the paper's models from the hub is not built yet",
-            "run the miniature: ./reproduce.sh mini",
-        )  # fmt: skip
+        from_hub(study, model)
+    else:
+        from_folder(study, model)
+
+
+def from_folder(study: Study, model: str) -> None:
+    """Copy a shipped checkpoint."""
     source = Path(study.weights) / model
     with stage(study, "base", model, [source]) as out:
         target = checkpoint(study, model)
@@ -67,3 +90,108 @@ def base(study: Study, model: str) -> None:
         loaded, tokenizer = load(target, "float32")
         numbers = {"parameters": sum(weight.numel() for weight in loaded.parameters()), "vocabulary": len(tokenizer)}
         storage.write_json(out / "metrics.json", numbers)
+
+
+def from_hub(study: Study, model: str) -> None:
+    """Obtain a pinned model, convert it if its layout needs it, check what came out, and only then forget the download."""
+    from mi_llm.models.convert import convert, convertible  # no other stage that loads a model needs what it imports
+
+    with stage(study, "base", model, [Path(study.weights)]) as out:
+        entry = hub.entry_of(study, model)
+        hub.check_room(study, model, entry)
+        hub.accept_licence(study, model, entry)
+        obtained = hub.obtain(study, model, entry)
+        target = checkpoint(study, model)
+        shutil.rmtree(target, ignore_errors=True)
+        record: dict[str, Any] = {
+            "repository": entry.repository,
+            "revision": entry.revision,
+            "citation": entry.citation,
+            "sha256": obtained.sha256,
+        }
+        if obtained.unverified:
+            record["unverified"] = list(obtained.unverified)
+        if convertible(obtained.folder):
+            convert(obtained.folder, target)
+        else:
+            target.mkdir()
+            for name in obtained.sha256:
+                put(obtained.folder / name, target / name)
+        put(obtained.folder / entry.licence.file, out / "LICENCE" / entry.licence.file)
+        parameters = check_weights(target)
+        if parameters != entry.parameters:
+            raise Problem(str(target), f"{parameters} parameters", f"{entry.parameters} for {model}", AGAIN)
+        numbers = {
+            "parameters": parameters,
+            "vocabulary": check_tokenizer(target, chat_format(study, model)),
+            "revision": entry.revision,
+            "licence": entry.licence.name,
+        }
+        storage.write_json(out / "source.json", record)
+        storage.write_json(out / "metrics.json", numbers)
+    hub.discard(study, model)
+
+
+def put(source: Path, target: Path) -> None:
+    """Give a file a second name; where file systems do not allow that, copy it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        with storage.replacing(target) as copy, source.open("rb") as file:
+            shutil.copyfileobj(file, copy, 1 << 22)
+
+
+def header(path: Path) -> dict[str, list[int]]:
+    """The shapes of the weights in a safetensors file, by name, after checking that the file holds all their bytes.
+
+    The format: eight bytes with the header's length, a JSON header with type, shape and place of each weight, the weights.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            described = json.loads(file.read(length)) if length < path.stat().st_size else {}
+    except (OSError, ValueError):
+        described = {}
+    described.pop("__metadata__", None)
+    if not described:
+        raise Problem(str(path), "no safetensors header", "a safetensors file", AGAIN)
+    for name, weight in described.items():
+        begin, end = weight["data_offsets"]
+        if end - begin != math.prod(weight["shape"]) * WEIGHT_BYTES[weight["dtype"]]:
+            raise Problem(f"{path}: {name}", f"{end - begin} bytes for {weight['shape']} of {weight['dtype']}", "its size", AGAIN)
+    whole = 8 + length + max(weight["data_offsets"][1] for weight in described.values())
+    if path.stat().st_size != whole:
+        raise Problem(str(path), f"{path.stat().st_size} bytes", f"{whole}, as its header says", AGAIN)
+    return {name: weight["shape"] for name, weight in described.items()}
+
+
+def check_weights(folder: Path) -> int:
+    """Check that a checkpoint holds every weight its architecture has, whole, without loading one; returns their number.
+
+    The architecture is built from `config.json` on PyTorch's meta device, which has shapes and no memory.
+    """
+    index = folder / INDEX
+    places = storage.read_json(index)["weight_map"] if index.exists() else {}
+    files = sorted(set(places.values())) or ["model.safetensors"]
+    found: dict[str, list[int]] = {}
+    for name in files:
+        found.update(header(folder / name))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        wanted = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    for name, weight in wanted.named_parameters():
+        if found.get(name) != list(weight.shape):
+            raise Problem(f"{folder}: {name}", f"{found.get(name, 'missing')}", f"a weight of {list(weight.shape)}", AGAIN)
+    return sum(weight.numel() for weight in wanted.parameters())
+
+
+def check_tokenizer(folder: Path, form: ChatFormat) -> int:
+    """Load a checkpoint's tokenizer and check that it knows the tokens that end a reply; returns the number of its tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    known = tokenizer.get_vocab()
+    for token in form.stops:
+        if token not in known:
+            raise Problem(f"{folder}: tokenizer", f"no token {token}", f"the stop tokens of chat format {form.name}", AGAIN)
+    return len(tokenizer)

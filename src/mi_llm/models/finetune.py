@@ -1,42 +1,147 @@
 """Stage `finetune@model`: LoRA-tune one base model on the training dialogs (paper, Methods of Fine-Tuning).
 
-Reads `split/train.jsonl` and `base/<model>/checkpoint/`. Writes `finetune/<model>/adapter/` (plain peft), the loss curve in
-`finetune/<model>/dvclive/` and `metrics.json`. Every `save_every` steps the whole state goes to
-`finetune/.<model>.resume/`, from which a stopped run continues; on a CPU the result is the same, byte for byte.
+Reads `split/train.jsonl` and `base/<model>/checkpoint/`. Writes `finetune/<model>/adapter/` (plain peft, with a model card), the
+loss curve in `finetune/<model>/dvclive/`, `metrics.json`, and `left_out.csv` if a record was cut or left out. Every `save_every`
+steps the whole state goes to `finetune/.<model>.resume/`, from which a stopped run continues; on a CPU the result is the same,
+byte for byte. Speed and memory, which no two runs share, are kept outside the outputs in `finetune/.<model>.speed.jsonl`.
+
+One process, or many that share each step's records:
+
+    mi-llm finetune MODEL --study params.yaml
+    torchrun --nproc_per_node 2 -m mi_llm finetune MODEL --study params.yaml
+
+A step has `batch * accumulation` records in all, whatever the number of processes, so the loss curve is the same. Each process
+holds the whole base, unless it does not fit its card, or ACCELERATE_USE_FSDP is true (`accelerate launch --use_fsdp` makes it
+so): then they share it out (FSDP), and a layer is whole only while it is at work. The adapter is whole in every process.
 """
 
+import csv
+import io
 import json
 import math
+import os
 import random
+import resource
 import shutil
+import sys
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from dvclive import Live
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch.nn.functional import cross_entropy
+from peft.tuners.lora.layer import LoraLayer
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    get_cosine_schedule_with_warmup,
+)
 
 from mi_llm import prompts, storage
-from mi_llm.dialog import Dialog, read_dialogs
-from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
-from mi_llm.models.template import IGNORED, ChatFormat, Encoded, Placement, encode, messages
+from mi_llm.dialog import Dialog, Turn, read_dialogs
+from mi_llm.models import card, estimate
+from mi_llm.models.base import PRECISION, chat_format, checkpoint, load, prepare_torch
+from mi_llm.models.packing import ATTENTION, Batch, loss_sum, pack, pad, shares
+from mi_llm.models.processes import Processes
+from mi_llm.models.template import IGNORED, ChatFormat, Encoded, encode, messages
 from mi_llm.problem import Problem
 from mi_llm.stage import stage, tracked_parameters
 from mi_llm.study import Finetune, Study
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Token ids, attention mask and labels, each [records, tokens], padded on the right."""
+def finetune(study: Study, model: str) -> None:
+    """Tune one model; see the module."""
+    prepare_torch(study)
+    processes, options, title = Processes(), study.finetune, f"finetune {model}"
+    torch.set_num_threads(max(1, study.threads // processes.beside))
+    inputs, place = inputs_of(study, model), study.folder / "finetune" / model
+    with (
+        processes.together(title),
+        stage(study, "finetune", model, inputs) if processes.main else nullcontext(place) as out,
+    ):
+        identity = processes.from_main(identity_of(study, inputs) if processes.main else "")
+        shared = is_shared(checkpoint(study, model), options, processes)
+        loaded, tokenizer = open_base(checkpoint(study, model), options, shared, processes)
+        taken = records_of(study, model, tokenizer)
+        seed = study.seed_of("finetune", model)
+        adapted = adapt(loaded, options, seed)
+        if shared:
+            share_out(adapted)
+        resume = Resume(place.with_name(f".{model}.resume"), identity)
+        progress = fit(
+            adapted,
+            taken.encoded,
+            options,
+            places=order(len(taken.encoded), options.epochs, seed),
+            padding=int(tokenizer.pad_token_id or 0),
+            resume=resume,
+            title=title,
+            names=taken.names,
+            seed=seed,
+            speed=place.with_name(f".{model}.speed.jsonl"),
+        )
+        if processes.main:
+            save(study, model, out, adapted=adapted, taken=taken, progress=progress)
+            resume.discard()
 
-    ids: torch.Tensor
-    mask: torch.Tensor
-    labels: torch.Tensor
+
+def inputs_of(study: Study, model: str) -> list[Path]:
+    """What the stage reads."""
+    return [checkpoint(study, model), study.folder / "split" / "train.jsonl", Path(study.finetune.instruction)]
+
+
+def identity_of(study: Study, inputs: Sequence[Path]) -> str:
+    """What makes two runs the same: parameters and inputs."""
+    return storage.dump([tracked_parameters(study, "finetune"), *(storage.sha256(path) for path in inputs)])
+
+
+# ---- records
+
+
+@dataclass
+class Records:
+    """The training records in the order of the dialogs, with their names (`dialog`, or `dialog#number` for a round).
+
+    `notes` says of every record that was cut or left out why: (name, `cut` or `left out`, reason).
+    """
+
+    names: list[str] = field(default_factory=list)
+    encoded: list[Encoded] = field(default_factory=list)
+    notes: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def noted(self, outcome: str) -> int:
+        """How many records were `cut` or `left out`."""
+        return sum(noted == outcome for _, noted, _ in self.notes)
+
+
+def labelled(record: Encoded) -> int:
+    """Tokens of a record that the loss sees: all labels but that of the first token, which nothing predicts."""
+    return sum(label != IGNORED for label in record.labels[1:])
+
+
+def records_of(study: Study, model: str, tokenizer: PreTrainedTokenizerBase) -> Records:
+    """The training records of a study's model; says what was cut and left out."""
+    train = study.folder / "split" / "train.jsonl"
+    taken = records(read_dialogs(train), tokenizer, chat_format(study, model), study.finetune, prompts.instruction(study))
+    if not taken.encoded:
+        raise Problem(
+            str(train), "no record to train on", "dialogs with answered client turns", "raise finetune.cutoff, or look there"
+        )
+    if taken.notes and Processes().main:
+        print(f"finetune@{model}: {taken.noted('cut')} records cut, {taken.noted('left out')} left out", file=sys.stderr)
+    return taken
 
 
 def records(
@@ -45,29 +150,53 @@ def records(
     form: ChatFormat,
     options: Finetune,
     instruction: str,
-) -> list[Encoded]:
-    """Encode the training records: one a dialog, or one a round with its history."""
-    placement: Placement = options.instruction_placement
-    if options.records == "dialog":
-        chats = [messages(dialog.turns, instruction, placement) for dialog in dialogs]
+) -> Records:
+    """Encode the first `max_samples` training records, each at most `cutoff` tokens."""
+    taken, samples = Records(), list[tuple[str, Sequence[Turn]]]()
+    for dialog in dialogs:
+        found = list(samples_of(dialog, options))
+        samples += found
+        if not found:
+            taken.notes.append((dialog.id, "left out", "no turns" if not dialog.turns else "no client turn that is answered"))
+    samples = samples[: options.max_samples]
+    chats = [messages(turns, instruction, options.instruction_placement) for _, turns in samples]
+    last_only = options.loss == "last"
+    encoded = encode(tokenizer, form, chats, options.cutoff, last_only=last_only)
+    full = [number for number, record in enumerate(encoded) if len(record.ids) >= options.cutoff]
+    uncut = encode(tokenizer, form, [chats[number] for number in full], sys.maxsize, last_only=last_only)
+    lengths = {number: len(record.ids) for number, record in zip(full, uncut, strict=True)}
+    for number, ((name, _), record) in enumerate(zip(samples, encoded, strict=True)):
+        length = lengths.get(number, len(record.ids))
+        if not labelled(record):
+            taken.notes.append((name, "left out", f"no counselor token among the {len(record.ids)} of {length} that are kept"))
+            continue
+        if length > len(record.ids):
+            taken.notes.append((name, "cut", f"{length} tokens, of which {len(record.ids)} are kept"))
+        taken.names.append(name)
+        taken.encoded.append(record)
+    return taken
+
+
+def samples_of(dialog: Dialog, options: Finetune) -> Iterator[tuple[str, Sequence[Turn]]]:
+    """Yield the records of one dialog: all of it up to the last answer, or each round with its history."""
+    answers = [
+        place + 1 for place, (before, turn) in enumerate(zip(dialog.turns, dialog.turns[1:], strict=False))
+        if before.role == "client" and turn.role == "counselor"
+    ]  # fmt: skip
+    granularity = options.records if options.records != "release" else dialog.meta.get("records")
+    if granularity == "dialog":
+        for place in answers[-1:]:
+            yield dialog.id, dialog.turns[: place + 1]
+    elif granularity == "round":
+        for number, place in enumerate(answers, 1):
+            yield f"{dialog.id}#{number}", dialog.turns[: place + 1]
     else:
-        chats = []
-        for dialog in dialogs:
-            for place, turn in enumerate(dialog.turns):
-                if turn.role == "counselor":
-                    chats.append(messages(dialog.turns[: place + 1], instruction, placement))
-    encoded = encode(tokenizer, form, chats, options.cutoff)
-    return [record for record in encoded if any(label != IGNORED for label in record.labels)]
-
-
-def collate(chosen: Sequence[Encoded], padding: int) -> Batch:
-    """Pad records to the longest of them."""
-    width = max(len(record.ids) for record in chosen)
-    return Batch(
-        ids=torch.tensor([record.ids + [padding] * (width - len(record.ids)) for record in chosen]),
-        mask=torch.tensor([[1] * len(record.ids) + [0] * (width - len(record.ids)) for record in chosen]),
-        labels=torch.tensor([record.labels + [IGNORED] * (width - len(record.labels)) for record in chosen]),
-    )
+        raise Problem(
+            f"split/train.jsonl: {dialog.id}",
+            f"meta.records is {granularity!r}",
+            "dialog or round, as the authors' training file has it (finetune.records: release)",
+            "use transcribe.source: release, or set finetune.records to dialog or round",
+        )
 
 
 def order(count: int, epochs: int, seed: int) -> list[int]:
@@ -76,22 +205,55 @@ def order(count: int, epochs: int, seed: int) -> list[int]:
     return [place for _ in range(epochs) for place in chance.sample(range(count), count)]
 
 
-def batches(encoded: Sequence[Encoded], places: Sequence[int], size: int, padding: int) -> Iterator[Batch]:
-    """Yield micro-batches in training order."""
-    for start in range(0, len(places), size):
-        yield collate([encoded[place] for place in places[start : start + size]], padding)
+# ---- the model
 
 
-def loss_sum(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Summed cross entropy of the labelled tokens of one micro-batch."""
-    logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
-    return cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), batch.labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+def is_shared(folder: Path, options: Finetune, processes: Processes) -> bool:
+    """Whether the processes share the base out: if they are told to, or if it does not fit a card whole."""
+    told = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes")
+    if processes.count == 1 or options.four_bit:
+        return False
+    if told or processes.device.type != "cuda":
+        return told
+    shape = estimate.shape_of(storage.read_json(folder / "config.json"))
+    room = torch.cuda.get_device_properties(processes.device).total_memory
+    return not estimate.plan(shape, options, estimate.worst(options), room, processes=processes.count).fits
+
+
+def open_base(
+    folder: Path, options: Finetune, shared: bool, processes: Processes
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the base onto this process's device, in 4 bits if the options say so; into main memory if it is to be shared out."""
+    if not options.four_bit and not shared:
+        return load(folder, options.precision)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=PRECISION[options.precision],
+        trust_remote_code=False,
+        local_files_only=True,
+        attn_implementation="sdpa",
+        device_map=None if shared else {"": processes.device},
+        quantization_config=four_bit(options, processes) if options.four_bit else None,
+    )
+    return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def four_bit(options: Finetune, processes: Processes) -> BitsAndBytesConfig:
+    """NF4 with double quantisation, as in QLoRA (Dettmers et al. 2023) and LLaMA-Factory."""
+    if processes.device.type != "cuda":
+        raise Problem("finetune.four_bit", "true, on a machine without CUDA", "an NVIDIA GPU", "set finetune.four_bit: false")
+    if find_spec("bitsandbytes") is None:  # not in the lock: only a 4-bit base needs it
+        raise Problem("finetune.four_bit", "true", "the package bitsandbytes", "pip install bitsandbytes, into this environment")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=PRECISION[options.precision],
     )
 
 
 def adapt(model: PreTrainedModel, options: Finetune, seed: int) -> PeftModel:
-    """Freeze the base and add seeded LoRA matrices to all its linear layers."""
+    """Freeze the base and add seeded LoRA matrices, in float32, to all its linear layers."""
     torch.manual_seed(seed)
     lora = options.lora
     config = LoraConfig(
@@ -102,45 +264,51 @@ def adapt(model: PreTrainedModel, options: Finetune, seed: int) -> PeftModel:
     return adapted
 
 
+def share_out(model: PeftModel) -> None:
+    """Let each process keep its share of the frozen base (FSDP); the adapter is small, and stays whole."""
+    adapter = {weight for weight in model.parameters() if weight.requires_grad}
+    device = Processes().device
+    for weight in adapter:
+        weight.data = weight.data.to(device)
+    for layer in model.get_base_model().model.layers:
+        fully_shard(layer, ignored_params=adapter)
+    fully_shard(model, ignored_params=adapter)
+
+
+class InPlace:
+    """A peft LoRA variant: the product is added by the matrix multiplication itself, not in two more passes over the output."""
+
+    @staticmethod
+    def forward(module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
+        """What a layer gives with its adapter: `result + scaling * B(A(x))`."""
+        low = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
+        high, scaling = module.lora_B[active_adapter].weight.t(), module.scaling[active_adapter]
+        whole: torch.Tensor = torch.addmm(result.flatten(0, -2), low.flatten(0, -2), high, alpha=scaling).view_as(result)
+        return whole
+
+
+def make_ready(model: PeftModel, options: Finetune) -> None:
+    """Set a model up for training: its attention, the LoRA layers' arithmetic, gradient checkpointing."""
+    if options.packed:
+        model.get_base_model().set_attn_implementation(ATTENTION)
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.lora_variant["default"] = InPlace
+            layer.cast_input_dtype_enabled = False  # autocast casts, once
+    if options.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+
+
+# ---- training
+
+
 @dataclass
 class Progress:
     """Where training stands: the next step and what has been logged so far."""
 
     step: int
     log: list[dict[str, float]]
-
-
-class Resume:
-    """The state of a training run on disk, replaced whole at each save and thrown away when the run is done."""
-
-    def __init__(self, folder: Path, identity: str) -> None:
-        self.file, self.identity = folder / "state.pt", identity
-
-    def save(self, progress: Progress, *parts: Any) -> None:
-        """Write the state of training so far."""
-        state = {
-            "identity": self.identity,
-            "progress": vars(progress),
-            "parts": [part.state_dict() for part in parts],
-            "random": torch.get_rng_state(),
-        }
-        with storage.replacing(self.file) as file:
-            torch.save(state, file)
-
-    def load(self, *parts: Any) -> Progress:
-        """Continue from the saved state if it belongs to this very run, else from the start."""
-        if self.file.exists():
-            state = torch.load(self.file, weights_only=True)
-            if state["identity"] == self.identity:
-                for part, saved in zip(parts, state["parts"], strict=True):
-                    part.load_state_dict(saved)
-                torch.set_rng_state(state["random"])
-                return Progress(**state["progress"])
-        return Progress(0, [])
-
-    def discard(self) -> None:
-        """Remove the state."""
-        shutil.rmtree(self.file.parent, ignore_errors=True)
 
 
 class Trainable:
@@ -160,47 +328,241 @@ class Trainable:
                 weight.copy_(state[name])
 
 
+class Resume:
+    """The state of a training run on disk, replaced whole at each save and thrown away when the run is done.
+
+    The main process saves and reads, the others are told. Random numbers need no state: each step seeds its own.
+    """
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self.file, self.identity = folder / "state.pt", identity
+
+    def save(self, progress: Progress, *parts: Any) -> None:
+        """Write the state of training so far."""
+        state = {"identity": self.identity, "progress": vars(progress), "parts": [part.state_dict() for part in parts]}
+        with storage.replacing(self.file) as file:
+            torch.save(state, file)
+
+    def load(self, processes: Processes, *parts: Any) -> Progress:
+        """Continue from the saved state if it belongs to this very run, else from the start."""
+        found = torch.load(self.file, weights_only=True, map_location="cpu") if processes.main and self.file.exists() else None
+        state = processes.from_main(found if found and found["identity"] == self.identity else None)
+        if not state:
+            return Progress(0, [])
+        for part, saved in zip(parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+        return Progress(**state["progress"])
+
+    def discard(self) -> None:
+        """Remove the state."""
+        shutil.rmtree(self.file.parent, ignore_errors=True)
+
+
+class Training:
+    """A model, its records, and what of them the loss sees; one process's part in each step."""
+
+    def __init__(self, model: PeftModel, encoded: Sequence[Encoded], options: Finetune, padding: int) -> None:
+        self.model, self.encoded, self.options, self.padding = model, encoded, options, padding
+        self.lengths = [len(record.ids) for record in encoded]
+        self.labelled = [labelled(record) for record in encoded]
+        self.processes = Processes()
+        self.trainable = Trainable(model)
+
+    def batch(self, micro_batch: Sequence[int]) -> Batch:
+        """Lay the records of a micro-batch out for one pass."""
+        chosen = [self.encoded[place] for place in micro_batch]
+        return pack(chosen, self.processes.device) if self.options.packed else pad(chosen, self.padding, self.processes.device)
+
+    def backward(self, now: Sequence[int]) -> list[tuple[torch.Tensor, list[int]]]:
+        """Gradients of this process's share of a step; returns each micro-batch's part of the step's loss, and its records.
+
+        Where the base is shared out, all processes must pass through it equally often: one with fewer micro-batches repeats a
+        record, which then counts nothing.
+        """
+        dealt = shares(now, self.lengths, self.options, self.processes.count)
+        mine = dealt[self.processes.rank]
+        idle = max(map(len, dealt)) - len(mine) if isinstance(self.model, FSDPModule) else 0
+        whole, kind = sum(self.labelled[place] for place in now), self.processes.device.type
+        losses = list[tuple[torch.Tensor, list[int]]]()
+        for micro_batch in [*mine, *[list(now[:1])] * idle]:
+            with torch.autocast(kind, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
+                loss = loss_sum(self.model, self.batch(micro_batch)) * (len(losses) < len(mine)) / whole
+            loss.backward()
+            losses.append((loss.detach(), micro_batch))
+        return losses
+
+    def add_up(self, losses: Sequence[tuple[torch.Tensor, list[int]]]) -> torch.Tensor:
+        """Add the step's loss and gradients up over all processes; returns the loss."""
+        total = torch.zeros((), device=self.processes.device)
+        for loss, _ in losses:
+            total += loss
+        for weight in self.trainable.weights.values():
+            if weight.grad is None:  # a last, short step may have no record for this process
+                weight.grad = torch.zeros_like(weight)
+        self.processes.sum([total, *(weight.grad for weight in self.trainable.weights.values())])
+        return total
+
+
 def fit(
-    model: PeftModel, encoded: Sequence[Encoded], options: Finetune, *, padding: int, seed: int, resume: Resume, title: str
+    model: PeftModel,
+    encoded: Sequence[Encoded],
+    options: Finetune,
+    *,
+    places: Sequence[int],
+    padding: int,
+    resume: Resume,
+    title: str,
+    names: Sequence[str] = (),
+    seed: int = 0,
+    speed: Path | None = None,
 ) -> Progress:
-    """Train: AdamW, cosine schedule with warm-up, loss averaged over the labelled tokens of each step."""
-    places = order(len(encoded), options.epochs, seed)
+    """Train: AdamW, cosine schedule with warm-up, loss averaged over the labelled tokens of each step.
+
+    `places` are the record numbers in the order of training, all epochs. `names` of the records are for messages, `seed` is
+    for dropout, `speed` the file that is told how fast it goes. Returns where training ended, with the log of its steps.
+    """
+    make_ready(model, options)
+    training, processes = Training(model, encoded, options, padding), Processes()
+    weights = list(training.trainable.weights.values())
+    optimizer = torch.optim.AdamW(weights, lr=options.learning_rate, weight_decay=0.0, fused=True)
     per_step = options.batch * options.accumulation
     steps = math.ceil(len(places) / per_step)
-    trainable = Trainable(model)
-    optimizer = torch.optim.AdamW(trainable.weights.values(), lr=options.learning_rate, weight_decay=0.0)
     schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(steps * options.warmup_ratio), steps)
-    progress = resume.load(trainable, optimizer, schedule)
-    model.train()
-    with tqdm(total=steps, initial=progress.step, desc=title, unit="step") as bar:
+    progress = resume.load(processes, training.trainable, optimizer, schedule)
+    pace = Pace(speed, progress.step, steps)
+    with tqdm(total=steps, initial=progress.step, desc=title, unit="step", disable=not processes.main) as bar:
         while progress.step < steps:
             now = places[progress.step * per_step : (progress.step + 1) * per_step]
-            labelled = sum(label != IGNORED for place in now for label in encoded[place].labels[1:])
-            total = 0.0
-            for batch in batches(encoded, now, options.batch, padding):
-                loss = loss_sum(model, batch) / labelled
-                loss.backward()
-                total += loss.item()
-            if not math.isfinite(total):
-                raise Problem(
-                    f"{title}, step {progress.step}",
-                    f"a loss of {total}",
-                    "a finite loss",
-                    "lower finetune.learning_rate, or train in float32",
-                )
-            norm = torch.nn.utils.clip_grad_norm_(list(trainable.weights.values()), options.gradient_clip)
+            where = f"{title}, step {progress.step}"
+            torch.manual_seed(random.Random(f"{seed}/{progress.step}/{processes.rank}").getrandbits(63))
+            with enough_memory(where):
+                losses = training.backward(now)
+            total = training.add_up(losses)
+            norm = clip_grad_norm_(weights, options.gradient_clip)
+            loss, gradient_norm = torch.stack([total, norm]).tolist()
+            if not math.isfinite(loss + gradient_norm):
+                raise not_finite(where, loss, losses, names)
             rate = schedule.get_last_lr()[0]
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
+            pace.went(sum(training.lengths[place] for place in now))
             if progress.step % options.log_every == 0 or progress.step == steps - 1:
-                progress.log.append({"step": progress.step, "loss": total, "learning_rate": rate, "gradient_norm": norm.item()})
+                progress.log.append({"step": progress.step, "loss": loss, "learning_rate": rate, "gradient_norm": gradient_norm})
+                pace.note()
             progress.step += 1
-            if progress.step % options.save_every == 0:
-                resume.save(progress, trainable, optimizer, schedule)
+            if progress.step % options.save_every == 0 and processes.main:
+                resume.save(progress, training.trainable, optimizer, schedule)
+            bar.set_postfix_str(f"loss {loss:.3f}, {pace}", refresh=False)
             bar.update()
-            bar.set_postfix(loss=f"{total:.3f}")
     return progress
+
+
+@contextmanager
+def enough_memory(where: str) -> Iterator[None]:
+    """Say what to do when there is not."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        used, there_is = memory()
+        raise Problem(
+            where,
+            f"out of memory: up to {used / 2**30:.1f} of {there_is / 2**30:.1f} GiB were in use",
+            "room for one micro-batch",
+            "set finetune.checkpointing: true, lower finetune.batch (and raise accumulation: the result is the same), "
+            "or on a GPU set finetune.four_bit: true; `mi-llm doctor` says what fits",
+        ) from error
+
+
+def memory() -> tuple[int, int]:
+    """The most bytes this process has held so far, and how many there are: of its GPU, or else of the machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, psutil.virtual_memory().total
+
+
+def not_finite(where: str, loss: float, losses: Sequence[tuple[torch.Tensor, list[int]]], names: Sequence[str]) -> Problem:
+    """A step whose loss or gradient is no number, with the records of the micro-batches that made it so."""
+    mine = [places for part, places in losses if not part.isfinite()]
+    places = sorted({place for found in Processes().all(mine) for micro_batch in found for place in micro_batch})
+    guilty = ", ".join(names[place] if names else f"record {place}" for place in places)
+    return Problem(
+        where,
+        f"a loss of {loss}, from {guilty}" if guilty else f"a loss of {loss:.4f}, but a gradient that is not finite",
+        "finite numbers",
+        "lower finetune.learning_rate, or set finetune.precision: float32; then look at these dialogs in split/train.jsonl",
+    )
+
+
+class Pace:
+    """How fast training goes, for the progress bar and for a file that is not an output."""
+
+    def __init__(self, file: Path | None, step: int, steps: int) -> None:
+        self.processes = Processes()
+        self.file, self.first, self.step, self.steps = file if self.processes.main else None, step, step, steps
+        self.began, self.tokens = time.monotonic(), 0
+        if self.file and not step:
+            self.file.unlink(missing_ok=True)
+
+    def went(self, tokens: int) -> None:
+        """Count one step."""
+        self.step += 1
+        self.tokens += tokens
+        self.seconds = time.monotonic() - self.began
+
+    def __str__(self) -> str:  # noqa: D105
+        return f"{self.tokens / self.seconds:,.0f} tokens/s, {memory()[0] / 2**30:.1f} GiB"
+
+    def note(self) -> None:
+        """Write a line: of this run, since it was started or resumed."""
+        line = {
+            "step": self.step - 1,
+            "processes": self.processes.count,
+            "tokens_per_second": round(self.tokens / self.seconds, 1),
+            "memory_gib": round(memory()[0] / 2**30, 3),
+            "seconds_left": round(self.seconds / (self.step - self.first) * (self.steps - self.step), 1),
+        }
+        if self.file:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(storage.dump(line) + "\n")
+
+
+# ---- what is kept
+
+
+def save(study: Study, model: str, out: Path, *, adapted: PeftModel, taken: Records, progress: Progress) -> None:
+    """Write the stage's outputs."""
+    source = card.source_of(study, model)
+    numbers = {
+        "records": len(taken.encoded),
+        "cut": taken.noted("cut"),
+        "left_out": taken.noted("left out"),
+        "steps": progress.step,
+        "tokens": sum(len(record.ids) for record in taken.encoded),
+        "labelled_tokens": sum(map(labelled, taken.encoded)),
+        "trainable_parameters": sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad),
+        "first_loss": progress.log[0]["loss"],
+        "last_loss": progress.log[-1]["loss"],
+    }
+    save_adapter(adapted, out / "adapter", source.name, source.revision)
+    storage.write_text(out / "adapter" / "README.md", card.card(study, model, source, numbers))
+    write_log(out / "dvclive", progress.log)
+    write_notes(out / "left_out.csv", taken.notes)
+    storage.write_json(out / "metrics.json", numbers)
+
+
+def save_adapter(model: PeftModel, folder: Path, checkpoint_name: str, revision: str | None = None) -> None:
+    """Save the adapter as peft does, with its settings in a fixed order and no path of this machine in them."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    settings = folder / "adapter_config.json"
+    config = json.loads(settings.read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])
+    config["base_model_name_or_path"], config["revision"] = checkpoint_name, revision
+    storage.write_json(settings, config)
 
 
 def write_log(folder: Path, log: Sequence[dict[str, float]]) -> None:
@@ -214,42 +576,44 @@ def write_log(folder: Path, log: Sequence[dict[str, float]]) -> None:
             live.make_summary()
 
 
-def save_adapter(model: PeftModel, folder: Path, checkpoint_name: str) -> None:
-    """Save the adapter as peft does, with its settings in a fixed order and no path of this machine in them."""
-    shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)
-    settings = folder / "adapter_config.json"
-    config = json.loads(settings.read_text(encoding="utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])
-    config["base_model_name_or_path"] = checkpoint_name
-    storage.write_json(settings, config)
+def write_notes(path: Path, notes: Sequence[tuple[str, str, str]]) -> None:
+    """Write which records were cut or left out; no file if there is none."""
+    path.unlink(missing_ok=True)
+    if notes:
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(("record", "outcome", "reason"))
+        writer.writerows(notes)
+        storage.write_text(path, table.getvalue())
 
 
-def finetune(study: Study, model: str) -> None:
-    """Tune one model; see the module."""
+# ---- before it starts
+
+
+def dry_run(study: Study, model: str) -> None:
+    """Print what `finetune` would do, and what it would take on the hardware found; writes nothing."""
+    for path in inputs_of(study, model):
+        if not path.exists():
+            raise Problem(str(path), "missing", f"the input of finetune@{model}", "run the stages before it")
     prepare_torch(study)
-    options, form = study.finetune, chat_format(study, model)
-    folder, train = checkpoint(study, model), study.folder / "split" / "train.jsonl"
-    inputs = [folder, train, Path("prompts/counselor.jinja")]
-    with stage(study, "finetune", model, inputs) as out:
-        loaded, tokenizer = load(folder, options.precision)
-        encoded = records(read_dialogs(train), tokenizer, form, options, prompts.render("counselor"))
-        seed = study.seed_of("finetune", model)
-        adapted = adapt(loaded, options, seed)
-        identity = storage.dump([tracked_parameters(study, "finetune"), *(storage.sha256(path) for path in inputs)])
-        resume = Resume(out.parent / f".{model}.resume", identity)
-        padding = int(tokenizer.pad_token_id or 0)
-        progress = fit(adapted, encoded, options, padding=padding, seed=seed, resume=resume, title=f"finetune {model}")
-        save_adapter(adapted, out / "adapter", model)
-        write_log(out / "dvclive", progress.log)
-        numbers = {
-            "records": len(encoded),
-            "steps": progress.step,
-            "labelled_tokens": sum(label != IGNORED for record in encoded for label in record.labels[1:]),
-            "trainable_parameters": sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad),
-            "first_loss": progress.log[0]["loss"],
-            "last_loss": progress.log[-1]["loss"],
-        }
-        storage.write_json(out / "metrics.json", numbers)
-        resume.discard()
+    processes, options, folder = Processes(), study.finetune, checkpoint(study, model)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    taken = records_of(study, model, tokenizer)
+    lengths = [len(record.ids) for record in taken.encoded]
+    places = order(len(lengths), options.epochs, study.seed_of("finetune", model))
+    per_step = options.batch * options.accumulation
+    steps = [places[start : start + per_step] for start in range(0, len(places), per_step)]
+    micro_batches = [one for now in steps for mine in shares(now, lengths, options, processes.count) for one in mine]
+    largest = max(micro_batches, key=lambda micro_batch: sum(lengths[place] for place in micro_batch))
+    load = estimate.Load(
+        tokens=sum(lengths[place] for place in largest),
+        labelled=sum(labelled(taken.encoded[place]) for place in largest),
+        context=sum(lengths) / len(lengths),
+    )
+    shape = estimate.shape_of(storage.read_json(folder / "config.json"))
+    if processes.main:
+        text = estimate.forecast(
+            model, shape, options, estimate.here(), load,
+            records=len(lengths), tokens=sum(lengths), processes=processes.count,
+        )  # fmt: skip
+        print(text)

@@ -1,70 +1,138 @@
 """Stage `respond@model`: let base and tuned model answer every test round (paper, Automatic Evaluation, formula 2).
 
-Reads `split/test_rounds.jsonl`, the base checkpoint and the adapter. Writes `respond/<model>/base.jsonl` and `tuned.jsonl`
-(round, dialog, text, tokens, finish), and `metrics.json`. Decoding is greedy. Answers are appended as they come to
-`respond/.<model>.<arm>.partial.jsonl`, from which a stopped run continues.
+Reads `split/test_rounds.jsonl` (and `aligned_rounds.jsonl`, where there is one), the base checkpoint and the adapter. Writes
+`respond/<model>/base.jsonl` and `tuned.jsonl` (round, dialog, text, tokens, finish) and `metrics.json`. Every answer goes to
+`respond/.<model>.<arm>.<process>.jsonl` as it comes, with its time, and a stopped run continues from there. Several processes
+(`torchrun`) share the dialogs and give the same file as one. With engine `server` a model server is asked instead.
 """
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from mi_llm import prompts, storage
+from mi_llm.construct.cassette import Cassette, Question
+from mi_llm.construct.record import record
 from mi_llm.dialog import Round, Turn, read_rounds
 from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
-from mi_llm.models.template import ChatFormat, Placement, messages, prompt
+from mi_llm.models.branching import Branching, Choose, Plan, branching_attention, greedy, plan
+from mi_llm.models.processes import Processes
+from mi_llm.models.template import ChatFormat, Message, messages, prompt
+from mi_llm.problem import Problem
 from mi_llm.stage import stage, tracked_parameters
-from mi_llm.study import Study
+from mi_llm.study import Sampling, Study
 
 ARMS = ("base", "tuned")
+Answer = dict[str, Any]
 
 
-def prompt_of(sample: Round, tokenizer: PreTrainedTokenizerBase, form: ChatFormat, placement: Placement) -> list[int]:
-    """Token ids of one test round: instruction, history, and the client's volley."""
-    turns = [*sample.history, Turn(role="client", text=sample.client)]
-    return prompt(tokenizer, form, messages(turns, prompts.render("counselor"), placement))
+def asked_rounds(study: Study) -> list[Round]:
+    """The test rounds, and those of the repaired test set that are not among them."""
+    folder = study.folder / "split"
+    repaired = folder / "aligned_rounds.jsonl"
+    found = [*read_rounds(folder / "test_rounds.jsonl"), *(read_rounds(repaired) if repaired.exists() else [])]
+    return list({sample.id: sample for sample in found}.values())
 
 
-def groups(asked: Sequence[list[int]], size: int) -> list[list[int]]:
-    """Places of the prompts, longest first, in groups of similar length; the same for every run over the same rounds."""
-    by_length = sorted(range(len(asked)), key=lambda place: (-len(asked[place]), place))
-    return [by_length[start : start + size] for start in range(0, len(by_length), size)]
+def chats(rounds: Sequence[Round], study: Study) -> list[list[Message]]:
+    """The test rounds as chat messages: instruction, history, and the client's volley."""
+    instruction = prompts.instruction(study)
+    return [
+        messages([*sample.history, Turn(role="client", text=sample.client)], instruction, study.finetune.instruction_placement)
+        for sample in rounds
+    ]
 
 
-def generate(
-    model: torch.nn.Module, asked: Sequence[list[int]], stops: list[int], padding: int, most: int
-) -> Iterator[tuple[list[int], str]]:
-    """Answer one group of prompts greedily, padded on the left; yields (token ids without the stop token, why it ended)."""
-    width = max(len(ids) for ids in asked)
-    ids = torch.tensor([[padding] * (width - len(one)) + one for one in asked])
-    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in asked])
-    settings = GenerationConfig(do_sample=False, max_new_tokens=most, eos_token_id=stops, pad_token_id=padding)
-    with torch.inference_mode():
-        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-    for row in out[:, width:].tolist():
-        end = next((place for place, token in enumerate(row) if token in stops), None)
-        yield (row[:end], "stop") if end is not None else (row, "length")
+def plans(rounds: Sequence[Round], asked: Sequence[list[int]], done: dict[str, Answer]) -> list[Plan]:
+    """What is still to be answered, a plan a dialog, the longest dialogs first."""
+    places: dict[str, list[int]] = {}
+    for place, sample in enumerate(rounds):
+        if sample.id not in done:
+            places.setdefault(sample.dialog, []).append(place)
+    found = [plan(mine, [asked[place] for place in mine]) for mine in places.values()]
+    return sorted(found, key=lambda one: (-one.prefilled, one.places))
 
 
-def finished(partial: Path, identity: str) -> dict[str, dict[str, Any]]:
-    """Answers that an interrupted run of the same work left behind, by round; anything else is thrown away."""
-    if not partial.exists():
-        return {}
-    lines = partial.read_bytes().splitlines(keepends=True)
-    whole = [json.loads(line) for line in lines if line.endswith(b"\n")]
-    if not whole or whole[0] != {"identity": identity}:
-        partial.unlink()
-        return {}
-    storage.write_lines(partial, whole)
-    return {answer["round"]: answer for answer in whole[1:]}
+def sampler(options: Sampling, rounds: Sequence[Round], study: Study, arm: str, most: int) -> Choose:
+    """A choice by chance (temperature, then top-k, then top-p); each round has its own random numbers, whoever is beside it."""
+    chance = np.stack(
+        [np.random.default_rng(study.seed_of("respond", arm, sample.id)).random(most, np.float32) for sample in rounds]
+    )
+
+    def choose(logits: torch.Tensor, places: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
+        likeliest, tokens = (logits / options.temperature).topk(min(options.top_k, logits.shape[-1]))
+        shares = likeliest.softmax(-1)
+        shares[shares.cumsum(-1) - shares >= options.top_p] = 0.0
+        summed = shares.cumsum(-1)
+        drawn = torch.from_numpy(chance[list(places), list(counts)]).to(summed.device)[:, None] * summed[:, -1:]
+        return tokens.gather(-1, torch.searchsorted(summed, drawn, right=True).clamp(max=tokens.shape[-1] - 1))[:, 0]
+
+    return choose
+
+
+class Journal:
+    """The answers of one arm as they come, a line each behind a line that says which work they belong to.
+
+    Each process writes its own file and reads all: nothing that any run of the same work answered is asked again.
+    """
+
+    def __init__(self, folder: Path, name: str, identity: str, rank: int) -> None:
+        self.folder, self.name, self.identity = folder, name, identity
+        self.path = folder / f".{name}.{rank}.jsonl"
+
+    def files(self) -> list[Path]:
+        """The files of all processes."""
+        return sorted(self.folder.glob(f".{self.name}.*.jsonl"))
+
+    def answers(self) -> dict[str, Answer]:
+        """What has been answered, by round; a torn last line does not count, nor does another work's file."""
+        found: dict[str, Answer] = {}
+        for path in self.files():
+            lines = path.read_bytes().split(b"\n")[:-1]
+            if lines and json.loads(lines[0]) == {"identity": self.identity}:
+                found |= {answer["round"]: answer for answer in map(json.loads, lines[1:])}
+        return found
+
+    def begin(self) -> None:
+        """Make this process's file ready to be added to: cut off a torn line, or start anew for another work."""
+        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+        if lines and json.loads(lines[0]) == {"identity": self.identity}:
+            os.truncate(self.path, sum(len(line) + 1 for line in lines))
+        else:
+            storage.write_lines(self.path, [{"identity": self.identity}])
+
+    def close(self) -> None:
+        """Remove the files when the answers are in the output; how long each took stays in `.<model>.<arm>.times`."""
+        times = [{name: answer[name] for name in ("round", "seconds", "tokens")} for answer in self.answers().values()]
+        storage.write_lines(self.folder / f".{self.name}.times", times)
+        for path in self.files():
+            path.unlink()
+
+
+def kept(answers: Iterator[tuple[int, list[int], str]], journal: Journal, entry: Callable[..., Answer], bar: Any) -> int:
+    """Put answers into the journal as they come; returns their tokens."""
+    began, tokens = time.monotonic(), 0
+    with journal.path.open("ab") as file:
+        for place, ids, finish in answers:
+            seconds = round(time.monotonic() - began, 3)
+            file.write(storage.dump(entry(place, ids, finish) | {"seconds": seconds}).encode("utf-8") + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            tokens += len(ids)
+            bar.update()
+            bar.set_postfix_str(f"{tokens / max(seconds, 0.001):.0f} token/s", refresh=False)
+    return tokens
 
 
 def answer_all(
@@ -74,71 +142,150 @@ def answer_all(
     rounds: Sequence[Round],
     *,
     study: Study,
-    partial: Path,
-    identity: str,
-    title: str,
-) -> list[dict[str, Any]]:
-    """Answer the rounds in fixed groups, keep each group as soon as it is done; returns the answers in the rounds' order."""
-    options = study.respond
-    asked = [prompt_of(sample, tokenizer, form, study.finetune.instruction_placement) for sample in rounds]
-    done = finished(partial, identity)
-    if not done:
-        storage.write_lines(partial, [{"identity": identity}])
-    stops, padding = form.stop_ids(tokenizer), int(tokenizer.pad_token_id or 0)
-    with tqdm(total=len(rounds), initial=len(done), desc=title, unit="round") as bar, partial.open("ab") as file:
-        for group in groups(asked, options.batch):
-            if all(rounds[place].id in done for place in group):
-                continue
-            answers = generate(model, [asked[place] for place in group], stops, padding, options.max_new_tokens)
-            lines = b""
-            for place, (ids, finish) in zip(group, answers, strict=True):
-                answer = {
-                    "round": rounds[place].id,
-                    "dialog": rounds[place].dialog,
-                    "text": tokenizer.decode(ids, skip_special_tokens=True).strip(),
-                    "prompt_tokens": len(asked[place]),
-                    "tokens": len(ids),
-                    "finish": finish,
-                }
-                done[rounds[place].id] = answer
-                lines += storage.dump(answer).encode("utf-8") + b"\n"
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
-            bar.update(len(group))
-    return [done[sample.id] for sample in rounds]
+    journal: Journal,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """Answer this process's share (number, of how many) of what the journal lacks, and say what it took."""
+    options, (rank, world) = study.respond, share
+    asked = [prompt(tokenizer, form, chat) for chat in chats(rounds, study)]
+    done = journal.answers()
+    mine = plans(rounds, asked, done)[rank::world]
+    journal.begin()
+
+    def entry(place: int, ids: list[int], finish: str) -> Answer:
+        sample, text = rounds[place], tokenizer.decode(ids, skip_special_tokens=True).strip()
+        counts = {"prompt_tokens": len(asked[place]), "tokens": len(ids)}
+        return {"round": sample.id, "dialog": sample.dialog, "text": text, **counts, "finish": finish}
+
+    arm = journal.name.rsplit(".", 1)[-1]
+    most = options.max_new_tokens
+    choose = greedy if options.decoding == "greedy" else sampler(options.sampling, rounds, study, arm, most)
+    branching = Branching(model, form.stop_ids(tokenizer), options.batch, most, choose)
+    title = f"respond {journal.name}" + (f" ({rank + 1} of {world})" if world > 1 else "")
+    wanted = sum(len(one.places) for one in mine)
+    began = time.monotonic()
+    try:
+        with tqdm(total=wanted, desc=title, unit="round") as bar:
+            tokens = kept(branching.answers(mine), journal, entry, bar)
+    except torch.OutOfMemoryError:
+        raise Problem(
+            title, "the GPU's memory is full", f"room for {options.batch} rounds at a time", "lower respond.batch, and run again"
+        ) from None
+    if wanted:
+        alone = sum(len(asked[place]) for one in mine for place in one.places)
+        print(
+            f"{title}: {wanted} rounds, {tokens} tokens in {time.monotonic() - began:.1f} s; read {branching.prefilled} tokens"
+            f" (each dialog once, then its branches; round by round: {alone})",
+            file=sys.stderr,
+        )
+
+
+def answer_locally(study: Study, model: str, rounds: Sequence[Round], out: Path, identity: str) -> dict[str, list[Answer]]:
+    """The answers of both arms, from one loaded base; empty for all processes but the first."""
+    processes, form = Processes(), chat_format(study, model)
+    loaded, tokenizer = load(checkpoint(study, model), study.respond.precision)
+    branching_attention(loaded)
+    tuned: torch.nn.Module = PeftModel.from_pretrained(loaded, study.folder / "finetune" / model / "adapter").eval()
+    found: dict[str, list[Answer]] = {}
+    with processes.together(f"respond {model}"):
+        for arm in ARMS:
+            if arm == "tuned" and study.respond.adapter == "merged":
+                tuned = tuned.merge_and_unload()
+            journal = Journal(out.parent, f"{model}.{arm}", identity, processes.rank)
+            with tuned.disable_adapter() if arm == "base" else nullcontext():
+                answer_all(tuned, tokenizer, form, rounds, study=study, journal=journal, share=(processes.rank, processes.count))
+            processes.all(arm)  # here each waits for the others
+            if processes.main:
+                answers = journal.answers()
+                found[arm] = [without_time(answers[sample.id]) for sample in rounds]
+    return found
+
+
+def without_time(answer: Answer) -> Answer:
+    """An answer as the output keeps it: the same for every run."""
+    return {name: value for name, value in answer.items() if name != "seconds"}
+
+
+def served_name(model: str, arm: str) -> str:
+    """The name under which a model server offers an arm."""
+    return model if arm == "base" else f"{model}+mi"
+
+
+def questions(study: Study, rounds: Sequence[Round], model: str, arm: str) -> list[Question]:
+    """The requests for the rounds' replies."""
+    options, path = study.respond, Path(study.finetune.instruction)
+    prompt_file = {"name": path.as_posix(), "sha256": storage.sha256(path)}
+    found = []
+    for sample, chat in zip(rounds, chats(rounds, study), strict=True):
+        request: dict[str, Any] = {
+            "model": served_name(model, arm),
+            "messages": chat,
+            "max_tokens": options.max_new_tokens,
+            "temperature": 0,
+        }
+        if options.decoding == "sample":
+            chosen, seed = options.sampling, study.seed_of("respond", arm, sample.id)
+            request |= {"temperature": chosen.temperature, "top_p": chosen.top_p, "seed": seed}
+        found.append(Question(f"round {sample.id}", request, prompt_file, check=lambda _: None, any_text=True))
+    return found
+
+
+def answer_by_server(study: Study, model: str, rounds: Sequence[Round], out: Path) -> dict[str, list[Answer]]:
+    """The answers of both arms from a model server; kept in a cassette beside the output, and with it when all are there."""
+    found: dict[str, list[Answer]] = {}
+    for arm in ARMS:
+        options = study.llm.model_copy(update={"base_url": study.respond.server, "model": served_name(model, arm)})
+        asked = questions(study, rounds, model, arm)
+        cassette = Cassette(out.parent / f".{model}.{arm}.cassette")
+        with cassette.recording():
+            wanted = {one.key: one for one in asked if one.key not in cassette.good}
+            if wanted:
+                record(options, list(wanted.values()), cassette, f"respond {model} {arm}")
+        storage.write_lines(out / f"{arm}.cassette.jsonl", [cassette.good[one.key] for one in asked])
+        found[arm] = [answer_of(sample, cassette.good[one.key]) for sample, one in zip(rounds, asked, strict=True)]
+    return found
+
+
+def answer_of(sample: Round, recorded: dict[str, Any]) -> Answer:
+    """A recorded response in the form of the other engine's answers."""
+    choice, used = recorded["response"]["choices"][0], recorded["usage"] or {}
+    return {
+        "round": sample.id,
+        "dialog": sample.dialog,
+        "text": (choice["message"]["content"] or "").strip(),
+        "prompt_tokens": used.get("prompt_tokens", 0),
+        "tokens": used.get("completion_tokens", 0),
+        "finish": choice.get("finish_reason") or "stop",
+    }
+
+
+def numbers_of(answers: dict[str, list[Answer]]) -> dict[str, float]:
+    """How many rounds there are, how long the replies are, and what share of them was cut at the limit."""
+    numbers: dict[str, float] = {"rounds": len(answers["base"])}
+    for arm, mine in answers.items():
+        numbers[f"{arm}_tokens_mean"] = round(sum(answer["tokens"] for answer in mine) / len(mine), 4)
+        numbers[f"{arm}_cut_share"] = round(sum(answer["finish"] == "length" for answer in mine) / len(mine), 4)
+    return numbers
 
 
 def respond(study: Study, model: str) -> None:
     """Answer the test rounds with base and tuned model; see the module."""
     prepare_torch(study)
-    form, folder = chat_format(study, model), checkpoint(study, model)
-    adapter = study.folder / "finetune" / model / "adapter"
-    asked = study.folder / "split" / "test_rounds.jsonl"
-    inputs = [folder, adapter, asked, Path("prompts/counselor.jinja")]
+    asked = study.folder / "split"
+    inputs = [asked, Path(study.finetune.instruction)]
+    if study.respond.engine == "local":
+        inputs = [checkpoint(study, model), study.folder / "finetune" / model / "adapter", *inputs]
     with stage(study, "respond", model, inputs) as out:
-        loaded, tokenizer = load(folder, study.respond.precision)
-        adapted = PeftModel.from_pretrained(loaded, adapter).eval()
-        rounds = read_rounds(asked)
+        rounds = asked_rounds(study)
         identity = storage.dump([tracked_parameters(study, "respond"), *(storage.sha256(path) for path in inputs)])
-        numbers: dict[str, float] = {"rounds": len(rounds)}
-        partials = []
+        if study.respond.engine == "server":
+            answers = answer_by_server(study, model, rounds, out)
+        else:
+            answers = answer_locally(study, model, rounds, out, identity)
+        if not answers:
+            return  # the first process writes
         for arm in ARMS:
-            partials.append(out.parent / f".{model}.{arm}.partial.jsonl")
-            with adapted.disable_adapter() if arm == "base" else nullcontext():
-                answers = answer_all(
-                    adapted,
-                    tokenizer,
-                    form,
-                    rounds,
-                    study=study,
-                    partial=partials[-1],
-                    identity=identity,
-                    title=f"respond {model} {arm}",
-                )
-            storage.write_lines(out / f"{arm}.jsonl", answers)
-            numbers[f"{arm}_tokens_mean"] = round(sum(answer["tokens"] for answer in answers) / len(answers), 4)
-            numbers[f"{arm}_cut_share"] = round(sum(answer["finish"] == "length" for answer in answers) / len(answers), 4)
-        storage.write_json(out / "metrics.json", numbers)
-        for partial in partials:
-            partial.unlink(missing_ok=True)
+            storage.write_lines(out / f"{arm}.jsonl", answers[arm])
+        storage.write_json(out / "metrics.json", numbers_of(answers))
+        for arm in ARMS:
+            Journal(out.parent, f"{model}.{arm}", identity, 0).close()

@@ -1,16 +1,19 @@
-"""How a dialog becomes the tokens a model was taught with: one Jinja file a chat format, in `templates/`.
+"""How a dialog becomes the tokens a model was taught with: two Jinja files a chat format, in `templates/`.
 
-The formats are those of LLaMA-Factory, the tool the paper used. An instruction is put where that tool's alpaca
-conversion puts it (`query`: in front of the last client turn, joined by a line break) or in a system turn (`system`).
+The formats are those of LLaMA-Factory, the tool the paper used, token for token: a dialog is tokenised round by round, and cut
+round by round. An instruction is put where that tool's alpaca conversion puts it (`query`: in front of the last client turn,
+joined by a line break) or in a system turn (`system`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from itertools import pairwise
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from mi_llm.dialog import Turn
 
@@ -35,12 +38,20 @@ class ChatFormat:
 
     @cached_property
     def template(self) -> str:
-        """The Jinja source, with generation marks around what the counselor says."""
-        return (resources.files(__package__) / "templates" / f"{self.name}.jinja").read_text(encoding="utf-8")
+        """The Jinja source of the training form, with generation marks around what the counselor says."""
+        return self._file(f"{self.name}.jinja")
+
+    @cached_property
+    def original(self) -> str:
+        """The Jinja source of the form that the model was published with, for serving; its file names the differences."""
+        return self._file(f"{self.name}.original.jinja")
 
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Token ids that end a reply."""
         return [tokenizer.convert_tokens_to_ids(token) for token in self.stops]
+
+    def _file(self, name: str) -> str:
+        return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
 
 
 BAICHUAN2 = ChatFormat("baichuan2", "</s>", ("</s>", "<reserved_106>"), True)
@@ -56,7 +67,7 @@ def messages(turns: Sequence[Turn], instruction: str, placement: Placement) -> l
         return [{"role": "system", "content": instruction}, *chat]
     if instruction:
         last = max(place for place, message in enumerate(chat) if message["role"] == "user")
-        chat[last] = {"role": "user", "content": f"{instruction}\n{chat[last]['content']}"}
+        chat[last] = {"role": "user", "content": "\n".join(part for part in (instruction, chat[last]["content"]) if part)}
     return chat
 
 
@@ -68,40 +79,105 @@ class Encoded:
     labels: list[int]
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """Token ids of one round as the model sees it: what is put to it (with any system turn and role marks), and its reply."""
+
+    put: list[int]
+    reply: list[int]
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     chat_format: ChatFormat,
     chats: Sequence[list[Message]],
     cutoff: int,
+    *,
     only_replies: bool = True,
+    last_only: bool = False,
 ) -> list[Encoded]:
-    """Encode finished dialogs for training; the loss is on all counselor turns (or, for pretraining, on everything).
+    """Encode finished dialogs for training, as LLaMA-Factory's supervised processor does.
 
-    Records longer than `cutoff` tokens are cut at the end.
+    The loss is on all counselor turns, on the last (`last_only`; LLaMA-Factory's `mask_history`), or, for pretraining, on
+    everything. A record has at most `cutoff` tokens: rounds are taken from the beginning (with `last_only` from the end) as long
+    as there is room, and the last one taken is cut to fit; see `kept`. A last client turn that nobody answers is left out,
+    unless the loss is on everything.
     """
-    batch = tokenizer.apply_chat_template(
-        list(chats),
-        chat_template=chat_format.template,
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-    )
     eos = tokenizer.convert_tokens_to_ids(chat_format.eos)
     records = []
-    for ids, spoken in zip(batch["input_ids"], batch["assistant_masks"], strict=True):
-        labels = [token if said or not only_replies else IGNORED for token, said in zip(ids, spoken, strict=True)]
-        if chat_format.eos_replaces_next:
-            for place in range(1, len(ids)):
-                if spoken[place - 1] and not spoken[place]:
-                    labels[place] = eos
-            records.append(Encoded([*ids, eos][:cutoff], [*labels, eos][:cutoff]))
-        else:
-            records.append(Encoded(ids[:cutoff], labels[:cutoff]))
+    for exchanges, unanswered in _exchanges(tokenizer, chat_format, chats):
+        taught = exchanges if only_replies else [*exchanges, Exchange(unanswered, [])]
+        records.append(_record(taught, chat_format, eos, cutoff=cutoff, only_replies=only_replies, last_only=last_only))
     return records
 
 
 def prompt(tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat, chat: list[Message]) -> list[int]:
     """Token ids after which the model is to speak as the counselor; `chat` ends with a client turn."""
-    text = tokenizer.apply_chat_template(chat, chat_template=chat_format.template, tokenize=False)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    ((exchanges, unanswered),) = _exchanges(tokenizer, chat_format, [chat])
+    return [token for exchange in exchanges for token in exchange.put + exchange.reply] + unanswered
+
+
+def kept(put: int, reply: int, room: int) -> tuple[int, int]:
+    """How many tokens of each side of a round stay when `room` tokens are left (LLaMA-Factory's `infer_seqlen`).
+
+    If one side fills less than half of the room, the other is cut at its end; else both are, in proportion.
+    """
+    if reply * 2 < room:
+        most = room
+    elif put * 2 < room:
+        most = room - put
+    else:
+        most = int(room * (reply / (put + reply)))
+    reply = min(most, reply)
+    return min(room - reply, put), reply
+
+
+def _exchanges(
+    tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat, chats: Sequence[list[Message]]
+) -> Iterator[tuple[list[Exchange], list[int]]]:
+    """Tokenise each dialog round by round; yields its rounds and the tokens of a last client turn without reply.
+
+    Each side of a round is tokenised on its own, as LLaMA-Factory does: a reply that begins with white space must not grow
+    together with the line breaks in front of it.
+    """
+    texts, replies = render_jinja_template(list(chats), chat_template=chat_format.template, return_assistant_tokens_mask=True)
+    pieces: list[list[str]] = []
+    for text, spans in zip(texts, replies, strict=True):
+        edges = [0, *(edge for span in spans for edge in span), len(text)]
+        pieces.append([text[begin:end] for begin, end in pairwise(edges)])
+    flat = [piece for parts in pieces for piece in parts]
+    ids = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
+    for parts in pieces:
+        sides = [next(ids) for _ in parts]
+        yield [Exchange(put, reply) for put, reply in zip(sides[:-1:2], sides[1::2], strict=True)], sides[-1]
+
+
+def _record(
+    exchanges: Sequence[Exchange], chat_format: ChatFormat, eos: int, *, cutoff: int, only_replies: bool, last_only: bool
+) -> Encoded:
+    """Join a dialog's rounds into one record.
+
+    Where replies have no end mark of their own, every round but the first one taken has `eos` as the label of its first token.
+    With `last_only` the first one taken is the last, so that the end of the reply before it is not taught, though the ends of
+    earlier replies are: LLaMA-Factory's rule, kept for equality.
+    """
+    ids: list[int] = []
+    labels: list[int] = []
+    room = cutoff - chat_format.eos_replaces_next
+    for number, exchange in enumerate(reversed(exchanges) if last_only else exchanges):
+        if room <= 0:
+            break
+        length, reply_length = kept(len(exchange.put), len(exchange.reply), room)
+        room -= length + reply_length
+        put, reply = exchange.put[:length], exchange.reply[:reply_length]
+        put_labels = [IGNORED] * length if only_replies else list(put)
+        if chat_format.eos_replaces_next and number and put:
+            put_labels[0] = eos
+        reply_labels = [IGNORED] * reply_length if last_only and number else reply
+        if last_only:
+            ids, labels = put + reply + ids, put_labels + reply_labels + labels
+        else:
+            ids, labels = ids + put + reply, labels + put_labels + reply_labels
+    if chat_format.eos_replaces_next and exchanges:
+        ids, labels = [*ids, eos], [*labels, eos]
+    return Encoded(ids, labels)

@@ -1,0 +1,219 @@
+"""P1: answering test rounds greedily in float32, ours against LLaMA-Factory's `do_predict` and transformers' `generate`.
+
+Every side answers the same rounds with the same model files, stop tokens and limit, in a process of its own, and its tokens are
+compared with those of one-by-one generation. Reads the authors' 367 released rounds (from the archive in MI_LLM_MIRROR) and the
+bundle's tiny model; makes a random 100M-parameter Llama. Needs LLaMA-Factory (benchmarks/peers.sh).
+
+    python benchmarks/run.py P1
+    python benchmarks/answering.py 1 4     # a trial: one repetition, 4 dialogs
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import peers
+import torch
+from results import Result, Skipped, show, spread
+from training import MODELS, in_float32, random_model
+from transformers import GenerationConfig
+
+from mi_llm.corpora import fetch, release
+from mi_llm.corpora.reading import Repairs
+from mi_llm.dialog import Round, Turn
+from mi_llm.models.base import load
+from mi_llm.models.branching import Branching, branching_attention, greedy
+from mi_llm.models.respond import plans
+from mi_llm.models.template import FORMATS, messages, prompt
+
+GOALS = {"do_predict": 10.0, "generate_batched": 2.0}
+REPETITIONS = 3
+THREADS = 2
+ROUNDS_AT_A_TIME = 128
+BATCH = 16  # of `generate`, padded on the left, prompts sorted by length; the best of 8, 16, 32 and 64 here
+Job = dict[str, Any]
+
+
+def released() -> tuple[list[Round], str]:
+    """The authors' 367 published rounds, and their instruction."""
+    source = fetch.sources()["release"]
+    archive = Path(os.environ.get("MI_LLM_MIRROR", ".")) / source.archive(source.commit)
+    if not archive.exists():
+        raise Skipped(f"no {archive.name} in the folder that MI_LLM_MIRROR names")
+    files = list(fetch.taken(archive, (release.ROUNDS,)))
+    return list(release.read_rounds(files, Repairs())), release.instruction(files).strip()
+
+
+def job(model: Path, rounds: Sequence[Round], instruction: str, most: int, folder: Path) -> Job:
+    """Describe one piece of work for all sides."""
+    records = [
+        {
+            "instruction": instruction,
+            "input": sample.client,
+            "output": sample.counselor,
+            "history": [[asked.text, said.text] for asked, said in zip(sample.history[::2], sample.history[1::2], strict=True)],
+            "system": "",
+        }
+        for sample in rounds
+    ]
+    samples = folder / f"samples-{model.name}.json"
+    samples.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+    return {
+        "model": str(model), "template": "llama3", "adapter": None, "samples": str(samples), "max_new_tokens": most, "batch": 1,
+        "cutoff": 8192, "threads": THREADS, "rounds": [sample.model_dump() for sample in rounds], "instruction": instruction,
+    }  # fmt: skip
+
+
+def one_by_one(model: Any, asked: Sequence[list[int]], stops: list[int], most: int) -> Iterator[tuple[int, list[int]]]:
+    """Transformers' `generate`, a prompt at a time."""
+    for place in range(len(asked)):
+        yield from generated(model, asked, [place], stops, most)
+
+
+def batched(model: Any, asked: Sequence[list[int]], stops: list[int], most: int) -> Iterator[tuple[int, list[int]]]:
+    """Transformers' `generate`, prompts of similar length together."""
+    places = sorted(range(len(asked)), key=lambda place: -len(asked[place]))
+    for start in range(0, len(places), BATCH):
+        yield from generated(model, asked, places[start : start + BATCH], stops, most)
+
+
+def generated(
+    model: Any, asked: Sequence[list[int]], places: Sequence[int], stops: list[int], most: int
+) -> Iterator[tuple[int, list[int]]]:
+    """One call of `generate`: each place with its tokens up to the stop token."""
+    width = max(len(asked[place]) for place in places)
+    ids = torch.tensor([[0] * (width - len(asked[place])) + asked[place] for place in places])
+    mask = torch.tensor([[0] * (width - len(asked[place])) + [1] * len(asked[place]) for place in places])
+    settings = GenerationConfig(do_sample=False, max_new_tokens=most, eos_token_id=stops, pad_token_id=0)
+    with torch.inference_mode():
+        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[:, width:].tolist()
+    for place, row in zip(places, out, strict=True):
+        yield place, row[: next((end for end, token in enumerate(row) if token in stops), len(row))]
+
+
+def here(side: str, given: Job) -> dict[str, Any]:
+    """One side of this environment, in this process: token ids, seconds of answering, tokens read and written, memory."""
+    torch.set_num_threads(given["threads"])
+    rounds = [Round.model_validate(record) for record in given["rounds"]]
+    model, tokenizer = load(Path(given["model"]), "float32")
+    form, most = FORMATS[given["template"]], given["max_new_tokens"]
+    stops = form.stop_ids(tokenizer)
+    chats = [
+        messages([*sample.history, Turn(role="client", text=sample.client)], given["instruction"], "query") for sample in rounds
+    ]
+    asked = [prompt(tokenizer, form, chat) for chat in chats]
+    if side == "ours":
+        branching_attention(model)
+    began = time.perf_counter()
+    read = sum(map(len, asked))
+    if side == "ours":
+        branching = Branching(model, stops, ROUNDS_AT_A_TIME, most, greedy)
+        said = {place: ids for place, ids, _ in branching.answers(plans(rounds, asked, {}))}
+        read = branching.prefilled
+    else:
+        said = dict({"generate": one_by_one, "generate_batched": batched}[side](model, asked, stops, most))
+    return {
+        "seconds": time.perf_counter() - began,
+        "ids": [said[place] for place in range(len(rounds))],
+        "read": read,
+        "written": sum(map(len, said.values())),
+        "stops": stops,
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def apart(side: str, given: Job) -> dict[str, Any]:
+    """One side, in a process of its own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        asked, answer = Path(scratch) / "job.json", Path(scratch) / "result.json"
+        asked.write_text(json.dumps(given), encoding="utf-8")
+        if side == "do_predict":
+            peers.run("predict.py", asked, answer, threads=given["threads"])
+        else:
+            subprocess.run([sys.executable, __file__, side, asked, answer], check=True)
+        result: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+    return result
+
+
+def compare(given: Job, repetitions: int) -> dict[str, Any]:
+    """Run all sides in turn and compare their medians and their tokens."""
+    sides = ("ours", "generate_batched", "generate", "do_predict")
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for _ in range(repetitions):
+        for side in sides:
+            runs[side].append(apart(side, given))
+    plain = runs["generate"][0]["ids"]
+    seconds = {side: spread([run["seconds"] for run in done]) for side, done in runs.items()}
+    return {
+        "rounds": len(plain),
+        "sides": {
+            side: {
+                "seconds": seconds[side],
+                "memory_mb": spread([run["memory_mb"] for run in done]),
+                "equal_to_one_by_one": sum(mine == one for mine, one in zip(done[0]["ids"], plain, strict=True)),
+            }
+            for side, done in runs.items()
+        },
+        "ratios": {side: round(seconds[side]["median"] / seconds["ours"]["median"], 2) for side in sides[1:]},
+        "tokens": {
+            "read_by_us": runs["ours"][0]["read"],
+            "read_round_by_round": runs["generate"][0]["read"],
+            "written": runs["ours"][0]["written"],
+        },
+        "llamafactory": runs["do_predict"][0]["version"],
+    }
+
+
+def works(folder: Path, dialogs: int | None) -> dict[str, Job]:
+    """The tiny model, whose replies end by themselves, and a random Llama of 100M parameters, whose replies do not."""
+    rounds, instruction = released()
+    kept = list(dict.fromkeys(sample.dialog for sample in rounds))[:dialogs]
+    rounds = [sample for sample in rounds if sample.dialog in kept]
+    tiny = in_float32(MODELS / "tiny-llama3", folder / "tiny")
+    large = random_model(
+        "tiny-llama3", folder / "random-100m", hidden=832, intermediate=2240, layers=12, heads=13, key_value_heads=13
+    )
+    return {
+        "tiny-llama3, at most 96 tokens a reply": job(tiny, rounds, instruction, 96, folder),
+        "random 100M Llama, 64 tokens a reply": job(large, rounds, instruction, 64, folder),
+    }
+
+
+def main(repetitions: int = REPETITIONS, dialogs: int | None = None) -> Result:
+    """Compare all works; the ratio is the least gain over `do_predict`."""
+    peers.python()
+    with tempfile.TemporaryDirectory() as scratch:
+        compared = {name: compare(given, repetitions) for name, given in works(Path(scratch), dialogs).items()}
+    least = min(compared, key=lambda name: compared[name]["ratios"]["do_predict"])
+    shown = compared[least]["sides"]
+    reached = all(one["ratios"][side] >= goal for one in compared.values() for side, goal in GOALS.items())
+    same = all(one["sides"]["ours"]["equal_to_one_by_one"] == one["rounds"] for one in compared.values())
+    return {
+        "id": "P1",
+        "work": f"answering {compared[least]['rounds']} rounds in float32 on {THREADS} threads; shown: {least}",
+        "ours": shown["ours"],
+        "peers": {side: numbers for side, numbers in shown.items() if side != "ours"},
+        "ratio": compared[least]["ratios"]["do_predict"],
+        "goal": "at least 10 times as fast as do_predict and 2 times as fast as batched generate, with equal tokens",
+        "met": reached and same,
+        "details": compared,
+    }
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4:
+        measured = here(sys.argv[1], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")))
+        Path(sys.argv[3]).write_text(json.dumps(measured), encoding="utf-8")
+    else:
+        outcome = main(*map(int, sys.argv[1:]))
+        show(outcome)
+        for work, one in outcome["details"].items():
+            print(f"  {work}: {one['rounds']} rounds, {one['ratios']}, {one['tokens']}")
+            print("   equal to one by one:", {side: found["equal_to_one_by_one"] for side, found in one["sides"].items()})

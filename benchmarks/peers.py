@@ -1,0 +1,37 @@
+"""The peers of the benchmarks: other people's tools, each in an environment of its own, made by benchmarks/peers.sh."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from results import Skipped
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = Path(__file__).parent / "llamafactory"
+
+
+def python() -> Path:
+    """LLaMA-Factory's interpreter: of the environment that MI_LLM_PEERS names, or `.peers/llamafactory/`."""
+    found = Path(os.environ.get("MI_LLM_PEERS", ROOT / ".peers" / "llamafactory")) / "bin" / "python"
+    if not found.exists():
+        raise Skipped(f"no {found}; make it with benchmarks/peers.sh, or name an environment in MI_LLM_PEERS")
+    return found
+
+
+def run(script: str, *arguments: Path | str, threads: int) -> None:
+    """Run one script of benchmarks/llamafactory/ in LLaMA-Factory's environment; what it says is shown only if it fails."""
+    quiet = {
+        "LLAMAFACTORY_VERBOSITY": "ERROR",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        [python(), SCRIPTS / script, *arguments],
+        env={**os.environ, **quiet, "OMP_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{script} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")

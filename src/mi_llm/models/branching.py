@@ -1,0 +1,275 @@
+"""Answering all rounds of a dialog from one reading of it.
+
+The rounds of one dialog share their teacher-forced history. Asked one by one, a model reads that history again for each round;
+here it reads each dialog once (the *trunk*), lets every round *branch* off where its own prompt leaves the trunk, and writes
+the replies of many rounds together, a token each at a time. A round that has ended leaves at once, and the next dialog joins.
+Nothing is padded: the tokens of all rounds lie in one row, and only attention, registered with transformers as `mi_llm_rounds`,
+knows which of them belong together. In float32 the tokens are those of plain one-by-one generation.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+ATTENTION = "mi_llm_rounds"
+ROOM = 64  # tokens by which the room for the replies' keys and values grows
+Choose = Callable[[torch.Tensor, Sequence[int], Sequence[int]], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the prompts of one dialog's rounds are read: the trunk once, then of each prompt what follows its fork."""
+
+    places: tuple[int, ...]
+    trunk: list[int]
+    forks: list[int]
+    suffixes: list[list[int]]
+
+    @property
+    def prefilled(self) -> int:
+        """Tokens that the model reads before it writes."""
+        return len(self.trunk) + sum(map(len, self.suffixes))
+
+
+def shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two prompts have in common from their beginning."""
+    least = min(len(one), len(other))
+    return next((place for place in range(least) if one[place] != other[place]), least)
+
+
+def plan(places: Sequence[int], prompts: Sequence[list[int]]) -> Plan:
+    """Lay out one dialog's prompts: the trunk is what the longest shares with another; each keeps a token of its own."""
+    longest = max(range(len(prompts)), key=lambda number: len(prompts[number]))
+    forks = [min(shared(asked, prompts[longest]), len(asked) - 1) for asked in prompts]
+    length = max((fork for number, fork in enumerate(forks) if number != longest), default=0)
+    forks = [min(fork, length) for fork in forks]
+    suffixes = [asked[fork:] for asked, fork in zip(prompts, forks, strict=True)]
+    return Plan(tuple(places), prompts[longest][:length], forks, suffixes)
+
+
+@dataclass
+class Memory:
+    """Keys and values of one layer: of a dialog's trunk [heads, tokens, size], of its rounds [rounds, heads, room, size]."""
+
+    trunk: tuple[torch.Tensor, torch.Tensor]
+    own: tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass
+class Talk:
+    """One dialog whose rounds are being answered.
+
+    `places` are the rounds still open; `forks`, `lengths` [rounds] how much each sees of the trunk and holds of its own;
+    `token` [rounds] what each said last; `said` its reply so far.
+    """
+
+    plan: Plan
+    places: list[int]
+    forks: torch.Tensor
+    lengths: torch.Tensor
+    token: torch.Tensor
+    said: list[list[int]]
+    layers: dict[int, Memory] = field(default_factory=dict)
+
+    def step(self) -> None:
+        """Prepare one more token a round: room for it, and which keys each round may see."""
+        rounds, longest = len(self.places), int(self.lengths.max()) + 1
+        room = self.layers[0].own[0].shape[2]
+        if longest > room:
+            for memory in self.layers.values():
+                grown = [torch.cat([kept, kept.new_zeros(*kept.shape[:2], ROOM, kept.shape[3])], 2) for kept in memory.own]
+                memory.own = (grown[0], grown[1])
+        self.rows, self.used, self.seen = torch.arange(rounds, device=self.forks.device), longest, int(self.forks.max())
+        columns = torch.arange(max(longest, self.seen), device=self.forks.device)
+        hidden = [columns[: self.seen] >= self.forks[:, None], columns[:longest] > self.lengths[:, None]]
+        self.hidden = torch.cat(hidden, 1)[:, None, None]
+
+    def keep(self, numbers: list[int]) -> None:
+        """Let all rounds but these leave."""
+        index = torch.tensor(numbers, dtype=torch.long, device=self.forks.device)
+        self.places, self.said = [self.places[number] for number in numbers], [self.said[number] for number in numbers]
+        self.forks, self.lengths, self.token = self.forks[index], self.lengths[index], self.token[index]
+        for memory in self.layers.values():
+            memory.own = (memory.own[0][index], memory.own[1][index])
+
+
+@dataclass
+class Opening:
+    """The pass that reads one dialog: its trunk, then each round's suffix, all in one row."""
+
+    talk: Talk
+    sizes: list[int]
+    masks: list[torch.Tensor]
+
+    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Attention [1, heads, tokens, size] of the whole row; keeps keys and values for the replies."""
+        length = len(self.talk.plan.trunk)
+        pieces = [piece.split([length, *self.sizes], dim=2) for piece in (query, key, value)]
+        parts = []
+        if length:
+            query, key, value = (piece[0] for piece in pieces)
+            parts.append(scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True))
+        trunk = (pieces[1][0], pieces[2][0])
+        room = max(self.sizes) + ROOM
+        own = [piece.new_zeros(len(self.sizes), piece.shape[1], room, piece.shape[3]) for piece in (key, value)]
+        for number, (fork, mask) in enumerate(zip(self.talk.plan.forks, self.masks, strict=True)):
+            query, key, value = (piece[number + 1] for piece in pieces)
+            own[0][number, :, : self.sizes[number]], own[1][number, :, : self.sizes[number]] = key[0], value[0]
+            keys, values = torch.cat([trunk[0][:, :, :fork], key], 2), torch.cat([trunk[1][:, :, :fork], value], 2)
+            parts.append(scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True))
+        self.talk.layers[layer] = Memory((trunk[0][0], trunk[1][0]), (own[0], own[1]))
+        return torch.cat(parts, 2)
+
+
+@dataclass
+class Step:
+    """The pass that adds one token to every open round, dialog after dialog in one row."""
+
+    talks: list[Talk]
+
+    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Attention [1, heads, rounds, size]: each dialog's rounds against their trunk at once, and against their own tokens."""
+        counts = [len(talk.places) for talk in self.talks]
+        pieces = [piece[0].transpose(0, 1).split(counts) for piece in (query, key, value)]
+        parts = [
+            attend_talk(talk, talk.layers[layer], new, scaling)
+            for talk, new in zip(self.talks, zip(*pieces, strict=True), strict=True)
+        ]
+        return torch.cat(parts).transpose(0, 1)[None]
+
+
+def attend_talk(talk: Talk, memory: Memory, new: Sequence[torch.Tensor], scaling: float) -> torch.Tensor:
+    """Attention [rounds, heads, size] of one new token a round; `new` is its query, key and value, each [rounds, heads, size].
+
+    One softmax over the trunk's keys and the round's own: the scores are computed apart, since all rounds share the trunk's.
+    """
+    query, key, value = new
+    rounds, heads, size = query.shape
+    groups = key.shape[1]
+    memory.own[0][talk.rows, :, talk.lengths] = key
+    memory.own[1][talk.rows, :, talk.lengths] = value
+    asking = query.view(rounds, groups, heads // groups, size) * scaling
+    together = asking.permute(1, 0, 2, 3).reshape(groups, rounds * (heads // groups), size)
+    on_trunk = together @ memory.trunk[0][:, : talk.seen].transpose(1, 2)
+    on_trunk = on_trunk.view(groups, rounds, heads // groups, talk.seen).transpose(0, 1)
+    on_own = asking @ memory.own[0][:, :, : talk.used].transpose(2, 3)
+    scores = torch.cat([on_trunk, on_own], 3).float().masked_fill_(talk.hidden, -torch.inf)
+    shares = scores.softmax(3).to(query.dtype)
+    of_trunk, of_own = shares.split([talk.seen, talk.used], 3)
+    from_trunk = of_trunk.transpose(0, 1).reshape(groups, -1, talk.seen) @ memory.trunk[1][:, : talk.seen]
+    from_trunk = from_trunk.view(groups, rounds, heads // groups, size).transpose(0, 1)
+    return (from_trunk + of_own @ memory.own[1][:, :, : talk.used]).reshape(rounds, heads, size)
+
+
+def attend(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: Any, scaling: float, **more: Any
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls in each layer: hand the row to the pass that knows its parts."""
+    found = more["rounds"].attend(module.layer_idx, query, key, value, scaling)
+    return found.transpose(1, 2), None
+
+
+AttentionInterface.register(ATTENTION, attend)
+
+
+class Branching:
+    """A model that answers by branching: `most` rounds at a time, but never less than a dialog; each at most `limit` tokens."""
+
+    def __init__(self, model: torch.nn.Module, stops: Sequence[int], most: int, limit: int, choose: Choose) -> None:
+        self.model, self.stops, self.most, self.limit, self.choose = model, frozenset(stops), most, limit, choose
+        self.device = next(model.parameters()).device
+        self.prefilled = self.decoded = 0
+
+    def answers(self, plans: Sequence[Plan]) -> Iterator[tuple[int, list[int], str]]:
+        """Yield (place, token ids without the stop token, `stop` or `length`) of each round as soon as it has ended."""
+        waiting, talks = list(reversed(plans)), list[Talk]()
+        while waiting or talks:
+            while waiting and (not talks or sum(len(talk.places) for talk in talks) + len(waiting[-1].places) <= self.most):
+                talks.append(self.opened(waiting.pop()))
+            for talk in talks:
+                yield from self.ended(talk)
+            talks = [talk for talk in talks if talk.places]
+            if talks:
+                self.step(talks)
+
+    def tensor(self, numbers: Sequence[int]) -> torch.Tensor:
+        """Integers on the model's device."""
+        return torch.tensor(numbers, device=self.device)
+
+    def opened(self, found: Plan) -> Talk:
+        """Read one dialog, and choose the first token of each round."""
+        sizes = [len(suffix) for suffix in found.suffixes]
+        row = [*found.trunk, *(token for suffix in found.suffixes for token in suffix)]
+        places = [*range(len(found.trunk))]
+        for fork, size in zip(found.forks, sizes, strict=True):
+            places += range(fork, fork + size)
+        masks = [
+            torch.ones(size, fork + size, dtype=torch.bool, device=self.device).tril(fork)
+            for fork, size in zip(found.forks, sizes, strict=True)
+        ]
+        rounds = list(found.places)
+        talk = Talk(found, rounds, self.tensor(found.forks), self.tensor(sizes), self.tensor(sizes), [[] for _ in rounds])
+        last = self.tensor(sizes).cumsum(0) + len(found.trunk) - 1
+        self.extend([talk], self.run(row, places, Opening(talk, sizes, masks), last))
+        self.prefilled += found.prefilled
+        return talk
+
+    def step(self, talks: list[Talk]) -> None:
+        """Let every open round say its next token."""
+        for talk in talks:
+            talk.step()
+        row = torch.cat([talk.token for talk in talks])
+        places = torch.cat([talk.forks + talk.lengths for talk in talks])
+        logits = self.run(row, places, Step(talks), 0)
+        for talk in talks:
+            talk.lengths = talk.lengths + 1
+        self.extend(talks, logits)
+        self.decoded += len(row)
+
+    def run(
+        self, row: Sequence[int] | torch.Tensor, places: Sequence[int] | torch.Tensor, of: Opening | Step, keep: Any
+    ) -> torch.Tensor:
+        """One pass over one row of tokens; returns the logits [kept tokens, vocabulary] in float32."""
+        ids = torch.as_tensor(row, device=self.device)[None]
+        positions = torch.as_tensor(places, device=self.device)[None]
+        with torch.inference_mode():
+            out = self.model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, rounds=of)
+        logits: torch.Tensor = out.logits[0].float()
+        return logits
+
+    def extend(self, talks: list[Talk], logits: torch.Tensor) -> None:
+        """Choose the next token of each open round."""
+        rounds = [place for talk in talks for place in talk.places]
+        counts = [len(said) for talk in talks for said in talk.said]
+        tokens = self.choose(logits, rounds, counts)
+        for talk, mine in zip(talks, tokens.split([len(talk.places) for talk in talks]), strict=True):
+            talk.token = mine
+            for said, token in zip(talk.said, mine.tolist(), strict=True):
+                said.append(token)
+
+    def ended(self, talk: Talk) -> Iterator[tuple[int, list[int], str]]:
+        """Yield the rounds that have ended and let them leave."""
+        going = []
+        for number, (place, said) in enumerate(zip(talk.places, talk.said, strict=True)):
+            if said[-1] in self.stops:
+                yield place, said[:-1], "stop"
+            elif len(said) == self.limit:
+                yield place, said, "length"
+            else:
+                going.append(number)
+        if len(going) < len(talk.places):
+            talk.keep(going)
+
+
+def greedy(logits: torch.Tensor, rounds: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
+    """The likeliest token of each round."""
+    return logits.argmax(-1)
+
+
+def branching_attention(model: PreTrainedModel) -> None:
+    """Have a model attend by rounds from now on."""
+    model.set_attn_implementation(ATTENTION)

@@ -1,0 +1,60 @@
+"""The model card that lies beside an adapter: what it is, of what it was made, what it must not be used for, whose licence holds.
+
+Reads the parameters and, for a model of the hub, its pin. The same run writes the same card: it has no dates and no machine
+in it. Its text is `card.md.jinja`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+from jinja2 import Environment, StrictUndefined
+
+from mi_llm.models import hub
+from mi_llm.study import Study
+
+GRANULARITY = {
+    "dialog": "a whole dialog",
+    "round": "a round with its history",
+    "release": "a dialog or a round with its history, as in the authors' training file",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a base model is from. `loadable`: plain transformers can load it from there, so that no conversion is needed."""
+
+    name: str
+    revision: str | None = None
+    licence: str = ""
+    address: str = ""
+    duties: tuple[str, ...] = ()
+    citation: str = ""
+    loadable: bool = False
+
+    @property
+    def hub(self) -> bool:
+        """Whether it is from the hub, and not the bundle's own."""
+        return self.revision is not None
+
+
+def source_of(study: Study, model: str) -> Source:
+    """The source of one of the study's models."""
+    if study.base.source != "hub":
+        return Source(model)
+    entry = hub.entry_of(study, model)
+    licence = entry.licence
+    return Source(
+        entry.repository, entry.revision, licence.name, licence.address, licence.duties, entry.citation, not entry.converted
+    )
+
+
+def card(study: Study, model: str, source: Source, numbers: Mapping[str, float]) -> str:
+    """The card's text, Markdown with a YAML head; `numbers` are those of `metrics.json`."""
+    environment = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # noqa: S701
+    template = environment.from_string((resources.files(__package__) / "card.md.jinja").read_text(encoding="utf-8"))
+    granularity = GRANULARITY[study.finetune.records]
+    text = template.render(
+        study=study, options=study.finetune, model=model, source=source, numbers=numbers, granularity=granularity
+    )
+    return text + "\n"

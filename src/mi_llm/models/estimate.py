@@ -1,0 +1,340 @@
+"""What fine-tuning will take, before it is started: memory, time, and the ways in which a model fits a card.
+
+Reads nothing and writes nothing: arithmetic on a model's shape, the training settings and a card. Sizes are counted from the
+architecture and agree with real checkpoints and adapters; what cannot be counted (the share of its peak that a card reaches,
+the room that CUDA takes) is an assumption, named below, and whatever depends on it is printed as estimated.
+"""
+
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+from mi_llm.study import Finetune
+
+BYTES = {"float32": 4, "bfloat16": 2}
+# NF4 with double quantisation: 4 bits a weight, an 8-bit scale for 64 weights, a 32-bit scale for 256 scales (Dettmers et al.
+# 2023, QLoRA, section 3).
+NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+ADAPTER_BYTES = 16  # a parameter in float32, as peft keeps it: weight, gradient, AdamW's two moments (Kingma and Ba 2015)
+LOGIT_BYTES = 12  # float32: logarithms of probabilities, their gradient, that of the logits
+WORKSPACE = 1.5e9  # assumption: bytes that CUDA, its libraries and gaps between blocks take
+LABELLED = 0.6  # assumption: the share of a record's tokens that the loss sees
+SHARE = 0.4  # assumption: the share of its peak that a card reaches in fine-tuning
+SHARE_FOUR_BIT = 0.25  # assumption: the same, where each weight is unpacked before it is used
+# Dense BF16 with float32 accumulation, in 10^12 operations a second, from NVIDIA's data sheets and architecture white papers;
+# the first name that stands in the card's counts.
+PEAKS = {
+    "B200": 2250, "GH200": 989, "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H800": 989, "H20": 148,
+    "A100": 312, "A800": 312, "A40": 150, "A30": 165, "A10": 125, "A10G": 70, "L40S": 362, "L40": 181, "L4": 121,
+    "RTX 6000 Ada": 364, "RTX A6000": 155, "RTX A5000": 111, "RTX 5090": 210, "RTX 5080": 113, "RTX 4090": 165, "RTX 4080": 97,
+    "RTX 4070": 58, "RTX 3090": 71, "RTX 3080": 60, "RTX 3060": 25,
+}  # fmt: skip
+
+
+class Shape(BaseModel):
+    """The sizes of a Llama or GLM decoder. GLM keeps gate and up projection in one matrix, and biases on q, k and v."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    layers: PositiveInt
+    hidden: PositiveInt
+    heads: PositiveInt
+    key_value_heads: PositiveInt
+    intermediate: PositiveInt
+    vocabulary: PositiveInt
+    fused_gate_up: bool = False
+    qkv_bias: bool = False
+    tied: bool = False
+
+    @property
+    def key_value(self) -> int:
+        """Width of a layer's keys, and of its values."""
+        return self.hidden // self.heads * self.key_value_heads
+
+    @property
+    def linears(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of each linear layer of one decoder layer."""
+        up = [(self.hidden, 2 * self.intermediate)] if self.fused_gate_up else 2 * [(self.hidden, self.intermediate)]
+        attention = [(self.hidden, width) for width in (self.hidden, self.key_value, self.key_value, self.hidden)]
+        return [*attention, *up, (self.intermediate, self.hidden)]
+
+    @property
+    def linear(self) -> int:
+        """Weights of all decoder layers' linear layers, without biases."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.linears)
+
+    @property
+    def embedding(self) -> int:
+        """Weights of the embedding; as many as of the output head."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, a tied output head counted once."""
+        biases = self.layers * (self.hidden + 2 * self.key_value) if self.qkv_bias else 0
+        norms = (2 * self.layers + 1) * self.hidden
+        return self.linear + self.embedding * (1 if self.tied else 2) + biases + norms
+
+    def adapter(self, rank: int) -> int:
+        """Parameters of LoRA matrices of this rank on every linear layer but the output head (Hu et al. 2021, section 4.1)."""
+        return self.layers * sum(rank * (inputs + outputs) for inputs, outputs in self.linears)
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape:
+    """The shape that a native checkpoint's `config.json` tells."""
+    return Shape(
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        key_value_heads=config["num_key_value_heads"],
+        intermediate=config["intermediate_size"],
+        vocabulary=config["vocab_size"],
+        fused_gate_up=config["model_type"] == "glm",
+        qkv_bias=config["attention_bias"],
+        tied=config["tie_word_embeddings"],
+    )
+
+
+def weight_bytes(shape: Shape, precision: str, four_bit: bool = False) -> float:
+    """Bytes of the frozen base. In 4 bits, embedding, output head, norms and biases stay as they are."""
+    if not four_bit:
+        return shape.parameters * BYTES[precision]
+    return shape.linear * NF4_BYTES + (shape.parameters - shape.linear) * BYTES[precision]
+
+
+def layer_bytes(shape: Shape, precision: str, rank: int) -> float:
+    """Bytes that one decoder layer keeps of one token for its backward pass.
+
+    Counted from what autograd saves in transformers' Llama and GLM under peft, with attention that does not keep its scores
+    (FlashAttention, Dao et al. 2022): the inputs of the LoRA matrices (copied to float32 where the base is not), their
+    products, queries, keys, values and output of attention with one normaliser a head, three tensors of the gated
+    feed-forward part, and what the two norms saw in float32. A frozen matrix keeps nothing.
+    """
+    size, hidden, wide = BYTES[precision], shape.hidden, shape.intermediate
+    inputs = sum(width for width, _ in shape.linears) if size < 4 else 2 * hidden + wide
+    kept = 4 * inputs + 4 * rank * len(shape.linears)
+    attention = size * 2 * (hidden + shape.key_value) + 4 * shape.heads
+    return kept + attention + size * 3 * wide + 8 * (hidden + 1)
+
+
+def flops_per_token(shape: Shape, rank: int, checkpointing: bool, context: float) -> float:
+    """Floating-point operations of training on one token, in a record of `context` tokens on average.
+
+    A weight takes 2 operations forward and 2 for the gradient of its input; a frozen one needs no gradient of its own, the
+    adapter's does (2 more). Checkpointing computes the decoder layers' forward pass once more. Attention (scores and
+    weighted sum, half of the record on average): 4 × hidden × context / 2 a layer, twice that backward (Kaplan et al. 2020,
+    Table 1; Chowdhery et al. 2022, appendix B).
+    """
+    again = int(checkpointing)
+    attention = shape.layers * 4 * shape.hidden * context / 2
+    frozen = shape.linear * (4 + 2 * again) + shape.embedding * 4
+    return frozen + shape.adapter(rank) * (6 + 2 * again) + attention * (3 + again)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is trained on at once in one process: tokens, those of them the loss sees, and a record's tokens on average."""
+
+    tokens: int
+    labelled: float
+    context: float
+
+
+def worst(options: Finetune) -> Load:
+    """The largest load the options allow for: every record as long as the cut-off."""
+    tokens = options.batch * options.cutoff
+    return Load(tokens, LABELLED * tokens, options.cutoff)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one card at the fullest moment, by what holds them."""
+
+    weights: float
+    adapter: float
+    activations: float
+    logits: float
+    workspace: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + self.adapter + self.activations + self.logits + self.workspace
+
+
+def memory(shape: Shape, options: Finetune, load: Load, shared_by: int = 1) -> Memory:
+    """Memory of one process; `shared_by` processes may share the base out among them (FSDP, Zhao et al. 2023).
+
+    With checkpointing, only each layer's input is kept, and one layer's activations at a time (Chen et al. 2016). Logits are
+    there for labelled tokens only.
+    """
+    size = BYTES[options.precision]
+    weights, workspace = weight_bytes(shape, options.precision, options.four_bit), WORKSPACE
+    if options.four_bit:  # the matrix that is unpacked at the moment
+        workspace += size * max(inputs * outputs for inputs, outputs in shape.linears)
+    if shared_by > 1:  # embedding, head and two layers are whole at a time: the one at work, the next on its way
+        whole = 2 * shape.linear / shape.layers + shape.embedding * (1 if shape.tied else 2)
+        weights = weights / shared_by + whole * size
+    layer = layer_bytes(shape, options.precision, options.lora.rank)
+    kept = shape.layers * size * shape.hidden + layer if options.checkpointing else shape.layers * layer
+    return Memory(
+        weights=weights,
+        adapter=ADAPTER_BYTES * shape.adapter(options.lora.rank),
+        activations=kept * load.tokens,
+        logits=LOGIT_BYTES * shape.vocabulary * load.labelled,
+        workspace=workspace,
+    )
+
+
+@dataclass(frozen=True)
+class Card:
+    """So many equal cards (or processors): memory of each in bytes, peak in operations a second where it is known."""
+
+    name: str
+    memory: float
+    peak: float | None
+    count: int = 1
+
+
+def peak_of(name: str) -> float | None:
+    """A card's peak in operations a second, by its name; None for one that is not in the list."""
+    if "Laptop" in name:  # they run at a fraction of the desktop card's power
+        return None
+    return next((teraflops * 1e12 for known, teraflops in PEAKS.items() if re.search(rf"\b{known}\b", name)), None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to fine-tune, with what it takes; `flops` are those of one token."""
+
+    checkpointing: bool
+    four_bit: bool
+    processes: int
+    shared: bool
+    memory: Memory
+    flops: float
+    fits: bool
+
+    @property
+    def name(self) -> str:
+        """The way in words."""
+        words = ["4-bit base"] if self.four_bit else []
+        words += ["checkpointing"] if self.checkpointing else []
+        words = words or ["plain"]
+        if self.processes > 1:
+            words.append(f"{self.processes} processes" + (" that share the base" if self.shared else ""))
+        return ", ".join(words)
+
+    @property
+    def share(self) -> float:
+        """The assumed share of the peak."""
+        return SHARE_FOUR_BIT if self.four_bit else SHARE
+
+    def hours(self, tokens: float, peak: float) -> float:
+        """Hours for so many tokens on cards of this peak; estimated."""
+        return tokens * self.flops / (peak * self.share * self.processes) / 3600
+
+
+def plan(shape: Shape, options: Finetune, load: Load, card_memory: float, *, processes: int = 1, shared: bool = False) -> Plan:
+    """What fine-tuning takes as the options say, on cards of so many bytes."""
+    need = memory(shape, options, load, processes if shared else 1)
+    return Plan(
+        checkpointing=options.checkpointing,
+        four_bit=options.four_bit,
+        processes=processes,
+        shared=shared,
+        memory=need,
+        flops=flops_per_token(shape, options.lora.rank, options.checkpointing, load.context),
+        fits=need.total <= card_memory,
+    )
+
+
+def plans(shape: Shape, options: Finetune, gpu_memory: float, gpus: int, load: Load | None = None) -> list[Plan]:
+    """All ways to fine-tune on `gpus` cards of `gpu_memory` bytes, the best first; by default under the worst load.
+
+    What fits comes first; then BF16, which the paper used, before 4 bits; then the faster; then the simpler.
+    """
+    ways = [(1, False)] if gpus == 1 else [(1, False), (gpus, False), (gpus, True)]
+    found = [
+        plan(
+            shape,
+            options.model_copy(update={"checkpointing": again, "four_bit": four_bit}),
+            load or worst(options),
+            gpu_memory,
+            processes=processes,
+            shared=shared,
+        )
+        for four_bit in (False, True)
+        for again in (False, True)
+        for processes, shared in ways
+        if not (four_bit and shared)
+    ]
+    return sorted(found, key=lambda way: (not way.fits, way.four_bit, way.flops / way.processes, way.shared))
+
+
+def here() -> Card:
+    """The cards that PyTorch sees, else this processor, whose peak is measured with products of two float32 matrices."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        found = torch.cuda.get_device_properties(0)
+        return Card(found.name, found.total_memory, peak_of(found.name), torch.cuda.device_count())
+    matrix, products, began = torch.ones(768, 768), 0, time.perf_counter()
+    while time.perf_counter() - began < 0.2:
+        matrix @ matrix
+        products += 1
+    peak = products * 2 * 768**3 / (time.perf_counter() - began)
+    return Card(f"this processor ({torch.get_num_threads()} threads)", psutil.virtual_memory().total, peak)
+
+
+def duration(hours: float) -> str:
+    """Hours in words: minutes below two hours."""
+    return f"{hours:.1f} h" if hours >= 2 else f"{max(1, math.ceil(hours * 60))} min"
+
+
+def gib(size: float) -> str:
+    """Bytes as GiB (2^30), in which cards are sold."""
+    return f"{size / 2**30:.1f} GiB"
+
+
+def forecast(
+    model: str, shape: Shape, options: Finetune, card: Card, load: Load, *, records: int, tokens: int, processes: int = 1
+) -> str:
+    """What a run will take, for `finetune --dry-run`: steps, tokens, memory and time, the last two estimated.
+
+    `tokens` are those of all records, once; `load` is the largest that will be there at once. Several processes share the base
+    out where it does not fit otherwise, as the stage has them do.
+    """
+    way = plan(shape, options, load, card.memory, processes=processes)
+    if processes > 1 and not way.fits and not options.four_bit:
+        way = plan(shape, options, load, card.memory, processes=processes, shared=True)
+    whole = options.batch * options.accumulation
+    parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in vars(way.memory).items())
+    lines = [
+        f"finetune {model}: {records} records, {options.epochs} epochs ({way.name})",
+        f"  steps     {math.ceil(records * options.epochs / whole)} of {whole} records",
+        f"  tokens    {tokens * options.epochs}",
+        f"  memory    {gib(way.memory.total)} estimated: {parts}",
+    ]
+    if card.peak is None:
+        lines.append(f"  time      not known: {card.name} is not in the list of cards")
+    else:
+        hours, peak = way.hours(tokens * options.epochs, card.peak), card.peak / 1e12
+        lines.append(f"  time      {duration(hours)} estimated, at {way.share:.0%} of the {peak:.3g} TFLOP/s of {card.name}")
+    lines.append(f"  fits      {'yes' if way.fits else 'no'}: {card.name} has {gib(card.memory)}")
+    if not way.fits:
+        lines.append(f"            {instead(plans(shape, options, card.memory, card.count, load))}")
+    return "\n".join(lines)
+
+
+def instead(ways: Sequence[Plan]) -> str:
+    """What would fit, of ways of which the first is the best; else what comes nearest."""
+    if ways[0].fits:
+        return f"{ways[0].name}: {gib(ways[0].memory.total)} would fit"
+    least = min(ways, key=lambda way: way.memory.total)
+    return f"no way does: the least is {least.name}, {gib(least.memory.total)}"

@@ -1,0 +1,397 @@
+"""Transport of the paper's models: from the pinned commit of `hub.yaml` to verified files on this machine.
+
+A folder named by `MI_LLM_MODELS` is looked at first; it holds `<model>/` or `<owner>--<name>/`. Else the files are downloaded
+from the hub (`HF_ENDPOINT` for a mirror) into `<out>/base/.<model>.download/`, which outlives an interrupted stage: a download
+goes on where it stopped. Nothing is fetched before there is room for it and a person has accepted the licence.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+from huggingface_hub import HfApi, hf_hub_url, set_client_factory
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import default_client_factory
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from ruamel.yaml import YAML, YAMLError
+from tqdm import tqdm
+
+from mi_llm import storage
+from mi_llm.models.estimate import Shape, weight_bytes
+from mi_llm.problem import Problem
+from mi_llm.study import Study
+
+HUB = "https://huggingface.co"
+TIMEOUT = 30  # seconds for the list of files
+CHUNK = 1 << 22  # bytes hashed at a time
+PYTHON_BYTES = 2e9  # main memory that Python with PyTorch takes
+REMEDY = "use another HF_ENDPOINT, or a folder with the files (MI_LLM_MODELS)"
+
+
+class Licence(BaseModel):
+    """A model's licence: name, address, the file that holds it in the repository, and what it asks, in short."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    address: str
+    file: str
+    duties: tuple[str, ...]
+
+
+class Entry(BaseModel):
+    """One entry of `hub.yaml`; its head explains the keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+    files: tuple[str, ...]
+    weights: dict[str, str]
+    converted: bool
+    download_gb: PositiveFloat
+    parameters: PositiveInt
+    shape: Shape
+    licence: Licence
+    citation: str
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file as the hub describes it: size in bytes, and its SHA-256 (large files) or git blob id (small ones)."""
+
+    name: str
+    size: int
+    sha256: str | None
+    blob: str | None
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """The folder with a model's files, their SHA-256 by name, and which of them nothing vouches for."""
+
+    folder: Path
+    sha256: dict[str, str]
+    unverified: tuple[str, ...]
+
+
+def entries(path: Path) -> dict[str, Entry]:
+    """The models that a hub file pins, by name."""
+    try:
+        content: Any = YAML(typ="safe").load(storage.read_text(path))
+    except YAMLError as error:
+        raise Problem(str(path), f"not YAML: {' '.join(str(error).split())}", "the models' pins", "correct the file") from None
+    if not isinstance(content, dict):
+        raise Problem(str(path), "no mapping", "an entry a model, as in the shipped hub.yaml", "correct the file")
+    found = {}
+    for model, entry in content.items():
+        try:
+            found[model] = Entry.model_validate(entry)
+        except ValidationError as error:
+            faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_url=False)]
+            raise Problem(f"{path}: {model}", "; ".join(faults), "an entry as in the shipped hub.yaml", "correct it") from None
+    return found
+
+
+def entry_of(study: Study, model: str) -> Entry:
+    """The hub entry of one of the study's models."""
+    path = Path(study.weights)
+    known = entries(path)
+    if model not in known:
+        raise Problem(f"{path}: {model}", "no such model", ", ".join(known), f"add it there, or correct models in {study.params}")
+    return known[model]
+
+
+def beside(study: Study, model: str, name: str) -> Path:
+    """A path that DVC does not clear, beside the model's output."""
+    return study.folder / "base" / f".{model}.{name}"
+
+
+def local_folder(model: str, entry: Entry) -> Path | None:
+    """The model's folder in the one that MI_LLM_MODELS names, if there is one."""
+    named = os.environ.get("MI_LLM_MODELS")
+    if not named:
+        return None
+    if not Path(named).is_dir():
+        raise Problem(named, "no such folder", "a folder with the models' files", "correct MI_LLM_MODELS, or unset it")
+    names = (model, entry.repository.replace("/", "--"))
+    return next((Path(named) / name for name in names if (Path(named) / name).is_dir()), None)
+
+
+def check_room(study: Study, model: str, entry: Entry) -> None:
+    """Refuse to begin what this machine has no room for: bytes still to come and a converted copy on the disk, main memory."""
+    download, source = beside(study, model, "download"), local_folder(model, entry)
+    there = sum(file.stat().st_size for file in download.glob("*") if file.is_file()) if download.is_dir() else 0
+    study.folder.mkdir(parents=True, exist_ok=True)
+    elsewhere = source is not None and source.stat().st_dev != study.folder.stat().st_dev  # no hard links between file systems
+    to_come = 0 if source else max(0.0, entry.download_gb - there / 1e9)
+    copy = weight_bytes(entry.shape, "bfloat16") / 1e9 if entry.converted else entry.download_gb * elsewhere
+    free = shutil.disk_usage(study.folder).free / 1e9
+    if free < to_come + copy:
+        raise Problem(
+            f"disk of {study.out}",
+            f"{free:.1f} GB are free",
+            f"{to_come + copy:.1f} GB for {model}: {to_come:.1f} GB of download, {copy:.1f} GB of copy",
+            f"free some space, or put {study.out} on a larger disk",
+        )
+    import torch
+
+    largest = 2 * 4 * entry.shape.embedding / 1e9  # the largest matrix twice in float32, as conversion may hold it
+    on_cpu = 0 if torch.cuda.is_available() else weight_bytes(entry.shape, study.finetune.precision) / 1e9
+    needed, there_is = PYTHON_BYTES / 1e9 + max(largest, on_cpu), psutil.virtual_memory().total / 1e9
+    if there_is < needed:
+        raise Problem(
+            "main memory",
+            f"{there_is:.1f} GB",
+            f"{needed:.1f} GB for {model}" + (", which without a GPU is held in main memory" if on_cpu > largest else ""),
+            "use a larger machine (`mi-llm doctor` says what the models need)",
+        )
+
+
+def accept_licence(study: Study, model: str, entry: Entry) -> None:
+    """Show a model's licence and have it accepted, once for each revision: by a person at a terminal, or by the environment."""
+    remembered, licence = beside(study, model, "licence.json"), entry.licence
+    acceptance = {"model": model, "licence": licence.name, "revision": entry.revision}
+    if remembered.exists() and storage.read_json(remembered) == acceptance:
+        return
+    duties = "".join(f"\n  - {duty}" for duty in licence.duties)
+    print(f"\n{model} ({entry.repository}) comes under: {licence.name}\n  {licence.address}{duties}\n", file=sys.stderr)
+    named = {name.strip() for name in os.environ.get("MI_LLM_ACCEPT_LICENCES", "").split(",")}
+    if model not in named:
+        if not sys.stdin.isatty():
+            raise Problem(
+                f"licence of {model}",
+                "not accepted yet, and there is no terminal to ask at",
+                f"a person who has read {licence.address} and accepts it",
+                f"run `mi-llm base {model} --study {study.params}` at a terminal and type yes, "
+                f"or set MI_LLM_ACCEPT_LICENCES={','.join(sorted(named - {''} | {model}))} for this run",
+            )
+        print("Type yes to accept it: ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() != "yes":
+            raise Problem(
+                f"licence of {model}", "not accepted", "yes", "take the model out of models and base.formats, or accept it"
+            )
+    storage.write_json(remembered, acceptance)
+
+
+def obtain(study: Study, model: str, entry: Entry) -> Obtained:
+    """The model's verified files: from the MI_LLM_MODELS folder, else from the hub."""
+    source = local_folder(model, entry)
+    return verified_copy(source, entry) if source else download(beside(study, model, "download"), entry)
+
+
+def discard(study: Study, model: str) -> None:
+    """Remove what was downloaded, once the checkpoint is in place."""
+    shutil.rmtree(beside(study, model, "download"), ignore_errors=True)
+
+
+def chosen(names: Sequence[str], entry: Entry, where: str) -> list[str]:
+    """The wanted ones of these file names, in order; a pattern that matches none of them is a Problem."""
+    for pattern in (*entry.files, *entry.weights):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise Problem(
+                where, f"nothing that matches {pattern}", ", ".join(entry.files), "get the whole model, or correct hub.yaml"
+            )
+    return sorted(name for name in names if any(fnmatchcase(name, pattern) for pattern in entry.files))
+
+
+def sha256(path: Path) -> str:
+    """A file's SHA-256; large files show how far it is."""
+    size, whole = path.stat().st_size, hashlib.sha256()
+    with (
+        path.open("rb") as file,
+        tqdm(desc=f"verify {path.name}", total=size, unit="B", unit_scale=True, disable=size < 1e9) as bar,
+    ):
+        while chunk := file.read(CHUNK):
+            whole.update(chunk)
+            bar.update(len(chunk))
+    return whole.hexdigest()
+
+
+def blob_id(path: Path) -> str:
+    """A small file's git blob id: SHA-1 over `blob <size>`, a zero byte and the content."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
+
+
+# ---- a folder of the reader's own
+
+
+def verified_copy(folder: Path, entry: Entry) -> Obtained:
+    """Check a local copy against the pins, and against the notes that the hub's own client leaves beside what it downloads.
+
+    `.cache/huggingface/download/<file>.metadata` holds a line with the commit and one with the hub's entity tag, which is the
+    SHA-256 of a large file and the git blob id of a small one.
+    """
+    names = chosen([file.name for file in folder.iterdir() if file.is_file()], entry, str(folder))
+    found, unverified = {}, []
+    for name in names:
+        found[name] = sha256(folder / name)
+        note = folder / ".cache" / "huggingface" / "download" / f"{name}.metadata"
+        commit, tag = [*storage.read_text(note).splitlines(), "", ""][:2] if note.exists() else ("", "")
+        if note.exists() and commit != entry.revision:
+            raise refused(folder / name, f"downloaded from commit {commit}", f"commit {entry.revision}")
+        expected = entry.weights.get(name, tag)
+        if not expected:
+            unverified.append(name)
+        elif expected not in (found[name], blob_id(folder / name) if len(expected) == 40 else ""):
+            raise refused(folder / name, f"SHA-256 {found[name]}", f"{expected}, as {entry.repository} has it")
+    if unverified:
+        print(f"{folder}: nothing vouches for {', '.join(unverified)}; hashes are recorded", file=sys.stderr)
+    return Obtained(folder, found, tuple(unverified))
+
+
+def refused(path: Path, found: str, expected: str) -> Problem:
+    """A file that is not what its pin says."""
+    return Problem(str(path), found, expected, "the copy is damaged or another version: delete it and get it again")
+
+
+# ---- the hub
+
+
+@contextmanager
+def online() -> Iterator[None]:
+    """Let the hub's client reach the network inside this block, and only there.
+
+    The command line sets HF_HUB_OFFLINE, so that no library reaches for the network behind the reader's back; the client reads
+    it once and its requests then refuse to leave. A client without that check is put in its place for the time of the download.
+    """
+    set_client_factory(lambda: httpx2.Client(follow_redirects=True, timeout=None))
+    try:
+        yield
+    finally:
+        set_client_factory(default_client_factory)
+
+
+def endpoint() -> str:
+    """The hub's address, or a mirror's."""
+    return os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+
+
+def download(folder: Path, entry: Entry) -> Obtained:
+    """Download a model's wanted files into a folder, or what is still missing of them."""
+    with alone(folder.parent), online():
+        folder.mkdir(exist_ok=True)
+        wanted = listing(entry)
+        size = sum(remote.size for remote in wanted) / 1e9
+        what = f"{entry.repository} at {entry.revision[:7]}: {len(wanted)} files, {size:.1f} GB"
+        print(f"{what}, from {endpoint()} into {folder}", file=sys.stderr)
+        return Obtained(folder, {remote.name: receive_verified(folder, entry, remote) for remote in wanted}, ())
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only process that downloads into a folder; another one waits here until the first ends, however it ends."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process downloads into {folder}; waiting for it to end", file=sys.stderr)
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def listing(entry: Entry) -> list[Remote]:
+    """Ask the hub which of the wanted files the pinned commit has, and check its answer against the pins."""
+    where = f"{endpoint()}/{entry.repository}"
+    try:
+        info = HfApi(endpoint=endpoint()).model_info(
+            entry.repository, revision=entry.revision, files_metadata=True, timeout=TIMEOUT
+        )
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        raise unreachable(where, error, entry) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise Problem(where, f"no answer of a hub ({type(error).__name__})", "the list of a model's files", REMEDY) from error
+    if info.sha != entry.revision:
+        raise Problem(where, f"commit {info.sha}", entry.revision, REMEDY)
+    known = {
+        file.rfilename: Remote(
+            file.rfilename,
+            file.lfs.size if file.lfs else file.size or 0,
+            file.lfs.sha256 if file.lfs else None,
+            None if file.lfs else file.blob_id,
+        )
+        for file in info.siblings or []
+        if "/" not in file.rfilename
+    }
+    wanted = [known[name] for name in chosen(list(known), entry, where)]
+    for remote in wanted:
+        pin = entry.weights.get(remote.name)
+        if pin and remote.sha256 != pin:
+            raise Problem(f"{where}: {remote.name}", f"SHA-256 {remote.sha256}", f"{pin}, as pinned in hub.yaml", REMEDY)
+    return wanted
+
+
+def unreachable(where: str, error: Exception, entry: Entry) -> Problem:
+    """The one sentence for everything that can go wrong on the way to the hub."""
+    if isinstance(error, GatedRepoError):
+        remedy = f"accept the terms at {where} with your account there, and set HF_TOKEN"
+        return Problem(where, "access is granted to accepted accounts only", "an accepted account", remedy)
+    if isinstance(error, RevisionNotFoundError):
+        return Problem(where, f"no commit {entry.revision}", "the pinned commit", REMEDY)
+    if isinstance(error, RepositoryNotFoundError):
+        return Problem(where, "no such model", entry.repository, REMEDY)
+    if isinstance(error, OSError) and error.errno:
+        return Problem(
+            where,
+            os.strerror(error.errno),
+            "a writable folder with free space",
+            "free some space, then run the same command again",
+        )
+    status = f"status {error.response.status_code}" if isinstance(error, HfHubHTTPError) else " ".join(str(error).split())[:200]
+    remedy = f"connect to the network and run the same command again (it goes on where it stopped); or {REMEDY}"
+    return Problem(where, f"not to be had: {status or type(error).__name__}", "the hub's answer", remedy)
+
+
+def receive_verified(folder: Path, entry: Entry, remote: Remote) -> str:
+    """Download one file and verify it; one that is not what the hub says is fetched again, once. Returns its SHA-256."""
+    path, expected = folder / remote.name, remote.sha256 or remote.blob
+    for last in (False, True):
+        receive(path, entry, remote)
+        digest = sha256(path)
+        found = digest if remote.sha256 else blob_id(path)
+        if found == expected:
+            return digest
+        path.unlink()
+        if not last:
+            print(f"{remote.name}: {found} instead of {expected}; fetching it again", file=sys.stderr)
+    kind = "SHA-256" if remote.sha256 else "git blob id"
+    raise Problem(f"{endpoint()}/{entry.repository}: {remote.name}", f"{kind} {found}, twice", f"{expected}", REMEDY)
+
+
+def receive(path: Path, entry: Entry, remote: Remote) -> None:
+    """Download one file, whole or not at all; what an interrupted run left of this very content is taken up again."""
+    if path.exists():
+        return
+    part = path.with_name(f".{path.name}.{(remote.sha256 or remote.blob or '')[:12]}.part")
+    if part.exists() and part.stat().st_size > remote.size:
+        part.unlink()
+    with part.open("ab") as file:
+        try:
+            if file.tell() < remote.size:
+                http_get(  # told no size: a file that is too short is fetched again, like one that is wrong
+                    hf_hub_url(entry.repository, remote.name, revision=entry.revision, endpoint=endpoint()),
+                    file,
+                    resume_size=file.tell(),
+                    headers=build_hf_headers(),
+                    displayed_filename=remote.name,
+                    tqdm_class=tqdm,
+                )
+        except (httpx2.HTTPError, OSError) as error:
+            raise unreachable(f"{endpoint()}/{entry.repository}: {remote.name}", error, entry) from error
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,89 @@
+"""One process or many: what fine-tuning needs to know of the processes that work on it, and how they put results together.
+
+`torchrun` (or `accelerate launch`) starts them, on one machine or several, and accelerate's PartialState connects them: over NCCL
+where there are GPUs, over gloo where not. Started without either, a process is alone, and everything here does nothing.
+"""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from accelerate import PartialState
+from torch import distributed
+
+from mi_llm.problem import Problem
+
+Value = TypeVar("Value")
+BROKEN = ("connection", "gloo", "nccl", "peer")  # of what the backends say when another process is gone
+
+
+class Processes:
+    """This process's number (`rank`), how many there are (`count`), how many on this machine (`beside`), and its device."""
+
+    def __init__(self) -> None:
+        state = PartialState(cpu=not torch.cuda.is_available())
+        self.rank, self.count = int(state.process_index), int(state.num_processes)
+        self.device: torch.device = state.device
+        self.beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def sum(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over all processes: the same bits in each of them."""
+        if self.count > 1:
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            distributed.all_reduce(flat)
+            for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def from_main(self, value: Value) -> Value:
+        """The main process's value, in all of them."""
+        values = [value]
+        if self.count > 1:
+            distributed.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def all(self, value: Value) -> list[Value]:
+        """Every process's value, in the order of their numbers."""
+        values: list[Any] = [value] * self.count
+        if self.count > 1:
+            distributed.all_gather_object(values, value)
+        return values
+
+    @contextmanager
+    def together(self, title: str) -> Iterator[None]:
+        """Work that all processes do: when another one dies or torchrun ends this one, a sentence says so."""
+        before = signal.signal(signal.SIGTERM, self._ended(title)) if self.count > 1 else None
+        try:
+            yield
+        except RuntimeError as error:
+            if self.count == 1 or not any(word in str(error).lower() for word in BROKEN):
+                raise
+            raise self._alone(title, "another process is gone") from error
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
+        if self.count > 1:
+            distributed.barrier()
+            PartialState().destroy_process_group()
+
+    def _ended(self, title: str) -> Any:
+        def handler(number: int, frame: FrameType | None) -> NoReturn:
+            raise self._alone(title, "ended by SIGTERM, as torchrun does when another process is gone")
+
+        return handler
+
+    def _alone(self, title: str, found: str) -> Problem:
+        return Problem(
+            f"{title}, process {self.rank} of {self.count}",
+            found,
+            "all processes until the end",
+            "look above for what the other one said, then run the same command again: it goes on from the last saved step",
+        )

@@ -1,0 +1,258 @@
+"""The doctor and its estimates: counted against real models, adapters and passes; the GPU found by a real `nvidia-smi`."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from mi_llm import storage
+from mi_llm.doctor import fitting, gpus, machine, ways_on
+from mi_llm.models import hub
+from mi_llm.models.base import header, load
+from mi_llm.models.estimate import (
+    Card,
+    Load,
+    Shape,
+    flops_per_token,
+    forecast,
+    layer_bytes,
+    peak_of,
+    plans,
+    shape_of,
+    weight_bytes,
+    worst,
+)
+from mi_llm.study import Finetune, Study
+from mi_llm.study import load as load_study
+
+ROOT = Path(__file__).parent.parent
+TINY = ["tiny-baichuan2", "tiny-glm4", "tiny-llama3"]
+GIB = 2**30
+LLAMA = {"layers": 32, "hidden": 4096, "heads": 32, "key_value_heads": 8, "intermediate": 14336, "vocabulary": 128256}
+
+
+@pytest.fixture
+def options() -> Finetune:
+    """The paper's training settings."""
+    return load_study(ROOT / "params.yaml").finetune
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Look at the machine anew, before and after."""
+    machine.cache_clear()
+    yield
+    machine.cache_clear()
+
+
+def tuned(folder: Path, precision: str, checkpointing: bool = False) -> tuple[PeftModel, Shape]:
+    model, _ = load(folder, precision)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear")
+    adapted = get_peft_model(model, lora)
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()  # else the first layer is spared the gradient of its input
+    return adapted.train(), shape_of(storage.read_json(folder / "config.json"))
+
+
+def kept(model: PeftModel, tokens: int) -> int:
+    """Bytes that autograd keeps of one forward pass through the decoder layers, parameters left out."""
+    parameters = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    found: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            found[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model.base_model.model.model(input_ids=torch.arange(tokens)[None] % 900, use_cache=False)
+    del output
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_parameters_and_bytes_are_those_of_real_checkpoints_and_adapters(name: str, checkpoints: Path) -> None:
+    model, shape = tuned(checkpoints / name, "float32")
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    frozen = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad)
+    assert (shape.adapter(8), shape.parameters) == (trainable, frozen)
+    file = checkpoints / name / "model.safetensors"
+    assert sum(torch.Size(size).numel() for size in header(file).values()) == shape.parameters
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+    assert weight_bytes(shape, "float32") == file.stat().st_size - 8 - length
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_activations_are_what_autograd_keeps(name: str, precision: str, checkpoints: Path) -> None:
+    model, shape = tuned(checkpoints / name, precision)
+    layers = model.base_model.model.model.layers
+    both = kept(model, 256)
+    del layers[1]
+    one = kept(model, 256)
+    assert (both - one) / 256 == pytest.approx(layer_bytes(shape, precision, 8), rel=0.08)  # GLM's turns keep a little more
+
+
+def test_with_checkpointing_a_layer_keeps_its_input_only(checkpoints: Path) -> None:
+    model, shape = tuned(checkpoints / "tiny-llama3", "bfloat16", checkpointing=True)
+    layers = model.base_model.model.model.layers
+    both = kept(model, 256)
+    del layers[1]
+    assert both - kept(model, 256) == 256 * 2 * shape.hidden
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", TINY)
+def test_operations_are_those_of_a_real_step(name: str, checkpointing: bool, checkpoints: Path) -> None:
+    model, shape = tuned(checkpoints / name, "float32", checkpointing)
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.arange(64)[None], use_cache=False).logits.sum().backward()
+    attention = sum(count for kind, count in counter.get_flop_counts()["Global"].items() if "attention" in str(kind))
+    linear = counter.get_total_flops() - attention
+    assert linear / 64 == pytest.approx(flops_per_token(shape, 8, checkpointing, context=0), rel=0.005)
+
+
+def test_the_papers_models_have_the_sizes_that_are_known_of_them(options: Finetune) -> None:
+    known = hub.entries(ROOT / "src/mi_llm/models/hub.yaml")
+    assert [entry.shape.adapter(8) for entry in known.values()] == [19988480, 23797760, 20971520]
+    assert weight_bytes(known["llama-3-8b-chinese"].shape, "bfloat16") == 16060522496
+    four_bit = weight_bytes(known["llama-3-8b-chinese"].shape, "bfloat16", four_bit=True)
+    assert 5.6e9 < four_bit < 5.8e9  # as bitsandbytes reports for Llama 3 8B with double quantisation
+
+
+def test_ways_are_ranked_by_what_fits_then_as_the_paper_did_then_by_speed(options: Finetune) -> None:
+    shape = Shape.model_validate(LLAMA)
+    names = {size: [way.name for way in plans(shape, options, size * GIB, 1) if way.fits] for size in (8, 12, 24, 80)}
+    assert names == {
+        8: [],
+        12: ["4-bit base, checkpointing"],
+        24: ["checkpointing", "4-bit base, checkpointing"],
+        80: ["plain", "checkpointing", "4-bit base", "4-bit base, checkpointing"],
+    }
+    two = [way.name for way in plans(shape, options, 16 * GIB, 2) if way.fits]
+    assert two[0] == "checkpointing, 2 processes that share the base"
+    assert "4-bit base, checkpointing, 2 processes" in two
+    one, both = (next(way for way in plans(shape, options, 80 * GIB, 2) if way.processes == count) for count in (1, 2))
+    assert both.hours(1e6, 1e14) == pytest.approx(one.hours(1e6, 1e14) / 2)
+
+
+def test_a_forecast_says_what_a_run_takes_and_what_would_fit_instead(options: Finetune) -> None:
+    shape = Shape.model_validate(LLAMA)
+    small = Card("NVIDIA GeForce RTX 3060", 12 * GIB, peak_of("NVIDIA GeForce RTX 3060"))
+    said = forecast("llama-3-8b-chinese", shape, options, small, worst(options), records=2000, tokens=1_000_000)
+    lines = said.splitlines()
+    assert lines[0] == "finetune llama-3-8b-chinese: 2000 records, 3 epochs (checkpointing)"
+    assert lines[1].split() == ["steps", "750", "of", "8", "records"]
+    assert lines[2].split() == ["tokens", "3000000"]
+    assert "estimated" in lines[3]
+    assert lines[4].split()[1:] == [
+        "3.9",
+        "h",
+        "estimated,",
+        "at",
+        "40%",
+        "of",
+        "the",
+        "25",
+        "TFLOP/s",
+        "of",
+        *small.name.split(),
+    ]
+    assert lines[5:] == [
+        "  fits      no: NVIDIA GeForce RTX 3060 has 12.0 GiB",
+        "            4-bit base, checkpointing: 10.0 GiB would fit",
+    ]
+    said = forecast("llama-3-8b-chinese", shape, options, small, worst(options), records=8, tokens=9, processes=4)
+    assert "(checkpointing, 4 processes that share the base)" in said
+    unknown = Card("Some Card", 80 * GIB, peak_of("Some Card"))
+    said = forecast("llama-3-8b-chinese", shape, options, unknown, Load(100, 50, 100), records=1, tokens=100)
+    assert "not known: Some Card" in said
+    assert "fits      yes" in said
+
+
+def test_cards_are_known_by_whole_names() -> None:
+    assert peak_of("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak_of("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_of("NVIDIA H100 PCIe") == 756e12
+    assert peak_of("NVIDIA RTX A4000") is None
+    assert peak_of("NVIDIA GeForce RTX 4090 Laptop GPU") is None
+
+
+def driver(folder: Path, *printed: str, status: int = 0) -> Path:
+    """A folder with an `nvidia-smi` that prints these lines when it is asked as the real one must be."""
+    program = folder / "nvidia-smi"
+    lines = "".join(f"echo '{line}'\n" for line in printed)
+    asked = "--query-gpu=name,memory.total,compute_cap --format=csv,noheader,nounits"
+    program.write_text(f"#!/bin/sh\ntest \"$*\" = '{asked}' || exit 6\n{lines}exit {status}\n", encoding="utf-8")
+    program.chmod(0o755)
+    return folder
+
+
+def test_gpus_are_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.environ["PATH"]
+    monkeypatch.setenv("PATH", f"{driver(tmp_path, 'NVIDIA H100 80GB HBM3, 81559, 9.0', 'Shared, [N/A], 12.1')}:{before}")
+    (found,) = gpus()
+    assert (found.name, found.memory, found.capability) == ("NVIDIA H100 80GB HBM3", 81559 * 2**20, 9.0)
+    driver(tmp_path, "NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver", status=9)
+    assert gpus() == ()
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert gpus() == ()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_the_doctor_says_how_each_model_fits_the_gpu_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = "NVIDIA GeForce RTX 4090, 24564, 8.9"
+    monkeypatch.setenv("PATH", f"{driver(tmp_path, card, card)}:{os.environ['PATH']}")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    command = [str(Path(sys.executable).parent / "mi-llm"), "doctor", "--study", "params.yaml"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    assert "NVIDIA GeForce RTX 4090, 24.0 GiB + NVIDIA GeForce RTX 4090, 24.0 GiB" in shown
+    assert "fine-tuning on 2 x NVIDIA GeForce RTX 4090 (24.0 GiB); all estimated" in shown
+    assert f"PyTorch           {torch.__version__}, CUDA {'yes' if torch.cuda.is_available() else 'no'}" in shown
+    rows = [line for line in shown.splitlines() if line.startswith("  glm-4-9b ")]
+    assert "2 processes" in rows[0]
+    assert any("as the parameters set it" in row for row in rows)
+    assert "http://127.0.0.1:9 is not reachable, and no folder (MI_LLM_MODELS) has baichuan2-7b" in shown
+    assert "not built yet" not in shown
+
+
+@pytest.mark.usefixtures("fresh")
+def test_what_keeps_the_papers_models_from_a_machine_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: Path
+) -> None:
+    (workspace / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    paper = load_study(Path("params.yaml"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("PATH", f"{driver(tmp_path, 'Tesla V100-SXM2-16GB, 16384, 7.0')}:{os.environ['PATH']}")
+    missing = fitting(paper, machine())
+    assert "Tesla V100-SXM2-16GB has no BF16 arithmetic" in missing
+    (line,) = (line for line in missing if line.startswith("glm-4-9b"))
+    assert line.startswith("glm-4-9b does not fit as params.yaml sets finetune; 4-bit base, checkpointing: ")
+    four_bit = paper.model_copy(update={"finetune": paper.finetune.model_copy(update={"four_bit": True})})
+    wanted = any("bitsandbytes" in line for line in fitting(four_bit, machine()))
+    assert wanted is (find_spec("bitsandbytes") is None)
+    for model in paper.models:
+        (workspace / "mine" / model).mkdir(parents=True)
+    monkeypatch.setenv("MI_LLM_MODELS", "mine")
+    assert not any("MI_LLM_MODELS" in line and "reachable" in line for line in fitting(paper, machine()))
+    monkeypatch.setenv("PATH", "/nowhere")
+    machine.cache_clear()
+    assert "no NVIDIA GPU" in fitting(paper, machine())
+
+
+def test_a_model_that_fits_nowhere_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    paper: Study = load_study(Path("params.yaml"))
+    (row, *_) = ways_on(Card("GeForce GTX 1050", 2 * GIB, None), paper)
+    assert row.startswith("  baichuan2-7b        no way does: the least is 4-bit base, checkpointing, 9.")
+    (row, *_) = ways_on(Card("Some Card", 80 * GIB, None), paper)
+    assert row.endswith("time not known")

@@ -1,0 +1,254 @@
+"""Answering rounds: the tokens of plain generation, each dialog read once, nothing answered twice, whatever stops the run."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedModel
+
+from mi_llm.dialog import Dialog, Round, read_rounds, write_rounds
+from mi_llm.models.base import base, checkpoint, load
+from mi_llm.models.branching import Branching, Plan, branching_attention, greedy, plan
+from mi_llm.models.finetune import adapt
+from mi_llm.models.respond import chats, plans, respond, sampler
+from mi_llm.models.template import FORMATS, Placement, prompt
+from mi_llm.study import Study
+from mi_llm.study import load as load_study
+
+MODELS = ("tiny-baichuan2", "tiny-glm4", "tiny-llama3")
+MOST = 12
+ROOT = Path(__file__).parent.parent
+
+
+def study_with(**changes: str) -> Study:
+    """The miniature's parameters with some lines changed (`key=value`)."""
+    lines = Path("mini/params.yaml").read_text(encoding="utf-8").splitlines()
+    for key, value in changes.items():
+        place = max(number for number, line in enumerate(lines) if line.strip().startswith(f"{key}:"))
+        lines[place] = f"{lines[place].split(':')[0]}: {value}"
+    Path("mini/params.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return load_study(Path("mini/params.yaml"))
+
+
+@pytest.fixture
+def ready(workspace: Path, sample_dialogs: list[Dialog]) -> Study:
+    """A study with the bundle's tiny models, adapters that change what they say, and the rounds of five dialogs to answer."""
+    (workspace / "pretrain").symlink_to(ROOT / "pretrain")
+    study = study_with(threads="1", max_new_tokens=str(MOST))
+    for model in MODELS:
+        base(study, model)
+        loaded, _ = load(checkpoint(study, model), "float32")
+        adapted = adapt(loaded, study.finetune, seed=1)
+        with torch.no_grad():
+            for name, weight in adapted.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_(0, 0.02)
+        adapted.save_pretrained(study.folder / "finetune" / model / "adapter")
+    rounds = [sample for dialog in sample_dialogs[:5] for sample in dialog.rounds()]
+    write_rounds(study.folder / "split" / "test_rounds.jsonl", rounds)
+    return study
+
+
+def rounds_of(study: Study) -> list[Round]:
+    return read_rounds(study.folder / "split" / "test_rounds.jsonl")
+
+
+def prompts_of(study: Study, model: str, placement: Placement) -> list[list[int]]:
+    options = study.finetune.model_copy(update={"instruction_placement": placement})
+    _, tokenizer = load(checkpoint(study, model), "float32")
+    asked = chats(rounds_of(study), study.model_copy(update={"finetune": options}))
+    return [prompt(tokenizer, FORMATS[study.base.formats[model]], chat) for chat in asked]
+
+
+def one_by_one(model: torch.nn.Module, asked: Sequence[list[int]], stops: list[int]) -> list[list[int]]:
+    """What transformers' own generation says to each prompt alone."""
+    settings = GenerationConfig(do_sample=False, max_new_tokens=MOST, eos_token_id=stops, pad_token_id=0)
+    said = []
+    for ids in asked:
+        out = model.generate(input_ids=torch.tensor([ids]), generation_config=settings)[0, len(ids) :].tolist()
+        said.append([token for token in out if token not in stops])
+    return said
+
+
+@pytest.mark.parametrize("placement", ["query", "system"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_tokens_are_those_of_plain_generation(ready: Study, model: str, placement: Placement) -> None:
+    asked, stops = prompts_of(ready, model, placement), [5, 9]
+    loaded, _ = load(checkpoint(ready, model), "float32")
+    adapted = PeftModel.from_pretrained(loaded, ready.folder / "finetune" / model / "adapter").eval()
+    plain = one_by_one(adapted, asked, stops)
+    branching_attention(loaded)
+    found = plans(rounds_of(ready), asked, {})
+    for most in (1, 7, 1000):
+        branching = Branching(adapted, stops, most, MOST, greedy)
+        said = {place: ids for place, ids, _ in branching.answers(found)}
+        assert [said[place] for place in range(len(asked))] == plain
+        assert branching.prefilled == sum(one.prefilled for one in found)
+    assert branching.prefilled < sum(map(len, asked)) / 2
+
+
+def test_a_dialog_is_read_once_and_each_round_from_its_fork() -> None:
+    found = plan([3, 4, 5], [[1, 2, 9], [1, 2, 3, 4, 9, 8], [1, 2, 3, 4, 5, 6, 9]])
+    assert found == Plan((3, 4, 5), [1, 2, 3, 4], [2, 4, 4], [[9], [9, 8], [5, 6, 9]])
+    assert found.prefilled == 4 + 1 + 2 + 3
+
+
+@pytest.mark.parametrize(
+    ("prompts", "trunk"),
+    [([[1, 2, 3]], []), ([[1, 2], [1, 2]], [1]), ([[1], [2]], []), ([[1, 2], [1, 2, 3]], [1])],
+)
+def test_every_prompt_keeps_a_token_of_its_own(prompts: list[list[int]], trunk: list[int]) -> None:
+    found = plan(range(len(prompts)), prompts)
+    assert found.trunk == trunk
+    assert [found.trunk[:fork] + own for fork, own in zip(found.forks, found.suffixes, strict=True)] == prompts
+    assert all(found.suffixes)
+
+
+def test_a_round_that_ends_leaves_and_the_others_go_on(ready: Study) -> None:
+    asked = prompts_of(ready, "tiny-llama3", "system")
+    loaded, _ = load(checkpoint(ready, "tiny-llama3"), "float32")
+    counts = Counter(token for said in one_by_one(loaded, asked, []) for token in set(said))
+    stops = [min(token for token, count in counts.items() if 0 < count < len(asked))]
+    plain = one_by_one(loaded, asked, stops)
+    branching_attention(loaded)
+    branching = Branching(loaded, stops, 1000, MOST, greedy)
+    said = {place: (ids, finish) for place, ids, finish in branching.answers(plans(rounds_of(ready), asked, {}))}
+    assert [said[place][0] for place in range(len(asked))] == plain
+    assert {finish for _, finish in said.values()} == {"stop", "length"}
+    assert branching.decoded == sum(len(ids) - (finish == "length") for ids, finish in said.values())
+
+
+def sampled(model: PreTrainedModel, study: Study, asked: Sequence[list[int]], most: int, only: int) -> dict[int, list[int]]:
+    choose = sampler(study.respond.sampling, rounds_of(study), study, "base", MOST)
+    branching = Branching(model, [], most, MOST, choose)
+    return {place: ids for place, ids, _ in branching.answers(plans(rounds_of(study), asked, {})[only:])}
+
+
+def test_a_sampled_answer_does_not_depend_on_its_company(ready: Study) -> None:
+    asked = prompts_of(ready, "tiny-glm4", "system")
+    loaded, _ = load(checkpoint(ready, "tiny-glm4"), "float32")
+    branching_attention(loaded)
+    together = sampled(loaded, ready, asked, 1000, 0)
+    alone = sampled(loaded, ready, asked, 1, 2)
+    assert alone == {place: together[place] for place in alone}
+    assert len({tuple(ids) for ids in together.values()}) > 1
+
+
+def test_sampling_keeps_to_the_likeliest_tokens(ready: Study) -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(1000, 1)
+    study = ready.model_copy(deep=True)
+    rounds = [rounds_of(ready)[0].model_copy(update={"id": str(number)}) for number in range(1000)]
+    chosen = sampler(study.respond.sampling.model_copy(update={"temperature": 1.0}), rounds, study, "base", 1)
+    drawn = torch.bincount(chosen(logits, range(1000), [0] * 1000), minlength=4).tolist()
+    assert drawn[2:] == [0, 0]  # 0.5 + 0.3 already hold top_p = 0.7
+    assert abs(drawn[0] / 1000 - 0.5 / 0.8) < 0.05
+
+
+def command(model: str, *before: str) -> list[str]:
+    return [sys.executable, *before, "-m", "mi_llm", "respond", model, "--study", "mini/params.yaml"]
+
+
+def outputs(study: Study, model: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((study.folder / "respond" / model).iterdir())}
+
+
+def lines_of(journals: Sequence[Path]) -> list[list[bytes]]:
+    """The whole lines of the journals that are there."""
+    found = []
+    for path in journals:
+        with suppress(FileNotFoundError):  # a run that ends removes its journals
+            found.append(path.read_bytes().split(b"\n")[:-1])
+    return found
+
+
+def test_killed_at_any_moment_the_same_file_and_no_round_twice(ready: Study) -> None:
+    folder = ready.folder / "respond"
+    subprocess.run(command("tiny-llama3"), check=True, capture_output=True)
+    whole = outputs(ready, "tiny-llama3")
+    for name in whole:
+        (folder / "tiny-llama3" / name).unlink()
+    chance, kills, known = random.Random(2), 0, 0
+    journals = [folder / f".tiny-llama3.{arm}.0.jsonl" for arm in ("base", "tuned")]
+    for _ in range(3):
+        run = subprocess.Popen(command("tiny-llama3"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while run.poll() is None and sum(map(len, lines_of(journals))) <= known:
+            time.sleep(0.001)
+        time.sleep(chance.random() * 0.01)
+        if run.poll() is None:
+            os.kill(run.pid, signal.SIGKILL)
+            kills += 1
+        run.wait()
+        for lines in lines_of(journals):
+            answered = [json.loads(line)["round"] for line in lines[1:]]
+            assert len(answered) == len(set(answered))
+        known = sum(map(len, lines_of(journals)))
+    subprocess.run(command("tiny-llama3"), check=True, capture_output=True)
+    assert kills >= 1
+    assert outputs(ready, "tiny-llama3") == whole
+    assert lines_of(journals) == []
+
+
+def test_two_processes_give_the_same_file_as_one(ready: Study) -> None:
+    respond(ready, "tiny-glm4")
+    whole = outputs(ready, "tiny-glm4")
+    for name in whole:
+        (ready.folder / "respond" / "tiny-glm4" / name).unlink()
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(command("tiny-glm4", *torchrun), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "respond tiny-glm4.base (2 of 2)" in done.stderr
+    assert outputs(ready, "tiny-glm4") == whole
+
+
+def test_a_merged_adapter_says_the_same(ready: Study) -> None:
+    respond(ready, "tiny-baichuan2")
+    beside = outputs(ready, "tiny-baichuan2")
+    respond(study_with(adapter="merged"), "tiny-baichuan2")
+    assert outputs(ready, "tiny-baichuan2")["tuned.jsonl"] == beside["tuned.jsonl"]
+    assert beside["base.jsonl"] != beside["tuned.jsonl"]
+
+
+def answered_well(log: Path) -> list[str]:
+    """What the server was asked each time that it sent a usable reply: any text is one, however late."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return [line["asked"] for line in lines if line["answered"] in ("good", "roles", "turns", "timeout")]
+
+
+def test_a_server_can_answer_and_is_asked_for_each_round_once(ready: Study, tmp_path: Path) -> None:
+    server = Path(__file__).parent / "model_server.py"
+    log = tmp_path / "server.log"
+    with subprocess.Popen(
+        [sys.executable, str(server), "--log", str(log), "--faults", "0.2"], stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        study = study_with(engine="server", server=f"http://127.0.0.1:{int(running.stdout.readline())}/v1")
+        respond(study, "tiny-llama3")
+        answers = [json.loads(line) for line in outputs(study, "tiny-llama3")["tuned.jsonl"].splitlines()]
+        well = answered_well(log)
+        respond(study, "tiny-llama3")
+        running.kill()
+    assert [answer["round"] for answer in answers] == [sample.id for sample in rounds_of(study)]
+    assert len(well) == len(set(well)) == 2 * len(answers)
+    assert answered_well(log) == well
+    recorded = json.loads(outputs(study, "tiny-llama3")["tuned.cassette.jsonl"].splitlines()[0])
+    assert recorded["request"]["model"] == "tiny-llama3+mi"
+    assert recorded["request"]["temperature"] == 0
+
+
+def test_rounds_of_the_repaired_set_are_answered_too(ready: Study) -> None:
+    extra = rounds_of(ready)[0].model_copy(update={"id": "extra aligned", "client": "我想戒烟。"})
+    write_rounds(ready.folder / "split" / "aligned_rounds.jsonl", [rounds_of(ready)[1], extra])
+    respond(ready, "tiny-llama3")
+    answers = [json.loads(line)["round"] for line in outputs(ready, "tiny-llama3")["base.jsonl"].splitlines()]
+    assert answers == [*(sample.id for sample in rounds_of(ready)), "extra aligned"]
