@@ -48,7 +48,7 @@ def small(clone: Path) -> Path:
         ("test_dialogs: 12", "test_dialogs: 2"),
         ("epochs: 4", "epochs: 3"),
         ("save_every: 20", "save_every: 2"),
-        ("batch: 16", "batch: 4"),
+        ("batch: 128", "batch: 4"),
         ("max_new_tokens: 96", "max_new_tokens: 24"),
     ):
         assert old in text, old

@@ -190,7 +190,7 @@ def screen(study: Study) -> None:
                 turns = turns[:-1]
             if decided.decision != "drop" and turns:
                 meta = {"transcribed_from": entry["dialog"]} | ({"fixed_by": decided.who} if decided.decision == "fix" else {})
-                if "records" in entry:
+                if entry.get("records"):
                     meta["records"] = entry["records"]
                 kept.append(Dialog(id=name, source=entry["source"], turns=tuple(turns), meta=meta))
             kinds = list(dict.fromkeys(reason.kind for reason in found))

@@ -133,7 +133,7 @@ def released(study: Study) -> list[dict[str, Any]]:
             "dialog": dialog.id,
             "source": "release",
             "key": None,
-            "records": dialog.meta["records"],
+            "records": dialog.meta.get("records"),
             "answer": storage.dump([{"role": turn.role, "content": turn.text} for turn in dialog.turns]),
         }
         for dialog in dialogs
