@@ -260,7 +260,7 @@ def test_tuning_lowers_the_loss_and_plain_peft_loads_the_adapter(ready: Study, m
 
 def test_how_fast_it_went_is_told_outside_the_outputs(ready: Study) -> None:
     finetune(ready, "tiny-llama3")
-    lines = [json.loads(line) for line in (ready.folder / "finetune" / ".tiny-llama3.speed.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (ready.folder / ".speed" / "finetune-tiny-llama3.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(6))
     assert lines[-1]["seconds_left"] == 0
     assert lines[-1]["tokens_per_second"] > 0

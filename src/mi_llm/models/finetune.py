@@ -3,7 +3,7 @@
 Reads `split/train.jsonl` and `base/<model>/checkpoint/`. Writes `finetune/<model>/adapter/` (plain peft, with a model card), the
 loss curve in `finetune/<model>/dvclive/`, `metrics.json`, and `left_out.csv` if a record was cut or left out. Every `save_every`
 steps the whole state goes to `finetune/.<model>.resume/`, from which a stopped run continues; on a CPU the result is the same,
-byte for byte. Speed and memory, which no two runs share, are kept outside the outputs in `finetune/.<model>.speed.jsonl`.
+byte for byte. Speed and memory, which no two runs share, are kept outside the outputs in `.speed/finetune-<model>.jsonl`.
 
 One process, or many that share each step's records:
 
@@ -90,7 +90,7 @@ def finetune(study: Study, model: str) -> None:
             title=title,
             names=taken.names,
             seed=seed,
-            speed=place.with_name(f".{model}.speed.jsonl"),
+            speed=study.folder / ".speed" / f"finetune-{model}.jsonl",
         )
         if processes.main:
             save(study, model, out, adapted=adapted, taken=taken, progress=progress)
@@ -503,8 +503,10 @@ class Pace:
         self.processes = Processes()
         self.file, self.first, self.step, self.steps = file if self.processes.main else None, step, step, steps
         self.began, self.tokens = time.monotonic(), 0
-        if self.file and not step:
-            self.file.unlink(missing_ok=True)
+        if self.file:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            if not step:
+                self.file.unlink(missing_ok=True)
 
     def went(self, tokens: int) -> None:
         """Count one step."""

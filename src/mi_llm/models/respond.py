@@ -113,9 +113,9 @@ class Journal:
             storage.write_lines(self.path, [{"identity": self.identity}])
 
     def close(self) -> None:
-        """Remove the files when the answers are in the output; how long each took stays in `.<model>.<arm>.times`."""
+        """Remove the files when the answers are in the output; their times stay in `.speed/`, outside all outputs."""
         times = [{name: answer[name] for name in ("round", "seconds", "tokens")} for answer in self.answers().values()]
-        storage.write_lines(self.folder / f".{self.name}.times", times)
+        storage.write_lines(self.folder.parent / ".speed" / f"respond-{self.name}.jsonl", times)
         for path in self.files():
             path.unlink()
 

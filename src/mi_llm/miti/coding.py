@@ -1,0 +1,311 @@
+"""The codebook of the manual evaluation (paper, Methods, Manual Evaluation and Table 2), told once: four globals, ten behaviours,
+the summary scores and their thresholds. Prompts, coding desk, coders and tables read it here; it reads and writes nothing.
+
+Source: Moyers, Manuel & Ernst, Motivational Interviewing Treatment Integrity Coding Manual 4.2.1 (2015); see Moyers et al. 2016,
+doi:10.1016/j.jsat.2016.01.001. The wording is ours and short: whoever codes for a study should have read the manual. Codes are
+those of the claims about Table 6.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, Literal, TypeVar
+
+Rating = Literal["good", "fair", "below fair"]
+
+
+class Global(StrEnum):
+    """An impression of the whole session, from 1 to 5."""
+
+    CULTIVATING = "CCT"
+    SOFTENING = "SST"
+    EMPATHY = "EMP"
+    PARTNERSHIP = "PAR"
+
+
+class Behaviour(StrEnum):
+    """What a counselor does in one utterance; counted over the session."""
+
+    INFORMATION = "GI"
+    PERSUADE_WITH = "PwP"
+    QUESTION = "Q"
+    SIMPLE = "SR"
+    COMPLEX = "CR"
+    AFFIRM = "AF"
+    SEEK = "SEEK"
+    EMPHASIZE = "EA"
+    PERSUADE = "PERS"
+    CONFRONT = "CONF"
+
+
+@dataclass(frozen=True)
+class Text:
+    """The same words in the study's two languages."""
+
+    en: str
+    zh: str
+
+
+@dataclass(frozen=True)
+class GlobalEntry:
+    """A global as raters see it; `anchors[n - 1]` says what a rating of n looks like."""
+
+    code: Global
+    name: Text
+    anchors: tuple[Text, Text, Text, Text, Text]
+
+
+@dataclass(frozen=True)
+class BehaviourEntry:
+    """A behaviour as raters see it; `adherent` is None where it is neither MI-adherent nor non-adherent."""
+
+    code: Behaviour
+    name: Text
+    adherent: bool | None
+    rule: Text
+
+
+@dataclass(frozen=True)
+class Coded:
+    """One utterance, and the behaviour a coder saw in it, if any."""
+
+    behaviour: Behaviour | None
+    text: str
+
+
+GLOBALS = (
+    GlobalEntry(
+        Global.CULTIVATING,
+        Text("Cultivating Change Talk", "培养改变语句"),
+        (
+            Text("Passes over what speaks for change.", "来访者说到想改变，也不接。"),
+            Text("Picks it up now and then; most chances go by.", "偶尔接一接，多数机会放过。"),
+            Text("Picks it up often; some chances go by.", "常常接住，仍漏掉一些。"),
+            Text("Hears it throughout and asks for more of it.", "自始至终听得见，并请来访者多说。"),
+            Text(
+                "Throughout, and with skill, helps it gain weight and become a plan.",
+                "自始至终，而且熟练地让它更有分量，走向行动。",
+            ),
+        ),
+    ),
+    GlobalEntry(
+        Global.SOFTENING,
+        Text("Softening Sustain Talk", "软化维持语句"),
+        (
+            Text("Each answer breeds more reasons to stay the same.", "每次回应都引出更多不改变的理由。"),
+            Text("Mostly stays with the reasons to stay the same.", "大多停在不改变的理由上。"),
+            Text("Rather stays with them, though at times leads away.", "较常停在那里，有时能带开。"),
+            Text("As a rule leaves them alone once heard.", "听到之后，一般不再纠缠。"),
+            Text(
+                "They lose force under the counselor's hands, or never come up unasked.",
+                "在咨询师的引导下明显减弱，或从头到尾不曾被引出。",
+            ),
+        ),
+    ),
+    GlobalEntry(
+        Global.EMPATHY,
+        Text("Empathy", "同理心"),
+        (
+            Text("Shows next to no interest in how the client sees it.", "对来访者怎么看几乎没有兴趣。"),
+            Text("Tries here and there, and misses or gets only part.", "偶有尝试，听偏或只听懂一部分。"),
+            Text("Tries in earnest; it works some of the time.", "认真去听，有时听懂。"),
+            Text("Keeps at it, and grasps well what is said aloud.", "一直在听，说出口的都能听懂。"),
+            Text("Grasps also what is meant and not yet said.", "连没说出口的意思也能听懂。"),
+        ),
+    ),
+    GlobalEntry(
+        Global.PARTNERSHIP,
+        Text("Partnership", "伙伴关系"),
+        (
+            Text("Knows best and leads alone.", "自以为最懂，一人主导。"),
+            Text("Works together where it costs nothing.", "只在无关紧要处合作。"),
+            Text("Takes up the client's ideas, now and then and without zest.", "来访者的想法时收时不收，不大热心。"),
+            Text("Leads together with the client, and it shows in the session.", "与来访者一同主导，谈话看得出来访者的影响。"),
+            Text(
+                "Hands over the lead; without the client's part it would be another session.",
+                "主动交出主导，来访者决定谈话成什么样。",
+            ),
+        ),
+    ),
+)
+
+BEHAVIOURS = (
+    BehaviourEntry(
+        Behaviour.INFORMATION,
+        Text("Giving information", "给予信息"),
+        None,
+        Text(
+            "Tells something worth knowing, as fact or as a professional's view, and leaves it there. In doubt between this and "
+            "persuading with permission: this. Greetings, thanks, small talk about oneself and the session's agenda get no code.",
+            "告知事实或专业看法，说完即止，不催人改变。与“经许可的劝说”难分时归此类。寒暄、致谢、谈自己、会谈安排都不编码。",
+        ),
+    ),
+    BehaviourEntry(
+        Behaviour.PERSUADE_WITH,
+        Text("Persuading with permission", "经许可的劝说"),
+        None,
+        Text(
+            "Persuades a client who asked for it, or said yes to it, or is told that they may ignore it. The permission may "
+            "stand on either side of the advice; a new topic or a prescribing tone ends it.",
+            "来访者主动求教、已经点头，或明说可以不听时的劝说。许可在建议之前之后都算；换了话题或变成吩咐，许可即止。",
+        ),
+    ),
+    BehaviourEntry(
+        Behaviour.QUESTION,
+        Text("Asking questions", "提问"),
+        None,
+        Text(
+            "Any question, open or closed; several in one volley count once. What the client knows is a question; what they make "
+            "of what they were just told is seeking collaboration. A reproach with a question mark is confronting.",
+            "各种提问，开放或封闭；一轮多问只计一次。问知道什么，是提问；问对刚才所说怎么看，是寻求协作。打着问号的责备归对质。",
+        ),
+    ),
+    BehaviourEntry(
+        Behaviour.SIMPLE,
+        Text("Simple reflections", "简单反映"),
+        None,
+        Text(
+            "Hands back what the client said and adds little. In doubt between simple and complex: simple.",
+            "把来访者的话递回去，添得不多。与复杂反映难分时归此类。",
+        ),
+    ),
+    BehaviourEntry(
+        Behaviour.COMPLEX,
+        Text("Complex reflections", "复杂反映"),
+        None,
+        Text(
+            "Hands it back with much added: a feeling not named, two sides at once, an image, where it points. A volley has one "
+            "reflection; it is complex if any part of it is.",
+            "递回去时添了许多：没点明的情绪、两面并举、一个比喻、话的去向。一轮只计一个反映，其中有一处复杂即为复杂。",
+        ),
+    ),
+    BehaviourEntry(
+        Behaviour.AFFIRM,
+        Text("Affirming", "肯定"),
+        True,
+        Text(
+            "Names, and means it, something good that is this client's own: what they can, tried, want or are. Praise that would "
+            "fit anybody gets no code. Both an affirmation and a reflection: an affirmation.",
+            "由衷地点出这位来访者自己的好处：会什么、试过什么、想要什么、是怎样的人。放在谁身上都行的夸奖不编码。又像反映时归肯定。",
+        ),
+    ),
+    BehaviourEntry(
+        Behaviour.SEEK,
+        Text("Seeking collaboration", "寻求协作"),
+        True,
+        Text(
+            "Lets the client decide along: on the task, the goal, the next topic, whether to hear advice, what to make of it.",
+            "让来访者一同定夺：做什么、去哪里、先谈什么、要不要听建议、听了怎么看。",
+        ),
+    ),
+    BehaviourEntry(
+        Behaviour.EMPHASIZE,
+        Text("Emphasizing autonomy", "强调自主性"),
+        True,
+        Text(
+            "Says that it is the client who chooses and answers for the choice. Trust that they will manage is not this code.",
+            "明说由来访者选择、由来访者承担。只说“你做得到”不属此类。",
+        ),
+    ),
+    BehaviourEntry(
+        Behaviour.PERSUADE,
+        Text("Persuading", "劝说"),
+        False,
+        Text(
+            "Pushes an opinion or a conduct: says what to do, argues for it, tells only what speaks for it; nobody asked, and "
+            "nothing reminds the client that it is theirs to choose.",
+            "推着人往一边走：告诉怎么做、为之辩护、只说有利的一面；没人请教，也没提醒选择在来访者。",
+        ),
+    ),
+    BehaviourEntry(
+        Behaviour.CONFRONT,
+        Text("Confronting", "对质"),
+        False,
+        Text(
+            "Sets itself against the client, so that nobody could miss it: contradicts, reproaches, threatens, belittles, "
+            "preaches, disbelieves. Goes before question and persuading.",
+            "明白无误地与来访者对立：顶撞、责备、恐吓、贬低、训话、不相信。先于提问和劝说。",
+        ),
+    ),
+)
+
+Code = TypeVar("Code", Behaviour, Global)
+
+
+@dataclass(frozen=True)
+class Summary(Generic[Code]):
+    """A summary score (Table 2): the sum of the codes of `top` over the sum of those of `bottom`, or over a number.
+
+    Called with the codes of one session: counts (a Counter, where what was not seen is 0) or globals; means over raters will do.
+    """
+
+    code: str
+    name: Text
+    top: tuple[Code, ...]
+    bottom: tuple[Code, ...] | int
+
+    def __call__(self, codes: Mapping[Code, float]) -> float | None:
+        """The score; None where the denominator is 0."""
+        below = self.bottom if isinstance(self.bottom, int) else sum(codes[code] for code in self.bottom)
+        return sum(codes[code] for code in self.top) / below if below else None
+
+    def __str__(self) -> str:
+        """The formula in codes."""
+        top = " + ".join(self.top)
+        if self.bottom == 1:
+            return top
+        below = str(self.bottom) if isinstance(self.bottom, int) else " + ".join(self.bottom)
+        return " / ".join(f"({part})" if "+" in part else part for part in (top, below))
+
+
+_REFLECTIONS = (Behaviour.SIMPLE, Behaviour.COMPLEX)
+_ADHERENT = (Behaviour.SEEK, Behaviour.AFFIRM, Behaviour.EMPHASIZE)
+_NONADHERENT = (Behaviour.CONFRONT, Behaviour.PERSUADE)
+
+REFLECTIONS = Summary("TR", Text("Total reflections", "反映总数"), _REFLECTIONS, 1)
+COMPLEX_SHARE = Summary("CRR", Text("Complex reflection ratio", "复杂反映占比"), (Behaviour.COMPLEX,), _REFLECTIONS)
+REFLECTIONS_TO_QUESTIONS = Summary(
+    "RQ", Text("Reflection-to-question ratio", "反映与提问之比"), _REFLECTIONS, (Behaviour.QUESTION,)
+)
+TECHNICAL = Summary("TECH", Text("Technical global", "技术总评"), (Global.CULTIVATING, Global.SOFTENING), 2)
+RELATIONAL = Summary("REL", Text("Relational global", "关系总评"), (Global.PARTNERSHIP, Global.EMPATHY), 2)
+ADHERENT = Summary("MIA", Text("Total MI-adherent", "符合动机式访谈的行为总数"), _ADHERENT, 1)
+NONADHERENT = Summary("MINA", Text("Total MI-nonadherent", "不符合动机式访谈的行为总数"), _NONADHERENT, 1)
+ADHERENT_RATIO = Summary("ADH", Text("Total MI-adherent ratio", "符合行为占比"), _ADHERENT, _ADHERENT + _NONADHERENT)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """From which score on a counselor counts as fair (basic competence) and as good (proficiency)."""
+
+    fair: float
+    good: float
+
+
+THRESHOLDS = {  # by code of the summary; the manual calls them expert opinion. The paper's own ratio has none.
+    TECHNICAL.code: Threshold(3, 4),
+    RELATIONAL.code: Threshold(3.5, 4),
+    REFLECTIONS_TO_QUESTIONS.code: Threshold(1, 2),
+    COMPLEX_SHARE.code: Threshold(0.4, 0.5),
+}
+
+
+def rating(value: float | None, threshold: Threshold) -> Rating | None:
+    """How good a score is; None for a score that does not exist."""
+    if value is None:
+        return None
+    return "good" if value >= threshold.good else "fair" if value >= threshold.fair else "below fair"
+
+
+def volley(behaviours: Iterable[Behaviour | None]) -> frozenset[Behaviour]:
+    """What a volley counts for: each behaviour once, one reflection and one persuasion at most (manual, section E.1.a).
+
+    Complex stands for simple. Permission close to persuasion covers it, so persuading with permission stands for persuading;
+    the manual allows one of the two and leaves open which.
+    """
+    found = {behaviour for behaviour in behaviours if behaviour}
+    if Behaviour.COMPLEX in found:
+        found.discard(Behaviour.SIMPLE)
+    if Behaviour.PERSUADE_WITH in found:
+        found.discard(Behaviour.PERSUADE)
+    return frozenset(found)

@@ -1,0 +1,201 @@
+"""The lexical coder: MITI behaviours told from words alone, in Chinese and English (paper, Methods, Manual Evaluation).
+
+It is small, deterministic and fast, and no person: it codes where nobody can (the miniature, thousands of replies) and is the
+floor that a better coder has to beat. It reads `cues_zh.yaml` and `cues_en.yaml`, writes nothing, and sees of the dialog only the
+client's volley before the counselor's. `validation.py` measures how far it agrees with experts.
+
+A volley is cut into sentences, a sentence into clauses. Each clause gets the first behaviour of `ORDER` of which it holds a cue;
+a clause without any joins the one before, so that an utterance is as long as its thought. A sentence without any cue is a
+reflection if it repeats the client or speaks of the client only, else it informs if it is long. A reflection is complex if it is
+not mostly the client's own words and holds a cue of feeling, meaning, image or two sides.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from ruamel.yaml import YAML
+
+from mi_llm.dialog import Dialog
+from mi_llm.miti.coding import Behaviour, Coded, volley
+
+ORDER = (  # precedence: where the manual lets one code go before another (confront, affirm), so do we; else the rarer goes first
+    ("confront", Behaviour.CONFRONT),
+    ("suggestion", Behaviour.PERSUADE),
+    ("persuade", Behaviour.PERSUADE),
+    ("emphasize_autonomy", Behaviour.EMPHASIZE),
+    ("seek_collaboration", Behaviour.SEEK),
+    ("affirm", Behaviour.AFFIRM),
+    ("question", Behaviour.QUESTION),
+    ("reflection", Behaviour.SIMPLE),
+    ("information", Behaviour.INFORMATION),
+)
+ECHO = 0.3  # from this share of an utterance's content on, taken from the client's volley, it repeats the client
+OWN = 0.5  # from this share on, a reflection is the client's own words, hence simple
+LONG = 5  # content words (in Chinese twice as many pairs of characters) from which on a statement informs
+
+HAN = re.compile(r"[\u3400-\u9fff]")
+WORD = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*")
+SENTENCE = re.compile(
+    r"""(?:(?:Mrs?|Ms|Dr|\d)\.|\.(?=\S)|[^。！？!?；;.\n])+[。！？!?；;.\n]*[”’」』）")\s]*|[。！？!?；;.\n]+[”’」』）")\s]*"""
+)
+CLAUSE = re.compile(r"(?:[^，,：—-]|-(?![-\s]))+[，,：—\s-]*|[，,：—-]+")
+EDGES = " \t\r\n.,-–—，、。！？!?：…\"'“”‘’*#0123456789)）"
+CLOSERS = ' \n”’」』）")*'
+STUTTER = re.compile(r"\b([\w']+)-+\s?(?=\1)")  # transcripts of speech
+ITEM = re.compile(r"\s*(?:\d+[.、)）]|[-*•]\s)")
+
+
+@dataclass(frozen=True)
+class Language:
+    """The cues of one language: patterns by group, and the words that count as such."""
+
+    cues: Mapping[str, re.Pattern[str]]
+    idle: tuple[str, ...]
+    tags: frozenset[str]
+    chinese: bool
+
+    def has(self, group: str, clause: str) -> bool:
+        """Whether a bare clause holds a cue of the group."""
+        return self.cues[group].search(clause) is not None
+
+    def bare(self, clause: str) -> str:
+        """A clause in lower case, without the marks around it and without openers."""
+        clause = STUTTER.sub("", clause.lower().replace("’", "'")).strip(EDGES)
+        while opener := self.cues["openers"].match(clause):
+            clause = clause[opener.end() :].lstrip(EDGES)
+        return clause
+
+    def content(self, text: str) -> set[str]:
+        """What a text says: its words, in Chinese its pairs of characters, without idle ones."""
+        if not self.chinese:
+            return set(WORD.findall(text.lower().replace("’", "'"))) - set(self.idle)
+        for word in self.idle:
+            text = text.replace(word, " ")
+        return {run[place : place + 2] for run in re.findall(r"[\u3400-\u9fff]{2,}", text) for place in range(len(run) - 1)}
+
+
+def words(cues: str) -> list[str]:
+    """The cues of a group, longest first, so that a longer one is found before its beginning."""
+    return sorted((cue.strip() for cue in cues.split(",")), key=len, reverse=True)
+
+
+def pattern(cues: Iterable[str], chinese: bool) -> re.Pattern[str]:
+    """One expression for a group of cues, in the notation of the cue files."""
+    gap, begin, end = (".{0,12}?", "", "") if chinese else (r" (?:[\w',-]+ ){0,4}", r"(?<![\w'])", r"(?![\w'])")
+    opening: list[str] = []
+    anywhere: list[str] = []
+    for cue in cues:
+        parts = [re.escape(part.strip()) for part in cue.removeprefix("^").removesuffix("$").split("...")]
+        written = gap.join(parts) + "$" * cue.endswith("$")
+        (opening if cue.startswith("^") else anywhere).append(written)
+    wheres = [f"{where}(?:{'|'.join(each)}){end}" for where, each in (("^", opening), (begin, anywhere)) if each]
+    return re.compile("|".join(wheres))
+
+
+@cache
+def language(name: str) -> Language:
+    """The language `zh` or `en`."""
+    groups = YAML(typ="safe").load((resources.files(__package__) / f"cues_{name}.yaml").read_text(encoding="utf-8"))
+    cues = {group: words(entry["cues"]) for group, entry in groups.items()}
+    idle, tags = tuple(cues.pop("idle")), frozenset(cues.pop("tags"))
+    return Language({group: pattern(listed, name == "zh") for group, listed in cues.items()}, idle, tags, name == "zh")
+
+
+def spoken(text: str) -> Language:
+    """The language of a volley: Chinese if a third of its characters are Chinese."""
+    return language("zh" if 3 * len(HAN.findall(text)) > len(text) else "en")
+
+
+def behaviour_of(clause: str, asking: bool, speech: Language) -> Behaviour | None:
+    """The first behaviour of `ORDER` of which a bare clause holds a cue; a clause that asks persuades by a suggestion only."""
+    if speech.has("uncoded", clause):
+        return None
+    for group, behaviour in ORDER:
+        if group == "question" and asking:
+            return behaviour
+        if speech.has(group, clause) and not (asking and group == "persuade"):
+            return behaviour
+    return None
+
+
+def asks(sentence: str, speech: Language) -> bool:
+    """Whether a sentence is a question: by its mark, in Chinese by its last word too; not by a tag, which only checks."""
+    last = CLAUSE.findall(sentence)[-1]
+    if last != sentence and last.lower().strip(EDGES) in speech.tags:
+        return False
+    marked = sentence.rstrip(CLOSERS).endswith(("?", "？"))
+    return marked or (speech.chinese and sentence.rstrip(EDGES).endswith(("吗", "呢")))
+
+
+def utterances(sentence: str, speech: Language) -> Iterator[Coded]:
+    """Cut a sentence where its clauses give cues of different behaviours; reflections are still simple here."""
+    clauses = CLAUSE.findall(sentence)
+    bare = [speech.bare(clause) for clause in clauses]
+    question = asks(sentence, speech)
+    last = max((place for place, clause in enumerate(bare) if clause), default=0)
+    behaviour, text = None, ""
+    for place, clause in enumerate(bare):
+        asking = question and (place == last or speech.has("interrogative", clause))
+        found = behaviour_of(clause, asking, speech) if clause else None
+        if behaviour and found and found != behaviour:
+            yield Coded(behaviour, text)
+            behaviour, text = found, clauses[place]
+        else:
+            behaviour, text = behaviour or found, text + clauses[place]
+    yield Coded(behaviour, text)
+
+
+def settled(utterance: Coded, client: set[str], speech: Language) -> Coded:
+    """Tell what an utterance without a cue does, and whether a reflection is complex."""
+    behaviour, bare = utterance.behaviour, speech.bare(utterance.text)
+    if behaviour not in (None, Behaviour.SIMPLE) or not bare:
+        return utterance
+    if behaviour is None and any(speech.has("uncoded", speech.bare(clause)) for clause in CLAUSE.findall(utterance.text)):
+        return utterance
+    content = speech.content(bare)
+    shared = len(content & client) / len(content) if content else 0.0
+    if behaviour is None:
+        if shared >= ECHO or (speech.has("client", bare) and not speech.has("speaker", bare)):
+            behaviour = Behaviour.SIMPLE
+        elif len(content) >= LONG * (1 + speech.chinese):
+            behaviour = Behaviour.INFORMATION
+    if behaviour is Behaviour.SIMPLE and shared < OWN and speech.has("meaning", bare):
+        behaviour = Behaviour.COMPLEX
+    return Coded(behaviour, utterance.text)
+
+
+def code(client: str, counselor: str) -> list[Coded]:
+    """Code a counselor's volley that answers a client's (empty if it opens the session), utterance by utterance.
+
+    The utterances joined are the volley. Persuasion is with permission if the client asked for advice, or if the volley seeks
+    collaboration, emphasizes autonomy or leaves the client free. An item of a list goes with the persuasion before it.
+    """
+    speech = spoken(counselor)
+    heard = speech.content(client)
+    coded: list[Coded] = []
+    for sentence in SENTENCE.findall(counselor):
+        for utterance in utterances(sentence, speech):
+            found = settled(utterance, heard, speech)
+            listed = ITEM.match(found.text) and coded and coded[-1].behaviour is Behaviour.PERSUADE
+            coded.append(Coded(Behaviour.PERSUADE, found.text) if listed else found)
+    free = {Behaviour.SEEK, Behaviour.EMPHASIZE} & {utterance.behaviour for utterance in coded}
+    if free or speech.has("permission", counselor.lower()) or speech.has("asked", client.lower()):
+        permitted = Behaviour.PERSUADE_WITH
+        return [Coded(permitted, found.text) if found.behaviour is Behaviour.PERSUADE else found for found in coded]
+    return coded
+
+
+def counts(dialog: Dialog) -> Counter[Behaviour]:
+    """The behaviour counts of a dialog: what each counselor volley counts for, summed."""
+    found: Counter[Behaviour] = Counter()
+    client = ""
+    for turn in dialog.turns:
+        if turn.role == "client":
+            client = turn.text
+        else:
+            found.update(volley(utterance.behaviour for utterance in code(client, turn.text)))
+    return found

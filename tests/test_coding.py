@@ -1,0 +1,295 @@
+"""The codebook, the lexical coder, and how far the coder agrees with experts."""
+
+import time
+from collections import Counter
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from mi_llm.audit import codes
+from mi_llm.corpora import annomi
+from mi_llm.corpora.files import from_archive
+from mi_llm.dialog import Dialog, Turn
+from mi_llm.miti import lexical, validation
+from mi_llm.miti.coding import (
+    ADHERENT,
+    ADHERENT_RATIO,
+    BEHAVIOURS,
+    COMPLEX_SHARE,
+    GLOBALS,
+    NONADHERENT,
+    REFLECTIONS,
+    REFLECTIONS_TO_QUESTIONS,
+    RELATIONAL,
+    TECHNICAL,
+    THRESHOLDS,
+    Behaviour,
+    Coded,
+    Global,
+    Summary,
+    rating,
+    volley,
+)
+from mi_llm.miti.reliability import cohen
+
+TABLE_6 = {  # means of the behaviour counts as printed
+    "Llama": {
+        "GI": 4.5,
+        "PwP": 0.1,
+        "Q": 16.0,
+        "SR": 13.1,
+        "CR": 5.0,
+        "AF": 3.35,
+        "SEEK": 1.4,
+        "EA": 0.45,
+        "PERS": 3.4,
+        "CONF": 0,
+    },
+    "Real": {
+        "GI": 1.07,
+        "PwP": 0.8,
+        "Q": 13.43,
+        "SR": 14.17,
+        "CR": 6.13,
+        "AF": 3.3,
+        "SEEK": 1.53,
+        "EA": 0.6,
+        "PERS": 1.57,
+        "CONF": 0.1,
+    },
+}
+GLOBALS_6 = {
+    "Llama": {"CCT": 4.0, "SST": 3.9, "EMP": 3.8, "PAR": 4.0},
+    "Real": {"CCT": 3.97, "SST": 3.87, "EMP": 4.07, "PAR": 3.83},
+}
+
+
+def test_the_codebook_has_an_entry_for_each_code_in_both_languages() -> None:
+    assert [entry.code for entry in GLOBALS] == list(Global)
+    assert [entry.code for entry in BEHAVIOURS] == list(Behaviour)
+    told = [entry.name for entry in (*GLOBALS, *BEHAVIOURS)] + [anchor for entry in GLOBALS for anchor in entry.anchors]
+    told += [entry.rule for entry in BEHAVIOURS]
+    assert all(text.en.isascii() and lexical.HAN.search(text.zh) for text in told)
+    assert len(told) == len(set(told)) == 14 + 20 + 10
+
+
+def test_the_codebook_agrees_with_the_audit_of_table_6() -> None:
+    assert tuple(Global) == codes.GLOBALS
+    assert set(Behaviour) == set(codes.COUNTS) - {"TR"}
+    assert {score.code: score.top for score in (REFLECTIONS, TECHNICAL, RELATIONAL)} == codes.SUMS
+    for score in (COMPLEX_SHARE, REFLECTIONS_TO_QUESTIONS, ADHERENT_RATIO):
+        assert isinstance(score.bottom, tuple)
+        top, bottom = codes.RATIOS[score.code]
+        assert (set(score.top), set(score.bottom)) == (set(top), set(bottom))
+
+
+def test_adherent_behaviours_are_those_of_the_formulas() -> None:
+    assert {entry.code for entry in BEHAVIOURS if entry.adherent} == set(ADHERENT.top)
+    assert {entry.code for entry in BEHAVIOURS if entry.adherent is False} == set(NONADHERENT.top)
+
+
+@pytest.mark.parametrize(
+    ("score", "column", "expected"),
+    [
+        (REFLECTIONS, "Llama", 18.1),
+        (REFLECTIONS, "Real", 20.3),
+        (ADHERENT, "Real", 5.43),
+        (NONADHERENT, "Real", 1.67),
+        (COMPLEX_SHARE, "Llama", 0.2762),
+        (COMPLEX_SHARE, "Real", 0.3020),
+        (REFLECTIONS_TO_QUESTIONS, "Llama", 1.1313),
+        (ADHERENT_RATIO, "Llama", 0.6047),
+        (ADHERENT_RATIO, "Real", 0.7648),
+    ],
+)
+def test_scores_of_the_counts_of_table_6(score: Summary[Behaviour], column: str, expected: float) -> None:
+    counts = {behaviour: TABLE_6[column][behaviour] for behaviour in Behaviour}
+    assert score(counts) == pytest.approx(expected, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("score", "column", "printed"),
+    [(TECHNICAL, "Llama", 3.95), (TECHNICAL, "Real", 3.92), (RELATIONAL, "Llama", 3.9), (RELATIONAL, "Real", 3.95)],
+)
+def test_global_scores_are_those_printed_in_table_6(score: Summary[Global], column: str, printed: float) -> None:
+    assert score({code: GLOBALS_6[column][code] for code in Global}) == pytest.approx(printed)
+
+
+def test_a_ratio_without_a_denominator_does_not_exist() -> None:
+    silent: Counter[Behaviour] = Counter()
+    assert COMPLEX_SHARE(silent) is REFLECTIONS_TO_QUESTIONS(silent) is ADHERENT_RATIO(silent) is None
+    assert REFLECTIONS(silent) == ADHERENT(silent) == 0
+    assert rating(None, THRESHOLDS["RQ"]) is None
+
+
+def test_formulas_read_as_in_table_2() -> None:
+    assert str(COMPLEX_SHARE) == "CR / (SR + CR)"
+    assert str(REFLECTIONS_TO_QUESTIONS) == "(SR + CR) / Q"
+    assert str(TECHNICAL) == "(CCT + SST) / 2"
+    assert str(ADHERENT_RATIO) == "(SEEK + AF + EA) / (SEEK + AF + EA + CONF + PERS)"
+    assert str(NONADHERENT) == "CONF + PERS"
+
+
+@pytest.mark.parametrize(
+    ("code", "below", "fair", "good"), [("TECH", 2.9, 3, 4), ("REL", 3.4, 3.5, 4), ("RQ", 0.9, 1, 2), ("CRR", 0.39, 0.4, 0.5)]
+)
+def test_ratings_begin_at_the_published_thresholds(code: str, below: float, fair: float, good: float) -> None:
+    assert [rating(value, THRESHOLDS[code]) for value in (below, fair, good)] == ["below fair", "fair", "good"]
+
+
+def test_a_volley_counts_each_behaviour_once_and_one_reflection() -> None:
+    b = Behaviour
+    assert volley([b.QUESTION, None, b.QUESTION]) == {b.QUESTION}
+    assert volley([b.SIMPLE, b.QUESTION, b.COMPLEX]) == {b.COMPLEX, b.QUESTION}
+    assert volley([b.PERSUADE, b.PERSUADE_WITH]) == {b.PERSUADE_WITH}
+
+
+CUES: list[
+    tuple[str, str, list[str | None]]
+] = [  # what the client said, what the counselor answers, and the codes of its utterances
+    ("", "你好，很高兴见到你。", [None]),
+    ("我知道该动一动，可下班就不想动了。", "听起来你下班就不想动了。", ["SR"]),
+    ("我知道该动一动，可下班就不想动了。", "一边是心里那份对健康的渴望，一边像是被抽空了的身体，你很纠结。", ["CR"]),
+    ("我昨天没喝酒。", "听起来你昨天没喝酒，这对你来说是什么感觉呢？", ["SR", "Q"]),
+    ("我昨天没喝酒。", "你昨天没喝酒，对吗？", ["SR"]),
+    ("我昨天没喝酒。", "能说说昨天是怎么过的吗？", ["Q"]),
+    ("我昨天没喝酒。", "忍住一整晚需要很大的勇气，这值得肯定。", ["AF"]),
+    ("我想想。", "戒不戒由你自己决定。", ["EA"]),
+    ("我想想。", "我们一起看看哪条路合适。", ["SEEK"]),
+    ("我想想。", "研究表明，睡前喝酒会导致半夜醒来。", ["GI"]),
+    ("我想想。", "你应该每天走一万步。", ["PERS"]),
+    ("我该怎么办？", "你可以尝试每天走一万步。", ["PwP"]),
+    ("我想想。", "如果你愿意，可以试试饭后散步。", ["PwP"]),
+    ("我想想。", "以下是一些建议：\n1. **散步**：每天半小时。\n2. **早睡**：十点关灯。", ["PERS", "PERS", "PERS"]),
+    ("我又喝了。", "你总是找借口，你根本不想改。", ["CONF"]),
+    ("", "Hello, and thank you for coming.", [None]),
+    ("I skip breakfast and then I eat all evening.", "So you skip breakfast, and you eat all evening.", ["SR"]),
+    (
+        "I skip breakfast and then I eat all evening.",
+        "It sounds like food is a way to feel comforted after a lonely day.",
+        ["CR"],
+    ),
+    ("I walked on Monday.", "You walked on Monday. How was that?", ["SR", "Q"]),
+    ("I walked on Monday.", "You walked on Monday, is that right?", ["SR"]),
+    ("I walked on Monday.", "Tell me more about Monday.", ["Q"]),
+    ("I walked on Monday.", "You've worked really hard on that.", ["AF"]),
+    ("I don't know.", "Whether you walk at all is up to you.", ["EA"]),
+    ("I don't know.", "Would it be okay if we looked at your week?", ["SEEK"]),
+    ("I don't know.", "Studies find that short walks lower blood pressure.", ["GI"]),
+    ("I don't know.", "You should walk every day.", ["PERS"]),
+    ("What should I do?", "You could walk every day.", ["PwP"]),
+    ("I don't know.", "I'd recommend a walk. What do you think?", ["PwP", "SEEK"]),
+    ("I don't know.", "Why don't you try a walk?", ["PERS"]),
+    ("I drank again.", "You're just making excuses.", ["CONF"]),
+]
+
+
+@pytest.mark.parametrize(("client", "counselor", "expected"), CUES)
+def test_cues_give_codes(client: str, counselor: str, expected: list[str | None]) -> None:
+    assert [utterance.behaviour for utterance in lexical.code(client, counselor)] == expected
+
+
+@pytest.mark.parametrize("chinese", [True, False])
+def test_every_behaviour_is_reached_in_both_languages(chinese: bool) -> None:
+    table = [told for _, counselor, told in CUES if bool(lexical.HAN.search(counselor)) == chinese]
+    assert {code for told in table for code in told if code} == set(Behaviour)
+
+
+def test_counts_take_each_volley_with_the_client_before_it() -> None:
+    said = [("counselor", "你好。"), ("client", "我想少抽烟。"), ("counselor", "听起来你想少抽烟。什么时候最想抽？为什么呢？")]
+    dialog = Dialog(id="a", source="b", turns=tuple(Turn.model_validate({"role": role, "text": text}) for role, text in said))
+    assert lexical.counts(dialog) == {Behaviour.SIMPLE: 1, Behaviour.QUESTION: 1}
+
+
+@given(st.text(alphabet="你想吗呢。？！，：；…—-*1.\n \"”ab'Mr,?!;(", max_size=60))
+def test_the_utterances_joined_are_the_volley(counselor: str) -> None:
+    assert "".join(utterance.text for utterance in lexical.code("", counselor)) == counselor
+
+
+def test_ten_thousand_volleys_take_a_few_seconds() -> None:
+    volleys = [(client, counselor) for client, counselor, _ in CUES] * 334
+    start = time.process_time()
+    for client, counselor in volleys:
+        lexical.code(client, counselor)
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("name", ["zh", "en"])
+def test_cue_files_have_the_groups_the_coder_asks_for_each_with_a_reason(name: str) -> None:
+    groups = YAML(typ="safe").load((resources.files("mi_llm.miti") / f"cues_{name}.yaml").read_text(encoding="utf-8"))
+    beside = {"openers", "idle", "uncoded", "permission", "asked", "interrogative", "tags", "client", "speaker", "meaning"}
+    assert set(groups) == {group for group, _ in lexical.ORDER} | beside
+    for entry in groups.values():
+        cues = lexical.words(entry["cues"])
+        assert entry["why"].endswith(".")
+        assert all(cues)
+        assert len(cues) == len(set(cues))
+
+
+def rows(*told: tuple[str, str, str, str]) -> list[tuple[str, dict[str, str]]]:
+    """AnnoMI rows of (utterance, interlocutor, text, main behaviour); a question or reflection has its mark."""
+    return [
+        (
+            "here",
+            {
+                "transcript_id": "1",
+                "utterance_id": number,
+                "interlocutor": who,
+                "utterance_text": text,
+                "main_therapist_behaviour": main,
+            }
+            | {"question_exists": str(main == "question"), "reflection_exists": str(main == "reflection")}
+            | {"reflection_subtype": "simple" if main == "reflection" else "n/a", "therapist_input_exists": "False"},
+        )
+        for number, who, text, main in told
+    ]
+
+
+def test_where_several_experts_coded_most_of_them_decide() -> None:
+    table = rows(
+        ("2", "therapist", "You rest.", "other"),
+        ("1", "client", "I rest.", "n/a"),
+        ("2", "therapist", "You rest.", "reflection"),
+        ("2", "therapist", "You rest.", "reflection"),
+    )
+    (transcript,) = validation.transcripts(table)
+    (item,) = transcript.items
+    assert (item.client, item.counselor, item.labels["main_therapist_behaviour"]) == ("I rest.", "You rest.", "reflection")
+
+
+def test_agreement_is_cohens_kappa_and_one_for_a_perfect_coder() -> None:
+    table = rows(
+        ("1", "therapist", "Why?", "question"),
+        ("2", "therapist", "You rest.", "reflection"),
+        ("3", "therapist", "Who?", "question"),
+    )
+    sessions = validation.transcripts(table)
+    right = {"Why?": Behaviour.QUESTION, "Who?": Behaviour.QUESTION, "You rest.": Behaviour.SIMPLE}
+    wrong = right | {"Who?": Behaviour.COMPLEX}
+    perfect = {
+        row.code: row.kappa for row in validation.agreement(lambda _, text: [Coded(right[text], text)], sessions, resamples=5)
+    }
+    assert "complex reflection" in perfect
+    assert perfect["main behaviour"] == perfect["question"] == perfect["reflection"] == 1
+    found = {row.code: row for row in validation.agreement(lambda _, text: [Coded(wrong[text], text)], sessions, resamples=5)}
+    assert found["question"].kappa == pytest.approx(cohen([True, False, False], [True, False, True])) == pytest.approx(0.4)
+    assert found["question"].n == 3
+
+
+def test_the_lexical_coder_agrees_with_annomis_experts_on_the_half_it_was_not_tuned_on(mirror: Path) -> None:
+    (archive,) = mirror.glob("AnnoMI-*.tar.gz")
+    (table,) = (file for file in from_archive(archive) if file.name.endswith("AnnoMI-full.csv"))
+    tuned, held_out = validation.halves(validation.transcripts(annomi.rows(table)))
+    assert (len(tuned), len(held_out)) == (66, 67)
+    found = {row.code: row for row in validation.agreement(lexical.code, held_out, resamples=200)}
+    assert found["question"].n == 2742
+    assert all(row.lo < row.kappa < row.hi for row in found.values())
+    assert found["question"].kappa > 0.78
+    assert found["reflection"].kappa > 0.42
+    assert found["main behaviour"].kappa > 0.58
+    assert found["input"].kappa > 0.39
+    assert found["complex reflection"].kappa > 0.05
