@@ -2,7 +2,7 @@
 
 It answers a transcription prompt with the dialog in it, as the JSON list that the prompt asks for. With `--faults 0.3`, that
 share of its answers is one of FAULTS, drawn with a seed. Every request is written to the log, a line each: what was asked
-(SHA-256 of the body), and how it was answered; a line is written when the answer has left.
+(SHA-256 of the body), when it came, and how it was answered; a line is written when the answer has left.
 
     python tests/model_server.py --port 0 --log log.jsonl --faults 0.3 --delay 0.05
 
@@ -15,6 +15,7 @@ import hashlib
 import json
 import random
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,10 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
 
-    def note(self, body: bytes, kind: str) -> None:
+    def note(self, body: bytes, kind: str, came: float) -> None:
         """Write one line of the log."""
         with self.log.open("a", encoding="utf-8") as log:
-            log.write(json.dumps({"asked": hashlib.sha256(body).hexdigest(), "answered": kind}) + "\n")
+            log.write(json.dumps({"asked": hashlib.sha256(body).hexdigest(), "came": came, "answered": kind}) + "\n")
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection, request after request."""
@@ -89,7 +90,7 @@ class Server:
 
     async def chat(self, body: bytes, headers: dict[str, str], writer: asyncio.StreamWriter) -> None:
         """Answer one chat completion, well or not."""
-        request = json.loads(body)
+        came, request = time.time(), json.loads(body)
         fault = self.chance.choice(FAULTS) if self.chance.random() < self.options.faults else "good"
         if self.options.key and headers.get("authorization") != f"Bearer {self.options.key}":
             fault = "401"
@@ -123,7 +124,7 @@ class Server:
                 case _:
                     await self.send(writer, 200, good)
         finally:
-            self.note(body, fault)
+            self.note(body, fault, came)
 
     def batch_api(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
         """Files and batches: a batch is answered when it is looked at for the third time, one request in ten badly."""
@@ -146,7 +147,7 @@ class Server:
                     "input_file_id": asked["input_file_id"], "status": "in_progress", "metadata": asked["metadata"],
                     "request_counts": {"total": number, "completed": 0, "failed": 0}, "looks": 0,
                 }  # fmt: skip
-                self.note(body, "batch")
+                self.note(body, "batch", time.time())
                 return 200, self.batches[name]
             case "GET", ["batches"]:
                 found = list(self.batches.values())[::-1]
@@ -170,7 +171,7 @@ class Server:
             lines.append(
                 json.dumps({"custom_id": entry["custom_id"], "response": {"status_code": 200, "body": answer}, "error": None})
             )
-            self.note(line, "good" if kept is turns else "turns")
+            self.note(line, "good" if kept is turns else "turns", time.time())
         name = f"file-{len(self.files)}"
         self.files[name] = "\n".join(lines).encode()
         batch |= {"status": "completed", "output_file_id": name, "completed_at": 2}

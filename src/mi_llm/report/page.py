@@ -45,11 +45,11 @@ def examples(study: Study) -> list[dict[str, Any]]:
 
 
 def provenance(study: Study) -> pd.DataFrame:
-    """Which versions computed each kind of stage."""
+    """Which versions computed each kind of stage that this page comes after; others may or may not have run yet."""
     rows = []
     for path in sorted(study.folder.glob("*/**/provenance.json")):
-        if path.parent == study.folder / "report":
-            continue  # of an earlier page
+        if path.parent.name in ("audit", "report"):
+            continue
         found = storage.read_json(path)
         versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
         rows.append({"stage": found["stage"], "versions": versions})
