@@ -10,7 +10,6 @@ bundle's tiny model; makes a random 100M-parameter Llama. Needs LLaMA-Factory (b
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any
 
 import peers
 import torch
-from results import Result, Skipped, show, spread
+from results import Result, Skipped, peak_memory, show, spread
 from training import MODELS, in_float32, random_model
 from transformers import GenerationConfig
 
@@ -125,21 +124,17 @@ def here(side: str, given: Job) -> dict[str, Any]:
         "read": read,
         "written": sum(map(len, said.values())),
         "stops": stops,
-        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "memory_mb": peak_memory(),
     }
 
 
 def apart(side: str, given: Job) -> dict[str, Any]:
     """One side, in a process of its own."""
-    with tempfile.TemporaryDirectory() as scratch:
-        asked, answer = Path(scratch) / "job.json", Path(scratch) / "result.json"
-        asked.write_text(json.dumps(given), encoding="utf-8")
-        if side == "do_predict":
-            peers.run("predict.py", asked, answer, threads=given["threads"])
-        else:
-            subprocess.run([sys.executable, __file__, side, asked, answer], check=True)
-        result: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-    return result
+    if side == "do_predict":
+        return peers.exchanged(given, lambda asked, answer: peers.run("predict.py", asked, answer, threads=given["threads"]))
+    return peers.exchanged(
+        given, lambda asked, answer: subprocess.run([sys.executable, __file__, side, asked, answer], check=True)
+    )
 
 
 def compare(given: Job, repetitions: int) -> dict[str, Any]:

@@ -1,8 +1,12 @@
 """The peers of the benchmarks: other people's tools, each in an environment of its own, made by benchmarks/peers.sh."""
 
+import json
 import os
 import subprocess
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from results import Skipped
 
@@ -35,3 +39,13 @@ def run(script: str, *arguments: Path | str, threads: int) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"{script} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+
+
+def exchanged(job: dict[str, Any], work: Callable[[Path, Path], object]) -> dict[str, Any]:
+    """Hand a job to another process as a file, and read the file with which it answers; `work` is told both names."""
+    with tempfile.TemporaryDirectory() as scratch:
+        asked, answer = Path(scratch) / "job.json", Path(scratch) / "result.json"
+        asked.write_text(json.dumps(job), encoding="utf-8")
+        work(asked, answer)
+        result: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+    return result

@@ -143,22 +143,15 @@ def ours(given: Job) -> dict[str, Any]:
 
 def theirs(given: Job) -> dict[str, Any]:
     """Train one job with LLaMA-Factory."""
-    with tempfile.TemporaryDirectory() as scratch:
-        asked, answer = Path(scratch) / "job.json", Path(scratch) / "result.json"
-        asked.write_text(json.dumps(given), encoding="utf-8")
-        peers.run("train.py", asked, answer, threads=given["threads"])
-        result: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-    return result
+    return peers.exchanged(given, lambda asked, answer: peers.run("train.py", asked, answer, threads=given["threads"]))
 
 
 def ours_apart(given: Job) -> dict[str, Any]:
     """Train one job with the bundle, in a process of its own."""
-    with tempfile.TemporaryDirectory() as scratch:
-        asked, answer = Path(scratch) / "job.json", Path(scratch) / "result.json"
-        asked.write_text(json.dumps(given), encoding="utf-8")
-        subprocess.run([sys.executable, __file__, "ours", asked, answer], check=True, capture_output=True)
-        result: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-    return result
+    command = [sys.executable, __file__, "ours"]
+    return peers.exchanged(
+        given, lambda asked, answer: subprocess.run([*command, asked, answer], check=True, capture_output=True)
+    )
 
 
 def compare(given: Job, repetitions: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mi_llm import storage
 from mi_llm.corpora import acquire, annomi, fetch, release
 from mi_llm.corpora.files import File, from_archive, from_folder, natural, write_archive
 from mi_llm.corpora.read import READERS, read
@@ -115,7 +116,7 @@ def test_git_ids_are_those_of_git(tmp_path: Path) -> None:
 
     git("init", "-q")
     git("add", "-A")
-    blobs = {name: acquire.blob_id(content) for name, content in contents.items()}
+    blobs = {name: storage.blob_id(content) for name, content in contents.items()}
     assert blobs["b.txt"] == git("hash-object", "b.txt")
     assert acquire.tree_id(blobs) == git("write-tree")
 
@@ -156,9 +157,9 @@ def test_a_torn_archive_is_refused_by_name(workspace: Path, mirror: Path, monkey
 
 def test_a_tampered_file_is_refused_by_name(mirror: Path) -> None:
     source = fetch.sources()["release"]
-    blobs = {file.name: acquire.blob_id(file.content) for file in fetch.fetch(source, mirror, mirror, [])}
+    blobs = {file.name: storage.blob_id(file.content) for file in fetch.fetch(source, mirror, mirror, [])}
     acquire.verify(source, blobs)
-    blobs[release.ROUNDS] = acquire.blob_id(b"[]")
+    blobs[release.ROUNDS] = storage.blob_id(b"[]")
     with pytest.raises(Problem, match=r"eval_40\.json.*git id"):
         acquire.verify(source, blobs)
 

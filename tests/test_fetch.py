@@ -16,6 +16,7 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mi_llm import storage
 from mi_llm.corpora import acquire, fetch
 from mi_llm.corpora.files import File, from_archive, from_folder
 from mi_llm.corpora.read import READERS, read
@@ -87,7 +88,7 @@ def archive(top: str, files: dict[str, bytes]) -> bytes:
 def source(server: Files, files: dict[str, bytes], **more: object) -> fetch.Source:
     """A repository of a folder `data` at commit `abc`, served as GitHub serves archives."""
     server.content["/some/corpus/tar.gz/abc"] = archive("corpus-abc", {**files, "README": b"not wanted"})
-    below = {name.removeprefix("data/"): acquire.blob_id(content) for name, content in files.items() if name.startswith("data/")}
+    below = {name.removeprefix("data/"): storage.blob_id(content) for name, content in files.items() if name.startswith("data/")}
     settings = {
         "repository": "some/corpus",
         "commit": "abc",
@@ -103,7 +104,7 @@ def test_a_commit_comes_over_http_and_is_verified(server: Files, tmp_path: Path)
     missing: list[fetch.Missing] = []
     files = list(fetch.fetch(wanted, None, tmp_path, missing))
     assert [file.name for file in files] == ["data/1.txt", "data/2.txt"]
-    acquire.verify(wanted, {file.name: acquire.blob_id(file.content) for file in files})
+    acquire.verify(wanted, {file.name: storage.blob_id(file.content) for file in files})
     assert missing == []
 
 
@@ -135,7 +136,7 @@ def test_files_that_later_commits_dropped_come_from_the_earlier_one(server: File
     server.content["/some/corpus/tar.gz/old"] = archive("corpus-old", {"data/1.txt": b"other", "data/9.txt": b"nine"})
     files = list(fetch.fetch(wanted, None, tmp_path, []))
     assert [file.name for file in files] == ["data/1.txt", "earlier-old/data/9.txt"]
-    acquire.verify(wanted, {file.name: acquire.blob_id(file.content) for file in files})
+    acquire.verify(wanted, {file.name: storage.blob_id(file.content) for file in files})
 
 
 def test_a_tampered_download_is_refused_and_not_kept(server: Files, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -339,8 +339,8 @@ SHARED = """
 import json, os
 from pathlib import Path
 from torch.distributed.tensor import DTensor
-from mi_llm.models.base import checkpoint, prepare_torch
-from mi_llm.models.finetune import Resume, Trainable, adapt, fit, is_shared, open_base, records_of, share_out
+from mi_llm.models.base import checkpoint, load, prepare_torch
+from mi_llm.models.finetune import Resume, Trainable, adapt, fit, is_shared, records_of, share_out
 from mi_llm.models.processes import Processes
 from mi_llm.study import load as load_study
 study = load_study(Path("mini/params.yaml"))
@@ -350,7 +350,7 @@ for way in ("whole", "shared", "shared, checkpointing"):
     os.environ["ACCELERATE_USE_FSDP"] = str(way != "whole")
     options = study.finetune.model_copy(update={"checkpointing": "checkpointing" in way, "batch": 1, "accumulation": 4})
     shared = is_shared(checkpoint(study, "tiny-glm4"), options, processes)
-    model, tokenizer = open_base(checkpoint(study, "tiny-glm4"), options, shared, processes)
+    model, tokenizer = load(checkpoint(study, "tiny-glm4"), options.precision, in_main_memory=shared)
     taken = records_of(study, "tiny-glm4", tokenizer)
     adapted = adapt(model, options, 1)
     if shared:

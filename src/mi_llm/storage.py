@@ -1,8 +1,10 @@
 """How the bundle writes: whole files or nothing, the same bytes for the same content, and lines that outlive a crash."""
 
+import fcntl
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -105,6 +107,20 @@ def decode(content: bytes, where: str) -> str:
             "text encoded as UTF-8",
             "convert the file, for instance: iconv -f GB18030 -t UTF-8",
         ) from None
+
+
+def wait_alone(descriptor: int, doing: str) -> None:
+    """Be the only process that holds an open file or folder; another one waits here. The kernel lets go when it is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another process {doing}; waiting for it to end", file=sys.stderr)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def blob_id(content: bytes) -> str:
+    """The git blob id: SHA-1 over `blob <size>`, a zero byte and the content."""
+    return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -6,11 +6,9 @@ canonical JSON), `request`, the raw `response`, the `model` that the service say
 `seal`, the SHA-256 of the rest of the line: a line that was edited later is refused. Keys and headers never enter it.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -126,11 +124,7 @@ class Cassette:
         """Be the only process that adds to the file: another one waits here until the first ends, and then knows its answers."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"another process records into {self.path}; waiting for it to end", file=sys.stderr)
-                fcntl.flock(file, fcntl.LOCK_EX)
+            storage.wait_alone(file.fileno(), f"records into {self.path}")
             self.mend()
             self.reread()
             yield

@@ -24,11 +24,6 @@ from mi_llm.stage import stage
 from mi_llm.study import Study
 
 
-def blob_id(content: bytes) -> str:
-    """The git blob id: SHA-1 over `blob <size>`, a zero byte and the content."""
-    return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
-
-
 def tree_id(blobs: dict[str, str]) -> str:
     """The git tree id of a folder of plain files, from their blob ids by relative path."""
     entries: dict[str, tuple[bytes, str]] = {}
@@ -73,7 +68,7 @@ def pack(files: Iterable[File], target: Path, title: str) -> dict[str, tuple[int
         for file in tqdm(files, desc=title, unit="file"):
             if file.name in known:
                 raise Problem(f"{title}: {file.name}", "the same name twice", "every file once", "get the archive again")
-            known[file.name], places[file.name] = (len(file.content), blob_id(file.content)), spool.tell()
+            known[file.name], places[file.name] = (len(file.content), storage.blob_id(file.content)), spool.tell()
             spool.write(file.content)
 
         def ordered() -> Iterator[File]:

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from mi_llm import storage
@@ -42,19 +49,25 @@ def chat_format(study: Study, model: str) -> ChatFormat:
     return FORMATS[study.base.formats[model]]
 
 
-def load(folder: Path, precision: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a checkpoint with native classes, onto this process's GPU where there is one: no remote code, no network."""
+def load(
+    folder: Path, precision: str, *, in_main_memory: bool = False, quantization: BitsAndBytesConfig | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a checkpoint with native classes, without remote code and network.
+
+    It goes onto this process's GPU where there is one, unless it is wanted in main memory; quantized if asked for.
+    """
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for its own callers
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    device = {"": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"} if torch.cuda.is_available() else None
+    on_gpu = torch.cuda.is_available() and not in_main_memory
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=PRECISION[precision],
         trust_remote_code=False,
         local_files_only=True,
         attn_implementation="sdpa",
-        device_map=device,
+        device_map={"": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"} if on_gpu else None,
+        quantization_config=quantization,
     )
     return model, tokenizer
 

@@ -41,7 +41,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -73,7 +72,8 @@ def finetune(study: Study, model: str) -> None:
     ):
         identity = processes.from_main(identity_of(study, inputs) if processes.main else "")
         shared = is_shared(checkpoint(study, model), options, processes)
-        loaded, tokenizer = open_base(checkpoint(study, model), options, shared, processes)
+        quantization = four_bit(options, processes) if options.four_bit else None
+        loaded, tokenizer = load(checkpoint(study, model), options.precision, in_main_memory=shared, quantization=quantization)
         taken = records_of(study, model, tokenizer)
         seed = study.seed_of("finetune", model)
         adapted = adapt(loaded, options, seed)
@@ -179,10 +179,7 @@ def records(
 
 def samples_of(dialog: Dialog, options: Finetune) -> Iterator[tuple[str, Sequence[Turn]]]:
     """Yield the records of one dialog: all of it up to the last answer, or each round with its history."""
-    answers = [
-        place + 1 for place, (before, turn) in enumerate(zip(dialog.turns, dialog.turns[1:], strict=False))
-        if before.role == "client" and turn.role == "counselor"
-    ]  # fmt: skip
+    answers = [len(sample.history) + 1 for sample in dialog.rounds()]
     granularity = options.records if options.records != "release" else dialog.meta.get("records")
     if granularity == "dialog":
         for place in answers[-1:]:
@@ -218,24 +215,6 @@ def is_shared(folder: Path, options: Finetune, processes: Processes) -> bool:
     shape = estimate.shape_of(storage.read_json(folder / "config.json"))
     room = torch.cuda.get_device_properties(processes.device).total_memory
     return not estimate.plan(shape, options, estimate.worst(options), room, processes=processes.count).fits
-
-
-def open_base(
-    folder: Path, options: Finetune, shared: bool, processes: Processes
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the base onto this process's device, in 4 bits if the options say so; into main memory if it is to be shared out."""
-    if not options.four_bit and not shared:
-        return load(folder, options.precision)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=PRECISION[options.precision],
-        trust_remote_code=False,
-        local_files_only=True,
-        attn_implementation="sdpa",
-        device_map=None if shared else {"": processes.device},
-        quantization_config=four_bit(options, processes) if options.four_bit else None,
-    )
-    return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 def four_bit(options: Finetune, processes: Processes) -> BitsAndBytesConfig:

@@ -5,7 +5,6 @@ from the hub (`HF_ENDPOINT` for a mirror) into `<out>/base/.<model>.download/`, 
 goes on where it stopped. Nothing is fetched before there is room for it and a person has accepted the licence.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -218,12 +217,6 @@ def sha256(path: Path) -> str:
     return whole.hexdigest()
 
 
-def blob_id(path: Path) -> str:
-    """A small file's git blob id: SHA-1 over `blob <size>`, a zero byte and the content."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
-
-
 # ---- a folder of the reader's own
 
 
@@ -244,7 +237,7 @@ def verified_copy(folder: Path, entry: Entry) -> Obtained:
         expected = entry.weights.get(name, tag)
         if not expected:
             unverified.append(name)
-        elif expected not in (found[name], blob_id(folder / name) if len(expected) == 40 else ""):
+        elif expected not in (found[name], storage.blob_id((folder / name).read_bytes()) if len(expected) == 40 else ""):
             raise refused(folder / name, f"SHA-256 {found[name]}", f"{expected}, as {entry.repository} has it")
     if unverified:
         print(f"{folder}: nothing vouches for {', '.join(unverified)}; hashes are recorded", file=sys.stderr)
@@ -294,11 +287,7 @@ def alone(folder: Path) -> Iterator[None]:
     """Be the only process that downloads into a folder; another one waits here until the first ends, however it ends."""
     opened = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process downloads into {folder}; waiting for it to end", file=sys.stderr)
-            fcntl.flock(opened, fcntl.LOCK_EX)
+        storage.wait_alone(opened, f"downloads into {folder}")
         yield
     finally:
         os.close(opened)
@@ -362,7 +351,7 @@ def receive_verified(folder: Path, entry: Entry, remote: Remote) -> str:
     for last in (False, True):
         receive(path, entry, remote)
         digest = sha256(path)
-        found = digest if remote.sha256 else blob_id(path)
+        found = digest if remote.sha256 else storage.blob_id(path.read_bytes())
         if found == expected:
             return digest
         path.unlink()

@@ -95,19 +95,19 @@ class Journal:
         """The files of all processes."""
         return sorted(self.folder.glob(f".{self.name}.*.jsonl"))
 
+    def lines(self, path: Path) -> list[bytes]:
+        """The whole lines of a file, without a torn last one; none if it is not there or belongs to another work."""
+        found = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        return found if found and json.loads(found[0]) == {"identity": self.identity} else []
+
     def answers(self) -> dict[str, Answer]:
-        """What has been answered, by round; a torn last line does not count, nor does another work's file."""
-        found: dict[str, Answer] = {}
-        for path in self.files():
-            lines = path.read_bytes().split(b"\n")[:-1]
-            if lines and json.loads(lines[0]) == {"identity": self.identity}:
-                found |= {answer["round"]: answer for answer in map(json.loads, lines[1:])}
-        return found
+        """What has been answered, by round."""
+        answered = (json.loads(line) for path in self.files() for line in self.lines(path)[1:])
+        return {answer["round"]: answer for answer in answered}
 
     def begin(self) -> None:
         """Make this process's file ready to be added to: cut off a torn line, or start anew for another work."""
-        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
-        if lines and json.loads(lines[0]) == {"identity": self.identity}:
+        if lines := self.lines(self.path):
             os.truncate(self.path, sum(len(line) + 1 for line in lines))
         else:
             storage.write_lines(self.path, [{"identity": self.identity}])
@@ -180,7 +180,7 @@ def answer_all(
         )
 
 
-def answer_locally(study: Study, model: str, rounds: Sequence[Round], out: Path, identity: str) -> dict[str, list[Answer]]:
+def answer_locally(study: Study, model: str, rounds: Sequence[Round], journals: dict[str, Journal]) -> dict[str, list[Answer]]:
     """The answers of both arms, from one loaded base; empty for all processes but the first."""
     processes, form = Processes(), chat_format(study, model)
     loaded, tokenizer = load(checkpoint(study, model), study.respond.precision)
@@ -188,10 +188,9 @@ def answer_locally(study: Study, model: str, rounds: Sequence[Round], out: Path,
     tuned: torch.nn.Module = PeftModel.from_pretrained(loaded, study.folder / "finetune" / model / "adapter").eval()
     found: dict[str, list[Answer]] = {}
     with processes.together(f"respond {model}"):
-        for arm in ARMS:
+        for arm, journal in journals.items():
             if arm == "tuned" and study.respond.adapter == "merged":
                 tuned = tuned.merge_and_unload()
-            journal = Journal(out.parent, f"{model}.{arm}", identity, processes.rank)
             with tuned.disable_adapter() if arm == "base" else nullcontext():
                 answer_all(tuned, tokenizer, form, rounds, study=study, journal=journal, share=(processes.rank, processes.count))
             processes.all(arm)  # here each waits for the others
@@ -276,16 +275,17 @@ def respond(study: Study, model: str) -> None:
     if study.respond.engine == "local":
         inputs = [checkpoint(study, model), study.folder / "finetune" / model / "adapter", *inputs]
     with stage(study, "respond", model, inputs) as out:
-        rounds = asked_rounds(study)
-        identity = storage.dump([tracked_parameters(study, "respond"), *(storage.sha256(path) for path in inputs)])
+        rounds, journals = asked_rounds(study), dict[str, Journal]()
         if study.respond.engine == "server":
             answers = answer_by_server(study, model, rounds, out)
         else:
-            answers = answer_locally(study, model, rounds, out, identity)
+            identity = storage.dump([tracked_parameters(study, "respond"), *(storage.sha256(path) for path in inputs)])
+            journals = {arm: Journal(out.parent, f"{model}.{arm}", identity, Processes().rank) for arm in ARMS}
+            answers = answer_locally(study, model, rounds, journals)
         if not answers:
             return  # the first process writes
         for arm in ARMS:
             storage.write_lines(out / f"{arm}.jsonl", answers[arm])
         storage.write_json(out / "metrics.json", numbers_of(answers))
-        for arm in ARMS:
-            Journal(out.parent, f"{model}.{arm}", identity, 0).close()
+        for journal in journals.values():
+            journal.close()
