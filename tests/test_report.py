@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -17,8 +18,9 @@ from mi_llm.compare import deviations, judge, outputs
 from mi_llm.construct import rate, screen, split, transcribe, translate
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
-from mi_llm.dialog import read_rounds
+from mi_llm.dialog import read_rounds, write_rounds
 from mi_llm.doctor import fitting, machine
+from mi_llm.problem import Problem
 from mi_llm.report.page import report
 from mi_llm.score.score import score
 from mi_llm.study import Study, load
@@ -26,9 +28,24 @@ from mi_llm.study import Study, load
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test that needs the scored miniature leaves it for the others."""
+    return tmp_path_factory.mktemp("scored") / "runs"
+
+
 @pytest.fixture
-def scored(workspace: Path, study: Study) -> Study:
+def scored(workspace: Path, study: Study, kept: Path) -> Study:
     """The miniature up to `score`: the tuned replies are the references, the base replies echo the client."""
+    if not kept.exists():
+        make_scored(study)
+        shutil.copytree("runs", kept)
+    shutil.copytree(kept, "runs", dirs_exist_ok=True)
+    return study
+
+
+def make_scored(study: Study) -> None:
+    """Run the stages up to `score`, with made-up answers in the place of `finetune` and `respond`."""
     for corpus in study.corpora:
         acquire(study, corpus)
         read(study, corpus)
@@ -51,7 +68,6 @@ def scored(workspace: Path, study: Study) -> Study:
         storage.write_json(training / "metrics.json", numbers)
         storage.write_text(training / "dvclive/plots/metrics/loss.tsv", "step\tloss\n0\t3.0\n5\t2.0\n")
     score(study)
-    return study
 
 
 class Links(HTMLParser):
@@ -83,10 +99,80 @@ def test_scores_of_references_and_of_echoes(scored: Study) -> None:
         assert metrics[model]["tuned"]["bleu_4"] > 90 > 20 > metrics[model]["base"]["bleu_4"] > 0
         rows = table[(table["model"] == model) & (table["arm"] == "base")]
         assert metrics[model]["base"]["rouge_l"] == pytest.approx(rows["rouge_l"].mean(), abs=1e-4)
-    paired = pd.read_csv(scored.folder / "score" / "paired.csv")
-    assert (paired["lo"] > 0).all()
-    assert (paired["lo"] < paired["mean"]).all()
-    assert pd.read_csv(scored.folder / "score" / "scores.csv")["signature"].notna().all()
+    assert set(table["set"]) == {"test"}
+    scores = pd.read_csv(scored.folder / "score" / "scores.csv")
+    assert scores[["lo", "hi", "signature"]].notna().all().all()
+    assert len(scores) == len(scored.models) * 2 * 9
+
+
+def test_tuned_is_compared_with_base_and_with_other_tuned_models(scored: Study) -> None:
+    paired = pd.read_csv(scored.folder / "score" / "paired.csv").set_index(["first", "second"])
+    assert len(paired) == 4 * (3 + 3)
+    gains = paired.loc[[(f"{model} tuned", f"{model} base") for model in scored.models]]
+    assert (gains["lo"] > 0).all()
+    assert gains["p"].tolist() == pytest.approx([2 / 2**12] * 12, abs=1e-6)  # 12 dialogs, all of one sign
+    assert gains["p_holm"].tolist() == pytest.approx([24 * 2 / 2**12] * 12, abs=1e-6)
+    assert (gains["superiority"] > 0.9).all()
+    alike = paired.loc[[("tiny-baichuan2 tuned", "tiny-glm4 tuned")]]
+    assert (alike[["mean", "lo", "hi"]] == 0).all().all()
+    assert (alike[["p", "p_holm"]] == 1).all().all()
+    assert alike["d"].isna().all()
+    assert (alike["superiority"] == 0.5).all()
+
+
+def test_baselines_and_diagnostics_stand_beside_the_scores(scored: Study) -> None:
+    lines = pd.read_csv(scored.folder / "score" / "baselines.csv").set_index("predictor")
+    metrics = storage.read_json(scored.folder / "score" / "metrics.json")
+    assert lines.loc["reference", "rouge_l"] == 100
+    assert lines.loc["echo_client", "bleu_4"] == pytest.approx(metrics["tiny-glm4"]["base"]["bleu_4"], abs=1e-4)
+    found = pd.read_csv(scored.folder / "score" / "diagnostics.csv").set_index(["model", "arm"])
+    assert len(found) == 2 * len(scored.models) + 1
+    longer = found.loc[("tiny-glm4", "tuned"), "characters_mean"] - found.loc[("reference", "reference"), "characters_mean"]
+    assert longer == pytest.approx(len("<b>"), abs=1e-3)
+    assert (found["empty"] == 0).all()
+
+
+@pytest.fixture
+def repaired(scored: Study) -> Study:
+    """The same with a repaired test set beside: without the first round, and with another reference to the second."""
+    _, second, *rest = read_rounds(scored.folder / "split" / "test_rounds.jsonl")
+    changed = second.model_copy(update={"id": f"{second.id} aligned", "counselor": "完全不同的一句话。"})
+    write_rounds(scored.folder / "split" / "aligned_rounds.jsonl", [changed, *rest])
+    for model in scored.models:
+        for arm in ("base", "tuned"):
+            path = scored.folder / "respond" / model / f"{arm}.jsonl"
+            answer = {"round": changed.id, "dialog": changed.dialog, "text": "完全不同的一句话。"}
+            storage.write_lines(path, [*storage.read_lines(path), answer])
+    score(scored)
+    return scored
+
+
+def test_both_test_sets_are_scored_and_shown(repaired: Study) -> None:
+    samples = pd.read_csv(repaired.folder / "score" / "samples.csv")
+    assert samples.groupby("set").size().to_dict() == {"published": 121 * 6, "aligned": 120 * 6}
+    changed = samples[samples["round"].str.endswith(" aligned")]
+    assert changed["bleu_4"].tolist() == [100.0] * 6
+    metrics = storage.read_json(repaired.folder / "score" / "metrics.json")
+    assert set(metrics) == {*repaired.models, "aligned"}
+    rows = samples[(samples["set"] == "aligned") & (samples["model"] == "tiny-glm4") & (samples["arm"] == "base")]
+    assert metrics["aligned"]["tiny-glm4"]["base"]["rouge_1"] == pytest.approx(rows["rouge_1"].mean(), abs=1e-4)
+    for name in ("scores", "paired", "baselines", "diagnostics"):
+        assert set(pd.read_csv(repaired.folder / "score" / f"{name}.csv")["set"]) == {"published", "aligned"}
+    report(repaired)
+    page = (repaired.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 4
+    assert "<th>Test set</th>" in page
+    rounds = (repaired.folder / "report" / "rounds.html").read_text(encoding="utf-8")
+    assert rounds.count("<article") == 241
+    assert '<option value="aligned">repaired</option>' in rounds
+
+
+def test_a_missing_answer_is_named(scored: Study) -> None:
+    path = scored.folder / "respond" / "tiny-glm4" / "tuned.jsonl"
+    first, *rest = storage.read_lines(path)
+    storage.write_lines(path, rest)
+    with pytest.raises(Problem, match=f"no answer to round {first['round']}"):
+        score(scored)
 
 
 def test_the_page_is_self_contained_and_its_links_lead_somewhere(scored: Study) -> None:
@@ -99,11 +185,43 @@ def test_the_page_is_self_contained_and_its_links_lead_somewhere(scored: Study) 
         if target.startswith("#"):
             assert target[1:] in links.ids
         elif not target.startswith("https://"):
-            assert (out / target).is_file(), target
+            path, _, place = target.partition("#")
+            assert (out / path).is_file(), target
+            assert not place or place in Links((out / path).read_text(encoding="utf-8")).ids
     assert "numbers are not the paper" in page.split("<h2", 1)[0]
     assert page.count("<svg") == 3
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
+
+
+def test_the_page_of_rounds_shows_everything_and_loads_nothing(scored: Study) -> None:
+    report(scored)
+    page = (scored.folder / "report" / "rounds.html").read_text(encoding="utf-8")
+    links = Links(page)
+    assert links.loads == []
+    assert {target for target in links.targets if not target.startswith("#")} == {"index.html"}
+    assert {target[1:] for target in links.targets if target.startswith("#")} <= links.ids
+    assert "default-src 'none'" in page
+    rounds = read_rounds(scored.folder / "split" / "test_rounds.jsonl")
+    assert page.count("<article") == len(rounds)
+    for sample in rounds:
+        assert page.count(f">{sample.counselor}&lt;b&gt;<p") == len(scored.models)  # the tuned replies, escaped
+        assert f">{sample.client}<p" in page
+    samples = pd.read_csv(scored.folder / "score" / "samples.csv").set_index(["round", "model", "arm"])
+    first = rounds[0].id
+    gains = [float(number) for number in re.findall(r'data-gains="([^"]*)"', page)[0].split()]
+    assert len(gains) == 4 * len(scored.models)
+    base, tuned = (samples.loc[(first, "tiny-baichuan2", arm), "bleu_4"] for arm in ("base", "tuned"))
+    assert gains[0] == pytest.approx(tuned - base)
+
+
+def test_the_page_says_how_rounds_were_answered(scored: Study) -> None:
+    assert scored.respond.decoding == "greedy"
+    report(scored)
+    assert "answered greedily" in (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
+    report(scored.model_copy(update={"respond": scored.respond.model_copy(update={"decoding": "sample"})}))
+    page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "answered by sampling (temperature 0.95, top-k 50, top-p 0.7, each round with a seed of its own)" in page
 
 
 def test_without_recorded_ratings_the_page_says_so(scored: Study) -> None:

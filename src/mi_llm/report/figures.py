@@ -4,13 +4,18 @@ import io
 from collections.abc import Sequence
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from scipy.optimize import isotonic_regression
 
 from mi_llm.report.tables import METRIC_NAMES
 
 BASE, TUNED = "#9fb0c3", "#0f766e"
 INK = "#1f2933"
+LINE = "#9a4a12"
 STYLE = {
     "svg.hashsalt": "mi-llm",
     "svg.fonttype": "path",
@@ -34,11 +39,15 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def base_and_tuned(scores: pd.DataFrame, models: tuple[str, ...]) -> str:
-    """Figure 3: a panel a metric, for each model base beside tuned, with 95 % intervals over dialogs."""
+def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: tuple[str, ...]) -> str:
+    """Figure 3: a panel a metric, for each model base beside tuned, with intervals over dialogs; a line for each baseline.
+
+    `scores` and `baselines` are those of one test set, as the stage `score` writes them; the reference itself (100) is left out.
+    """
     table = scores.set_index(["metric", "arm", "model"]).sort_index()
+    lines = baselines[baselines["predictor"] != "reference"].set_index("predictor")
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 5.2), layout="constrained")
+        figure = Figure(figsize=(8.6, 6.0), layout="constrained")
         for axes, (metric, title) in zip(figure.subplots(2, 2).flat, METRIC_NAMES.items(), strict=True):
             for shift, arm, colour in ((-0.19, "base", BASE), (0.19, "tuned", TUNED)):
                 rows = table.loc[(metric, arm)].loc[list(models)]
@@ -47,14 +56,40 @@ def base_and_tuned(scores: pd.DataFrame, models: tuple[str, ...]) -> str:
                 axes.bar(places, rows["mean"], 0.36, color=colour, label=arm)
                 axes.errorbar(places, rows["mean"], whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=3)
                 for place, value, top in zip(places, rows["mean"], rows["hi"], strict=True):
-                    axes.annotate(f"{value:.2f}", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+                    number = axes.annotate(
+                        f"{value:.2f}", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=8
+                    )
+                    number.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # lines pass behind it
+            axes.set_ylim(0, 1.14 * max(table.loc[metric, "hi"].max(), lines[metric].max()))
+            axes.set_xlim(-0.5, len(models) - 0.5)
+            draw_baselines(axes, lines[metric])
             axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
             axes.set_xticks(range(len(models)), models)
             axes.tick_params(axis="x", length=0)
-            axes.margins(y=0.14)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
         return svg(figure)
+
+
+def draw_baselines(axes: Axes, values: "pd.Series[float]") -> None:
+    """A thin line across the panel for each baseline, its name beside the panel, names kept apart and near their lines."""
+    top = axes.get_ylim()[1]
+    shown = values.sort_values()
+    apart = 0.08 * top * np.arange(len(shown))
+    heights = isotonic_regression(shown.to_numpy(dtype=float) - apart).x + apart
+    for (predictor, value), height in zip(shown.items(), heights, strict=True):
+        axes.axhline(value, color=LINE, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0.5)
+        axes.annotate(
+            str(predictor).replace("_", " "),
+            (1, value),
+            (1.07, height / top),
+            xycoords=("axes fraction", "data"),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=7,
+            color=LINE,
+            arrowprops={"arrowstyle": "-", "color": LINE, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)},
+        )
 
 
 def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> str:

@@ -1,46 +1,32 @@
 """Stage `report`: one self-contained page with the study's tables and figures, in the paper's arrangement.
 
-Reads what the other stages wrote. Writes `report/index.html` (no request leaves it) and `report/tables/*.csv`, one for every
-table on the page.
+Reads what the other stages wrote. Writes `report/index.html` and `report/rounds.html`, every test round with its replies (no
+request leaves them), and `report/tables/*.csv`, one for every table on the page.
 """
 
 import random
+from collections.abc import Sequence
 from importlib import resources
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mi_llm import __version__, storage
-from mi_llm.dialog import read_rounds
 from mi_llm.report import figures, tables
+from mi_llm.report.rounds import ShownRound, rounds_page, shown_rounds
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
-ARMS = ("base", "tuned")
 
-
-def examples(study: Study) -> list[dict[str, Any]]:
-    """Test rounds with the reference and, for each model, the base and the tuned reply: seeded, one a dialog where possible."""
-    rounds = read_rounds(study.folder / "split" / "test_rounds.jsonl")
-    replies = {
-        (model, arm): {row["round"]: row["text"] for row in storage.read_lines(study.folder / "respond" / model / f"{arm}.jsonl")}
-        for model in study.models
-        for arm in ARMS
-    }
+def examples(study: Study, shown: Sequence[ShownRound]) -> list[ShownRound]:
+    """Some rounds of the study's test: seeded, one a dialog where possible."""
+    test = [one for one in shown if one["set"] == shown[0]["set"]]
     chance = random.Random(study.seed_of("report", "examples"))
-    dialogs = sorted({sample.dialog for sample in rounds})
-    chosen = [
-        chance.choice([sample for sample in rounds if sample.dialog == dialog])
-        for dialog in chance.sample(dialogs, min(study.report.examples, len(dialogs)))
-    ]
+    dialogs = sorted({one["round"].dialog for one in test})
     return [
-        {
-            "round": sample,
-            "replies": [{"model": model, **{arm: replies[model, arm][sample.id] for arm in ARMS}} for model in study.models],
-        }
-        for sample in chosen
+        chance.choice([one for one in test if one["round"].dialog == dialog])
+        for dialog in chance.sample(dialogs, min(study.report.examples, len(dialogs)))
     ]
 
 
@@ -67,8 +53,19 @@ def figure_2(study: Study) -> Markup:
     return Markup(figures.ratings(means, tables.chosen(study))) if len(means) else Markup("")  # noqa: S704 — drawn by us from numbers
 
 
+def figures_3(study: Study) -> dict[str, Markup]:
+    """Figure 3 of each test set, by the set's name in words."""
+    scores, baselines = tables.scores(study), pd.read_csv(study.folder / "score" / "baselines.csv")
+    return {
+        tables.SET_NAMES[name]: Markup(  # noqa: S704 — drawn by us from numbers
+            figures.base_and_tuned(scores[scores["set"] == name], baselines[baselines["set"] == name], study.models)
+        )
+        for name in scores["set"].unique()
+    }
+
+
 def report(study: Study) -> None:
-    """Write the page; see the module."""
+    """Write the pages; see the module."""
     inputs = [study.folder / name for name in ("read", "rate", "screen", "translate", "split", "finetune", "respond", "score")]
     with stage(study, "report", None, inputs) as out:
         shown = {
@@ -77,6 +74,9 @@ def report(study: Study) -> None:
             "ratings": tables.ratings(study),
             "screening": tables.screening(study),
             "scores": tables.figure_3(study),
+            "comparisons": tables.comparisons(study),
+            "baselines": tables.baselines(study),
+            "diagnostics": tables.diagnostics(study),
             "other-scores": tables.other_scores(study),
             "signatures": tables.signatures(study),
             "loss": tables.losses(study),
@@ -85,6 +85,7 @@ def report(study: Study) -> None:
         for name, table in shown.items():
             storage.write_text(out / "tables" / f"{name}.csv", table.to_csv(lineterminator="\n"))
         environment = Environment(loader=PackageLoader("mi_llm.report", "."), undefined=StrictUndefined, autoescape=True)
+        drawn, rounds = figures_3(study), shown_rounds(study)
         page = environment.get_template("page.html.jinja").render(
             study=study,
             version=__version__,
@@ -94,12 +95,13 @@ def report(study: Study) -> None:
             choice=tables.chosen(study),
             translated=storage.read_json(study.folder / "translate" / "metrics.json"),
             rated=storage.read_json(study.folder / "rate" / "metrics.json"),
-            figure_3=Markup(figures.base_and_tuned(tables.scores(study), study.models)),  # noqa: S704 — drawn by us from numbers
+            figures_3=drawn,
             losses=Markup(figures.losses(shown["loss"])),  # noqa: S704 — drawn by us from numbers
-            examples=examples(study),
+            examples=examples(study, rounds),
             training={model: storage.read_json(study.folder / "finetune" / model / "metrics.json") for model in study.models},
             answers={model: storage.read_json(study.folder / "respond" / model / "metrics.json") for model in study.models},
             parts=storage.read_json(study.folder / "split" / "metrics.json"),
         )
         storage.write_text(out / "index.html", page)
-        storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": 3, "models": len(study.models)})
+        storage.write_text(out / "rounds.html", rounds_page(study, rounds, environment))
+        storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": 2 + len(drawn), "models": len(study.models)})

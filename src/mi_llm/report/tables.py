@@ -1,9 +1,10 @@
 """The report's tables, read from what the stages wrote; each is a pandas table that is also saved as CSV."""
 
+import math
+
 import pandas as pd
 
 from mi_llm import storage
-from mi_llm.score.text import LLAMA_FACTORY
 from mi_llm.study import Study
 
 CORPUS_NAMES = {
@@ -16,6 +17,29 @@ CORPUS_NAMES = {
     "release": "Authors' release",
 }
 METRIC_NAMES = {"bleu_4": "BLEU-4", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "rouge_l": "ROUGE-L"}
+OTHER_NAMES = {
+    "sacrebleu_zh": "sacreBLEU (zh)",
+    "chrf": "chrF",
+    "rouge_score_1": "rouge-score 1",
+    "rouge_score_2": "rouge-score 2",
+    "rouge_score_l": "rouge-score L",
+}
+SET_NAMES = {"test": "test rounds", "published": "as published", "aligned": "repaired"}
+BASELINE_NAMES = {
+    "echo_client": "echo client: the client's own words",
+    "constant": "constant: one sentence for all",
+    "previous_reply": "previous reply: the counselor's last, again",
+    "random_reference": "random reference: of another dialog",
+    "reference": "reference: itself",
+}
+DIAGNOSTIC_NAMES = {
+    "repeated_4grams": "4-grams said before",
+    "empty": "Empty",
+    "duplicate": "Same as another",
+    "distinct_1": "Distinct-1",
+    "distinct_2": "Distinct-2",
+}
+SHARES = ("repeated_4grams", "empty", "duplicate")
 
 
 def mean_sd(numbers: dict[str, float], name: str) -> str:
@@ -101,40 +125,88 @@ def scores(study: Study) -> pd.DataFrame:
     return pd.read_csv(study.folder / "score" / "scores.csv")
 
 
+def by_set(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of all test sets: its column `set` in words, or left out where the study has one set."""
+    if table["set"].nunique() == 1:
+        return table.drop(columns="set")
+    return table.assign(set=table["set"].map(SET_NAMES)).rename(columns={"set": "Test set"})
+
+
+def paired(study: Study) -> pd.DataFrame:
+    """All comparisons of two systems, as `score` wrote them, the difference with its interval and the tests in words."""
+    table = pd.read_csv(study.folder / "score" / "paired.csv")
+    table["Metric"] = table["metric"].map(METRIC_NAMES)
+    table["Difference"] = [interval(row) for _, row in table.iterrows()]
+    table["P (Holm)"] = table["p_holm"].map(p_value)
+    table["Cohen's d"] = ["—" if math.isnan(d) else f"{d:.2f}".replace("-", "−") for d in table["d"]]
+    table["Superiority"] = table["superiority"].map("{:.2f}".format)
+    return table
+
+
+def p_value(p: float) -> str:
+    """A p-value with three decimals."""
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
+TESTS = ["P (Holm)", "Cohen's d", "Superiority"]
+
+
 def figure_3(study: Study) -> pd.DataFrame:
-    """The numbers of Figure 3: for each model and metric base, tuned, and the paired difference, with intervals."""
-    both = scores(study).set_index(["model", "arm", "metric"])
-    paired = pd.read_csv(study.folder / "score" / "paired.csv").set_index(["model", "metric"])
-    rows = []
-    for model in study.models:
-        for metric in LLAMA_FACTORY:
-            row = {"Model": model, "Metric": METRIC_NAMES[metric]}
-            for arm in ("base", "tuned"):
-                row[arm.capitalize()] = interval(both.loc[(model, arm, metric)])
-            row["Tuned − base"] = interval(paired.loc[(model, metric)])
-            rows.append(row)
-    return pd.DataFrame(rows).set_index("Model")
+    """The numbers of Figure 3: for each model and metric base, tuned, and the paired difference, with intervals and tests."""
+    both = scores(study).set_index(["set", "model", "arm", "metric"])
+    table = paired(study)
+    table = table[table["second"].str.endswith(" base")].copy()
+    table["Model"] = table["second"].str.removesuffix(" base")
+    for arm in ("base", "tuned"):
+        places = zip(table["set"], table["Model"], table["metric"], strict=True)
+        table[arm.capitalize()] = [interval(both.loc[(name, model, arm, metric)]) for name, model, metric in places]
+    table = table.rename(columns={"Difference": "Tuned − base"})
+    return by_set(table[["set", "Model", "Metric", "Base", "Tuned", "Tuned − base", *TESTS]]).set_index("Model")
+
+
+def comparisons(study: Study) -> pd.DataFrame:
+    """The tuned models against each other; empty for a study of one model."""
+    table = paired(study)
+    table = table[~table["second"].str.endswith(" base")]
+    table = table.rename(columns={"first": "First", "second": "Second", "Difference": "First − second"})
+    return by_set(table[["set", "First", "Second", "Metric", "First − second", *TESTS]]).set_index("First")
+
+
+def baselines(study: Study) -> pd.DataFrame:
+    """What replies without a model score; `(SD)` over draws where a reply is drawn."""
+    table = pd.read_csv(study.folder / "score" / "baselines.csv")
+    shown = table[["set"]].assign(Reply=table["predictor"].map(BASELINE_NAMES))
+    for metric, name in METRIC_NAMES.items():
+        spread = ["" if math.isnan(sd) else f" ({sd:.2f})" for sd in table[f"{metric}_sd"]]  # NaN where nothing is drawn
+        shown[name] = [f"{mean:.2f}{sd}" for mean, sd in zip(table[metric], spread, strict=True)]
+    return by_set(shown).set_index("Reply")
+
+
+def diagnostics(study: Study) -> pd.DataFrame:
+    """Length, repetition and emptiness of each arm's replies, beside the references'."""
+    table = pd.read_csv(study.folder / "score" / "diagnostics.csv")
+    table["Replies of"] = (table["model"] + " " + table["arm"]).replace("reference reference", "the references")
+    lengths = table[["characters_mean", "characters_sd"]].to_numpy()
+    table["Characters, mean (SD)"] = [f"{mean:.1f} ({sd:.1f})" for mean, sd in lengths]
+    for name, title in DIAGNOSTIC_NAMES.items():
+        table[title] = table[name].map("{:.1%}".format if name in SHARES else "{:.3f}".format)
+    return by_set(table[["set", "Replies of", "Characters, mean (SD)", *DIAGNOSTIC_NAMES.values()]]).set_index("Replies of")
 
 
 def interval(row: pd.Series) -> str:
     """`mean [lo, hi]`."""
-    return f"{row['mean']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]"
-
-
-OTHER_NAMES = {
-    "sacrebleu_zh": "sacreBLEU (zh)",
-    "rouge_score_1": "rouge-score 1",
-    "rouge_score_2": "rouge-score 2",
-    "rouge_score_l": "rouge-score L",
-}
+    return f"{row['mean']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]".replace("-", "−")
 
 
 def other_scores(study: Study) -> pd.DataFrame:
-    """The scores that stand beside the paper's measure."""
+    """The scores that stand beside the paper's measure, with intervals."""
     table = scores(study)
     table = table[table["metric"].isin(list(OTHER_NAMES))]
-    wide = table.pivot_table(index=["model", "arm"], columns="metric", values="mean", sort=False).round(2)
-    return wide[list(OTHER_NAMES)].rename(columns=OTHER_NAMES).rename_axis(columns=None)
+    table = table.assign(shown=[interval(row) for _, row in table.iterrows()])
+    wide = table.pivot(index=["set", "model", "arm"], columns="metric", values="shown")
+    order = table[["set", "model", "arm"]].drop_duplicates()
+    wide = wide.loc[pd.MultiIndex.from_frame(order), list(OTHER_NAMES)].rename(columns=OTHER_NAMES).rename_axis(columns=None)
+    return by_set(wide.reset_index()).rename(columns={"model": "Model", "arm": "Arm"}).set_index("Model")
 
 
 def signatures(study: Study) -> pd.DataFrame:

@@ -1,14 +1,12 @@
 """What replies without any model score: the floor and the ceiling under which a model's scores are to be read."""
 
 import random
-import statistics
 from collections.abc import Sequence
 
 import pandas as pd
-from tqdm import tqdm
 
 from mi_llm.dialog import Round
-from mi_llm.score.text import LLAMA_FACTORY, sample_scores
+from mi_llm.score.text import LLAMA_FACTORY, all_scores
 
 CONSTANT = "听起来这件事让你很不容易。你能多说说，你现在的感受是什么吗？"  # one sentence that answers anyone
 DRAWS = 10  # seeds of the random reference
@@ -26,27 +24,28 @@ def random_references(rounds: Sequence[Round], seed: int) -> list[str]:
     return [chance.choice(others[sample.dialog]) for sample in rounds]
 
 
-def means(replies: Sequence[str], rounds: Sequence[Round]) -> dict[str, float]:
-    """The paper's four measures, averaged over the rounds."""
-    rows = [sample_scores(reply, sample.counselor) for reply, sample in zip(replies, rounds, strict=True)]
-    return {name: statistics.fmean(row[name] for row in rows) for name in LLAMA_FACTORY}
-
-
 def baselines(rounds: Sequence[Round], seed: int) -> pd.DataFrame:
     """Scores of trivial predictors: columns predictor, bleu_4, rouge_1, rouge_2, rouge_l, and `…_sd` over seeds where drawn.
 
     `echo_client` repeats the client, `constant` always says one sentence, `previous_reply` repeats the counselor's last reply
-    (empty in round 1), `random_reference` says a reference of another dialog (10 seeds), `reference` is the reference itself.
+    (empty in round 1), `random_reference` says a reference of another dialog (10 seeds; left out where there is no other),
+    `reference` is the reference itself.
     """
-    fixed = {
-        "echo_client": [sample.client for sample in rounds],
-        "constant": [CONSTANT] * len(rounds),
-        "previous_reply": [previous_reply(sample) for sample in rounds],
+    several = len({sample.dialog for sample in rounds}) > 1
+    said = {
+        "echo_client": [[sample.client for sample in rounds]],
+        "constant": [[CONSTANT] * len(rounds)],
+        "previous_reply": [[previous_reply(sample) for sample in rounds]],
+        "random_reference": [random_references(rounds, seed + draw) for draw in range(DRAWS if several else 0)],
+        "reference": [[sample.counselor for sample in rounds]],
     }
-    rows = [{"predictor": name, **means(replies, rounds)} for name, replies in fixed.items()]
-    draws = tqdm(range(DRAWS), desc="random references", unit="draw")
-    drawn = pd.DataFrame([means(random_references(rounds, seed + draw), rounds) for draw in draws])
-    spread = drawn.std(ddof=1).rename(lambda name: f"{name}_sd")
-    rows.append({"predictor": "random_reference", **drawn.mean().to_dict(), **spread.to_dict()})
-    rows.append({"predictor": "reference", **means([sample.counselor for sample in rounds], rounds)})
-    return pd.DataFrame(rows).round(4)
+    runs = [(predictor, replies) for predictor, all_replies in said.items() for replies in all_replies]
+    scores = pd.DataFrame(
+        all_scores([reply for _, replies in runs for reply in replies], [sample.counselor for sample in rounds] * len(runs))
+    )
+    scores["predictor"] = [predictor for predictor, replies in runs for _ in replies]
+    scores["run"] = [number for number, (_, replies) in enumerate(runs) for _ in replies]
+    means = scores.groupby(["predictor", "run"], sort=False).mean()
+    found = means.groupby("predictor", sort=False)[list(LLAMA_FACTORY)]
+    spread = found.std(ddof=1).add_suffix("_sd")
+    return found.mean().join(spread).round(4).reset_index()

@@ -1,62 +1,149 @@
 """Stage `score`: compare every reply with its reference (paper, Automatic Evaluation and Figure 3).
 
-Reads `split/test_rounds.jsonl` and `respond/<model>/{base,tuned}.jsonl`. Writes `score/samples.csv` (every reply's scores),
-`scores.csv` (means with 95 % intervals over dialogs, and signatures), `paired.csv` (tuned minus base) and `metrics.json`.
+Reads `split/test_rounds.jsonl` (set `test`; `published` where `split/aligned_rounds.jsonl`, set `aligned`, stands beside it) and
+`respond/<model>/{base,tuned}.jsonl`. Writes to `score/`: `samples.csv` (every reply's scores), `scores.csv` (means with intervals
+over dialogs, and signatures), `paired.csv` (tuned against base, tuned models against each other), `baselines.csv` (replies
+without a model), `diagnostics.csv` (length, repetition, empty replies) and `metrics.json`.
 """
 
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from mi_llm import storage
-from mi_llm.dialog import read_rounds
-from mi_llm.score.statistics import DialogBootstrap
-from mi_llm.score.text import LLAMA_FACTORY, SIGNATURES, corpus_scores, sample_scores
+from mi_llm.dialog import Round, read_rounds
+from mi_llm.problem import Problem
+from mi_llm.score.baselines import baselines
+from mi_llm.score.diagnostics import diagnostics, repeated_4grams
+from mi_llm.score.libraries import POOLED, ROUGE, ROUGE_SIGNATURE, Pooled, pooled_scores, rouge_scores
+from mi_llm.score.statistics import DialogBootstrap, DialogSwaps, cohens_d, holm, superiority
+from mi_llm.score.text import LLAMA_FACTORY, SIGNATURES, all_scores
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
 ARMS = ("base", "tuned")
+Arm = tuple[str, str]  # model, base or tuned
+
+
+Tables = dict[str, pd.DataFrame]
 
 
 def score(study: Study) -> None:
-    """Score all models, base and tuned; see the module."""
-    asked = study.folder / "split" / "test_rounds.jsonl"
+    """Score all models, base and tuned, on each test set; see the module."""
+    split = study.folder / "split"
     answers = {(model, arm): study.folder / "respond" / model / f"{arm}.jsonl" for model in study.models for arm in ARMS}
-    with stage(study, "score", None, [asked, *answers.values()]) as out:
-        rounds = read_rounds(asked)
-        references = [sample.counselor for sample in rounds]
-        bootstrap = DialogBootstrap(
-            [sample.dialog for sample in rounds], study.score.resamples, study.score.confidence, study.seed_of("score")
-        )
-        samples, scores, paired = [], [], []
-        metrics: dict[str, Any] = {}
-        per_sample: dict[tuple[str, str, str], list[float]] = {}
-        for (model, arm), path in tqdm(answers.items(), desc="score", unit="arm"):
-            replies = {answer["round"]: answer["text"] for answer in storage.read_lines(path)}
-            texts = [replies[sample.id] for sample in rounds]
-            rows = [sample_scores(reply, reference) for reply, reference in zip(texts, references, strict=True)]
-            samples += [
-                {"model": model, "arm": arm, "round": sample.id, "dialog": sample.dialog, **row}
-                for sample, row in zip(rounds, rows, strict=True)
-            ]
-            numbers = metrics.setdefault(model, {}).setdefault(arm, {})
-            for name in LLAMA_FACTORY:
-                per_sample[model, arm, name] = [row[name] for row in rows]
-                estimate = bootstrap.estimate(per_sample[model, arm, name])
-                scores.append({"model": model, "arm": arm, "metric": name, **estimate.rounded(), "signature": SIGNATURES[name]})
-                numbers[name] = round(estimate.mean, 4)
-            for name, found in corpus_scores(texts, references).items():
-                scores.append(
-                    {"model": model, "arm": arm, "metric": name, "mean": round(found.value, 4), "signature": found.signature}
-                )
-        for model in study.models:
-            gains = metrics[model]["tuned minus base"] = {}
-            for name in LLAMA_FACTORY:
-                pairs = zip(per_sample[model, "tuned", name], per_sample[model, "base", name], strict=True)
-                difference = bootstrap.estimate([tuned - base for tuned, base in pairs])
-                paired.append({"model": model, "metric": name, **difference.rounded()})
-                gains[name] = round(difference.mean, 4)
-        for name, table in (("samples", samples), ("scores", scores), ("paired", paired)):
-            storage.write_text(out / f"{name}.csv", pd.DataFrame(table).to_csv(index=False, lineterminator="\n"))
-        storage.write_json(out / "metrics.json", metrics)
+    with stage(study, "score", None, [split, *answers.values()]) as out:
+        replies = {arm: {answer["round"]: answer["text"] for answer in storage.read_lines(path)} for arm, path in answers.items()}
+        found: dict[str, Tables] = {}
+        for name, rounds in test_sets(split).items():
+            texts = {arm: texts_of(rounds, replies[arm], path) for arm, path in answers.items()}
+            found[name] = score_set(study, rounds, texts)
+        for table in next(iter(found.values())):
+            whole = pd.concat([tables[table].assign(set=name) for name, tables in found.items()])
+            whole.insert(0, "set", whole.pop("set"))
+            storage.write_text(out / f"{table}.csv", whole.to_csv(index=False, lineterminator="\n"))
+        first, *others = found
+        numbers = {name: numbers_of(found[name]) for name in others}
+        storage.write_json(out / "metrics.json", numbers_of(found[first]) | numbers)
+
+
+def test_sets(split: Path) -> dict[str, list[Round]]:
+    """The test rounds by the name of their set; the set whose rounds are the study's test comes first."""
+    asked, repaired = split / "test_rounds.jsonl", split / "aligned_rounds.jsonl"
+    if repaired.exists():
+        return {"published": read_rounds(asked), "aligned": read_rounds(repaired)}
+    return {"test": read_rounds(asked)}
+
+
+def texts_of(rounds: Sequence[Round], replies: dict[str, str], path: Path) -> list[str]:
+    """The reply to each round."""
+    missing = [sample.id for sample in rounds if sample.id not in replies]
+    if missing:
+        raise Problem(str(path), f"no answer to round {missing[0]}", f"answers to all {len(rounds)} rounds", "run respond again")
+    return [replies[sample.id] for sample in rounds]
+
+
+def score_set(study: Study, rounds: Sequence[Round], texts: dict[Arm, list[str]]) -> Tables:
+    """The tables of one test set, by the names of their files."""
+    dialogs, references = [sample.dialog for sample in rounds], [sample.counselor for sample in rounds]
+    bootstrap = DialogBootstrap(dialogs, study.score.resamples, study.score.confidence, study.seed_of("score"))
+    swaps = DialogSwaps(dialogs, study.score.resamples, study.seed_of("score", "swaps"))
+    pooled = {arm: pooled_scores(replies, references) for arm, replies in texts.items()}
+    samples = sample_table(rounds, texts, pooled)
+    by_arm: dict[Arm, pd.DataFrame] = dict(iter(samples.groupby(["model", "arm"], sort=False)))
+    arms = {**texts, ("reference", "reference"): references}
+    return {
+        "samples": samples.round(4),
+        "scores": pd.DataFrame([row for arm in texts for row in scores_of(arm, by_arm[arm], pooled[arm], bootstrap)]),
+        "paired": compare_arms(by_arm, dialogs, bootstrap, swaps),
+        "baselines": baselines(rounds, study.seed_of("score", "baselines")),
+        "diagnostics": pd.DataFrame([{"model": arm[0], "arm": arm[1], **diagnostics(replies)} for arm, replies in arms.items()]),
+    }
+
+
+def sample_table(rounds: Sequence[Round], texts: dict[Arm, list[str]], pooled: dict[Arm, dict[str, Pooled]]) -> pd.DataFrame:
+    """Every reply's scores, its length in characters and how it repeats itself; arm after arm, in the rounds' order."""
+    references = [sample.counselor for sample in rounds]
+    replies = [reply for of_arm in texts.values() for reply in of_arm]
+    about = [
+        {"model": model, "arm": arm, "round": sample.id, "dialog": sample.dialog} for model, arm in texts for sample in rounds
+    ]
+    parts = [
+        pd.DataFrame(about),
+        pd.DataFrame(all_scores(replies, references * len(texts))),
+        pd.DataFrame({name: [value for arm in texts for value in pooled[arm][name].by_round()] for name in POOLED}),
+        pd.DataFrame(rouge_scores(replies, references * len(texts))),
+        pd.DataFrame({"characters": map(len, replies), "repeated_4grams": map(repeated_4grams, replies)}),
+    ]
+    return pd.concat(parts, axis=1)
+
+
+def scores_of(arm: Arm, samples: pd.DataFrame, pooled: dict[str, Pooled], bootstrap: DialogBootstrap) -> list[dict[str, Any]]:
+    """One arm's scores with their intervals and signatures: the mean over rounds, or sacreBLEU's and chrF's of all together."""
+    signatures = SIGNATURES | {name: one.signature for name, one in pooled.items()} | dict.fromkeys(ROUGE, ROUGE_SIGNATURE)
+    rows = []
+    for metric, signature in signatures.items():
+        if metric in pooled:
+            estimate = bootstrap.estimate_pooled(pooled[metric].counts, pooled[metric].score)
+        else:
+            estimate = bootstrap.estimate(samples[metric])
+        rows.append({"model": arm[0], "arm": arm[1], "metric": metric, **estimate.rounded(), "signature": signature})
+    return rows
+
+
+def compare_arms(
+    samples: dict[Arm, pd.DataFrame], dialogs: Sequence[str], bootstrap: DialogBootstrap, swaps: DialogSwaps
+) -> pd.DataFrame:
+    """Each tuned model against its base, then the tuned models against each other: rows of `paired.csv`.
+
+    `mean` is of first minus second, sample by sample. Holm's correction takes all rows of the test set as one family.
+    """
+    models = list(dict.fromkeys(model for model, _ in samples))
+    pairs = [((model, "tuned"), (model, "base")) for model in models]
+    pairs += [((one, "tuned"), (other, "tuned")) for one, other in combinations(models, 2)]
+    rows = []
+    for first, second in pairs:
+        for metric in LLAMA_FACTORY:
+            differences = samples[first][metric].to_numpy() - samples[second][metric].to_numpy()
+            rows.append(
+                {"first": " ".join(first), "second": " ".join(second), "metric": metric}
+                | bootstrap.estimate(differences).rounded()
+                | {"p": swaps.p_value(differences), "d": cohens_d(differences, dialogs), "superiority": superiority(differences)}
+            )
+    table = pd.DataFrame(rows)
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"].tolist()))
+    return table.round({"p": 6, "p_holm": 6, "d": 4, "superiority": 4})
+
+
+def numbers_of(tables: Tables) -> dict[str, Any]:
+    """The paper's measures for `metrics.json`: model, arm (or `tuned minus base`), metric."""
+    numbers: dict[str, Any] = {}
+    scores, paired = tables["scores"], tables["paired"]
+    for row in scores[scores["metric"].isin(LLAMA_FACTORY)].itertuples():
+        numbers.setdefault(row.model, {}).setdefault(row.arm, {})[row.metric] = row.mean
+    for row in paired[paired["second"].str.endswith(" base")].itertuples():
+        numbers[row.second.removesuffix(" base")].setdefault("tuned minus base", {})[row.metric] = row.mean
+    return numbers

@@ -1,14 +1,22 @@
-"""How sure the scores are: rounds of one dialog are not independent, so whole dialogs are resampled."""
+"""How sure the scores are: rounds of one dialog are not independent, so whole dialogs are resampled and whole dialogs exchanged.
 
-from collections.abc import Sequence
+Three questions have an answer here: between which values a mean lies (bootstrap over dialogs), whether one of two systems is
+better by more than chance (paired approximate randomisation, Holm's correction), and by how much (effect sizes).
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.float64]
+SLACK = 1e-9  # two sums of the same numbers in another order may differ by this share
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over samples with its bootstrap interval."""
+    """A mean over samples, or a score of them all, with its bootstrap interval."""
 
     mean: float
     lo: float
@@ -19,6 +27,19 @@ class Estimate:
         return {"mean": round(self.mean, 4), "lo": round(self.lo, 4), "hi": round(self.hi, 4)}
 
 
+class Dialogs:
+    """Which samples belong to which dialog, so that what is known of samples can be summed by dialog."""
+
+    def __init__(self, dialogs: Sequence[str]) -> None:
+        names, self.places = np.unique(np.asarray(dialogs), return_inverse=True)
+        self.count = len(names)
+        self.sizes = np.bincount(self.places)
+
+    def sums(self, values: Sequence[float]) -> Numbers:
+        """The sum of the values of each dialog's samples."""
+        return np.bincount(self.places, weights=np.asarray(values, dtype=float)).astype(np.float64)
+
+
 class DialogBootstrap:
     """Percentile intervals from resampling dialogs (clusters) with replacement (Davison & Hinkley 1997, section 3.8).
 
@@ -26,15 +47,70 @@ class DialogBootstrap:
     """
 
     def __init__(self, dialogs: Sequence[str], resamples: int, confidence: float, seed: int) -> None:
-        _, self.cluster = np.unique(np.asarray(dialogs), return_inverse=True)
-        self.sizes = np.bincount(self.cluster)
-        count = len(self.sizes)
-        self.draws = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
+        self.dialogs = Dialogs(dialogs)
+        self.draws = np.random.default_rng(seed).integers(0, self.dialogs.count, size=(resamples, self.dialogs.count))
+        self.samples = self.dialogs.sizes[self.draws].sum(axis=1)
         self.tails = (100 * (1 - confidence) / 2, 100 * (1 + confidence) / 2)
 
     def estimate(self, values: Sequence[float]) -> Estimate:
         """Mean over samples, and its interval over resampled dialogs."""
-        sums = np.bincount(self.cluster, weights=np.asarray(values, dtype=float))
-        means = sums[self.draws].sum(axis=1) / self.sizes[self.draws].sum(axis=1)
+        means = self.dialogs.sums(values)[self.draws].sum(axis=1) / self.samples
         lo, hi = np.percentile(means, self.tails)
         return Estimate(float(np.mean(values)), float(lo), float(hi))
+
+    def estimate_pooled(self, counts: NDArray[np.int64], score: Callable[[list[int]], float]) -> Estimate:
+        """The score that `score` makes of the sum of all samples' `counts` (samples x counts), and its interval."""
+        sums = np.stack([self.dialogs.sums(column) for column in counts.T], axis=1).astype(np.int64)
+        drawn = np.stack([column[self.draws].sum(axis=1) for column in sums.T], axis=1)
+        lo, hi = np.percentile([score(row) for row in drawn.tolist()], self.tails)
+        return Estimate(score(counts.sum(axis=0).tolist()), float(lo), float(hi))
+
+
+class DialogSwaps:
+    """Paired approximate randomisation (Noreen 1989): if two systems are alike, their scores of a dialog may change places.
+
+    The statistic is the absolute difference of the means over samples. Exchanging the scores of a whole dialog turns the sign
+    of its differences. Where a dialog more or less gives at most `resamples` ways to do so, all 2^dialogs are tried, and p is
+    the share of them whose statistic is at least the one found. Else as many are drawn, and p = (1 + k) / (1 + resamples) with
+    k of them at least as large (Phipson & Smyth 2010: the data as they are count as one).
+    """
+
+    def __init__(self, dialogs: Sequence[str], resamples: int, seed: int) -> None:
+        self.dialogs = Dialogs(dialogs)
+        self.exact = 2**self.dialogs.count <= resamples
+        if self.exact:
+            ways = np.arange(2**self.dialogs.count)
+            self.signs = 1 - 2 * (ways[:, None] >> np.arange(self.dialogs.count) & 1)
+        else:
+            self.signs = 1 - 2 * np.random.default_rng(seed).integers(0, 2, size=(resamples, self.dialogs.count))
+
+    def p_value(self, differences: Sequence[float]) -> float:
+        """Two-sided p that the differences (first system minus second, sample by sample) have mean 0."""
+        sums = self.dialogs.sums(differences)
+        statistics = np.abs((self.signs * sums).sum(axis=1))
+        extreme = int((statistics >= abs(sums.sum()) - SLACK * np.abs(sums).sum()).sum())
+        return extreme / len(self.signs) if self.exact else (1 + extreme) / (1 + len(self.signs))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction (1979) of a family of m p-values: the i-th smallest times m - i + 1, never falling, at most 1."""
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
+def cohens_d(differences: Sequence[float], dialogs: Sequence[str]) -> float:
+    """Cohen's d of paired means by dialog: mean / SD (n - 1) of the dialogs' mean differences; NaN where they do not vary."""
+    grouped = Dialogs(dialogs)
+    means = grouped.sums(differences) / grouped.sizes
+    deviation = float(means.std(ddof=1)) if grouped.count > 1 else 0.0
+    return float(means.mean()) / deviation if deviation > SLACK else float("nan")
+
+
+def superiority(differences: Sequence[float]) -> float:
+    """Probability of superiority: the share of samples where the first system scores higher, ties counted half (Grissom 1994)."""
+    found = np.asarray(differences, dtype=float)
+    return float(((found > 0) + 0.5 * (found == 0)).mean())

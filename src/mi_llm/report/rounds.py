@@ -1,0 +1,87 @@
+"""The page of all test rounds: history, client, reference, and what each model answered before and after tuning, with scores.
+
+Reads the test sets, the answers and `score/samples.csv`; the stage `report` writes it as `report/rounds.html`. The page holds
+everything it shows, in the dialogs' order; its script only sorts and hides, so it is a plain list where scripts do not run.
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import TypedDict
+
+import pandas as pd
+from jinja2 import Environment
+from markupsafe import Markup
+
+from mi_llm import storage
+from mi_llm.dialog import Round
+from mi_llm.report.tables import METRIC_NAMES, SET_NAMES
+from mi_llm.score.score import ARMS, test_sets
+from mi_llm.study import Study
+
+
+class ShownReply(TypedDict):
+    """What an arm replied, and its scores in the order of the metrics."""
+
+    text: str
+    scores: list[float]
+
+
+class ShownModel(TypedDict):
+    """A model's replies by arm, and what tuning gained in each metric."""
+
+    name: str
+    arms: dict[str, ShownReply]
+    gains: list[float]
+
+
+class ShownRound(TypedDict):
+    """One round of one test set as the pages show it; `anchor` is its address in the page of rounds."""
+
+    set: str
+    anchor: str
+    round: Round
+    models: list[ShownModel]
+
+
+def answers(study: Study) -> dict[tuple[str, str], dict[str, str]]:
+    """The replies of each model and arm, by round."""
+    return {
+        (model, arm): {row["round"]: row["text"] for row in storage.read_lines(study.folder / "respond" / model / f"{arm}.jsonl")}
+        for model in study.models
+        for arm in ARMS
+    }
+
+
+def shown_rounds(study: Study) -> list[ShownRound]:
+    """Every round of every test set, in order."""
+    samples = pd.read_csv(study.folder / "score" / "samples.csv", dtype={"round": str, "dialog": str})
+    scores = samples.set_index(["set", "model", "arm", "round"])[list(METRIC_NAMES)]
+    lines = dict(zip(scores.index, scores.to_numpy().tolist(), strict=True))
+    replies = answers(study)
+    found: list[ShownRound] = []
+    for name, rounds in test_sets(study.folder / "split").items():
+        for number, sample in enumerate(rounds, 1):
+            models = []
+            for model in study.models:
+                arms: dict[str, ShownReply] = {
+                    arm: {"text": replies[model, arm][sample.id], "scores": lines[name, model, arm, sample.id]} for arm in ARMS
+                }
+                pairs = zip(arms["tuned"]["scores"], arms["base"]["scores"], strict=True)
+                gains = [round(tuned - base, 4) for tuned, base in pairs]
+                models.append(ShownModel(name=model, arms=arms, gains=gains))
+            found.append({"set": name, "anchor": f"{name}-{number}", "round": sample, "models": models})
+    return found
+
+
+def rounds_page(study: Study, rounds: Sequence[ShownRound], environment: Environment) -> str:
+    """The page as HTML."""
+    files = resources.files(__package__)
+    return environment.get_template("rounds.html.jinja").render(
+        study=study,
+        rounds=rounds,
+        sets={name: SET_NAMES[name] for name in dict.fromkeys(shown["set"] for shown in rounds)},
+        dialogs=list(dict.fromkeys(shown["round"].dialog for shown in rounds)),
+        metrics=METRIC_NAMES,
+        style=Markup((files / "rounds.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
+        script=Markup((files / "rounds.js").read_text(encoding="utf-8")),  # noqa: S704 — our own file
+    )

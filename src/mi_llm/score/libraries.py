@@ -1,0 +1,90 @@
+"""Scores with other settings than the paper's, by the libraries that define them: sacreBLEU (zh), chrF, rouge-score.
+
+sacreBLEU and chrF are scores of a whole corpus: their matches are summed over all rounds. Where a single round needs a number,
+sacreBLEU's has effective order, as its manual advises. rouge-score sees characters, since its own tokenizer drops Chinese.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.scoring import fmeasure
+from rouge_score.tokenizers import Tokenizer
+from sacrebleu.metrics import BLEU, CHRF
+
+from mi_llm.score.text import Score, common_subsequence
+
+POOLED = ("sacrebleu_zh", "chrf")
+ROUGE = ("rouge_score_1", "rouge_score_2", "rouge_score_l")
+ROUGE_SIGNATURE = f"rouge_score|v:{version('rouge_score')}|tok:char|f|mean"
+
+
+class Pooled(NamedTuple):
+    """A corpus score: what was counted in each round (rounds x counts), the score of summed counts, that of one round's."""
+
+    counts: NDArray[np.int64]
+    score: Callable[[list[int]], float]
+    score_of_round: Callable[[list[int]], float]
+    signature: str
+
+    def whole(self) -> float:
+        """The score of all rounds together."""
+        return self.score(self.counts.sum(axis=0).tolist())
+
+    def by_round(self) -> list[float]:
+        """The score of each round."""
+        return [self.score_of_round(row) for row in self.counts.tolist()]
+
+
+def pooled_scores(replies: Sequence[str], references: Sequence[str]) -> dict[str, Pooled]:
+    """sacreBLEU with the `zh` tokenizer and chrF, each 0 to 100."""
+    found = {}
+    for name, metric, single in (
+        ("sacrebleu_zh", BLEU(tokenize="zh"), BLEU(tokenize="zh", effective_order=True)),
+        ("chrf", CHRF(), CHRF()),
+    ):
+        counts = np.array(metric._extract_corpus_statistics(list(replies), [list(references)]), dtype=np.int64)
+        found[name] = Pooled(counts, scorer(metric), scorer(single), str(metric.get_signature()))
+    return found
+
+
+def scorer(metric: BLEU | CHRF) -> Callable[[list[int]], float]:
+    """A sacreBLEU metric as a function of summed counts."""
+    return lambda counts: float(metric._compute_score_from_stats(counts).score)
+
+
+class Characters(Tokenizer):  # type: ignore[misc]
+    """Every character but white space is a token."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Split into characters."""
+        return [character for character in text if not character.isspace()]
+
+
+def rouge_scores(replies: Sequence[str], references: Sequence[str]) -> list[dict[str, float]]:
+    """rouge-score's F of ROUGE-1, -2 and -L on characters, of each round, 0 to 100.
+
+    ROUGE-L takes our common subsequence: the library's table would need memory for the product of the lengths.
+    """
+    tokenizer = Characters()
+    scorer = RougeScorer(["rouge1", "rouge2"], tokenizer=tokenizer)
+    rows = []
+    for reply, reference in zip(replies, references, strict=True):
+        found = scorer.score(reference, reply)
+        said, wanted = tokenizer.tokenize(reply), tokenizer.tokenize(reference)
+        common = common_subsequence(wanted, said) if said and wanted else 0
+        longest = fmeasure(common / max(1, len(said)), common / max(1, len(wanted)))
+        shares = (found["rouge1"].fmeasure, found["rouge2"].fmeasure, longest)
+        rows.append(dict(zip(ROUGE, (100 * share for share in shares), strict=True)))
+    return rows
+
+
+def corpus_scores(replies: Sequence[str], references: Sequence[str]) -> dict[str, Score]:
+    """All scores of this module for a whole set of replies."""
+    pooled = pooled_scores(replies, references)
+    found = {name: Score(one.whole(), one.signature) for name, one in pooled.items()}
+    rows = rouge_scores(replies, references)
+    return found | {name: Score(sum(row[name] for row in rows) / len(rows), ROUGE_SIGNATURE) for name in ROUGE}
