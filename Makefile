@@ -1,5 +1,5 @@
 # Every target makes its own environment (.venv/) first.
-.PHONY: test lint format bench archive chat setup data
+.PHONY: test lint format bench archive chat desk setup data
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -25,6 +25,13 @@ data: setup
 bench: data
 	benchmarks/peers.sh
 	$(BIN)/python benchmarks/run.py
+
+# The coding desk on this machine: PACKETS is the folder of blinded packets, DESK where the codes are kept.
+PACKETS ?= runs/mini/blind/packets
+DESK ?= desk
+
+desk: setup
+	$(BIN)/mi-llm desk --packets $(PACKETS) --data $(DESK)
 
 archive chat:
 	@echo "make $@ is not built yet." >&2; exit 2

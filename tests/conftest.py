@@ -34,8 +34,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).symlink_to(ROOT / name)
     for study in ("mini", "released"):
         (tmp_path / study).mkdir()
-        for file in ("params.yaml", "dvc.yaml", "decisions/decisions.csv"):
-            (tmp_path / study / file).parent.mkdir(exist_ok=True)
+        people = ("decisions/decisions.csv", "people/dialogs/README.md", "people/codes/codes.csv", "people/codes/globals.csv")
+        for file in ("params.yaml", "dvc.yaml", *people):
+            (tmp_path / study / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / study / file).write_bytes((ROOT / study / file).read_bytes())
     monkeypatch.chdir(tmp_path)
     return tmp_path

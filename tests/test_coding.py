@@ -1,18 +1,24 @@
 """The codebook, the lexical coder, and how far the coder agrees with experts."""
 
+import math
 import time
 from collections import Counter
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
+from scipy import stats
 
+from mi_llm.audit import annomi as audit_annomi
 from mi_llm.audit import codes
-from mi_llm.corpora import annomi
-from mi_llm.corpora.files import from_archive
+from mi_llm.audit.evidence import Evidence
+from mi_llm.corpora.acquire import acquire
+from mi_llm.corpora.read import read
 from mi_llm.dialog import Dialog, Turn
 from mi_llm.miti import lexical, validation
 from mi_llm.miti.coding import (
@@ -28,13 +34,13 @@ from mi_llm.miti.coding import (
     TECHNICAL,
     THRESHOLDS,
     Behaviour,
-    Coded,
     Global,
     Summary,
     rating,
     volley,
 )
-from mi_llm.miti.reliability import cohen
+from mi_llm.miti.reliability import Bootstrap, Estimate, cohen
+from mi_llm.study import Study, load
 
 TABLE_6 = {  # means of the behaviour counts as printed
     "Llama": {
@@ -230,66 +236,165 @@ def test_cue_files_have_the_groups_the_coder_asks_for_each_with_a_reason(name: s
         assert len(cues) == len(set(cues))
 
 
-def rows(*told: tuple[str, str, str, str]) -> list[tuple[str, dict[str, str]]]:
-    """AnnoMI rows of (utterance, interlocutor, text, main behaviour); a question or reflection has its mark."""
+# AnnoMI's experts
+
+
+def rows(*told: tuple[str, str, str, str, str]) -> list[tuple[str, dict[str, str]]]:
+    """AnnoMI rows of (utterance, expert, interlocutor, text, main behaviour); a question or reflection has its mark."""
     return [
         (
             "here",
-            {
-                "transcript_id": "1",
-                "utterance_id": number,
-                "interlocutor": who,
-                "utterance_text": text,
-                "main_therapist_behaviour": main,
-            }
-            | {"question_exists": str(main == "question"), "reflection_exists": str(main == "reflection")}
-            | {"reflection_subtype": "simple" if main == "reflection" else "n/a", "therapist_input_exists": "False"},
+            {"transcript_id": "1", "mi_quality": "high", "utterance_id": number, "annotator_id": expert, "interlocutor": who}
+            | {"utterance_text": text, "main_therapist_behaviour": "reflection" if main in ("simple", "complex") else main}
+            | {"therapist_input_exists": str(main == "therapist_input")}
+            | {"question_exists": str(main == "question"), "reflection_exists": str(main in ("simple", "complex"))}
+            | {"reflection_subtype": main if main in ("simple", "complex") else "n/a"}
+            | {"therapist_input_subtype": "advice" if main == "therapist_input" else "n/a"},
         )
-        for number, who, text, main in told
+        for number, expert, who, text, main in told
     ]
 
 
 def test_where_several_experts_coded_most_of_them_decide() -> None:
-    table = rows(
-        ("2", "therapist", "You rest.", "other"),
-        ("1", "client", "I rest.", "n/a"),
-        ("2", "therapist", "You rest.", "reflection"),
-        ("2", "therapist", "You rest.", "reflection"),
+    (session,) = validation.sessions_of(
+        rows(
+            ("2", "a", "therapist", "You rest.", "other"),
+            ("1", "a", "client", "I rest.", "n/a"),
+            ("2", "b", "therapist", "You rest.", "complex"),
+            ("1", "b", "client", "I rest.", "n/a"),
+            ("2", "c", "therapist", "You rest.", "complex"),
+            ("2", "d", "therapist", "You rest.", "simple"),
+        )
     )
-    (transcript,) = validation.transcripts(table)
-    (item,) = transcript.items
-    assert (item.client, item.counselor, item.labels["main_therapist_behaviour"]) == ("I rest.", "You rest.", "reflection")
+    assert [(turn.role, turn.text) for turn in session.turns] == [("client", "I rest."), ("counselor", "You rest.")]
+    assert list(session.experts) == ["a", "b", "c", "d"]
+    assert validation.consensus(session)[2]["reflection"] == "True"
+    assert validation.consensus(session)[2]["complex reflection"] == "complex"
+    session.experts["e"] = session.experts["f"] = session.experts["a"]
+    assert validation.consensus(session)[2]["reflection"] == "False"  # told equally often: the first expert's
+    assert "complex reflection" not in validation.consensus(session)[2]
+
+
+SESSION = rows(
+    ("1", "a", "therapist", "Why?", "question"),
+    ("2", "a", "therapist", "You rest.", "simple"),
+    ("3", "a", "therapist", "Who?", "question"),
+    ("4", "a", "therapist", "Walk more.", "therapist_input"),
+)
+RIGHT = {1: Behaviour.QUESTION, 2: Behaviour.SIMPLE, 3: Behaviour.QUESTION, 4: Behaviour.PERSUADE}
+
+
+def agreement(seen: dict[int, Behaviour]) -> dict[str, dict[str, Any]]:
+    """Of a coder who saw these behaviours in `SESSION`."""
+    (session,) = validation.sessions_of(SESSION)
+    coded = validation.labelled({number: frozenset({behaviour}) for number, behaviour in seen.items()})
+    pairs = [[(coded, validation.consensus(session))]]
+    return {row["code"]: row for row in validation.agreement("someone", pairs, Bootstrap(1, 10, 0.95, 1))}
 
 
 def test_agreement_is_cohens_kappa_and_one_for_a_perfect_coder() -> None:
-    table = rows(
-        ("1", "therapist", "Why?", "question"),
-        ("2", "therapist", "You rest.", "reflection"),
-        ("3", "therapist", "Who?", "question"),
-    )
-    sessions = validation.transcripts(table)
-    right = {"Why?": Behaviour.QUESTION, "Who?": Behaviour.QUESTION, "You rest.": Behaviour.SIMPLE}
-    wrong = right | {"Who?": Behaviour.COMPLEX}
-    perfect = {
-        row.code: row.kappa for row in validation.agreement(lambda _, text: [Coded(right[text], text)], sessions, resamples=5)
-    }
-    assert "complex reflection" in perfect
-    assert perfect["main behaviour"] == perfect["question"] == perfect["reflection"] == 1
-    found = {row.code: row for row in validation.agreement(lambda _, text: [Coded(wrong[text], text)], sessions, resamples=5)}
-    assert found["question"].kappa == pytest.approx(cohen([True, False, False], [True, False, True])) == pytest.approx(0.4)
-    assert found["question"].n == 3
+    perfect = agreement(RIGHT)
+    assert set(perfect) == set(validation.CODES)
+    known = {code: row["kappa"] for code, row in perfect.items() if not math.isnan(row["kappa"])}
+    assert known == dict.fromkeys(["main behaviour", "question", "reflection", "input", "advice"], 1.0)
+    wrong = agreement(RIGHT | {3: Behaviour.COMPLEX})
+    expected = cohen([True, False, False, False], [True, False, True, False])
+    assert wrong["question"]["kappa"] == pytest.approx(expected) == pytest.approx(0.5)
+    assert (wrong["question"]["n"], wrong["complex reflection"]["n"]) == (4, 1)
 
 
-def test_the_lexical_coder_agrees_with_annomis_experts_on_the_half_it_was_not_tuned_on(mirror: Path) -> None:
-    (archive,) = mirror.glob("AnnoMI-*.tar.gz")
-    (table,) = (file for file in from_archive(archive) if file.name.endswith("AnnoMI-full.csv"))
-    tuned, held_out = validation.halves(validation.transcripts(annomi.rows(table)))
-    assert (len(tuned), len(held_out)) == (66, 67)
-    found = {row.code: row for row in validation.agreement(lexical.code, held_out, resamples=200)}
-    assert found["question"].n == 2742
-    assert all(row.lo < row.kappa < row.hi for row in found.values())
-    assert found["question"].kappa > 0.78
-    assert found["reflection"].kappa > 0.42
-    assert found["main behaviour"].kappa > 0.58
-    assert found["input"].kappa > 0.39
-    assert found["complex reflection"].kappa > 0.05
+def test_a_coder_is_told_by_what_annomi_would_say() -> None:
+    seen = frozenset({Behaviour.SEEK, Behaviour.COMPLEX, Behaviour.PERSUADE_WITH})
+    assert validation.labels(seen) == {
+        "main behaviour": "therapist_input", "question": "True", "reflection": "True", "complex reflection": "complex",
+        "input": "True", "information": "False", "advice": "True",
+    }  # fmt: skip
+    assert validation.labels(frozenset({Behaviour.AFFIRM}))["main behaviour"] == "other"
+
+
+def test_separation_is_the_share_of_pairs_in_their_order() -> None:
+    def draw(transcripts: int, purpose: str) -> Bootstrap:
+        return Bootstrap(transcripts, 500, 0.95, seed=len(purpose))
+
+    high, low = [3.0, 2.0, 2.0, 5.0], [1.0, 2.0, 4.0]
+    found = validation.separation(high, low, draw)
+    assert found.value == pytest.approx(stats.mannwhitneyu(high, low).statistic / 12)
+    assert found.lo < found.value < found.hi
+    assert validation.separation([2.0, 3.0], [0.0, 1.0], draw) == Estimate(1.0, 1.0, 1.0)
+    assert math.isnan(validation.separation([2.0, 3.0], [1.0], draw).lo)
+
+
+def test_totals_are_told_a_volley_and_ratios_only_where_they_exist() -> None:
+    b = Behaviour
+    seen = {1: frozenset({b.QUESTION, b.SIMPLE}), 2: frozenset({b.COMPLEX}), 4: frozenset({b.AFFIRM}), 6: frozenset[Behaviour]()}
+    found = validation.scores(seen)
+    assert found["CRR", "ratio"] == 0.5
+    assert found["RQ", "ratio"] == 2
+    assert found["TR", "a volley"] == 0.5
+    assert found["MIA", "a volley"] == 0.25
+    assert validation.scores({1: frozenset()})["RQ", "ratio"] is None
+    assert set(validation.scores(seen, validation.TOLD_BY_EXPERTS)) == {("CRR", "ratio"), ("RQ", "ratio"), ("TR", "a volley")}
+
+
+def acquired(study: Study) -> Study:
+    for corpus in ("annomi", *(("release",) if "release" in study.corpora else ())):
+        acquire(study, corpus)
+        read(study, corpus)
+    return study
+
+
+def tables(study: Study) -> dict[str, pd.DataFrame]:
+    return {path.stem: pd.read_csv(path) for path in (study.folder / "miti").glob("*.csv")}
+
+
+def test_the_miniature_is_validated_on_its_sample(study: Study) -> None:
+    validation.miti(acquired(study))
+    found = tables(study)
+    assert list(found["coder_validation"]) == ["coder", "code", "kappa", "lo", "hi", "n"]
+    assert set(found["coder_validation"]["coder"]) == {"lexical", "experts"}
+    assert set(zip(found["released"]["source"], found["released"]["arm"], strict=True)) == {("annomi", "real")}
+    assert set(found["released"]["rater"]) == {"lexical"}
+    assert len(found["features"]) == 0
+    written = {path.name: path.read_bytes() for path in (study.folder / "miti").iterdir()}
+    validation.miti(study)
+    assert {path.name: path.read_bytes() for path in (study.folder / "miti").iterdir()} == written
+
+
+TABLE_4 = {  # as printed: rounds, characters of a counselor's and of a client's volley; mean and SD
+    "glm-4-9b": [17.40, 5.17, 52.28, 10.30, 11.45, 4.93],
+    "llama-3-8b-chinese": [18.90, 5.80, 43.79, 8.70, 10.71, 5.80],
+}
+
+
+def test_experts_words_and_the_authors_dialogs(workspace: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MI_LLM_MIRROR", str(mirror))
+    text = Path("released/params.yaml").read_text(encoding="utf-8")
+    Path("released/params.yaml").write_text(text.replace("upstream: [release]", "upstream: [annomi, release]"), encoding="utf-8")
+    study = acquired(load(Path("released/params.yaml")))
+    began = time.process_time()
+    validation.miti(study)
+    assert time.process_time() - began < 60
+    found = tables(study)
+    kappa = found["coder_validation"].set_index(["coder", "code"])
+    evidence = Evidence(study)
+    audited = audit_annomi.agreement(evidence).set_index("code")["kappa_mean"]
+    names = {"main_behaviour": "main behaviour", "question_present": "question", "reflection_present": "reflection"}
+    for theirs, ours in (names | {"reflection_type": "complex reflection"}).items():
+        assert kappa.loc[("experts", ours), "kappa"] == pytest.approx(audited[theirs], abs=1e-4)
+    words = kappa.loc["lexical"]
+    assert words.loc["question", "n"] == 2742
+    assert (words["lo"] < words["kappa"]).all()
+    assert (words["kappa"] < words["hi"]).all()
+    least = {"question": 0.78, "reflection": 0.42, "main behaviour": 0.58, "input": 0.39, "complex reflection": 0.05}
+    assert all(words.loc[code, "kappa"] > value for code, value in least.items())
+    auc = found["quality"].set_index(["coder", "measure"])
+    for row in (("experts", "RQ"), ("experts", "TR"), ("lexical", "ADH")):
+        assert auc.loc[row, "lo"] > 0.5, row
+    assert auc.loc[("lexical", "MINA"), "hi"] < 0.5
+    counts = found["released"].query("code == 'Q'").set_index(["source", "arm"])["n"]
+    assert counts.xs("tuned", level="arm").sum() == 29
+    assert counts.xs("base", level="arm").sum() == 30
+    assert counts["annomi", "real"] == 133
+    features = found["features"].set_index(["source", "arm"]).drop(columns="n").round(2)
+    for model, printed in TABLE_4.items():
+        assert features.loc[(model, "tuned")].tolist() == printed

@@ -18,8 +18,13 @@ from mi_llm.compare import deviations, judge, outputs
 from mi_llm.construct import rate, screen, split, transcribe, translate
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
-from mi_llm.dialog import read_rounds, write_rounds
+from mi_llm.dialog import read_rounds, write_dialogs, write_rounds
 from mi_llm.doctor import fitting, machine
+from mi_llm.miti.blind import blind
+from mi_llm.miti.coders import code
+from mi_llm.miti.simulate import Counselor, converse
+from mi_llm.miti.summary import summary
+from mi_llm.miti.validation import miti
 from mi_llm.problem import Problem
 from mi_llm.report.page import report
 from mi_llm.score.score import score
@@ -67,7 +72,18 @@ def make_scored(study: Study) -> None:
         numbers = {"records": 60, "steps": 90, "trainable_parameters": 1000, "first_loss": 3.0, "last_loss": 2.0}
         storage.write_json(training / "metrics.json", numbers)
         storage.write_text(training / "dvclive/plots/metrics/loss.tsv", "step\tloss\n0\t3.0\n5\t2.0\n")
+    for model in study.models:
+        for arm, reply in (("base", "您应该早点休息。"), ("tuned", "听起来您很累，又放不下。您愿意先试哪一样？")):
+            dialogs = converse(study, model, arm, always(reply), yes=False)
+            write_dialogs(study.folder / "simulate" / model / f"{arm}.jsonl", dialogs)
+    for stage in (blind, code, miti, summary):
+        stage(study)
     score(study)
+
+
+def always(reply: str) -> Counselor:
+    """A counselor who says one thing."""
+    return lambda rounds: [reply] * len(rounds)
 
 
 class Links(HTMLParser):
@@ -160,7 +176,7 @@ def test_both_test_sets_are_scored_and_shown(repaired: Study) -> None:
         assert set(pd.read_csv(repaired.folder / "score" / f"{name}.csv")["set"]) == {"published", "aligned"}
     report(repaired)
     page = (repaired.folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert "<th>Test set</th>" in page
     rounds = (repaired.folder / "report" / "rounds.html").read_text(encoding="utf-8")
     assert rounds.count("<article") == 241
@@ -189,7 +205,7 @@ def test_the_page_is_self_contained_and_its_links_lead_somewhere(scored: Study) 
             assert (out / path).is_file(), target
             assert not place or place in Links((out / path).read_text(encoding="utf-8")).ids
     assert "numbers are not the paper" in page.split("<h2", 1)[0]
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
 
@@ -224,6 +240,20 @@ def test_the_page_says_how_rounds_were_answered(scored: Study) -> None:
     assert "answered by sampling (temperature 0.95, top-k 50, top-p 0.7, each round with a seed of its own)" in page
 
 
+def test_the_manual_evaluation_names_its_coder_and_the_papers_numbers(scored: Study) -> None:
+    report(scored)
+    page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Coder: the lexical coder (automatic: it knows words, not meaning)." in page
+    indicators = pd.read_csv(scored.folder / "report/tables/indicators.csv").set_index("Indicator")
+    assert indicators.loc["Asking questions", "tiny-glm4 tuned, paper"] == "14.20 (5.15)"
+    assert indicators.loc["Asking questions", "real (AnnoMI), paper"] == "13.43 (11.68)"
+    assert indicators.loc["Empathy", "tiny-glm4 tuned"] == "—"  # words give no globals
+    assert "tiny-glm4 base, paper" not in indicators
+    assert indicators.loc["Persuading", "tiny-glm4 base"] != indicators.loc["Persuading", "tiny-glm4 tuned"]
+    lengths = pd.read_csv(scored.folder / "report/tables/lengths.csv").set_index("Arm")
+    assert lengths.loc["tiny-llama3 tuned", "Rounds, paper"] == "18.90 (5.80)"
+
+
 def test_without_recorded_ratings_the_page_says_so(scored: Study) -> None:
     for name in ("rate", "translate"):
         (scored.folder / name / "cassette.jsonl").unlink()
@@ -232,7 +262,7 @@ def test_without_recorded_ratings_the_page_says_so(scored: Study) -> None:
     translate.translate(scored)
     report(scored)
     page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     assert "No ratings are recorded for this study" in page
     assert "mi-llm rate --study mini/params.yaml --mode record" in page
 

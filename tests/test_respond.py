@@ -15,30 +15,19 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from tiny import give_adapter, study_with
 from transformers import GenerationConfig, PreTrainedModel
 
 from mi_llm.dialog import Dialog, Round, read_rounds, write_rounds
-from mi_llm.models.base import base, checkpoint, load
+from mi_llm.models.base import checkpoint, load
 from mi_llm.models.branching import Branching, Plan, branching_attention, greedy, plan
-from mi_llm.models.finetune import adapt
 from mi_llm.models.respond import chats, plans, respond, sampler
 from mi_llm.models.template import FORMATS, Placement, prompt
 from mi_llm.study import Study
-from mi_llm.study import load as load_study
 
 MODELS = ("tiny-baichuan2", "tiny-glm4", "tiny-llama3")
 MOST = 12
 ROOT = Path(__file__).parent.parent
-
-
-def study_with(**changes: str) -> Study:
-    """The miniature's parameters with some lines changed (`key=value`)."""
-    lines = Path("mini/params.yaml").read_text(encoding="utf-8").splitlines()
-    for key, value in changes.items():
-        place = max(number for number, line in enumerate(lines) if line.strip().startswith(f"{key}:"))
-        lines[place] = f"{lines[place].split(':')[0]}: {value}"
-    Path("mini/params.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return load_study(Path("mini/params.yaml"))
 
 
 @pytest.fixture
@@ -47,14 +36,7 @@ def ready(workspace: Path, sample_dialogs: list[Dialog]) -> Study:
     (workspace / "pretrain").symlink_to(ROOT / "pretrain")
     study = study_with(threads="1", max_new_tokens=str(MOST))
     for model in MODELS:
-        base(study, model)
-        loaded, _ = load(checkpoint(study, model), "float32")
-        adapted = adapt(loaded, study.finetune, seed=1)
-        with torch.no_grad():
-            for name, weight in adapted.named_parameters():
-                if "lora_B" in name:
-                    weight.normal_(0, 0.02)
-        adapted.save_pretrained(study.folder / "finetune" / model / "adapter")
+        give_adapter(study, model)
     rounds = [sample for dialog in sample_dialogs[:5] for sample in dialog.rounds()]
     write_rounds(study.folder / "split" / "test_rounds.jsonl", rounds)
     return study
@@ -96,6 +78,15 @@ def test_the_tokens_are_those_of_plain_generation(ready: Study, model: str, plac
         assert [said[place] for place in range(len(asked))] == plain
         assert branching.prefilled == sum(one.prefilled for one in found)
     assert branching.prefilled < sum(map(len, asked)) / 2
+
+
+def test_a_dialog_of_one_round_is_answered_like_any(ready: Study) -> None:
+    first = rounds_of(ready)[:1]
+    asked = prompts_of(ready, "tiny-glm4", "query")[:1]
+    loaded, _ = load(checkpoint(ready, "tiny-glm4"), "float32")
+    plain = one_by_one(loaded, asked, [5, 9])
+    branching_attention(loaded)
+    assert [ids for _, ids, _ in Branching(loaded, [5, 9], 10, MOST, greedy).answers(plans(first, asked, {}))] == plain
 
 
 def test_a_dialog_is_read_once_and_each_round_from_its_fork() -> None:

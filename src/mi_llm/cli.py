@@ -164,6 +164,47 @@ def score(study: StudyFile = MINI) -> None:
 
 
 @app.command()
+def simulate(model: Item, study: StudyFile = MINI, mode: Mode = None, yes: Yes = False) -> None:
+    """Let standardized clients talk with a base model and its tuned one."""
+    from mi_llm.miti.simulate import simulate as run
+
+    settings = with_mode(load(study), mode)
+    run(settings, member(model, settings.models, "models", settings), yes=yes)
+
+
+@app.command()
+def blind(study: StudyFile = MINI) -> None:
+    """Make of all talks packets that do not say where they come from."""
+    from mi_llm.miti.blind import blind as run
+
+    run(load(study))
+
+
+@app.command()
+def code(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Have every packet coded by MITI: by people, a language model or words alone."""
+    from mi_llm.miti import coders as stage
+
+    asking(stage.code, stage.questions, study, mode=mode, dry_run=dry_run, yes=yes)
+
+
+@app.command()
+def miti(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Hold the automatic coders against AnnoMI's experts, and code the released dialogs."""
+    from mi_llm.miti import validation as stage
+
+    asking(stage.miti, stage.questions, study, mode=mode, dry_run=dry_run, yes=yes)
+
+
+@app.command()
+def summary(study: StudyFile = MINI) -> None:
+    """Make the tables of the manual evaluation."""
+    from mi_llm.miti.summary import summary as run
+
+    run(load(study))
+
+
+@app.command()
 def audit(study: StudyFile = MINI) -> None:
     """Check every numeric claim of the paper against its public data."""
     from mi_llm.audit.audit import audit as run
@@ -249,6 +290,53 @@ def existing(path: Path) -> Path:
     if not path.is_file():
         raise Problem(str(path), "no such file", "a cassette", "correct the path")
     return path
+
+
+desk = typer.Typer(help="The coding desk, where raters code blinded transcripts in a browser.")
+app.add_typer(desk, name="desk")
+Packets = Annotated[Path, typer.Option(help="folder of blinded packets with raters.json")]
+DeskData = Annotated[Path, typer.Option(help="folder that keeps desk.sqlite")]
+Address = Annotated[str | None, typer.Option(help="where people reach the desk, if not at host and port: https://…")]
+
+
+@desk.callback(invoke_without_command=True)
+def desk_open(  # noqa: PLR0917 — typer passes options by name
+    context: typer.Context,
+    packets: Annotated[Path | None, typer.Option(help="folder of blinded packets with raters.json")] = None,
+    data: Annotated[Path | None, typer.Option(help="folder that keeps desk.sqlite")] = None,
+    host: str = "127.0.0.1",
+    port: int = 8808,
+    training: Annotated[Path | None, typer.Option(help="folder of training packets with gold codes.csv and globals.csv")] = None,
+    address: Address = None,
+) -> None:
+    """Open the coding desk; personal links are printed once."""
+    from mi_llm.apps.desk.serve import serve
+
+    if context.invoked_subcommand is None:
+        if packets is None or data is None:
+            raise Problem("mi-llm desk", "no --packets or no --data", "both folders", "name them")
+        serve(packets, data, host, port, training=training, address=address)
+
+
+@desk.command("links")
+def desk_links(
+    packets: Packets,
+    data: DeskData,
+    address: Annotated[str, typer.Option(help="where people reach the desk")] = "http://127.0.0.1:8808",
+    renew: Annotated[str | None, typer.Option(help="whose link to replace")] = None,
+) -> None:
+    """Print links of people who have none, or replace one person's."""
+    from mi_llm.apps.desk.serve import links
+
+    links(packets, data, address, renew)
+
+
+@desk.command("export")
+def desk_export(packets: Packets, data: DeskData, out: Annotated[Path, typer.Option(help="folder for the two files")]) -> None:
+    """Write codes.csv and globals.csv of what all its raters finished."""
+    from mi_llm.apps.desk.serve import export
+
+    export(packets, data, out)
 
 
 @app.command()

@@ -18,7 +18,9 @@ from mi_llm import storage
 from mi_llm.problem import Problem
 from mi_llm.study import Compare, Study
 
-FLOATING = ("finetune", "respond", "score", "audit", "report")  # stages whose files depend on floating-point results
+FLOATING = (  # stages whose files depend on floating-point results
+    "finetune", "respond", "score", "simulate", "blind", "code", "summary", "miti", "audit", "report",
+)  # fmt: skip
 
 
 def committed(path: Path) -> str | None:

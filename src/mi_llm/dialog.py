@@ -5,8 +5,9 @@ that answers it (paper, Automatic Evaluation): its history is all rounds before 
 """
 
 import math
+import statistics
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,3 +135,27 @@ def features(dialogs: Iterable[Dialog]) -> dict[str, Any]:
     for dialog in dialogs:
         found.add(dialog)
     return found.row()
+
+
+def volley_lengths(dialogs: Sequence[Dialog]) -> dict[str, tuple[float, float]]:
+    """Table 4's rule: rounds are counselor volleys; lengths are all characters, punctuation too, pooled over volleys.
+
+    (mean, SD) of `rounds`, `counselor`, `client`; the sample SD is over dialogs, of rounds and of mean lengths, nan for one only.
+    A researcher's remark (`meta["remarks"]`) counts as a client volley without words, as the printed numbers show.
+    """
+    rounds = [sum(turn.role == "counselor" for turn in dialog.turns) for dialog in dialogs]
+    found = {"rounds": (statistics.fmean(rounds), deviation(rounds))}
+    for role in ("counselor", "client"):
+        lengths = [
+            [len(turn.text) for turn in dialog.turns if turn.role == role]
+            + [0] * (int(dialog.meta.get("remarks", 0)) if role == "client" else 0)
+            for dialog in dialogs
+        ]
+        pooled = statistics.fmean(length for of_dialog in lengths for length in of_dialog)
+        found[role] = (pooled, deviation([statistics.fmean(of_dialog) for of_dialog in lengths if of_dialog]))
+    return found
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation; nan of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else math.nan

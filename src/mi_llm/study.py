@@ -213,6 +213,46 @@ class Score(Section):
     confidence: float = Field(gt=0, lt=1)
 
 
+class Simulate(Section):
+    """Who talks with the models: `client` is a script, a language model (`llm`) or people, whose talks lie in `folder`.
+
+    `profiles`: the bundle's standardized clients, or the authors' outlines. `dialogs`: how many clients talk with each arm;
+    `rounds`: after how many rounds a talk ends at the latest.
+    """
+
+    client: Literal["scripted", "llm", "person"]
+    profiles: Literal["bundle", "release"]
+    dialogs: PositiveInt
+    rounds: PositiveInt
+    temperature: float = Field(ge=0, le=2)
+    folder: str
+
+
+class Blind(Section):
+    """How many raters code, which share of the transcripts all of them, and words that a person found to be names."""
+
+    raters: PositiveInt
+    overlap: float = Share
+    remove: tuple[str, ...]
+
+
+class Code(Section):
+    """Who codes the packets: `lexical` (words alone), `llm` (the model of section `llm`), or `human`.
+
+    `human` is also the folder in which people's codes.csv and globals.csv are.
+    """
+
+    coder: Literal["lexical", "llm", "human"]
+    human: str
+    temperature: float = Field(ge=0, le=2)
+
+
+class Miti(Section):
+    """On how many of AnnoMI's held-out transcripts the language model is held against the experts, where it codes."""
+
+    transcripts: PositiveInt
+
+
 class Report(Section):
     """What the page says on top (empty for nothing), and how many example rounds it shows."""
 
@@ -252,6 +292,10 @@ class Study(Section):
     finetune: Finetune
     respond: Respond
     score: Score
+    simulate: Simulate
+    blind: Blind
+    code: Code
+    miti: Miti
     report: Report
     compare: Compare
 
@@ -268,6 +312,7 @@ class Study(Section):
             "transcribe.source": release if self.transcribe.source == "release" else (),
             "finetune.records": release if self.finetune.records == "release" else (),
             "translate": ("annomi",),
+            "simulate.profiles": release if self.simulate.profiles == "release" else (),
         }
         for section, names in named.items():
             for name in names:
@@ -275,6 +320,8 @@ class Study(Section):
                     raise ValueError(f"{section} names {name}, which is not among corpora: {', '.join(self.corpora)}")
         if set(self.models) != set(self.base.formats):
             raise ValueError("models and base.formats must name the same models")
+        if self.simulate.client == "scripted" and self.simulate.profiles == "release":
+            raise ValueError("simulate.client is scripted, but the authors' outlines have no script: llm or person")
         if self.split.test != "transcribed" and "release" not in self.corpora:
             raise ValueError(f"split.test is {self.split.test}, so corpora must include release")
         total = sum(self.transcribe.sample.values())

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mi_llm.audit.evidence import Evidence, with_punctuation, without_punctuation
+from mi_llm.audit.evidence import Evidence, without_punctuation
 from mi_llm.audit.verdict import Claim, Paper, Result, claims, judged, unknown
-from mi_llm.dialog import Dialog
+from mi_llm.dialog import Dialog, volley_lengths
+from mi_llm.miti.topics import topic, words
 
 Labelled = Sequence[Sequence[tuple[str, str]]]  # dialogs of (label, text) messages
 COLUMN = {"rounds": "rounds", "counselor": "client", "client": "counselor"}  # Table 3 prints the roles under each other's head
@@ -94,24 +95,6 @@ def dialog_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     return result
 
 
-def volley_lengths(dialogs: Sequence[Dialog]) -> dict[str, tuple[float, float]]:
-    """Table 4's rule: all characters; means pooled over volleys; SD over dialogs, of rounds and of mean lengths.
-
-    A researcher's remark stood in a client's cell; it counts as a client volley without words, as the printed numbers show.
-    """
-    rounds = [sum(turn.role == "counselor" for turn in dialog.turns) for dialog in dialogs]
-    found = {"rounds": (statistics.fmean(rounds), statistics.stdev(rounds))}
-    for role in ("counselor", "client"):
-        lengths = [
-            [with_punctuation(turn.text) for turn in dialog.turns if turn.role == role]
-            + [0] * (int(dialog.meta["remarks"]) if role == "client" else 0)
-            for dialog in dialogs
-        ]
-        pooled = statistics.fmean(length for of_dialog in lengths for length in of_dialog)
-        found[role] = (pooled, statistics.stdev(statistics.fmean(of_dialog) for of_dialog in lengths))
-    return found
-
-
 def tuned(evidence: Evidence, model: str) -> list[Dialog]:
     """The released dialogs of one tuned model."""
     return [dialog for dialog in evidence.simulated if dialog.meta["model"] == model and dialog.meta["arm"] == "tuned"]
@@ -190,24 +173,13 @@ def real_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     return Result("not recomputable", note, f"{rounds['mean']:.2f}", f"{rounds['sd']:.2f}")
 
 
-def topic(text: str, words: dict[str, list[str]]) -> str:
-    """The first topic one of whose words stands first in the text, or `Other`."""
-    places = [
-        (text.lower().find(word.lower()), order, name)
-        for order, (name, some) in enumerate(words.items())
-        for word in some
-        if word.lower() in text.lower()
-    ]
-    return min(places)[2] if places else "Other"
-
-
 def real_topics(evidence: Evidence) -> pd.DataFrame:
     """Table 5, real dialogs: columns topic, reported, available, expected, p.
 
     AnnoMI's topics are put under the paper's by the words of `topics.yaml`; `available` are its transcripts of that topic,
     `expected` what a random sample of 30 holds on average, `p` the two-sided hypergeometric probability of the reported count.
     """
-    names = evidence.transcripts["topic"].map(lambda text: topic(text, evidence.topics["annomi"]))
+    names = evidence.transcripts["topic"].map(lambda text: topic(text, words("annomi")))
     total = len(names)
     rows = []
     for name, reported in evidence.reported_topics.items():
@@ -224,7 +196,7 @@ def topic_test(evidence: Evidence) -> float:
 
     The statistic is Pearson's chi-square against the expected counts, over 20,000 samples without replacement.
     """
-    names = evidence.transcripts["topic"].map(lambda text: topic(text, evidence.topics["annomi"]))
+    names = evidence.transcripts["topic"].map(lambda text: topic(text, words("annomi")))
     order = list(evidence.reported_topics)
     codes = np.array([order.index(name) for name in names])
     expected = 30 * np.bincount(codes, minlength=len(order)) / len(codes)
@@ -259,7 +231,7 @@ def simulated_topics(evidence: Evidence) -> pd.DataFrame:
     for dialog in evidence.simulated:
         if dialog.meta["arm"] == "tuned":
             said = [turn.text for turn in dialog.turns if turn.role == "client"]
-            name = topic(" / ".join(said), evidence.topics["simulated"])
+            name = topic(" / ".join(said), words("simulated"))
             rows.append({"dialog": dialog.id, "model": dialog.meta["model"], "topic": name, "opening": " / ".join(said[:3])})
     return pd.DataFrame(rows, columns=["dialog", "model", "topic", "opening"])
 

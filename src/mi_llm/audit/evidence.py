@@ -149,16 +149,6 @@ class Evidence:
         rows = [claim for claim in claims().values() if claim.method == "real_topic"]
         return {claim.claim: int(claim.reported) for claim in rows}
 
-    @cached_property
-    def topics(self) -> dict[str, Any]:
-        """`topics.yaml`: the words by which Table 5's topics are recognised."""
-        return dict(YAML(typ="safe").load((resources.files(__package__) / "topics.yaml").read_text(encoding="utf-8")))
-
-
-def with_punctuation(text: str) -> int:
-    """Table 4's count: all characters."""
-    return len(text)
-
 
 def without_punctuation(text: str) -> int:
     """Table 3's count: letters, digits and ideographs."""

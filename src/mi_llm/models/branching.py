@@ -160,7 +160,7 @@ def attend_talk(talk: Talk, memory: Memory, new: Sequence[torch.Tensor], scaling
     scores = torch.cat([on_trunk, on_own], 3).float().masked_fill_(talk.hidden, -torch.inf)
     shares = scores.softmax(3).to(query.dtype)
     of_trunk, of_own = shares.split([talk.seen, talk.used], 3)
-    from_trunk = of_trunk.transpose(0, 1).reshape(groups, -1, talk.seen) @ memory.trunk[1][:, : talk.seen]
+    from_trunk = of_trunk.transpose(0, 1).reshape(groups, rounds * (heads // groups), talk.seen) @ memory.trunk[1][:, : talk.seen]
     from_trunk = from_trunk.view(groups, rounds, heads // groups, size).transpose(0, 1)
     return (from_trunk + of_own @ memory.own[1][:, :, : talk.used]).reshape(rounds, heads, size)
 

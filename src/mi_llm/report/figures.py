@@ -136,3 +136,33 @@ def losses(curves: pd.DataFrame) -> str:
             axes.grid(axis="y", color="#e3e8ee")
         panels[0].set_ylabel("loss")
         return svg(figure)
+
+
+def arms(table: pd.DataFrame, names: dict[str, str], models: tuple[str, ...]) -> str:
+    """Table 6 as dots: a panel an indicator, a row an arm, the mean over transcripts with its interval.
+
+    `table` is `summary/table_6.csv`; `names` the indicators shown, by code. Base and tuned of one model stand together.
+    """
+    order = [(model, arm) for model in models for arm in ("base", "tuned")] + [("annomi", "real")]
+    present = [one for one in order if ((table["source"] == one[0]) & (table["arm"] == one[1])).any()]
+    colours = {"base": BASE, "tuned": TUNED, "real": LINE}
+    known = table.set_index(["indicator", "source", "arm"]).sort_index()
+    columns = 3
+    rows = -(-len(names) // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 0.7 + rows * (0.55 + 0.17 * len(present))), layout="constrained")
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+        for axes, (code, title) in zip(panels, names.items(), strict=False):
+            for place, (source, arm) in enumerate(present):
+                if (code, source, arm) in known.index:
+                    row = known.loc[(code, source, arm)]
+                    axes.plot([row["lo"], row["hi"]], [place, place], color=colours[arm], linewidth=2, solid_capstyle="round")
+                    axes.plot(row["mean"], place, "o", color=colours[arm], markersize=5)
+            axes.set_title(title, loc="left", fontweight="bold", fontsize=8.5)
+            axes.set_yticks(range(len(present)), ["real" if arm == "real" else f"{source} {arm}" for source, arm in present])
+            axes.tick_params(axis="both", length=0, labelsize=7.5)
+            axes.grid(axis="x", alpha=0.25)
+        figure.axes[0].invert_yaxis()
+        for axes in figure.axes[len(names) :]:
+            axes.set_axis_off()
+        return svg(figure)

@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mi_llm import __version__, storage
-from mi_llm.report import figures, tables
+from mi_llm.miti.summary import COUNTED
+from mi_llm.report import figures, manual, tables
 from mi_llm.report.rounds import ShownRound, rounds_page, shown_rounds
 from mi_llm.stage import stage
 from mi_llm.study import Study
@@ -64,9 +65,18 @@ def figures_3(study: Study) -> dict[str, Markup]:
     }
 
 
+def figure_arms(study: Study) -> Markup:
+    """The indicators that do not grow with a talk's length, by arm; nothing where nothing was coded."""
+    table = manual.read(study, "table_6")
+    known = set(table["indicator"])
+    names = {code: name for code, name in manual.NAMES.items() if code in known and code not in COUNTED}
+    return Markup(figures.arms(table, names, study.models)) if names else Markup("")  # noqa: S704 — drawn by us from numbers
+
+
 def report(study: Study) -> None:
     """Write the pages; see the module."""
     inputs = [study.folder / name for name in ("read", "rate", "screen", "translate", "split", "finetune", "respond", "score")]
+    inputs += [study.folder / name for name in ("blind", "code", "summary", "miti")]
     with stage(study, "report", None, inputs) as out:
         shown = {
             "dialog-features": tables.dialog_features(study),
@@ -80,8 +90,20 @@ def report(study: Study) -> None:
             "other-scores": tables.other_scores(study),
             "signatures": tables.signatures(study),
             "loss": tables.losses(study),
+            "summary-scores": manual.formulas(study),
+            "lengths": manual.lengths(study),
+            "topics": manual.topics(study),
+            "indicators": manual.indicators(study),
+            "rates": manual.rates(study),
+            "contrasts": manual.contrasts(study),
+            "leaks": manual.leaks(study),
+            "coder-validation": manual.validation(study),
+            "coder-quality": manual.quality(study),
             "provenance": provenance(study),
         }
+        agreement = manual.agreement(study)
+        if len(agreement):
+            shown["reliability"] = agreement
         for name, table in shown.items():
             storage.write_text(out / "tables" / f"{name}.csv", table.to_csv(lineterminator="\n"))
         environment = Environment(loader=PackageLoader("mi_llm.report", "."), undefined=StrictUndefined, autoescape=True)
@@ -96,6 +118,10 @@ def report(study: Study) -> None:
             translated=storage.read_json(study.folder / "translate" / "metrics.json"),
             rated=storage.read_json(study.folder / "rate" / "metrics.json"),
             figures_3=drawn,
+            evaluation=storage.read_json(study.folder / "summary" / "metrics.json"),
+            coder=manual.coders(study),
+            globals_given=len(pd.read_csv(study.folder / "code" / "globals.csv")) > 0,
+            figure_arms=figure_arms(study),
             losses=Markup(figures.losses(shown["loss"])),  # noqa: S704 — drawn by us from numbers
             examples=examples(study, rounds),
             training={model: storage.read_json(study.folder / "finetune" / model / "metrics.json") for model in study.models},
@@ -104,4 +130,4 @@ def report(study: Study) -> None:
         )
         storage.write_text(out / "index.html", page)
         storage.write_text(out / "rounds.html", rounds_page(study, rounds, environment))
-        storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": 2 + len(drawn), "models": len(study.models)})
+        storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": 3 + len(drawn), "models": len(study.models)})

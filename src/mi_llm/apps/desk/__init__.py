@@ -1,0 +1,1 @@
+"""The coding desk: where raters code blinded transcripts (paper, Methods, Manual Evaluation)."""

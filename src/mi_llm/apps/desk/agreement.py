@@ -1,0 +1,192 @@
+"""What the codes say once they may be looked at: the export, how far raters agree, how far a trainee agrees with the gold.
+
+A packet is *released* when everybody who codes it is done. Before that nobody, the coordinator included, sees a code of it. The
+export holds what was typed; agreement is of what counts after the codebook's rules for a volley.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from math import isnan
+from typing import Any
+
+from mi_llm.apps.desk.packets import CODES, RATINGS, Gold, Packet, Packets
+from mi_llm.apps.desk.saving import missing
+from mi_llm.apps.desk.store import Desk, Held, State
+from mi_llm.miti.coding import BEHAVIOURS, Behaviour, Global, volley
+from mi_llm.miti.reliability import cohen
+
+States = Mapping[Desk, State]
+Volleys = Sequence[tuple[frozenset[Behaviour], frozenset[Behaviour]]]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two coders agree on whether a volley holds a behaviour; `behaviour` is None for all of them pooled.
+
+    `kappa` is Cohen's, None where both say the same of every volley, so that there is no chance to correct for; `share` the share
+    of equal decisions; `seen` how often each of the two saw the behaviour.
+    """
+
+    behaviour: Behaviour | None
+    kappa: float | None
+    share: float
+    seen: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two ratings of a global, or the means of several pairs: the second less the first."""
+
+    code: Global
+    ratings: tuple[float, float]
+    equal: float
+    within_one: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two coders over the packets that both finished."""
+
+    raters: tuple[str, str]
+    packets: int
+    volleys: int
+    behaviours: Sequence[Agreement]
+    globals: Sequence[Difference]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one rater is with one packet."""
+
+    packet: str
+    coded: int
+    volleys: int
+    rated: int
+    done: bool
+    begun: bool
+
+
+def covers() -> dict[Behaviour, list[Behaviour]]:
+    """Which behaviours each behaviour stands for within a volley, asked of the codebook's rule, for counting in the browser."""
+    pairs = {one: [other for other in Behaviour if other not in volley((one, other))] for one in Behaviour}
+    return {one: covered for one, covered in pairs.items() if covered}
+
+
+def progress(packet: Packet, desk: Desk, state: State) -> Progress:
+    """How far a rater is with a packet."""
+    needed = set(missing(packet, desk, state))
+    return Progress(
+        packet.packet,
+        sum(f"volley-{number}" not in needed for number in packet.volleys),
+        len(packet.volleys),
+        sum(f"global-{code}" not in needed for code in Global),
+        bool(state.get("done", Held()).value),
+        bool(state),
+    )
+
+
+def released(packets: Packets, states: States) -> list[str]:
+    """The packets whose raters are all done."""
+    return [
+        name
+        for name in sorted(packets.study)
+        if all(states.get(Desk(rater, "packets", name), {}).get("done", Held()).value for rater in packets.sharing(name))
+    ]
+
+
+def export(packets: Packets, states: States) -> dict[str, str]:
+    """The released packets' codes and ratings as the pipeline reads them: `codes.csv` and `globals.csv`, sorted."""
+    codes, ratings = [], []
+    finished = [(name, rater) for name in released(packets, states) for rater in packets.sharing(name)]
+    for packet, rater in finished:
+        state = states[Desk(rater, "packets", packet)]
+        for number in packets.study[packet].volleys:
+            codes += [(rater, packet, number, code) for code in state[f"volley-{number}"].value or [""]]
+        ratings += [(rater, packet, str(code), state[f"global-{code}"].value) for code in Global]
+    return {"codes.csv": _csv(CODES, codes), "globals.csv": _csv(RATINGS, ratings)}
+
+
+def _csv(columns: list[str], rows: Iterable[tuple[Any, ...]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(sorted(rows))
+    return text.getvalue()
+
+
+def notes(packets: Packets, states: States) -> list[tuple[str, str, str]]:
+    """What raters noted on released packets: packet, rater, text."""
+    return [
+        (name, rater, note)
+        for name in released(packets, states)
+        for rater in packets.sharing(name)
+        if (note := states[Desk(rater, "packets", name)].get("note", Held()).value)
+    ]
+
+
+def reliability(packets: Packets, states: States) -> list[Pair]:
+    """Every two raters who share released packets."""
+    shared: dict[tuple[str, str], list[str]] = {}
+    for name in released(packets, states):
+        for pair in combinations(packets.sharing(name), 2):
+            shared.setdefault(pair, []).append(name)
+    found = []
+    for (first, second), names in sorted(shared.items()):
+        volleys, ratings = [], []
+        for name in names:
+            one, other = (states[Desk(rater, "packets", name)] for rater in (first, second))
+            volleys += [(volley(_codes(one, number)), volley(_codes(other, number))) for number in packets.study[name].volleys]
+            ratings += [(_ratings(one), _ratings(other))]
+        found.append(Pair((first, second), len(names), len(volleys), agreements(volleys), differences(ratings)))
+    return found
+
+
+def training(packets: Packets, states: States, rater: str, names: Iterable[str]) -> Pair | None:
+    """A trainee against the gold codes over the training packets finished; None where none is."""
+    volleys, ratings, count = [], [], 0
+    for name in names:
+        state = states.get(Desk(rater, "training", name), {})
+        if state.get("done", Held()).value:
+            gold: Gold = packets.gold[name]
+            count += 1
+            volleys += [(volley(gold.behaviours[number]), volley(_codes(state, number))) for number in gold.behaviours]
+            ratings += [(gold.ratings, _ratings(state))]
+    return Pair(("gold", rater), count, len(volleys), agreements(volleys), differences(ratings)) if count else None
+
+
+def agreements(volleys: Volleys) -> list[Agreement]:
+    """For each behaviour that either coder saw, and for all behaviours pooled, whether both saw it where."""
+    kinds = [entry.code for entry in BEHAVIOURS]
+    table = [_agreement(code, [(code in one, code in other) for one, other in volleys]) for code in kinds]
+    pooled = _agreement(None, [(code in one, code in other) for code, (one, other) in product(kinds, volleys)])
+    return [row for row in table if any(row.seen)] + [pooled]
+
+
+def _agreement(behaviour: Behaviour | None, decisions: Sequence[tuple[bool, bool]]) -> Agreement:
+    ones, others = [one for one, _ in decisions], [other for _, other in decisions]
+    kappa = cohen(ones, others)
+    share = sum(one == other for one, other in decisions) / len(decisions)
+    return Agreement(behaviour, None if isnan(kappa) else kappa, share, (sum(ones), sum(others)))
+
+
+def differences(ratings: Sequence[tuple[Mapping[Global, int], Mapping[Global, int]]]) -> list[Difference]:
+    """For each global the mean ratings of both coders, and the shares of packets rated equal, and within one point."""
+    table = []
+    for code in Global:
+        pairs = [(one[code], other[code]) for one, other in ratings]
+        apart = Counter(abs(one - other) for one, other in pairs)
+        means = (sum(one for one, _ in pairs) / len(pairs), sum(other for _, other in pairs) / len(pairs))
+        table.append(Difference(code, means, apart[0] / len(pairs), (apart[0] + apart[1]) / len(pairs)))
+    return table
+
+
+def _codes(state: State, number: int) -> list[Behaviour]:
+    return [Behaviour(code) for code in state[f"volley-{number}"].value]
+
+
+def _ratings(state: State) -> dict[Global, int]:
+    return {code: state[f"global-{code}"].value for code in Global}

@@ -1,0 +1,275 @@
+"""The desk's pages and the one door for changes, as a FastAPI application over what `packets.read` read and the store holds.
+
+Whoever comes without a session, with a guessed link, or to another's packet gets the same answer: there is no such page.
+"""
+
+import re
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mi_llm.apps.desk import agreement, saving
+from mi_llm.apps.desk.packets import COORDINATOR, Packets
+from mi_llm.apps.desk.store import SESSION_DAYS, Desk, Part, Store
+from mi_llm.apps.desk.words import KEYS, SCRIPT, WORDS
+from mi_llm.miti.coding import BEHAVIOURS, GLOBALS, Text
+
+REQUEST = 64 * 1024  # bytes
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+PAGES = Environment(
+    loader=PackageLoader("mi_llm.apps.desk"), undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+PAGES.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys in the codebook's order
+
+
+class Guarded:
+    """Every answer carries the headers that keep a page to itself; nothing but the files of the page is kept by a browser."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and add the headers to what comes back."""
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                of_the_page = scope["path"].startswith("/static/") and message["status"] < 400
+                headers["Cache-Control"] = "no-cache" if of_the_page else "no-store"
+            await send(message)
+
+        await self.app(scope, receive, sending)
+
+
+def create(packets: Packets, store: Store) -> FastAPI:
+    """The application."""
+    # its telemetry could be switched on by the environment, and would carry what raters send: off, whatever stands there
+    telemetry: Any = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
+    app = FastAPI(
+        docs_url=None, redoc_url=None, openapi_url=None, telemetry=telemetry, max_body_size=REQUEST, redirect_slashes=False
+    )
+    app.add_middleware(Guarded)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    app.add_exception_handler(404, missing)
+    app.add_exception_handler(405, missing)
+    app.add_exception_handler(sqlite3.OperationalError, unwritable)
+    coordinator_pages(app, packets, store)
+    desk_pages(app, packets, store)
+    return app
+
+
+def desk_pages(app: FastAPI, packets: Packets, store: Store) -> None:
+    """Signing in, a rater's list, the coding page, and the door for changes."""
+
+    @app.get("/in/{token}")
+    def enter(request: Request, token: str) -> Response:
+        session = store.enter(token)
+        if session is None:
+            raise HTTPException(404)
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(
+            "session",
+            session,
+            max_age=SESSION_DAYS * 86400,
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+        return answer
+
+    @app.get("/")
+    def first(request: Request) -> Response:
+        person = signed_in(request, packets, store)
+        if person == COORDINATOR:
+            return coordinator(request, packets, store)
+        if person:
+            return rater_page(request, packets, store, person)
+        if request.headers.get("sec-fetch-site") == "cross-site":
+            # a strict cookie does not travel with a redirect that began on another site (web mail); with this page's it does
+            return page(request, "entering.html.jinja")
+        raise HTTPException(404)
+
+    @app.get("/{part}/{name}")
+    def coding(request: Request, part: str, name: str) -> Response:
+        return coding_page(request, packets, store, own(request, packets, store, part, name))
+
+    @app.get("/{part}/{name}/state")
+    def state(request: Request, part: str, name: str) -> Response:
+        return JSONResponse(current(packets, store, own(request, packets, store, part, name)))
+
+    @app.post("/{part}/{name}/changes")
+    async def changes(request: Request, part: str, name: str) -> Response:
+        if urlsplit(request.headers.get("origin", "")).netloc != request.headers.get("host"):
+            return PlainTextResponse("from another site", 403)
+        desk = await run_in_threadpool(own, request, packets, store, part, name)
+        try:
+            sent = saving.Changes.model_validate_json(await request.body())
+        except ValidationError as error:
+            long = any(problem["type"] == "string_too_long" for problem in error.errors())
+            return PlainTextResponse("too long" if long else "not a list of changes", 413 if long else 422)
+        if sent.rater != desk.rater:
+            return PlainTextResponse("somebody else is signed in", 409)
+        outcomes = await run_in_threadpool(saving.save, store, packets, desk, sent.changes)
+        return JSONResponse([outcome.model_dump(mode="json") for outcome in outcomes])
+
+
+def coordinator_pages(app: FastAPI, packets: Packets, store: Store) -> None:
+    """The export; the coordinator's page itself is `/`."""
+
+    @app.get("/export/{name}")
+    def export(request: Request, name: str) -> Response:
+        if signed_in(request, packets, store) != COORDINATOR:
+            raise HTTPException(404)
+        files = agreement.export(packets, store.states())
+        if name not in files:
+            raise HTTPException(404)
+        disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(files[name], media_type="text/csv; charset=utf-8", headers=disposition)
+
+
+def signed_in(request: Request, packets: Packets, store: Store) -> str | None:
+    """Who sent a request: a rater that the packets know, the coordinator, or None."""
+    session = request.cookies.get("session")
+    person = store.person(session) if session else None
+    return person if person == COORDINATOR or person in packets.raters else None
+
+
+def own(request: Request, packets: Packets, store: Store, part: str, name: str) -> Desk:
+    """The packet a request is about, if it is the rater's; every other answer is 404."""
+    person = signed_in(request, packets, store)
+    if person is not None and person in packets.raters:
+        if part == "packets" and name in packets.raters[person]:
+            return Desk(person, "packets", name)
+        if part == "training" and name in packets.training:
+            return Desk(person, "training", name)
+    raise HTTPException(404)
+
+
+async def missing(request: Request, _: Exception) -> Response:
+    """One page for what does not exist and for what is not the visitor's."""
+    return page(request, "missing.html.jinja", status=404)
+
+
+async def unwritable(request: Request, error: Exception) -> Response:
+    """The disk is full or gone: the browser keeps its changes and tries again; the terminal is told why, without any text."""
+    print(f"mi-llm desk: nothing could be saved: {error}", file=sys.stderr)
+    return PlainTextResponse("not saved", 503)
+
+
+def language(request: Request) -> str:
+    """`zh` or `en`: what the visitor chose, else what the browser asks for."""
+    chosen = request.query_params.get("lang") or request.cookies.get("lang")
+    if chosen in ("zh", "en"):
+        return str(chosen)
+    asked: list[tuple[str, str]] = re.findall(r"([A-Za-z-]+)\s*(?:;\s*q=([0-9.]+))?", request.headers.get("accept-language", ""))
+    for name, _ in sorted(asked, key=lambda item: -_quality(item[1])):
+        if name[:2].lower() in ("zh", "en"):
+            return name[:2].lower()
+    return "en"
+
+
+def _quality(written: str) -> float:
+    try:
+        return float(written or 1)
+    except ValueError:
+        return 0.0
+
+
+def page(request: Request, template: str, status: int = 200, **inputs: Any) -> Response:
+    """A page in the visitor's language; `?lang=` is remembered."""
+    tongue = language(request)
+
+    def say(text: Text | str) -> str:
+        return str(getattr(WORDS[text] if isinstance(text, str) else text, tongue))
+
+    html = PAGES.get_template(template).render(
+        say=say,
+        tongue=tongue,
+        other="en" if tongue == "zh" else "zh",
+        behaviours=BEHAVIOURS,
+        keys=KEYS,
+        globals=GLOBALS,
+        **inputs,
+    )
+    answer = HTMLResponse(html, status)
+    if request.query_params.get("lang") == tongue:
+        answer.set_cookie("lang", tongue, max_age=365 * 86400, httponly=True, samesite="lax")
+    return answer
+
+
+def rater_page(request: Request, packets: Packets, store: Store, rater: str) -> Response:
+    """A rater's transcripts, how far each is, and the training."""
+
+    def rows(part: Part, names: Any) -> list[agreement.Progress]:
+        desks = [Desk(rater, part, name) for name in names]
+        return [agreement.progress(saving.packet_of(packets, desk), desk, store.state(desk)) for desk in desks]
+
+    result = agreement.training(packets, store.states(), rater, packets.training)
+    return page(
+        request, "rater.html.jinja", rater=rater, rows=rows("packets", packets.raters[rater]),
+        exercises=rows("training", packets.training), result=result, data=script_data(request, rater=rater),
+    )  # fmt: skip
+
+
+def coding_page(request: Request, packets: Packets, store: Store, desk: Desk) -> Response:
+    """One transcript to be coded."""
+    result = agreement.training(packets, store.states(), desk.rater, [desk.packet]) if desk.part == "training" else None
+    data = script_data(
+        request, **current(packets, store, desk), keys=KEYS, covers=agreement.covers(),
+        names={str(entry.code): getattr(entry.name, language(request)) for entry in (*BEHAVIOURS, *GLOBALS)},
+    )  # fmt: skip
+    return page(request, "coding.html.jinja", desk=desk, packet=saving.packet_of(packets, desk), result=result, data=data)
+
+
+def current(packets: Packets, store: Store, desk: Desk) -> dict[str, Any]:
+    """What holds of a packet, as the page's script has it: items with value and version, and what can be undone."""
+    state = store.state(desk)
+    return {
+        "rater": desk.rater,
+        "path": f"/{desk.part}/{desk.packet}",
+        "items": {item: {"value": held.value, "version": held.version} for item, held in state.items()},
+        "history": store.history(desk),
+        "gold": saving.gold_shown(packets, desk, state),
+    }
+
+
+def script_data(request: Request, **data: Any) -> dict[str, Any]:
+    """What a page hands to its script."""
+    tongue = language(request)
+    return {**data, "lang": tongue, "words": {name: getattr(WORDS[name], tongue) for name in SCRIPT}}
+
+
+def coordinator(request: Request, packets: Packets, store: Store) -> Response:
+    """Progress of everybody; reliability, notes and the export of what all who share it have finished."""
+    states = store.states()
+
+    def row(rater: str, part: Part, name: str) -> agreement.Progress:
+        desk = Desk(rater, part, name)
+        return agreement.progress(saving.packet_of(packets, desk), desk, states.get(desk, {}))
+
+    progress = {rater: [row(rater, "packets", name) for name in names] for rater, names in packets.raters.items()}
+    trained = {rater: agreement.training(packets, states, rater, packets.training) for rater in packets.raters}
+    return page(
+        request, "coordinator.html.jinja", progress=progress, trained=trained, training=len(packets.training),
+        released=agreement.released(packets, states), total=len(packets.study),
+        pairs=agreement.reliability(packets, states), notes=agreement.notes(packets, states),
+    )  # fmt: skip

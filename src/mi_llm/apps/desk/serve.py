@@ -1,0 +1,98 @@
+"""`mi-llm desk`: the desk as a service on one machine, its links, and the export into the files that the stage `code` reads.
+
+Reads the packets' folder and, where there is one, a training folder; writes `desk.sqlite` in the data folder.
+"""
+
+import ipaddress
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from mi_llm import storage
+from mi_llm.apps.desk import agreement
+from mi_llm.apps.desk.app import create
+from mi_llm.apps.desk.packets import COORDINATOR, Packets, read
+from mi_llm.apps.desk.store import Store
+from mi_llm.problem import Problem
+
+
+def serve(packets: Path, data: Path, host: str, port: int, *, training: Path | None = None, address: str | None = None) -> None:
+    """Run the desk until it is interrupted. Links of people who have none are made and printed, once.
+
+    `address` is where people reach the desk, where that is not host and port: a proxy that speaks https, say.
+    """
+    desk = read(packets, training)
+    listening = _listen(host, port)
+    store = Store(data)
+    store.pin(desk)
+    here = address or f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    made = _links(store, desk, here, renew=False)
+    if made:
+        print("Personal links, shown this once; hand each to the person it is for:\n", *made, "", sep="\n", flush=True)
+    else:
+        print("Everybody has a link already; `mi-llm desk links --renew NAME` makes a new one.")
+    if not _loopback(host) and not here.startswith("https://"):
+        print("Links and codes travel readable over this network; put a proxy that speaks https in front (--address).")
+    print(f"The desk is open: {here}   Ctrl+C closes it; what is saved stays in {store.path}", flush=True)
+    # no access log: a path may hold a link's token
+    config = uvicorn.Config(create(desk, store), access_log=False, log_level="warning", server_header=False, lifespan="off")
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:
+        print("\nThe desk is closed.")
+    finally:
+        store.close()
+
+
+def links(packets: Path, data: Path, address: str, renew: str | None = None) -> None:
+    """Print links of people who have none, or one person's new link, which ends the old one."""
+    desk, store = read(packets), Store(data)
+    if renew is not None and renew not in _people(desk):
+        raise Problem(renew, "nobody at this desk", ", ".join(_people(desk)), "correct the name")
+    made = _links(store, desk, address, renew=renew is not None, only=renew)
+    print("\n".join(made) or "Everybody has a link already; --renew NAME makes a new one.")
+    store.close()
+
+
+def export(packets: Path, data: Path, out: Path) -> None:
+    """Write `codes.csv` and `globals.csv` of the packets that all their raters finished."""
+    if not (data / "desk.sqlite").is_file():
+        raise Problem(str(data / "desk.sqlite"), "no such file", "a desk's data", "correct --data")
+    desk, store = read(packets), Store(data)
+    store.pin(desk)
+    states = store.states()
+    for name, text in agreement.export(desk, states).items():
+        storage.write_text(out / name, text)
+    ready = agreement.released(desk, states)
+    print(
+        f"{len(ready)} of {len(desk.study)} packets are finished by all their raters: {out / 'codes.csv'}, {out / 'globals.csv'}"
+    )
+    store.close()
+
+
+def _people(desk: Packets) -> list[str]:
+    return [*desk.raters, COORDINATOR]
+
+
+def _links(store: Store, desk: Packets, address: str, *, renew: bool, only: str | None = None) -> list[str]:
+    made = {person: store.link(person, renew=renew) for person in _people(desk) if only in (None, person)}
+    width = max(map(len, _people(desk)))
+    return [f"{person:{width}}  {address.rstrip('/')}/in/{token}" for person, token in made.items() if token]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise Problem(
+            f"{host}:{port}", error.strerror or str(error), "a free address of this machine", "choose another --port"
+        ) from None
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,377 @@
+// The coding page. What holds is a map of items (volley-3, global-EMP, note, done, shown-3) to a value and the change that made it
+// so; every act of the rater is a change of one item, shown at once and handed to the queue.
+import { Queue, show } from "/static/queue.js";
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const { words, names, keys, covers, path } = data;
+const codes = Object.keys(keys);
+const training = document.querySelector("main").dataset.part === "training";
+const byId = (id) => document.getElementById(id);
+const all = (selector) => [...document.querySelectorAll(selector)];
+const volleys = all(".counselor");
+const radios = all(".global input");
+const behaviours = all(".behaviour[data-code]");
+const note = byId("note");
+
+const items = new Map(Object.entries(data.items));
+let history = data.history;
+let current = null; // the marked volley
+let noteTimer = 0;
+
+const value = (item) => items.get(item)?.value ?? null;
+const item = (volley) => `volley-${volley.dataset.volley}`;
+const shown = (volley) => value(`shown-${volley.dataset.volley}`) === true;
+const open = (volley) => value(item(volley)) === null || (training && !shown(volley));
+const done = () => value("done") === true;
+const volleyOf = (name) => byId(name.replace(/^shown-/, "volley-"));
+
+// What a volley counts for: the codebook's rule, as the server derived it from the codebook.
+function counted(list) {
+  const covered = new Set((list ?? []).flatMap((code) => covers[code] ?? []));
+  return (list ?? []).filter((code) => !covered.has(code));
+}
+
+function label(name) {
+  const [kind, place] = name.split("-");
+  if (kind === "global") return names[place];
+  return kind === "note" ? words.note : kind === "done" ? "" : words.volley.replace("{n}", place);
+}
+
+function spoken(name, given) {
+  if (given === null) return words.uncoded;
+  if (!Array.isArray(given)) return String(given);
+  return given.length ? given.map((code) => names[code]).join(", ") : words.nothing_here;
+}
+
+function announce(text) { byId("say").textContent = text; }
+
+// ---- changes ----
+
+function identity() {
+  // randomUUID exists on secure pages only; a desk inside a hospital's network may not be one
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function apply(change) {
+  const before = value(change.item);
+  items.set(change.item, { value: change.value, version: change.id });
+  history = change.undoes
+    ? history.filter((entry) => entry.id !== change.undoes)
+    : [...history, { id: change.id, item: change.item, before }];
+  render(change.item);
+}
+
+function make(name, given, undoes = null) {
+  const change = { id: identity(), item: name, value: given, base: items.get(name)?.version ?? "", undoes };
+  apply(change);
+  queue.add(path, change);
+}
+
+function settled(name) { return !queue.waiting(path).some((change) => change.item === name); }
+
+function adopt(name, held) {
+  if (items.get(name)?.version === held.version) return;
+  items.set(name, { value: held.value, version: held.version });
+  render(name);
+}
+
+const queue = new Queue(data.rater, {
+  status: show(words),
+  arrived: (where, change) => { if (where === path) apply(change); }, // made in another tab of this browser
+  left: (where, id) => { if (where === path) { removeNotice(id); refresh(); } },
+  outcome: (where, result, change) => {
+    if (where !== path) return;
+    if (result.gold) { data.gold[result.item.replace("shown-", "")] = result.gold; render(result.item); }
+    if (result.status === "conflict") conflict(result, change);
+    else if (settled(result.item)) {
+      adopt(result.item, result);
+      if (result.status === "refused") refused(result);
+      else if (result.item === "done" && training) { location.hash = "result"; location.reload(); } // the server adds the agreement
+    }
+  },
+});
+
+// What other windows and devices made of it meanwhile.
+async function refresh() {
+  const written = queue.written;
+  let state;
+  try {
+    const response = await fetch(`${path}/state`, { signal: AbortSignal.timeout(15_000) });
+    if (!response.ok) return;
+    state = await response.json();
+  } catch { return; }
+  if (queue.written !== written) return; // older than what was saved since
+  Object.assign(data.gold, state.gold);
+  for (const [name, held] of Object.entries(state.items)) {
+    if (settled(name) && !(name === "note" && noteTimer)) adopt(name, held);
+  }
+  if (!queue.waiting(path).length) history = state.history;
+}
+
+// ---- two windows changed the same thing ----
+
+const notices = new Map(); // by item: the element and the ids it is about
+
+function notice(name, ids, text, buttons) {
+  notices.get(name)?.element.remove();
+  const element = document.createElement("section");
+  element.className = "notice";
+  element.append(Object.assign(document.createElement("p"), { textContent: text }));
+  for (const [title, act] of buttons) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: title });
+    button.addEventListener("click", act);
+    element.append(button);
+  }
+  notices.set(name, { element, ids });
+  byId("notices").append(element);
+}
+
+function removeNotice(id) {
+  for (const [name, { element, ids }] of notices) {
+    if (ids.includes(id)) { element.remove(); notices.delete(name); }
+  }
+}
+
+function conflict(result, change) {
+  const name = result.item;
+  const ids = [...(notices.get(name)?.ids ?? []), change.id];
+  const end = () => {
+    ids.forEach((id) => queue.drop(path, id));
+    notices.get(name).element.remove();
+    notices.delete(name);
+    items.set(name, { value: result.value, version: result.version });
+  };
+  const text = `${label(name)} ${words.conflict}. ${words.here}: ${spoken(name, value(name))}. ${words.there}: ${spoken(name, result.value)}.`;
+  notice(name, ids, text, [
+    [words.keep_here, () => { const here = value(name); end(); make(name, here); }],
+    [words.take_there, () => { end(); render(name); queue.tell(); }],
+  ]);
+}
+
+function refused(result) {
+  const text = `${label(result.item)} ${words.refused}: ${words[`reason_${result.reason}`]}.`;
+  notice(result.item, [], text.trim(), [[words.dismiss, () => {
+    notices.get(result.item).element.remove();
+    notices.delete(result.item);
+  }]]);
+}
+
+// ---- what the rater does ----
+
+function select(volley, focus = true) {
+  current?.removeAttribute("aria-current");
+  current = volley;
+  volley.setAttribute("aria-current", "true");
+  if (focus) volley.focus({ preventScroll: true });
+  volley.scrollIntoView({ block: "nearest" });
+  renderPalette();
+}
+
+function move(step) {
+  const place = volleys.indexOf(current) + step;
+  if (document.activeElement === byId("after") && step < 0) select(volleys.at(-1));
+  else if (place >= volleys.length) { byId("after").focus({ preventScroll: true }); byId("after").scrollIntoView({ block: "start" }); }
+  else if (place >= 0) select(volleys[place]);
+}
+
+function next() {
+  const place = volleys.indexOf(current);
+  const ahead = [...volleys.slice(place + 1), ...volleys.slice(0, place + 1)].find(open);
+  if (ahead) select(ahead);
+  else { byId("after").focus({ preventScroll: true }); byId("after").scrollIntoView({ block: "start" }); }
+}
+
+function code(volley, given) {
+  if (done()) { announce(words.reason_done); return; }
+  if (shown(volley)) { announce(words.reason_shown); return; }
+  make(item(volley), given);
+  announce(`${label(item(volley))}: ${spoken(item(volley), given)}`);
+  volley.scrollIntoView({ block: "nearest" });
+}
+
+function toggle(behaviour) {
+  const held = value(item(current)) ?? [];
+  const given = codes.filter((one) => (one === behaviour) !== held.includes(one));
+  code(current, given.length ? given : null);
+  showRule(behaviour);
+}
+
+function nothing() {
+  const held = value(item(current));
+  code(current, held !== null && !held.length ? null : []);
+}
+
+function undoable() {
+  return history.findLast(({ item: name }) => /^(volley|global)-/.test(name) && !(name.startsWith("volley-") && shown(byId(name))));
+}
+
+function undo() {
+  const entry = undoable();
+  if (!entry || done()) return;
+  make(entry.item, entry.before, entry.id);
+  if (entry.item.startsWith("volley-")) select(byId(entry.item));
+  announce(`${words.undone}: ${label(entry.item)}: ${spoken(entry.item, entry.before)}`);
+}
+
+function compare() {
+  if (value(item(current)) === null || shown(current) || done()) return;
+  make(`shown-${current.dataset.volley}`, true);
+}
+
+function enter() {
+  if (training && value(item(current)) !== null && !shown(current)) compare();
+  else next();
+}
+
+function keepNote() {
+  clearTimeout(noteTimer);
+  noteTimer = 0;
+  if (note.value !== (value("note") ?? "")) make("note", note.value);
+}
+
+const acts = {
+  arrowdown: () => move(1), j: () => move(1), arrowup: () => move(-1), k: () => move(-1), enter, n: nothing, u: undo,
+  "?": () => byId("codebook").showModal(),
+};
+for (const [behaviour, key] of Object.entries(keys)) acts[key] = () => toggle(behaviour);
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || byId("codebook").open) return;
+  // with a Chinese input method on, some browsers give the letter only as the key's place
+  const key = event.key === "Process" ? event.code.replace(/^Key/, "").toLowerCase() : event.key.toLowerCase();
+  const { target } = event;
+  if (target.matches("textarea")) return;
+  if (target.matches("input[type=radio]")) {
+    const chosen = target.closest("fieldset").querySelector(`input[value="${CSS.escape(key)}"]`);
+    if (chosen) { chosen.focus(); chosen.click(); }
+    else if (key === "u") undo();
+    return;
+  }
+  if (key === "enter" && target.matches("button, a, summary")) return;
+  if (!Object.hasOwn(acts, key)) return;
+  event.preventDefault();
+  if (event.repeat && !["arrowdown", "arrowup", "j", "k"].includes(key)) return;
+  acts[key]();
+});
+
+for (const volley of volleys) volley.addEventListener("focus", () => { if (volley !== current) select(volley, false); });
+for (const button of behaviours) {
+  button.addEventListener("click", () => toggle(button.dataset.code));
+  for (const kind of ["pointerenter", "focus"]) button.addEventListener(kind, () => showRule(button.dataset.code));
+}
+byId("nothing").addEventListener("click", nothing);
+byId("undo").addEventListener("click", undo);
+byId("next").addEventListener("click", next);
+byId("compare")?.addEventListener("click", compare);
+byId("rules").addEventListener("click", () => byId("codebook").showModal());
+byId("close").addEventListener("click", () => byId("codebook").close());
+for (const radio of radios) radio.addEventListener("change", () => make(`global-${radio.name}`, Number(radio.value)));
+addEventListener("focus", () => { refresh(); queue.flush(); });
+note.addEventListener("input", () => { clearTimeout(noteTimer); noteTimer = setTimeout(keepNote, 700); });
+note.addEventListener("blur", keepNote);
+addEventListener("pagehide", keepNote);
+document.addEventListener("visibilitychange", () => { if (document.hidden) keepNote(); else refresh(); });
+byId("finish").addEventListener("click", () => { keepNote(); make("done", true); });
+byId("reopen")?.addEventListener("click", () => make("done", null));
+
+// ---- what the rater sees ----
+
+function chip(text, kind = "") { return Object.assign(document.createElement("span"), { className: `chip ${kind}`, textContent: text }); }
+
+function renderVolley(volley) {
+  const held = value(item(volley));
+  const place = byId(`codes-${volley.dataset.volley}`);
+  volley.classList.toggle("coded", held !== null);
+  if (held === null) place.replaceChildren(chip(words.uncoded, "open"));
+  else if (!held.length) place.replaceChildren(chip(words.nothing_here, "open"));
+  else place.replaceChildren(...held.map((behaviour) => chip(names[behaviour])));
+  if (training) renderGold(volley, held);
+}
+
+function renderGold(volley, held) {
+  const place = byId(`gold-${volley.dataset.volley}`);
+  const gold = data.gold[volley.dataset.volley];
+  place.hidden = !shown(volley) || !gold;
+  if (place.hidden) return;
+  const [mine, theirs] = [counted(held), counted(gold)];
+  const rows = [
+    [words.agree, "agree", mine.filter((one) => theirs.includes(one))],
+    [words.missed, "missed", theirs.filter((one) => !mine.includes(one))],
+    [words.extra, "extra", mine.filter((one) => !theirs.includes(one))],
+  ];
+  const told = rows.filter(([, , list]) => list.length).map(([title, kind, list]) => `${title}: ${list.map((one) => names[one]).join(", ")}`);
+  if (!told.length) told.push(`${words.agree}: ${words.nothing_here}`);
+  if (place.textContent !== told.join("")) {
+    place.replaceChildren(...told.map((text, at) => chip(text, rows.filter(([, , list]) => list.length)[at]?.[1] ?? "agree")));
+    announce(`${words.gold}: ${told.join(". ")}`);
+  }
+}
+
+function renderPalette() {
+  const held = value(item(current));
+  byId("now").textContent = `${label(item(current))} · ${spoken(item(current), held)}`;
+  const fixed = done() || shown(current);
+  for (const button of behaviours) {
+    button.setAttribute("aria-pressed", String((held ?? []).includes(button.dataset.code)));
+    button.setAttribute("aria-disabled", String(fixed));
+  }
+  byId("nothing").setAttribute("aria-pressed", String(held !== null && !held.length));
+  byId("nothing").setAttribute("aria-disabled", String(fixed));
+  byId("undo").setAttribute("aria-disabled", String(done() || !undoable()));
+  byId("compare")?.setAttribute("aria-disabled", String(held === null || fixed));
+}
+
+function renderCounts() {
+  const seen = volleys.flatMap((volley) => counted(value(item(volley))));
+  for (const behaviour of codes) {
+    const count = seen.filter((one) => one === behaviour).length;
+    const place = document.querySelector(`[data-count="${behaviour}"]`);
+    place.textContent = count;
+    place.classList.toggle("zero", !count);
+  }
+}
+
+function renderProgress() {
+  const coded = volleys.filter((volley) => !open(volley)).length;
+  const globals = new Set(radios.map((radio) => radio.name));
+  const rated = [...globals].filter((name) => value(`global-${name}`) !== null).length;
+  const fill = (text, a, b) => text.replace("{a}", a).replace("{b}", b);
+  byId("progress").textContent = `${fill(words.volleys, coded, volleys.length)} · ${fill(words.globals, rated, globals.size)}`;
+  document.body.classList.toggle("done", done());
+  byId("finished").hidden = !done();
+  byId("finish").hidden = done();
+  byId("finish-more").hidden = done();
+  byId("finish").disabled = coded < volleys.length || rated < globals.size;
+  if (byId("reopen")) byId("reopen").hidden = !done();
+  for (const radio of radios) radio.disabled = done();
+}
+
+function render(name) {
+  const [kind, place] = name.split("-");
+  if (kind === "volley" || kind === "shown") renderVolley(volleyOf(name));
+  if (kind === "global") for (const radio of radios) if (radio.name === place) radio.checked = Number(radio.value) === value(name);
+  if (kind === "note" && !noteTimer) note.value = value("note") ?? "";
+  if (kind === "volley") renderCounts();
+  renderPalette();
+  renderProgress();
+}
+
+function showRule(behaviour) {
+  for (const rule of all("#rule [data-rule]")) rule.hidden = rule.dataset.rule !== behaviour;
+}
+
+// ---- begin ----
+
+[current] = volleys;
+const waiting = queue.waiting(path);
+for (const change of waiting) if (!history.some(({ id }) => id === change.id) && items.get(change.item)?.version !== change.id) apply(change);
+volleys.forEach(renderVolley);
+for (const name of [...new Set(radios.map((radio) => `global-${radio.name}`)), "note"]) render(name);
+renderCounts();
+select(volleys.find(open) ?? volleys[0], false);
+// on a narrow screen the palette makes room while the rater is past the last volley
+new IntersectionObserver(([entry]) => document.body.classList.toggle("past", entry.isIntersecting), { rootMargin: "0px 0px -50% 0px" })
+  .observe(byId("after"));
+queue.tell();
+queue.flush();
+document.body.dataset.ready = "true";

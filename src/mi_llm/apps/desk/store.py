@@ -1,0 +1,234 @@
+"""The desk's memory: `desk.sqlite` in the data folder, with who may come in, every change as an event, and what holds now.
+
+Events are only ever added, an undo too. What holds now (`state`) follows from them and is written in the same transaction, with
+write-ahead logging and a full sync, so what was acknowledged outlives a killed process and a power cut.
+"""
+
+import hashlib
+import json
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mi_llm import storage
+from mi_llm.apps.desk.packets import Packet, Packets
+from mi_llm.problem import Problem
+
+Part = Literal["packets", "training"]
+SCHEMA = 1
+SESSION_DAYS = 30
+_TABLES = """
+CREATE TABLE link (person TEXT PRIMARY KEY, hash BLOB NOT NULL UNIQUE) STRICT;
+CREATE TABLE session (hash BLOB PRIMARY KEY, person TEXT NOT NULL, made INTEGER NOT NULL) STRICT;
+CREATE TABLE packet (part TEXT, packet TEXT, sha256 TEXT NOT NULL, PRIMARY KEY (part, packet)) STRICT;
+CREATE TABLE event (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, made TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+  rater TEXT NOT NULL, part TEXT NOT NULL, packet TEXT NOT NULL, id TEXT NOT NULL, item TEXT NOT NULL,
+  before TEXT NOT NULL, value TEXT NOT NULL, base TEXT NOT NULL, undoes TEXT,
+  UNIQUE (rater, part, packet, id)
+) STRICT;
+CREATE TABLE state (
+  rater TEXT, part TEXT, packet TEXT, item TEXT, value TEXT NOT NULL, version TEXT NOT NULL,
+  PRIMARY KEY (rater, part, packet, item)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER event_kept BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'events are kept'); END;
+CREATE TRIGGER event_unchanged BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'events are kept'); END;
+"""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Whose coding of what: a rater, a part of the desk (the study's packets or the training), and a packet."""
+
+    rater: str
+    part: Part
+    packet: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """As the tables have it."""
+        return self.rater, self.part, self.packet
+
+
+@dataclass(frozen=True)
+class Held:
+    """What holds of an item; the version is the id of the change that made it so, empty where nothing was said yet."""
+
+    value: Any = None
+    version: str = ""
+
+
+State = dict[str, Held]
+
+
+class Store:
+    """The database, opened once a process and used by one thread at a time; other processes wait for their turn."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "desk.sqlite"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.path.touch(mode=0o600)  # codes before they are released, and hashes: nobody else's business
+            self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._turn = threading.Lock()
+            with self.writing() as database:
+                self._prepare(database)
+        except (OSError, sqlite3.Error) as error:
+            raise Problem(
+                str(self.path), f"cannot be opened ({error})", "a writable folder", "correct --data or its permissions"
+            ) from None
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            for statement in _statements(_TABLES):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {SCHEMA}")
+        elif version != SCHEMA:
+            raise Problem(str(self.path), f"schema {version}", f"schema {SCHEMA}", "open it with the version that made it")
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that is on the disk when the block is left, or has left no trace where the block raised."""
+        with self._turn:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """One view of everything."""
+        with self._turn:
+            self._database.execute("BEGIN")
+            try:
+                yield self._database
+            finally:
+                self._database.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Give the database back."""
+        self._database.close()
+
+    def link(self, person: str, *, renew: bool) -> str | None:
+        """A new personal token; None where the person has one already. Renewing ends the old link and its sessions."""
+        token = secrets.token_urlsafe(24)  # 192 bits
+        with self.writing() as database:
+            if renew:
+                database.execute("DELETE FROM link WHERE person = ?", (person,))
+                database.execute("DELETE FROM session WHERE person = ?", (person,))
+            made = database.execute("INSERT OR IGNORE INTO link VALUES (?, ?)", (person, _hash(token))).rowcount
+        return token if made else None
+
+    def enter(self, token: str) -> str | None:
+        """Exchange a link's token for a session's; None where no link has it."""
+        session = secrets.token_urlsafe(24)
+        with self.writing() as database:
+            row = database.execute("SELECT person FROM link WHERE hash = ?", (_hash(token),)).fetchone()
+            if row is None:
+                return None
+            database.execute("DELETE FROM session WHERE made < ?", (int(time.time()) - SESSION_DAYS * 86400,))
+            database.execute("INSERT INTO session VALUES (?, ?, ?)", (_hash(session), row[0], int(time.time())))
+        return session
+
+    def person(self, session: str) -> str | None:
+        """Whose session a token is, if it is one and not too old."""
+        oldest = int(time.time()) - SESSION_DAYS * 86400
+        with self.reading() as database:
+            row = database.execute("SELECT person FROM session WHERE hash = ? AND made >= ?", (_hash(session), oldest)).fetchone()
+        return str(row[0]) if row else None
+
+    def pin(self, packets: Packets) -> None:
+        """Remember each packet's content; raises Problem where a packet was changed after somebody had coded it."""
+        parts: dict[Part, Any] = {"packets": packets.study, "training": packets.training}
+        with self.writing() as database:
+            coded = {(part, packet) for part, packet in database.execute("SELECT DISTINCT part, packet FROM event")}
+            known = {(part, packet): sha for part, packet, sha in database.execute("SELECT * FROM packet")}
+            for part, contents in parts.items():
+                for name, packet in contents.items():
+                    found = _content(packet)
+                    if (part, name) in coded and known[part, name] != found:
+                        raise Problem(
+                            f"packet {name}", "another transcript than the one that was coded", f"the one of {self.path}",
+                            "restore the packets, or begin anew with another --data",
+                        )  # fmt: skip
+                    database.execute("INSERT OR REPLACE INTO packet VALUES (?, ?, ?)", (part, name, found))
+
+    def state(self, desk: Desk) -> State:
+        """What holds of one packet for one rater."""
+        with self.reading() as database:
+            return state(database, desk)
+
+    def states(self) -> dict[Desk, State]:
+        """What holds of everything."""
+        found: dict[Desk, State] = {}
+        with self.reading() as database:
+            for rater, part, packet, item, value, version in database.execute("SELECT * FROM state"):
+                found.setdefault(Desk(rater, part, packet), {})[item] = Held(json.loads(value), version)
+        return found
+
+    def history(self, desk: Desk) -> list[dict[str, Any]]:
+        """The changes that can still be undone, oldest first: id, item, and what held before."""
+        with self.reading() as database:
+            rows = database.execute(
+                "SELECT id, item, before FROM event AS done WHERE rater = ? AND part = ? AND packet = ? AND undoes IS NULL"
+                " AND NOT EXISTS (SELECT 1 FROM event WHERE undoes = done.id AND rater = done.rater AND part = done.part"
+                " AND packet = done.packet) ORDER BY number",
+                desk.key,
+            ).fetchall()
+        return [{"id": change, "item": item, "before": json.loads(before)} for change, item, before in rows]
+
+
+def state(database: sqlite3.Connection, desk: Desk) -> State:
+    """What holds of one packet for one rater, inside a transaction."""
+    rows = database.execute("SELECT item, value, version FROM state WHERE rater = ? AND part = ? AND packet = ?", desk.key)
+    return {item: Held(json.loads(value), version) for item, value, version in rows}
+
+
+def known(database: sqlite3.Connection, desk: Desk, change: str) -> bool:
+    """Whether a change was written before."""
+    found = database.execute("SELECT 1 FROM event WHERE rater = ? AND part = ? AND packet = ? AND id = ?", (*desk.key, change))
+    return found.fetchone() is not None
+
+
+def write(
+    database: sqlite3.Connection, desk: Desk, item: str, value: Any, *, before: Held, base: str, change: str, undoes: str | None
+) -> None:
+    """Add an event, and make what it says hold."""
+    new = storage.dump(value)
+    database.execute(
+        "INSERT INTO event (rater, part, packet, id, item, before, value, base, undoes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*desk.key, change, item, storage.dump(before.value), new, base, undoes),
+    )
+    database.execute("INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?)", (*desk.key, item, new, change))
+
+
+def _hash(token: str) -> bytes:
+    # a plain hash will do: tokens are random, so there is nothing to guess from
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _content(packet: Packet) -> str:
+    return hashlib.sha256(storage.dump(packet.model_dump()).encode()).hexdigest()
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Cut a script into statements; `executescript` would commit halfway."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

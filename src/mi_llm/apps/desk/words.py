@@ -1,0 +1,146 @@
+"""What the desk says, in the study's two languages; what is coded is worded in the codebook."""
+
+from mi_llm.miti.coding import Behaviour, Text
+
+KEYS = {
+    Behaviour.INFORMATION: "g",
+    Behaviour.PERSUADE_WITH: "w",
+    Behaviour.QUESTION: "q",
+    Behaviour.SIMPLE: "s",
+    Behaviour.COMPLEX: "c",
+    Behaviour.AFFIRM: "a",
+    Behaviour.SEEK: "b",
+    Behaviour.EMPHASIZE: "e",
+    Behaviour.PERSUADE: "p",
+    Behaviour.CONFRONT: "f",
+}
+
+WORDS = {
+    "desk": Text("Coding desk", "编码台"),
+    "missing": Text("Not here", "没有这一页"),
+    "missing_more": Text(
+        "This page does not exist, or it is not yours. Open your personal link again.",
+        "这一页不存在，或者不归你。请重新打开你的专属链接。",
+    ),
+    "entering": Text("Signing in", "正在进入"),
+    "go_on": Text("Continue", "继续"),
+    "script": Text("Coding needs JavaScript; please allow it for this page.", "编码需要 JavaScript，请为本页启用。"),
+    "other_language": Text("中文", "English"),
+    "your_packets": Text("Your transcripts", "你的访谈"),
+    "your_packets_more": Text(
+        "Please code them in this order, each in one sitting if you can. Do not discuss one before all who code it are done.",
+        "请按此顺序编码，尽量一次编完一份。所有编码者完成之前，请勿讨论。",
+    ),
+    "exercises": Text("Training", "练习"),
+    "exercises_more": Text(
+        "Coded by those who know: after each volley you see what they coded.", "专家已编码：每编完一轮，即可看到专家的编码。"
+    ),
+    "packet": Text("Transcript", "访谈"),
+    "not_begun": Text("not begun", "未开始"),
+    "begun": Text("begun", "进行中"),
+    "is_done": Text("done", "已完成"),
+    "client": Text("Client", "来访者"),
+    "counselor": Text("Counselor", "咨询师"),
+    "volley": Text("Volley {n}", "第 {n} 轮"),
+    "turns": Text("Conversation", "对话"),
+    "volleys": Text("{a} of {b} volleys", "已编码 {a} / {b} 轮"),
+    "globals": Text("{a} of {b} globals", "总评 {a} / {b}"),
+    "globals_title": Text("Globals", "总评"),
+    "palette": Text("Behaviours", "行为"),
+    "nothing": Text("Nothing to code", "无可编码"),
+    "undo": Text("Undo", "撤销"),
+    "next": Text("Next uncoded", "下一轮未编码"),
+    "compare": Text("Compare with the gold", "与专家比对"),
+    "rules": Text("Rules", "规则"),
+    "rules_of": Text("Rules of the codebook", "编码规则"),
+    "close": Text("Close", "关闭"),
+    "volley_rule": Text(
+        "A volley counts each behaviour once, one reflection and one persuasion at most: complex stands for simple, persuading "
+        "with permission for persuading. Code what you see; the counts follow.",
+        "一轮之内每种行为只计一次，反映、劝说各至多一个：复杂反映盖过简单反映，经许可的劝说盖过劝说。看到什么编什么，计数自会跟上。",
+    ),
+    "help": Text(
+        "A letter codes the marked volley; again, it takes the code back. ↓ or j: next volley, ↑ or k: previous, Enter: next "
+        "uncoded, n: nothing to code, u: undo, ?: rules.",
+        "字母键编码当前一轮，再按取消。↓ 或 j 下一轮，↑ 或 k 上一轮，Enter 下一未编码，n 无可编码，u 撤销，? 规则。",
+    ),
+    "globals_more": Text(
+        "Your impression of the whole session. Start from 3 where nothing speaks for more or less.",
+        "对整场会谈的印象。没有理由高或低时，从 3 开始。",
+    ),
+    "note": Text("Note", "备注"),
+    "note_more": Text("For the coordinator; no names, please.", "给协调人看；请勿写姓名。"),
+    "finish": Text("Finish this transcript", "完成此份"),
+    "finish_more": Text(
+        "Possible when each counselor volley is coded and each global is rated.",
+        "每轮咨询师的话都已编码、四项总评都已评分后即可完成。",
+    ),
+    "reopen": Text("Reopen", "重新打开"),
+    "finished": Text("This transcript is done. Thank you.", "此份已完成，谢谢。"),
+    "reopen_more": Text("You may reopen it until everybody who codes it is done.", "在所有编码者完成之前，你可以重新打开。"),
+    "saved": Text("Saved", "已保存"),
+    "saving": Text("Saving…", "正在保存…"),
+    "offline": Text("Offline · {n} to be saved", "离线 · {n} 处待保存"),
+    "unkept": Text(
+        "{n} to be saved, and this browser cannot keep them: do not close the page", "{n} 处待保存，浏览器无法暂存，请勿关闭本页"
+    ),
+    "signed_out": Text(
+        "{n} not saved: open your personal link again; nothing is lost", "{n} 处未保存：请重新打开你的专属链接，编码不会丢失"
+    ),
+    "rejected": Text("{n} not saved: please reload the page and tell the coordinator", "{n} 处未保存：请刷新本页并告知协调人"),
+    "conflict": Text("changed in another window or on another device", "已在别的窗口或设备上改动"),
+    "here": Text("Here", "此处"),
+    "there": Text("There", "别处"),
+    "keep_here": Text("Keep what is here", "保留此处"),
+    "take_there": Text("Take what is there", "采用别处"),
+    "refused": Text("was not changed", "未改动"),
+    "reason_unknown": Text("the transcript has no such place", "没有这一处"),
+    "reason_done": Text("the transcript is done", "此份已完成"),
+    "reason_closed": Text("everybody who codes it is done, so it stays as it is", "所有编码者都已完成，不能再改"),
+    "reason_incomplete": Text("something is still uncoded", "尚有未编码之处"),
+    "reason_shown": Text("its gold code was shown already", "已看过专家编码"),
+    "dismiss": Text("Understood", "知道了"),
+    "uncoded": Text("not coded", "未编码"),
+    "nothing_here": Text("nothing to code", "无可编码"),
+    "undone": Text("Undone", "已撤销"),
+    "gold": Text("Gold", "专家"),
+    "agree": Text("Agreed", "一致"),
+    "missed": Text("Missed", "漏编"),
+    "extra": Text("Not in the gold", "多编"),
+    "result": Text("Your agreement with the gold", "你与专家的一致性"),
+    "result_all": Text("Over the training transcripts that you finished", "已完成的练习合计"),
+    "behaviour": Text("Behaviour", "行为"),
+    "kappa": Text("Cohen's κ", "Cohen κ"),
+    "share": Text("Equal", "相同"),
+    "within": Text("Within 1", "相差至多 1"),
+    "difference": Text("Difference", "差"),
+    "pooled": Text("All behaviours", "全部行为"),
+    "no_kappa": Text(
+        "κ does not exist where both coders say the same of every volley.", "两者对每轮判断都相同且无变化时，κ 不存在。"
+    ),
+    "coordinator": Text("Coordinator", "协调人"),
+    "progress": Text("Progress", "进度"),
+    "reliability": Text("Reliability", "信度"),
+    "reliability_more": Text(
+        "From transcripts whose raters are all done; no code is shown before. Counted by the codebook's rules for a volley.",
+        "只用所有编码者都已完成的访谈；此前不显示任何编码。按编码规则计。",
+    ),
+    "none_yet": Text("No two raters have finished a transcript together yet.", "还没有两位编码者都完成的访谈。"),
+    "export": Text("Export", "导出"),
+    "export_more": Text(
+        "Finished by all who code them: {a} of {b}. The export holds these.",
+        "{b} 份访谈中，{a} 份已由所有编码者完成；导出只含这些。",
+    ),
+    "packets_done": Text("{a} of {b} done", "完成 {a} / {b}"),
+    "over": Text("Transcripts: {packets}, volleys: {volleys}", "{packets} 份访谈，{volleys} 轮"),
+    "mean": Text("mean", "均值"),
+    "notes": Text("Notes", "备注"),
+    "no_notes": Text("None on finished transcripts.", "已完成的访谈没有备注。"),
+}
+
+# what the page's script says
+SCRIPT = (
+    "saved", "saving", "offline", "unkept", "signed_out", "rejected", "conflict", "here", "there", "keep_here", "take_there",
+    "refused", "reason_unknown", "reason_done", "reason_closed", "reason_incomplete", "reason_shown", "dismiss", "uncoded",
+    "nothing_here", "undone", "gold", "agree", "missed", "extra", "volley", "note", "volleys", "globals",
+)  # fmt: skip

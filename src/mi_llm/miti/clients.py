@@ -1,0 +1,145 @@
+"""Standardized clients (paper, Methods, Manual Evaluation): who talks with the counselor models, and how a talk goes on.
+
+A profile names the behaviour to be changed, how it shows, the reason under it, and the readiness at first; motivation rises only
+when the reason has been addressed. The bundle's ten are in `clients.yaml`, the authors' outlines in their release. A profile with
+lines of its own can be played by the scripted client, which answers to what the lexical coder sees in the counselor's volley;
+a language model can play any.
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from ruamel.yaml import YAML
+
+from mi_llm import storage
+from mi_llm.dialog import Turn
+from mi_llm.miti import lexical
+from mi_llm.miti.coding import Behaviour, volley
+
+PUSHED = frozenset({Behaviour.PERSUADE, Behaviour.CONFRONT})
+HEARD = frozenset(
+    {Behaviour.SIMPLE, Behaviour.COMPLEX, Behaviour.AFFIRM, Behaviour.SEEK, Behaviour.EMPHASIZE}
+)  # what addresses a reason that was told
+INVITED = HEARD | {Behaviour.QUESTION}
+WILLING = 7  # readiness, 0 to 10, from which on the client makes a plan
+OPEN = 2  # how much of the behaviour is told before the reason can be
+
+
+class Strict(BaseModel):
+    """Nothing unknown, nothing changed after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Lines(Strict):
+    """What a scripted client says of themselves, each list in its order."""
+
+    opening: str
+    manifestation: tuple[str, ...]
+    reason: tuple[str, ...]
+    change: tuple[str, ...]
+    plan: str
+
+
+class Common(Strict):
+    """What any scripted client says: when pushed, when there is nothing to answer, at the end, and when giving up."""
+
+    sustain: tuple[str, ...]
+    waiting: tuple[str, ...]
+    goodbye: str
+    break_off: str
+
+
+class Profile(Strict):
+    """A standardized client; `readiness` runs from 0 to 10 and is None where only words are given."""
+
+    id: str
+    topic: str = ""
+    behaviour: str
+    manifestation: str
+    reason: str
+    readiness: int | None = Field(default=None, ge=0, le=10)
+    willing: str = ""
+    says: Lines | None = None
+
+
+def bundled() -> tuple[list[Profile], Common]:
+    """The bundle's ten profiles, and the lines that all of them share."""
+    content = YAML(typ="safe").load((resources.files(__package__) / "clients.yaml").read_text(encoding="utf-8"))
+    return [Profile.model_validate(one) for one in content["profiles"]], Common.model_validate(content["common"])
+
+
+def outlined(path: Path) -> list[Profile]:
+    """The authors' client outlines, from `read/release/outlines.json`."""
+    return [
+        Profile(
+            id=f"outline-{number}",
+            behaviour=outline["behavior"],
+            manifestation=outline["manifestation"],
+            reason=outline["reason"],
+            willing=outline["willing"],
+        )
+        for number, outline in enumerate(storage.read_json(path), 1)
+    ]
+
+
+class Scripted:
+    """A client as a state machine: told so much, the reason hidden, told or addressed, so ready to change.
+
+    A volley that persuades or confronts gets sustain talk and lowers readiness. One that reflects, asks, affirms or leaves the
+    choice is answered: first with how the behaviour shows, then with the reason, and, once the reason was told and heard, with
+    change talk, a point of readiness each. At `WILLING` comes the plan, then the farewell. Any other volley is waited out. The
+    client breaks off at readiness 0, or when the words for an answer are used up. No chance: equal counselors get equal clients.
+    """
+
+    def __init__(self, profile: Profile, common: Common) -> None:
+        if profile.says is None or profile.readiness is None:
+            raise ValueError(f"profile {profile.id} has no lines for a scripted client")
+        self.lines, self.common = profile.says, common
+        self.readiness = profile.readiness
+        self.told: dict[str, int] = {}
+        self.addressed = self.planned = self.over = False
+
+    def say(self, turns: Sequence[Turn]) -> str | None:
+        """The next volley after the counselor's last; None when the client has said farewell."""
+        if self.over:
+            return None
+        if not turns:
+            return self.lines.opening
+        if self.planned:
+            self.over = True
+            return self.common.goodbye
+        found = volley(coded.behaviour for coded in lexical.code(turns[-2].text, turns[-1].text))
+        return self.answer(found) or self.leave()
+
+    def answer(self, found: frozenset[Behaviour]) -> str | None:
+        """Answer to what a counselor's volley did; None when nothing is left to say."""
+        if found & PUSHED:
+            self.readiness -= 1
+            return self.next("sustain", self.common.sustain) if self.readiness > 0 else None
+        if not found & INVITED:
+            return self.next("waiting", self.common.waiting)
+        if self.told.get("reason", 0) == len(self.lines.reason) and found & HEARD:
+            self.addressed = True
+        if self.addressed:
+            self.readiness += 1
+            if self.readiness >= WILLING:
+                self.planned = True
+                return self.lines.plan
+            return self.next("change", self.lines.change)
+        if self.told.get("manifestation", 0) >= OPEN and found & HEARD and (line := self.next("reason", self.lines.reason)):
+            return line
+        return self.next("manifestation", self.lines.manifestation) or self.next("reason", self.lines.reason)
+
+    def next(self, name: str, lines: Sequence[str]) -> str | None:
+        """The next of some lines, or None after the last."""
+        place = self.told.get(name, 0)
+        self.told[name] = min(place + 1, len(lines))
+        return lines[place] if place < len(lines) else None
+
+    def leave(self) -> str:
+        """Break off."""
+        self.over = True
+        return self.common.break_off

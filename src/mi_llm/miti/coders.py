@@ -1,0 +1,445 @@
+"""Stage `code`: give every packet its MITI codes (paper, Methods, Manual Evaluation), by people, a language model or words alone.
+
+Reads `blind/packets/` and, as `code.coder` says, `codes.csv` and `globals.csv` of people (folder `code.human`), recorded answers
+of a language model (`construct/llm.py`), or neither. Writes `code/codes.csv` and `globals.csv` and, of a model, `cassette.jsonl`,
+kept from run to run. The column `rater` says who coded: `lexical` and `llm:<model>` are no people; people may not be called so.
+
+The model is asked twice about each counselor volley, first to cut it into utterances, then to code them, and once about each
+transcript for the globals. What it is told of the codes is the codebook (`coding.py`).
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mi_llm import prompts, storage
+from mi_llm.construct import llm
+from mi_llm.construct.cassette import Check, Question, text_of
+from mi_llm.dialog import Turn
+from mi_llm.miti import lexical
+from mi_llm.miti.coding import BEHAVIOURS, GLOBALS, Behaviour, Global, volley
+from mi_llm.problem import Problem
+from mi_llm.stage import stage
+from mi_llm.study import Study
+
+Behaviours = dict[int, frozenset[Behaviour]]  # by the number of a counselor turn: what the coder saw in it
+Transcripts = Mapping[str, Sequence[Turn]]
+Place = tuple[str, int]  # a transcript's name, and the number of one of its turns
+
+CODES = ["rater", "packet", "volley", "code"]
+RATINGS = ["rater", "packet", "code", "rating"]
+LEXICAL, MODEL = "lexical", "llm:"  # the raters that are no people: one name, and how the others begin
+NONE = "none"  # what a model says of an utterance without a code
+CONTEXT = 6  # turns before a volley that the model sees
+SCALE = range(1, 6)
+
+
+@dataclass(frozen=True)
+class Coding:
+    """One transcript as one rater coded it; `ratings` is empty where the globals were not rated."""
+
+    rater: str
+    packet: str
+    behaviours: Behaviours
+    ratings: dict[Global, int]
+
+
+class Packet(BaseModel):
+    """A blinded transcript, as `blind` writes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    packet: str
+    turns: tuple[Turn, ...]
+
+
+def packets(folder: Path) -> dict[str, tuple[Turn, ...]]:
+    """The blinded transcripts by name."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        if path.name == "raters.json":
+            continue
+        try:
+            packet = Packet.model_validate(storage.read_json(path))
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in fault["loc"])
+            raise Problem(
+                str(path), f"{place}: {fault['msg']}", "a packet as stage blind writes it", "run stage blind again"
+            ) from None
+        found[packet.packet] = packet.turns
+    return found
+
+
+def volleys(turns: Sequence[Turn]) -> list[int]:
+    """The numbers of the counselor's turns; turns of both roles count from 1."""
+    return [number for number, turn in enumerate(turns, 1) if turn.role == "counselor"]
+
+
+# By words
+
+
+def by_words(turns: Sequence[Turn]) -> Behaviours:
+    """What the lexical coder sees in each counselor turn."""
+    found: Behaviours = {}
+    client = ""
+    for number, turn in enumerate(turns, 1):
+        if turn.role == "client":
+            client = turn.text
+        else:
+            found[number] = volley(utterance.behaviour for utterance in lexical.code(client, turn.text))
+    return found
+
+
+# By people
+
+
+def rows(path: Path, columns: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield (where, row) of a CSV file with these columns; rows are numbered as a spreadsheet shows them."""
+    table = csv.reader(io.StringIO(storage.read_text(path), newline=""), strict=True)
+    number = 0
+    try:
+        for number, row in enumerate(table, 1):
+            where = f"{path}, row {number}"
+            if number == 1:
+                require(row == columns, where, f"the columns {', '.join(row)}", f"{', '.join(columns)}")
+            elif row:
+                require(len(row) == len(columns), where, f"{len(row)} columns", f"{len(columns)}: {', '.join(columns)}")
+                yield where, row
+    except csv.Error as error:
+        raise refusal(f"{path}, row {number + 1}", f"not CSV ({error})", "a CSV file") from None
+    require(number > 0, str(path), "an empty file", f"the columns {', '.join(columns)}")
+
+
+def refusal(where: str, found: str, expected: str) -> Problem:
+    """What to say of a person's file that cannot be used."""
+    return Problem(where, found, expected, "correct the file, or export it from the desk again")
+
+
+def require(condition: bool, where: str, found: str, expected: str) -> None:
+    """Refuse a person's file that is not as it must be."""
+    if not condition:
+        raise refusal(where, found, expected)
+
+
+def whose(where: str, rater: str, packet: str, transcripts: Transcripts) -> tuple[str, str]:
+    """The rater and packet of a row; refused where nobody coded, or no person, or where there is no such packet."""
+    person = rater == rater.strip() != "" and rater != LEXICAL and not rater.startswith(MODEL)
+    require(person, where, f"the rater {rater!r}", f"a person's name or number, not {LEXICAL} or {MODEL}…")
+    require(packet in transcripts, where, f"the packet {packet!r}", "the name of a packet of this study")
+    return rater, packet
+
+
+def by_people(folder: Path, transcripts: Transcripts) -> list[Coding]:
+    """What people coded: `codes.csv` and `globals.csv` of a folder."""
+    seen = coded_by_people(folder / "codes.csv", transcripts)
+    rated = rated_by_people(folder / "globals.csv", transcripts)
+    return [Coding(*whom, seen.get(whom, {}), rated.get(whom, {})) for whom in sorted(seen.keys() | rated.keys())]
+
+
+def coded_by_people(path: Path, transcripts: Transcripts) -> dict[tuple[str, str], Behaviours]:
+    """The codes of `codes.csv` by rater and packet: every counselor turn of a packet, or none."""
+    given: dict[tuple[str, str], dict[int, list[str]]] = {}
+    for where, (rater, packet, number, code) in rows(path, CODES):
+        whom = whose(where, rater, packet, transcripts)
+        places = {str(place): place for place in volleys(transcripts[packet])}
+        require(number in places, where, f"the volley {number!r}", "the number of a turn of the counselor in this packet")
+        require(not code or code in list(Behaviour), where, f"the code {code!r}", f"{', '.join(Behaviour)}, or nothing")
+        codes = given.setdefault(whom, {}).setdefault(places[number], [])
+        require(code not in codes, where, f"the code {code!r} of the same volley again", "each code of a volley once")
+        require(not codes or bool(code and codes[0]), where, "a volley with a code and with none", "codes, or one empty row")
+        codes.append(code)
+    for (rater, packet), coded in given.items():
+        missing = [number for number in volleys(transcripts[packet]) if number not in coded]
+        found = f"nothing by {rater} on volley {missing[0]} of packet {packet}" if missing else ""
+        require(not missing, str(path), found, "every turn of the counselor coded, with an empty code where there is nothing")
+    return {
+        whom: {number: volley(Behaviour(code) for code in codes if code) for number, codes in coded.items()}
+        for whom, coded in given.items()
+    }
+
+
+def rated_by_people(path: Path, transcripts: Transcripts) -> dict[tuple[str, str], dict[Global, int]]:
+    """The ratings of `globals.csv` by rater and packet: all globals of a packet, or none."""
+    found: dict[tuple[str, str], dict[Global, int]] = {}
+    for where, (rater, packet, code, rating) in rows(path, RATINGS):
+        whom = whose(where, rater, packet, transcripts)
+        require(code in list(Global), where, f"the code {code!r}", ", ".join(Global))
+        require(rating in {str(number) for number in SCALE}, where, f"the rating {rating!r}", "a whole number from 1 to 5")
+        ratings = found.setdefault(whom, {})
+        require(code not in ratings, where, f"the rating of {code} again", "each global of a packet once")
+        ratings[Global(code)] = int(rating)
+    for (rater, packet), ratings in found.items():
+        missing = [code for code in Global if code not in ratings]
+        require(not missing, str(path), f"no {', '.join(missing)} by {rater} on packet {packet}", "all four globals")
+    return found
+
+
+# By a language model
+
+
+def quoted(value: object) -> str:
+    """A transcript's text for a prompt: JSON, which the text cannot end, without a mark that would open or close a tag."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+
+
+def lines(turns: Sequence[Turn], first: int = 1) -> str:
+    """Some turns for a prompt: a line each, with the turn's number and role, the text quoted."""
+    return "\n".join(f"{number} {turn.role} {quoted(turn.text)}" for number, turn in enumerate(turns, first))
+
+
+def numbered(texts: Sequence[str]) -> str:
+    """Some texts for a prompt: a line each, numbered from 1, quoted."""
+    return "\n".join(f"{number} {quoted(text.strip())}" for number, text in enumerate(texts, 1))
+
+
+def form(name: str, **properties: object) -> dict[str, Any]:
+    """A structured answer: a JSON object with exactly these properties."""
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
+
+
+Value = TypeVar("Value")
+
+
+def checked(parse: Callable[[str], Value]) -> Check:
+    """The check of an answer that `parse` reads, or refuses by a ValueError with the reason."""
+
+    def check(answer: str) -> str | None:
+        try:
+            parse(answer)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    return check
+
+
+def content(answer: str, name: str, kind: type) -> Any:
+    """One property of a JSON object. Raises ValueError, with the reason."""
+    found = llm.parsed(answer)
+    value = found.get(name) if isinstance(found, dict) else None
+    if not isinstance(value, kind):
+        raise ValueError(f"no {name}")
+    return value
+
+
+def clauses(text: str) -> list[str]:
+    """A volley cut wherever an utterance could begin: at its marks. Joined, the clauses are the volley; each says something."""
+    found: list[str] = []
+    for piece in (clause for sentence in lexical.SENTENCE.findall(text) for clause in lexical.CLAUSE.findall(sentence)):
+        if found and not (speaks(piece) and speaks(found[-1])):
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return found
+
+
+def speaks(text: str) -> bool:
+    """Whether there is a letter or digit in a text."""
+    return any(map(str.isalnum, text))
+
+
+def utterances_of(answer: str, pieces: Sequence[str]) -> list[str]:
+    """The utterances that an answer makes of a volley's clauses: it names the first clause of each. Raises ValueError."""
+    starts = content(answer, "starts", list)
+    whole = all(type(start) is int for start in starts)
+    if not whole or starts != sorted({1, *starts} & set(range(1, len(pieces) + 1))):
+        raise ValueError(f"utterances that start with the clauses {starts}, not with 1 and then some of 2 to {len(pieces)}")
+    ends = [*(start - 1 for start in starts[1:]), len(pieces)]
+    return ["".join(pieces[start - 1 : end]) for start, end in zip(starts, ends, strict=True)]
+
+
+def behaviours_of(answer: str, count: int) -> list[Behaviour | None]:
+    """The code that an answer gives each of so many utterances, in their order. Raises ValueError."""
+    found = content(answer, "codes", list)
+    numbers = [entry.get("utterance") if isinstance(entry, dict) else None for entry in found]
+    if numbers != list(range(1, count + 1)):
+        raise ValueError(f"codes of the utterances {numbers}, not of 1 to {count}")
+    codes = [entry.get("code") for entry in found]
+    unknown = [code for code in codes if code not in (*Behaviour, NONE)]
+    if unknown:
+        raise ValueError(f"the code {unknown[0]!r}")
+    return [None if code == NONE else Behaviour(code) for code in codes]
+
+
+def ratings_of(answer: str) -> dict[Global, int]:
+    """The globals of an answer. Raises ValueError."""
+    found = {code: content(answer, code, int) for code in Global}
+    for code, rating in found.items():
+        if isinstance(rating, bool) or rating not in SCALE:
+            raise ValueError(f"{code} is {rating!r}, not 1 to 5")
+    return found
+
+
+def question(study: Study, about: str, name: str, answer: dict[str, Any], check: Check, **inputs: object) -> Question:
+    """A request with one of the coder's prompts."""
+    prompt = prompts.Prompt(name, prompts.FOLDER / f"{name}.jinja", authors=False)
+    request = {
+        "model": study.llm.model,
+        "messages": [{"role": "user", "content": prompts.render(name, **inputs)}],
+        "temperature": study.code.temperature,
+        "response_format": answer,
+    }
+    return Question(about, request, prompt.provenance, check)
+
+
+def cutting(study: Study, pieces: Mapping[Place, list[str]]) -> dict[Place, Question]:
+    """The first pass: at which of its clauses does an utterance of a volley begin? None for a volley of one clause."""
+    answer = form("utterances", starts={"type": "array", "items": {"type": "integer"}})
+
+    def asked(name: str, number: int, some: list[str]) -> Question:
+        about = f"the utterances of volley {number} of {name}"
+        check = checked(lambda found: utterances_of(found, some))
+        return question(study, about, "miti_segment", answer, check, clauses=numbered(some))
+
+    return {(name, number): asked(name, number, some) for (name, number), some in pieces.items() if len(some) > 1}
+
+
+def coding(study: Study, transcripts: Transcripts, utterances: Mapping[Place, list[str]]) -> dict[Place, Question]:
+    """The second pass: which code has each utterance of a volley, in view of the turns before it?"""
+    entry = {
+        "type": "object",
+        "properties": {"utterance": {"type": "integer"}, "code": {"type": "string", "enum": [*map(str, Behaviour), NONE]}},
+        "required": ["utterance", "code"],
+        "additionalProperties": False,
+    }
+    answer = form("codes", codes={"type": "array", "items": entry})
+
+    def asked(name: str, number: int, cut: list[str]) -> Question:
+        start = max(0, number - 1 - CONTEXT)
+        return question(
+            study,
+            f"the codes of volley {number} of {name}",
+            "miti_code",
+            answer,
+            checked(lambda found: behaviours_of(found, len(cut))),
+            entries=BEHAVIOURS,
+            nothing=NONE,
+            before=lines(transcripts[name][start : number - 1], start + 1),
+            utterances=numbered(cut),
+        )
+
+    return {(name, number): asked(name, number, cut) for (name, number), cut in utterances.items()}
+
+
+def rating(study: Study, transcripts: Transcripts) -> dict[str, Question]:
+    """The third request: the globals of each transcript."""
+    answer = form("globals", **{str(code): {"type": "integer", "enum": list(SCALE)} for code in Global})
+    return {
+        name: question(
+            study,
+            f"the globals of {name}",
+            "miti_globals",
+            answer,
+            checked(ratings_of),
+            entries=GLOBALS,
+            transcript=lines(turns),
+        )
+        for name, turns in transcripts.items()
+    }
+
+
+def pieces_of(transcripts: Transcripts) -> dict[Place, list[str]]:
+    """The clauses of every counselor volley that says something."""
+    return {
+        (name, number): clauses(turns[number - 1].text)
+        for name, turns in transcripts.items()
+        for number in volleys(turns)
+        if turns[number - 1].text.strip()
+    }
+
+
+def by_model(study: Study, name: str, transcripts: Transcripts, *, yes: bool = False) -> list[Coding]:
+    """What the study's language model codes, as it is recorded for stage `name`; nothing where nothing is recorded.
+
+    The second pass asks about what the first one answered, so it is recorded after it, into the same cassette.
+    """
+    pieces = pieces_of(transcripts)
+    first, about_all = cutting(study, pieces), rating(study, transcripts)
+    answers = [text_of(answer) for answer in llm.answers(study, name, [*first.values(), *about_all.values()], yes=yes)]
+    if not answers:
+        return []
+    cut = dict(zip(first, answers[: len(first)], strict=True))
+    utterances = {place: utterances_of(cut[place], some) if place in cut else some for place, some in pieces.items()}
+    second = coding(study, transcripts, utterances)
+    coded = [text_of(answer) for answer in llm.answers(study, name, list(second.values()), yes=yes)]
+    if second and not coded:
+        raise llm.missing(study, name, list(second.values()))
+    seen = {place: volley(behaviours_of(answer, len(utterances[place]))) for place, answer in zip(second, coded, strict=True)}
+    ratings = dict(zip(about_all, map(ratings_of, answers[len(first) :]), strict=True))
+    return [
+        Coding(
+            f"{MODEL}{study.llm.model}",
+            packet,
+            {number: seen.get((packet, number), frozenset()) for number in volleys(turns)},
+            ratings[packet],
+        )
+        for packet, turns in transcripts.items()
+    ]
+
+
+def questions_about(study: Study, name: str, transcripts: Transcripts) -> list[Question]:
+    """All requests of stage `name` about some transcripts; a volley whose cutting is not recorded counts as one utterance."""
+    cassettes = llm.recorded(study, name)
+    pieces = pieces_of(transcripts)
+    first = cutting(study, pieces)
+    answers = {place: llm.found(cassettes, asked) for place, asked in first.items()}
+    utterances = {
+        place: utterances_of(text_of(answer), some) if (answer := answers.get(place)) else ["".join(some)]
+        for place, some in pieces.items()
+    }
+    return [*first.values(), *rating(study, transcripts).values(), *coding(study, transcripts, utterances).values()]
+
+
+# The stage
+
+
+def questions(study: Study) -> list[Question]:
+    """The requests that the stage's codes take; none where no model codes."""
+    return questions_about(study, "code", packets(study.folder / "blind" / "packets")) if study.code.coder == "llm" else []
+
+
+def tables(codings: Sequence[Coding]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of `codes.csv` and of `globals.csv`, sorted; a coded volley without a behaviour has one row, its code empty."""
+    codes = [
+        (one.rater, one.packet, number, code)
+        for one in codings
+        for number, seen in one.behaviours.items()
+        for code in sorted(map(str, seen)) or [""]
+    ]
+    ratings = [(one.rater, one.packet, code, rating) for one in codings for code, rating in one.ratings.items()]
+    return pd.DataFrame(sorted(codes), columns=CODES), pd.DataFrame(sorted(ratings), columns=RATINGS)
+
+
+def code(study: Study, *, yes: bool = False) -> None:
+    """Have all packets coded; see the module."""
+    folder, human = study.folder / "blind" / "packets", Path(study.code.human)
+    with stage(study, "code", None, [folder, human] if study.code.coder == "human" else [folder]) as out:
+        transcripts = packets(folder)
+        if study.code.coder == "human":
+            codings = by_people(human, transcripts)
+        elif study.code.coder == "llm":
+            codings = by_model(study, "code", transcripts, yes=yes)
+        else:
+            codings = [Coding(LEXICAL, packet, by_words(turns), {}) for packet, turns in transcripts.items()]
+        if not codings and study.code.coder != "lexical":
+            how = llm.how_to_record(study, "code") if study.code.coder == "llm" else f"export them from the desk into {human}"
+            print(f"code: nothing is coded; to have codes: {how}")
+        for name, table in zip(("codes", "globals"), tables(codings), strict=True):
+            storage.write_text(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+        numbers = {
+            "packets": len(transcripts),
+            "coded": len({one.packet for one in codings}),
+            "raters": len({one.rater for one in codings}),
+            "volleys": sum(len(one.behaviours) for one in codings),
+            "behaviours": sum(len(seen) for one in codings for seen in one.behaviours.values()),
+            "ratings": sum(len(one.ratings) for one in codings),
+        }
+        storage.write_json(out / "metrics.json", numbers)

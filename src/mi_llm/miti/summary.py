@@ -1,0 +1,239 @@
+"""Stage `summary`: what the coders saw, arm by arm (paper, Manual Evaluation, Tables 2, 4, 5 and 6).
+
+Reads `blind/packets`, `blind/key.csv` and `code/{codes,globals}.csv`. Writes to `summary/`: `transcripts.csv` (each coded
+transcript's globals, counts, summary scores), `table_2.csv` (the formulas), `table_4.csv` (lengths), `table_5.csv` (topics),
+`table_6.csv` (mean, SD and interval of every indicator and arm, rates a round, ratios both ways), `tests.csv` (tuned against
+base, tuned against real), `reliability.csv` and `metrics.json`. Arms without a transcript have no row.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mi_llm import storage
+from mi_llm.dialog import Dialog, Turn, deviation, volley_lengths
+from mi_llm.miti import coding, reliability
+from mi_llm.miti.coders import packets as read_packets
+from mi_llm.miti.coding import Behaviour, Global, Summary
+from mi_llm.miti.topics import topic, words
+from mi_llm.score.statistics import DialogBootstrap, holm
+from mi_llm.stage import stage
+from mi_llm.study import Study
+
+TUNED, BASE, REAL = "tuned", "base", "real"
+OF_GLOBALS = (coding.TECHNICAL, coding.RELATIONAL)
+OF_COUNTS = (
+    coding.REFLECTIONS,
+    coding.COMPLEX_SHARE,
+    coding.REFLECTIONS_TO_QUESTIONS,
+    coding.ADHERENT,
+    coding.NONADHERENT,
+    coding.ADHERENT_RATIO,
+)
+SUMMARIES: tuple[Summary[Any], ...] = (*OF_COUNTS, *OF_GLOBALS)
+RATIOS = tuple(one for one in OF_COUNTS if one.bottom != 1)
+COUNTED = (*Behaviour, coding.REFLECTIONS.code, coding.ADHERENT.code, coding.NONADHERENT.code)  # grow with the talk's length
+INDICATORS = (*Global, *Behaviour, *(one.code for one in SUMMARIES))
+ABOUT = ["packet", "source", "arm", "profile"]
+
+
+def counts_of(codes: pd.DataFrame) -> pd.DataFrame:
+    """Behaviour counts of each transcript, the mean over its raters: packets x behaviours, 0 for what nobody saw."""
+    seen = codes.assign(code=codes["code"].fillna(""))
+    by_rater = seen.pivot_table(index=["rater", "packet"], columns="code", values="volley", aggfunc="count", fill_value=0)
+    return by_rater.reindex(columns=list(Behaviour), fill_value=0).groupby("packet").mean()
+
+
+def globals_of(ratings: pd.DataFrame) -> pd.DataFrame:
+    """Globals of each transcript, the mean over its raters: packets x globals, NaN where none was given."""
+    found = ratings.pivot_table(index="packet", columns="code", values="rating", aggfunc="mean")
+    return found.reindex(columns=list(Global))
+
+
+def summed(summary: Summary[Any], codes: Mapping[Any, float]) -> float:
+    """A summary score of one transcript; NaN where it does not exist, or a code is missing."""
+    found = summary(codes)
+    return float("nan") if found is None else float(found)
+
+
+def transcripts(study: Study, packets: dict[str, tuple[Turn, ...]]) -> pd.DataFrame:
+    """A row for each coded transcript: what it is (`ABOUT`), its rounds (counselor volleys), and every indicator."""
+    code = study.folder / "code"
+    key = pd.read_csv(study.folder / "blind" / "key.csv", keep_default_na=False)
+    counts, given = counts_of(pd.read_csv(code / "codes.csv")), globals_of(pd.read_csv(code / "globals.csv"))
+    table = key[ABOUT].merge(counts, left_on="packet", right_index=True).merge(given, "left", left_on="packet", right_index=True)
+    table.insert(len(ABOUT), "rounds", [sum(turn.role == "counselor" for turn in packets[name]) for name in table["packet"]])
+    for summary in SUMMARIES:
+        table[summary.code] = [summed(summary, row) for row in table.to_dict("records")]
+    order = {source: place for place, source in enumerate((*study.models, "annomi"))}
+    return table.sort_values(["source", "arm", "packet"], key=lambda column: column.map(lambda name: order.get(name, name)))
+
+
+def table_2() -> pd.DataFrame:
+    """How the summary scores are computed: columns code, name, formula, fair, good (thresholds of the manual)."""
+    rows = []
+    for summary in SUMMARIES:
+        threshold = coding.THRESHOLDS.get(summary.code)
+        limits = {"fair": threshold.fair, "good": threshold.good} if threshold else {}
+        rows.append({"code": summary.code, "name": summary.name.en, "formula": str(summary), **limits})
+    return pd.DataFrame(rows, columns=["code", "name", "formula", "fair", "good"])
+
+
+def table_4(key: pd.DataFrame, packets: dict[str, tuple[Turn, ...]]) -> pd.DataFrame:
+    """Rounds a dialog and characters a volley of each arm, in the way that gives the paper's Table 4."""
+    rows = []
+    for (source, arm), mine in key.groupby(["source", "arm"], sort=False):
+        talks = [Dialog(id=name, source=str(source), turns=packets[name]) for name in mine["packet"]]
+        row: dict[str, Any] = {"source": source, "arm": arm, "n": len(talks)}
+        for what, (mean, sd) in volley_lengths(talks).items():
+            row |= {f"{what}_mean": mean, f"{what}_sd": sd}
+        rows.append(row)
+    columns = ["source", "arm", "n", *(f"{what}_{name}" for what in ("rounds", "counselor", "client") for name in ("mean", "sd"))]
+    return pd.DataFrame(rows, columns=columns).round(4)
+
+
+def table_5(key: pd.DataFrame, packets: dict[str, tuple[Turn, ...]]) -> pd.DataFrame:
+    """How many transcripts have which topic (source, arm, topic, n): the profile's own, else by the words of `topics.yaml`."""
+
+    def named(row: Any) -> str:
+        if row.arm == REAL:
+            return topic(row.topic, words("annomi"))
+        said = " / ".join(turn.text for turn in packets[row.packet] if turn.role == "client")
+        return str(row.topic) or topic(said, words("simulated"))
+
+    found = key.assign(topic=[named(row) for row in key.itertuples()])
+    counted = found.groupby(["source", "arm", "topic"], sort=False).size().rename("n").reset_index()
+    return counted.sort_values(["source", "arm", "n", "topic"], ascending=[True, True, False, True], kind="stable")
+
+
+def table_6(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Every indicator of every arm, over its transcripts: n, mean, sample SD, bootstrap interval of the mean.
+
+    `per_round` is the sum of counts over the sum of rounds. For ratios `mean` is the mean of ratios, as in the paper, over the
+    transcripts that have one, and `ratio_of_means` the ratio of the summed counts.
+    """
+    rows = []
+    for (source, arm), mine in table.groupby(["source", "arm"], sort=False):
+        sums = mine[list(Behaviour)].sum()
+        pooled = {ratio.code: summed(ratio, sums) for ratio in RATIOS}
+        for code in INDICATORS:
+            values = mine[code].dropna().to_numpy(dtype=float)
+            if not len(values):
+                continue
+            places = [str(place) for place in range(len(values))]
+            bootstrap = DialogBootstrap(
+                places, study.score.resamples, study.score.confidence, study.seed_of("summary", source, arm, code)
+            )
+            found = bootstrap.estimate(values)
+            per_round = mine[code].sum() / mine["rounds"].sum() if code in COUNTED else float("nan")
+            sd = deviation(values.tolist())
+            rows.append(
+                {"indicator": code, "source": source, "arm": arm, "n": len(values), "mean": found.mean, "sd": sd}
+                | {"lo": found.lo, "hi": found.hi, "per_round": per_round, "ratio_of_means": pooled.get(code, float("nan"))}
+            )
+    columns = ["indicator", "source", "arm", "n", "mean", "sd", "lo", "hi", "per_round", "ratio_of_means"]
+    return pd.DataFrame(rows, columns=columns).round(4)
+
+
+def tests(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Permutation tests of the difference of means: columns source, contrast, indicator, n, difference, p, p_holm.
+
+    Tuned against base: the same client met both, so signs of the pairs' differences are exchanged. Tuned against real: labels
+    are. All exchanges are tried where there are at most `score.resamples`, else so many are drawn. Counts enter as rates a round,
+    since talks differ in length. Holm's correction takes the indicators of one contrast of one model as a family.
+    """
+    rates = table.copy()
+    rates[list(COUNTED)] = rates[list(COUNTED)].div(rates["rounds"], axis=0)
+    found = []
+    for source in study.models:
+        mine = rates[rates["source"] == source]
+        tuned, base = (mine[mine["arm"] == arm].set_index("profile") for arm in (TUNED, BASE))
+        both = tuned.index.intersection(base.index)
+        real = rates[rates["arm"] == REAL]
+        for contrast, one, other, paired in (
+            ("tuned against base", tuned.loc[both], base.loc[both], True),
+            ("tuned against real", tuned, real, False),
+        ):
+            rows = [
+                {"source": source, "contrast": contrast, "indicator": code} | tested(one[code], other[code], study, paired=paired)
+                for code in INDICATORS
+            ]
+            rows = [row for row in rows if row["n"]]
+            for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
+                found.append(row | {"p_holm": corrected})
+    columns = ["source", "contrast", "indicator", "n", "difference", "p", "p_holm"]
+    return pd.DataFrame(found, columns=columns).round({"difference": 4, "p": 6, "p_holm": 6})
+
+
+def mean_of(values: Any, axis: int) -> Any:
+    """The statistic of paired differences."""
+    return values.mean(axis=axis)
+
+
+def difference_of(first: Any, second: Any, axis: int) -> Any:
+    """The statistic of two independent samples."""
+    return first.mean(axis=axis) - second.mean(axis=axis)
+
+
+def tested(one: "pd.Series[float]", other: "pd.Series[float]", study: Study, *, paired: bool) -> dict[str, Any]:
+    """One comparison: transcripts (pairs of them, or all), difference of means, p; n is 0 where it is too little."""
+    first, second = one.to_numpy(dtype=float), other.to_numpy(dtype=float)
+    if paired:
+        known = ~(np.isnan(first) | np.isnan(second))
+        samples: tuple[Any, ...] = (first[known] - second[known],)
+        count = int(known.sum())
+    else:
+        samples = (first[~np.isnan(first)], second[~np.isnan(second)])
+        count = sum(map(len, samples))
+    if min(map(len, samples)) < 2:
+        return {"n": 0, "difference": float("nan"), "p": 1.0}
+    result = stats.permutation_test(
+        samples,
+        mean_of if paired else difference_of,
+        permutation_type="samples" if paired else "independent",
+        vectorized=True,
+        n_resamples=study.score.resamples,
+        rng=np.random.default_rng(study.seed_of("summary", "tests")),
+    )
+    return {"n": count, "difference": float(result.statistic), "p": float(result.pvalue)}
+
+
+def summary(study: Study) -> None:
+    """Make the tables of the manual evaluation; see the module."""
+    inputs = [study.folder / "blind" / "packets", study.folder / "blind" / "key.csv", study.folder / "code"]
+    with stage(study, "summary", None, inputs) as out:
+        packets = read_packets(study.folder / "blind" / "packets")
+        key = pd.read_csv(study.folder / "blind" / "key.csv", keep_default_na=False)
+        order = {source: place for place, source in enumerate((*study.models, "annomi"))}
+        key = key.sort_values(["source", "arm", "packet"], key=lambda column: column.map(lambda name: order.get(name, name)))
+        table = transcripts(study, packets)
+        codes, ratings = (pd.read_csv(study.folder / "code" / f"{name}.csv") for name in ("codes", "globals"))
+        made = {
+            "transcripts": table.round(4),
+            "table_2": table_2(),
+            "table_4": table_4(key, packets),
+            "table_5": table_5(key, packets),
+            "table_6": table_6(table, study),
+            "tests": tests(table, study),
+            "reliability": reliability.table(
+                codes,
+                ratings,
+                resamples=study.score.resamples,
+                confidence=study.score.confidence,
+                seed=study.seed_of("summary", "reliability"),
+            ),
+        }
+        for name, frame in made.items():
+            storage.write_text(out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+        storage.write_json(out / "metrics.json", numbers_of(made["table_6"], len(packets), len(table)))
+
+
+def numbers_of(table: pd.DataFrame, packets: int, coded: int) -> dict[str, Any]:
+    """How many transcripts were coded, and each arm's mean of each indicator."""
+    numbers: dict[str, Any] = {"packets": packets, "coded": coded}
+    for row in table.itertuples():
+        numbers.setdefault(row.source, {}).setdefault(row.arm, {})[row.indicator] = row.mean
+    return numbers

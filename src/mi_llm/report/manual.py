@@ -1,0 +1,223 @@
+"""The report's tables of the manual evaluation (paper, Tables 2, 4, 5 and 6), with the paper's printed numbers beside ours.
+
+Reads `summary/*.csv`, `blind/leaks.csv`, `miti/*.csv` and the raters in `code/codes.csv`; printed numbers are the audit's claims.
+A study's model stands beside the paper's model of the same architecture.
+"""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from mi_llm.audit.verdict import claims
+from mi_llm.miti import coding
+from mi_llm.report.tables import interval, p_value
+from mi_llm.study import Study
+
+PRINTED = {"baichuan2": ("bai", "Baichuan"), "glm4": ("glm", "GLM"), "llama3": ("lla", "Llama")}  # in Table 4, in Table 6
+REAL = ("real", "Real")
+NAMES: dict[str, str] = {
+    **{entry.code: entry.name.en for entry in (*coding.GLOBALS, *coding.BEHAVIOURS)},
+    **{
+        summary.code: summary.name.en
+        for summary in (
+            coding.REFLECTIONS,
+            coding.COMPLEX_SHARE,
+            coding.REFLECTIONS_TO_QUESTIONS,
+            coding.TECHNICAL,
+            coding.RELATIONAL,
+            coding.ADHERENT,
+            coding.NONADHERENT,
+            coding.ADHERENT_RATIO,
+        )
+    },
+}
+
+
+def read(study: Study, name: str) -> pd.DataFrame:
+    """One table of the stage `summary`."""
+    return pd.read_csv(study.folder / "summary" / f"{name}.csv")
+
+
+def coders(study: Study) -> str:
+    """Who coded, in words: nobody takes an automatic code for a person's."""
+    raters = sorted(pd.read_csv(study.folder / "code" / "codes.csv")["rater"].unique())
+    if raters == ["lexical"]:
+        return "the lexical coder (automatic: it knows words, not meaning)"
+    if raters and all(str(rater).startswith("llm:") for rater in raters):
+        return f"a language model (automatic): {', '.join(str(rater).removeprefix('llm:') for rater in raters)}"
+    return f"{len(raters)} people" if raters else "nobody yet"
+
+
+def mean_sd(mean: float, sd: float) -> str:
+    """`mean (SD)`, or a dash for what is not there."""
+    if math.isnan(mean):
+        return "—"
+    return f"{mean:.2f}" if math.isnan(sd) else f"{mean:.2f} ({sd:.2f})"
+
+
+def around(value: float, lo: float, hi: float) -> str:
+    """`value [lo, hi]`, without what does not exist."""
+    if math.isnan(value):
+        return "—"
+    return (f"{value:.2f}" if math.isnan(lo) else f"{value:.2f} [{lo:.2f}, {hi:.2f}]").replace("-", "−")
+
+
+def printed(study: Study, source: str, arm: str) -> tuple[str, str] | None:
+    """The paper's columns in Tables 4 and 6 for an arm; None for an untuned model, which the paper does not have."""
+    if arm == "real":
+        return REAL
+    return PRINTED[study.base.formats[source]] if arm == "tuned" else None
+
+
+def claimed(name: str) -> str:
+    """What the paper printed under a claim's name: `mean (SD)`, or a dash."""
+    claim = claims().get(name)
+    if claim is None:
+        return "—"
+    return f"{claim.reported} ({claim.reported_sd})" if claim.reported_sd else claim.reported
+
+
+def arm_name(source: str, arm: str) -> str:
+    """An arm as the tables name it."""
+    return "real (AnnoMI)" if arm == "real" else f"{source} {arm}"
+
+
+def formulas(study: Study) -> pd.DataFrame:
+    """Table 2, and the manual's thresholds."""
+    table = read(study, "table_2")
+    table["formula"] = table["code"] + " = " + table["formula"]
+    shown = table[["name", "formula", "fair", "good"]].astype({"fair": object, "good": object})
+    shown = shown.where(shown.notna(), "—")
+    return shown.rename(columns={"name": "Indicator", "formula": "Formula", "fair": "Fair", "good": "Good"}).set_index(
+        "Indicator"
+    )
+
+
+def lengths(study: Study) -> pd.DataFrame:
+    """Table 4, ours and the paper's."""
+    rows = []
+    for row in read(study, "table_4").itertuples():
+        found: dict[str, Any] = {"Arm": arm_name(row.source, row.arm), "Dialogs": row.n}
+        column = printed(study, row.source, row.arm)
+        for what, title in (("rounds", "Rounds"), ("counselor", "Counselor volley"), ("client", "Client volley")):
+            found[title] = mean_sd(getattr(row, f"{what}_mean"), getattr(row, f"{what}_sd"))
+            found[f"{title}, paper"] = claimed(f"T4-{column[0]}-{what}") if column else "—"
+        rows.append(found)
+    return pd.DataFrame(rows, columns=None if rows else ["Arm"]).set_index("Arm")
+
+
+def topics(study: Study) -> pd.DataFrame:
+    """Table 5, ours by arm: how many transcripts have which topic; a model's arms met the same clients."""
+    table = read(study, "table_5")
+    table["Arm"] = [arm_name(row.source, row.arm) for row in table.itertuples()]
+    wide = table.pivot_table(index="topic", columns="Arm", values="n", aggfunc="sum", fill_value=0, sort=False).astype(int)
+    return wide.rename_axis(index="Topic", columns=None)
+
+
+def indicators(study: Study) -> pd.DataFrame:
+    """Table 6: a row an indicator; of each arm mean (SD), and what the paper printed of it."""
+    table = read(study, "table_6")
+    columns: dict[str, dict[str, str]] = {}
+    for (source, arm), mine in table.groupby(["source", "arm"], sort=False):
+        name = arm_name(str(source), str(arm))
+        columns[name] = {row.indicator: mean_sd(row.mean, row.sd) for row in mine.itertuples()}
+        if column := printed(study, str(source), str(arm)):
+            columns[f"{name}, paper"] = {code: claimed(f"T6-{code}-{column[1]}") for code in NAMES}
+    wide = pd.DataFrame(columns).reindex(list(NAMES)).fillna("—")
+    return wide.rename(index=NAMES).rename_axis("Indicator")
+
+
+def rates(study: Study) -> pd.DataFrame:
+    """Counts a round, and ratios both ways, of each arm."""
+    table = read(study, "table_6")
+    rows = []
+    for row in table.itertuples():
+        if math.isnan(row.per_round) and math.isnan(row.ratio_of_means):
+            continue
+        ratio = not math.isnan(row.ratio_of_means)
+        rows.append(
+            {
+                "Indicator": NAMES[row.indicator],
+                "Arm": arm_name(row.source, row.arm),
+                "Transcripts": row.n,
+                "Mean [interval]": interval(pd.Series(row._asdict())),
+                "A round": "—" if math.isnan(row.per_round) else f"{row.per_round:.3f}",
+                "Ratio of means": f"{row.ratio_of_means:.2f}" if ratio else "—",
+            }
+        )
+    return pd.DataFrame(rows, columns=None if rows else ["Indicator"]).set_index("Indicator")
+
+
+def contrasts(study: Study) -> pd.DataFrame:
+    """The tests between arms."""
+    table = read(study, "tests")
+    shown = pd.DataFrame(
+        {
+            "Model": table["source"],
+            "Contrast": table["contrast"],
+            "Indicator": table["indicator"].map(NAMES),
+            "Transcripts or pairs": table["n"],
+            "Difference": [f"{value:+.3f}".replace("-", "−") for value in table["difference"]],
+            "P": table["p"].map(p_value),
+            "P (Holm)": table["p_holm"].map(p_value),
+        }
+    )
+    return shown.set_index("Model")
+
+
+def leaks(study: Study) -> pd.DataFrame:
+    """What in the blinded transcripts still tells arms apart."""
+    table = pd.read_csv(study.folder / "blind" / "leaks.csv")
+    shown = pd.DataFrame(
+        {
+            "Contrast": table["contrast"],
+            "What": table["what"],
+            "AUC": table["auc"].map("{:.2f}".format),
+            "P": table["p"].map(p_value),
+        }
+    )
+    return shown.set_index("Contrast")
+
+
+def validation(study: Study) -> pd.DataFrame:
+    """How far automatic coders agree with AnnoMI's experts, beside the experts among themselves."""
+    table = pd.read_csv(study.folder / "miti" / "coder_validation.csv")
+    shown = pd.DataFrame(
+        {
+            "Coder": table["coder"].replace("experts", "experts among themselves"),
+            "Code": table["code"],
+            "κ [interval]": [around(row.kappa, row.lo, row.hi) for row in table.itertuples()],
+            "Volleys": table["n"],
+        }
+    )
+    return shown.set_index("Coder")
+
+
+def quality(study: Study) -> pd.DataFrame:
+    """Whether a coder's scores tell AnnoMI's sessions of high quality from those of low quality."""
+    table = pd.read_csv(study.folder / "miti" / "quality.csv")
+    shown = pd.DataFrame(
+        {
+            "Coder": table["coder"],
+            "Score": [f"{NAMES.get(str(row.measure), row.measure)}, {row.unit}" for row in table.itertuples()],
+            "AUC [interval]": [around(row.auc, row.lo, row.hi) for row in table.itertuples()],
+            "High, low": [f"{row.high}, {row.low}" for row in table.itertuples()],
+        }
+    )
+    return shown.set_index("Coder")
+
+
+def agreement(study: Study) -> pd.DataFrame:
+    """How far raters agree; empty where fewer than two coded the same transcripts."""
+    table = read(study, "reliability")
+    shown = pd.DataFrame(
+        {
+            "Measure": table["measure"],
+            "Code": [NAMES.get(str(code), code) for code in table["code"]],
+            "Raters": table["raters"],
+            "n": table["n"],
+            "Value [interval]": [around(row.value, row.lo, row.hi) for row in table.itertuples()],
+        }
+    )
+    return shown.set_index("Measure")

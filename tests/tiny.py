@@ -1,0 +1,32 @@
+"""A study in miniature for tests: its parameters with some lines changed, and adapters that no training made."""
+
+from pathlib import Path
+
+import torch
+
+from mi_llm.models.base import base, checkpoint, load
+from mi_llm.models.finetune import adapt
+from mi_llm.study import Study
+from mi_llm.study import load as load_study
+
+
+def study_with(**changes: str) -> Study:
+    """The miniature's parameters with some lines changed (`key=value`)."""
+    lines = Path("mini/params.yaml").read_text(encoding="utf-8").splitlines()
+    for key, value in changes.items():
+        place = max(number for number, line in enumerate(lines) if line.strip().startswith(f"{key}:"))
+        lines[place] = f"{lines[place].split(':')[0]}: {value}"
+    Path("mini/params.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return load_study(Path("mini/params.yaml"))
+
+
+def give_adapter(study: Study, model: str) -> None:
+    """Put a model's checkpoint in place, and an adapter that changes what it says."""
+    base(study, model)
+    loaded, _ = load(checkpoint(study, model), "float32")
+    adapted = adapt(loaded, study.finetune, seed=1)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.02)
+    adapted.save_pretrained(study.folder / "finetune" / model / "adapter")
