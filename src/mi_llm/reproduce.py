@@ -97,7 +97,7 @@ def retry_missing(study: Study) -> None:
 
 
 def audit(study: Study) -> int:
-    """Run the audit's stages alone: no models, no key, no weights; what cannot be had is a row of its report."""
+    """Run what needs no models, no key, no weights: the audit, and the coding of the released dialogs by words (`miti`)."""
     print(
         f"\nThe paper against its released data\n"
         f"  fetches the public corpora and the authors' release (from MI_LLM_MIRROR, else over the network)\n"
@@ -110,7 +110,8 @@ def audit(study: Study) -> int:
     if dvc(["pull", "--quiet", SHIPPED[0]]):
         raise Problem("dvc pull", "the bundle's data could not be fetched", SHIPPED[0], "see the message above")
     retry_missing(study)
-    if status := dvc(["repro", f"{study.beside('dvc.yaml')}:audit"]):
+    pipeline = study.beside("dvc.yaml")
+    if status := dvc(["repro", f"{pipeline}:audit", f"{pipeline}:miti"]):
         print(
             "\nthe audit stopped; the message above says why. What is done is kept: run the same command again.", file=sys.stderr
         )
@@ -119,6 +120,7 @@ def audit(study: Study) -> int:
     numbers = storage.read_json(study.folder / "audit" / "metrics.json")
     tally = ", ".join(f"{numbers[verdict]} {verdict}" for verdict in VERDICTS)
     print(f"\n{numbers['claims']} claims: {tally}\npage: {study.out}/audit/index.html")
+    print(f"coders against AnnoMI's experts, and the released dialogs coded: {study.out}/miti/")
     return 0
 
 
