@@ -125,6 +125,7 @@ serve({folder!r}, {data!r}, "127.0.0.1", 0, training={training!r})"""
                 desk.url = found[1]
                 break
         assert desk.url, "".join(desk.said)
+        httpx2.get(desk.url, timeout=30)  # a signal before the server listens to signals may be lost
         yield desk
     finally:
         if process.poll() is None:
@@ -530,7 +531,7 @@ def test_a_killed_server_has_lost_no_acknowledged_save(tmp_path: Path) -> None:
             links = links or running_desk.links
             with ThreadPoolExecutor(len(people)) as pool:
                 saved = [pool.submit(saving_until_it_dies, rater) for rater in people]
-                deadline = time.monotonic() + 10
+                deadline = time.monotonic() + 60
                 while len(acknowledged) < before + 60 and time.monotonic() < deadline:
                     time.sleep(0.01)
                 running_desk.process.kill()
