@@ -13,7 +13,7 @@ from importlib import import_module
 
 import results
 
-MODULES = {"P1": "answering", "P2": "training", "P3": "scoring", "P5": "reading", "P6": "recording"}
+MODULES = {"P1": "answering", "P2": "training", "P3": "scoring", "P5": "reading", "P6": "recording", "P8": "serving"}
 
 
 def main(names: Sequence[str]) -> int:

@@ -221,6 +221,24 @@ def report(study: StudyFile = MINI) -> None:
 
 
 @app.command()
+def serve(
+    *,
+    study: StudyFile = MINI,
+    host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for all, then set MI_LLM_TOKEN")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    models: Annotated[str, typer.Option(help="only these models of the study, with commas between")] = "",
+    queue: Annotated[int, typer.Option(min=0, help="how many replies may wait for a model")] = 64,
+    timeout: Annotated[float, typer.Option(min=1, help="seconds that a reply may take")] = 120,
+) -> None:
+    """Offer base and tuned models to anything that speaks OpenAI's protocol."""
+    from mi_llm.apps.model.server import serve as run
+
+    settings = load(study)
+    names = [member(name, settings.models, "models", settings) for name in models.split(",") if name] or settings.models
+    run(settings, names, host, port, queue=queue, seconds=timeout)
+
+
+@app.command()
 def pretrain(
     archive: Annotated[Path, typer.Argument(help="smile-<commit>.tar.gz, the SmileChat archive")],
     models: Annotated[list[str], typer.Argument(help="which of the tiny models")],

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 ATTENTION = "mi_llm_rounds"
@@ -95,6 +95,17 @@ class Talk:
         self.forks, self.lengths, self.token = self.forks[index], self.lengths[index], self.token[index]
         for memory in self.layers.values():
             memory.own = (memory.own[0][index], memory.own[1][index])
+
+    def join(self, other: "Talk") -> None:
+        """Let the rounds of another talk go on with these; neither has a trunk."""
+        self.places, self.said = self.places + other.places, self.said + other.said
+        self.forks = torch.cat([self.forks, other.forks])
+        self.lengths, self.token = torch.cat([self.lengths, other.lengths]), torch.cat([self.token, other.token])
+        room = max(talk.layers[0].own[0].shape[2] for talk in (self, other))
+        for layer, memory in self.layers.items():
+            pairs = zip(memory.own, other.layers[layer].own, strict=True)
+            keys, values = (torch.cat([pad(kept, (0, 0, 0, room - kept.shape[2])) for kept in pair]) for pair in pairs)
+            memory.own = (keys, values)
 
 
 @dataclass
@@ -268,6 +279,19 @@ class Branching:
 def greedy(logits: torch.Tensor, rounds: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
     """The likeliest token of each round."""
     return logits.argmax(-1)
+
+
+def drawn(logits: torch.Tensor, temperature: torch.Tensor, top_k: int, top_p: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
+    """A token of each round by chance: temperature, then the `top_k` likeliest, then the fewest that hold `top_p`.
+
+    `logits` [rounds, vocabulary]; `temperature`, `top_p` and `chance` (a random number from 0 to 1) [rounds].
+    """
+    likeliest, tokens = (logits / temperature[:, None]).topk(min(top_k, logits.shape[-1]))
+    shares = likeliest.softmax(-1)
+    shares[shares.cumsum(-1) - shares >= top_p[:, None]] = 0.0
+    summed = shares.cumsum(-1)
+    places = torch.searchsorted(summed, chance[:, None] * summed[:, -1:], right=True)
+    return tokens.gather(-1, places.clamp(max=tokens.shape[-1] - 1))[:, 0]
 
 
 def branching_attention(model: PreTrainedModel) -> None:

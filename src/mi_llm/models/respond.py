@@ -26,7 +26,7 @@ from mi_llm.construct.cassette import Cassette, Question
 from mi_llm.construct.record import record
 from mi_llm.dialog import Round, Turn, read_rounds
 from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
-from mi_llm.models.branching import Branching, Choose, Plan, branching_attention, greedy, plan
+from mi_llm.models.branching import Branching, Choose, Plan, branching_attention, drawn, greedy, plan
 from mi_llm.models.processes import Processes
 from mi_llm.models.template import ChatFormat, Message, messages, prompt
 from mi_llm.problem import Problem
@@ -71,12 +71,10 @@ def sampler(options: Sampling, rounds: Sequence[Round], study: Study, arm: str, 
     )
 
     def choose(logits: torch.Tensor, places: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
-        likeliest, tokens = (logits / options.temperature).topk(min(options.top_k, logits.shape[-1]))
-        shares = likeliest.softmax(-1)
-        shares[shares.cumsum(-1) - shares >= options.top_p] = 0.0
-        summed = shares.cumsum(-1)
-        drawn = torch.from_numpy(chance[list(places), list(counts)]).to(summed.device)[:, None] * summed[:, -1:]
-        return tokens.gather(-1, torch.searchsorted(summed, drawn, right=True).clamp(max=tokens.shape[-1] - 1))[:, 0]
+        temperature, top_p = (logits.new_full((len(places),), value) for value in (options.temperature, options.top_p))
+        return drawn(
+            logits, temperature, options.top_k, top_p, torch.from_numpy(chance[list(places), list(counts)]).to(logits.device)
+        )
 
     return choose
 

@@ -1,0 +1,1 @@
+"""The model server: base and tuned counselor models of a study behind OpenAI's protocol."""

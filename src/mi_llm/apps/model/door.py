@@ -1,0 +1,99 @@
+"""What stands in front of every request: the size of its body, the token, the count, and the last resort when something breaks.
+
+Nothing that a request or a reply says goes into a log or an error message.
+"""
+
+import asyncio
+import hmac
+import json
+import sys
+import traceback
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mi_llm.apps.model.protocol import Refusal, invalid
+
+BODY = 256 * 1024  # bytes of a request: several times the longest chat that a model can read
+DRAINED = 16 * BODY  # bytes of too large a body that are read and dropped, so that the sender hears the answer
+BODY_SECONDS = 30.0
+PRIVATE = "/v1/"  # what the bearer token protects: not health, readiness and metrics
+
+
+class Door:
+    """An ASGI application around another; `seen` is told path and status of each answer."""
+
+    def __init__(self, app: ASGIApp, token: str | None, seen: Callable[[str, int], None]) -> None:
+        self.app, self.token, self.seen = app, token, seen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request in, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = False
+
+        async def counted(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                self.seen(scope["path"], message["status"])
+            await send(message)
+
+        try:
+            self.check_token(scope)
+            await self.app(scope, await taken(receive), counted)
+        except Refusal as refusal:
+            await answer(refusal, counted)
+        except Exception as error:  # the server goes on, and the log says no more than kind and place
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            print(f"request failed: {type(error).__name__} at {place.filename}:{place.lineno}", file=sys.stderr, flush=True)
+            if not begun:
+                await answer(Refusal(500, "something broke here; the request may be right", "server_error"), counted)
+
+    def check_token(self, scope: Scope) -> None:
+        """Refuse a request without the token, where one is wanted."""
+        if self.token is None or not scope["path"].startswith(PRIVATE):
+            return
+        sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        if not hmac.compare_digest(sent, b"Bearer " + self.token.encode()):
+            raise Refusal(401, "send the server's token as `Authorization: Bearer …`", "authentication_error", "invalid_api_key")
+
+
+async def taken(receive: Receive) -> Receive:
+    """The request's body, read and measured, as what the application behind receives."""
+    content, size, more = bytearray(), 0, True
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while more and size <= DRAINED:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    break
+                size += len(message.get("body", b""))
+                more = message.get("more_body", False)
+                if size <= BODY:
+                    content += message.get("body", b"")
+    except TimeoutError:
+        raise invalid(f"the body did not come within {BODY_SECONDS:g} s", status=408) from None
+    if size > BODY:
+        raise invalid(f"the body is larger than {BODY} bytes", status=413)
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": bytes(content), "more_body": False}
+
+    return again
+
+
+async def answer(refusal: Refusal, send: Send) -> None:
+    """Send an error."""
+    body = json.dumps(refusal.body.model_dump(), ensure_ascii=False).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if refusal.retry_s is not None:
+        headers.append((b"retry-after", str(refusal.retry_s).encode()))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
