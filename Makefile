@@ -1,11 +1,15 @@
 # Every target makes its own environment (.venv/) first.
-.PHONY: test lint format bench archive chat desk setup data
+.PHONY: test test-container lint format bench archive chat desk setup data
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 test: data
 	$(BIN)/python -m pytest
+
+# The images built, run and talked to; needs a Docker engine, or makes one on Debian, or says why not. Half an hour and more.
+test-container:
+	tests/container/run.sh
 
 lint: setup
 	$(BIN)/ruff check src tests benchmarks
@@ -33,5 +37,13 @@ DESK ?= desk
 desk: setup
 	$(BIN)/mi-llm desk --packets $(PACKETS) --data $(DESK)
 
-archive chat:
+# The chat on this machine, with the models of a study that has run.
+STUDY ?= mini/params.yaml
+
+chat: setup
+	@trap 'kill 0' EXIT; \
+	$(BIN)/mi-llm serve --study $(STUDY) & \
+	$(BIN)/mi-llm chat --study $(STUDY) --model-url http://127.0.0.1:8000/v1
+
+archive:
 	@echo "make $@ is not built yet." >&2; exit 2

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Reproduce the study: ./reproduce.sh [auto|mini|audit|paper|FOLDER] [--native|--container] [--mirror DIR] [--pull] [--yes]
-#   auto         (default) the paper's study where there is an NVIDIA GPU and a container engine, else the miniature
+#   auto         (default) the paper's study where there is an NVIDIA GPU and a container engine for it, else the miniature
 #   mini         the study in miniature: sample corpora, tiny models, two CPU cores, about ten minutes
 #   audit        the paper checked against its released data
 #   paper        the study at the paper's scale
 #   FOLDER       any folder with a params.yaml and a dvc.yaml, for instance released
-#   --native     in a virtual environment, .venv/ (default for all but paper)
-#   --container  in the study's container
+#   --native     in a virtual environment, .venv/ (default, but for a study with the paper's models where a container can have the GPU)
+#   --container  in the study's container (Docker with Compose; docs/containers.md)
 #   --pull       fetch finished outputs where the remote has them, instead of computing them
 #   --mirror DIR take the public corpora from this folder (or set MI_LLM_MIRROR)
 #   --yes        do not ask before a long run
 set -euo pipefail
 cd "$(dirname "$0")"
 
-study=auto place=native options=()
+study=auto place= mirror= options=()
 while [ $# -gt 0 ]; do
   word=$1
   shift
@@ -23,7 +23,7 @@ while [ $# -gt 0 ]; do
     --container) place=container ;;
     --mirror)
       [ $# -gt 0 ] || { echo "reproduce.sh: --mirror needs a folder" >&2; exit 2; }
-      options+=(--mirror "$1")
+      mirror=$1
       shift
       ;;
     --pull | --yes) options+=("$word") ;;
@@ -32,10 +32,79 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-if [ "$place" = container ]; then
-  echo "reproduce.sh: the study's container is not built yet; run ./reproduce.sh $study --native" >&2
-  exit 2
+# What keeps the study's container from running here; nothing if it can run.
+no_container() {
+  if ! command -v docker >/dev/null; then
+    echo "no command docker; install Docker Engine"
+  elif ! docker info >/dev/null 2>&1; then
+    echo "no Docker engine answers; start it, or see that you may use it (docker info says why)"
+  elif ! docker compose version >/dev/null 2>&1; then
+    echo "docker has no command compose; install Docker's Compose plugin"
+  fi
+}
+
+# Whether there is an NVIDIA GPU that containers can be given.
+gpu_for_containers() {
+  nvidia-smi --list-gpus >/dev/null 2>&1 && docker info --format '{{json .Runtimes}} {{json .CDISpecDirs}}' 2>/dev/null | grep -q nvidia
+}
+
+# Whether a study needs the GPU: the one whose models come from the hub does.
+needs_gpu() {
+  case "$1" in
+    paper) grep -Eq '^ +source: hub\b' params.yaml ;;
+    audit) false ;;
+    *) [ -f "$1/params.yaml" ] && grep -Eq '^ +source: hub\b' "$1/params.yaml" ;;
+  esac
+}
+
+if [ "$study" = auto ] && [ "$place" != native ]; then
+  study=mini
+  if [ -z "$(no_container)" ] && gpu_for_containers; then study=paper; fi
+  echo "chosen for this machine: $study" >&2
+fi
+if [ -z "$place" ]; then
+  place=native
+  if needs_gpu "$study" && [ -z "$(no_container)" ] && gpu_for_containers; then place=container; fi
 fi
 
-./setup.sh
-exec .venv/bin/mi-llm reproduce "$study" ${options[@]+"${options[@]}"}
+if [ "$place" = native ]; then
+  if [ -n "$mirror" ]; then options+=(--mirror "$mirror"); fi
+  ./setup.sh
+  exec .venv/bin/mi-llm reproduce "$study" ${options[@]+"${options[@]}"}
+fi
+
+missing=$(no_container)
+if [ -n "$missing" ]; then
+  echo "reproduce.sh: $missing" >&2
+  echo "  what to do: that, or run ./reproduce.sh $study --native, which needs no container" >&2
+  exit 2
+fi
+files=(--file docker-compose.yml)
+if needs_gpu "$study"; then
+  if ! gpu_for_containers; then
+    echo "reproduce.sh: study $study needs an NVIDIA GPU that containers can use; nvidia-smi or Docker knows none" >&2
+    echo "  what to do: install NVIDIA's driver and container toolkit, then restart Docker; or run ./reproduce.sh mini --container" >&2
+    exit 2
+  fi
+  files+=(--file docker-compose.gpu.yml)
+fi
+if [ -n "$mirror" ]; then
+  [ -d "$mirror" ] || { echo "reproduce.sh: no folder $mirror; --mirror needs the one with the public archives" >&2; exit 2; }
+  MI_LLM_MIRROR=$(cd "$mirror" && pwd)
+  export MI_LLM_MIRROR
+fi
+# Files that the run writes belong to whom this folder belongs; a rootless engine's root is the person who started it.
+owner=$(ls -nd . | awk '{print $3 ":" $4}')
+if docker info --format '{{json .SecurityOptions}}' | grep -q rootless; then owner=0:0; fi
+export MI_LLM_UID="${owner%:*}" MI_LLM_GID="${owner#*:}"
+MI_LLM_REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+export MI_LLM_REVISION
+# A container outlives a client that was killed, and two runs at once would undo each other's outputs.
+for other in $(docker ps --quiet --filter label=com.docker.compose.service=study --filter "volume=$PWD"); do
+  echo "another run works in this folder (container $other); waiting for it to end" >&2
+  docker wait "$other" >/dev/null
+done
+mkdir -p .dvc/cache
+if [ "$(id -u)" = 0 ] && [ "$owner" != 0:0 ]; then chown "$owner" .dvc/cache; fi # sudo, in somebody's folder
+docker compose "${files[@]}" build study
+exec docker compose "${files[@]}" run --rm study reproduce "$study" ${options[@]+"${options[@]}"}

@@ -432,7 +432,7 @@ def test_what_is_missing_is_said_in_a_sentence(place: tuple[Path, Study], server
     folder, study = place
     port = int(server.url.rsplit(":", 1)[1])
     with chdir(folder):
-        with pytest.raises(Problem, match="cannot listen there"):
+        with pytest.raises(Problem, match="a free address of this machine"):
             serve(study, ["tiny-llama3"], "127.0.0.1", port, queue=1, seconds=1)
         checkpoint(study, "other").mkdir(parents=True)
         with pytest.raises(Problem, match="finetune/other/adapter"):

@@ -239,6 +239,22 @@ def serve(
 
 
 @app.command()
+def chat(
+    *,
+    model_url: Annotated[str, typer.Option(help="a model server: `mi-llm serve`, or any that speaks OpenAI's protocol")],
+    study: StudyFile = MINI,
+    host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for all, then set MI_LLM_CHAT_TOKEN")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+    votes: Annotated[Path, typer.Option(help="file that keeps the votes of blind comparisons")] = Path("votes.jsonl"),
+    address: Annotated[str, typer.Option(help="where people reach the chat, if not at host and port: https://…")] = "",
+) -> None:
+    """Open the demo chat: a research demo, not care."""
+    from mi_llm.apps.chat.serve import serve as run
+
+    run(load(study), model_url, host, port, votes, address=address)
+
+
+@app.command()
 def pretrain(
     archive: Annotated[Path, typer.Argument(help="smile-<commit>.tar.gz, the SmileChat archive")],
     models: Annotated[list[str], typer.Argument(help="which of the tiny models")],

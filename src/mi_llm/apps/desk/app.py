@@ -78,7 +78,11 @@ def create(packets: Packets, store: Store) -> FastAPI:
 
 
 def desk_pages(app: FastAPI, packets: Packets, store: Store) -> None:
-    """Signing in, a rater's list, the coding page, and the door for changes."""
+    """Signing in, a rater's list, the coding page, and the door for changes; `/health` for whoever runs the desk."""
+
+    @app.get("/health")
+    def health() -> Response:
+        return PlainTextResponse("open\n")
 
     @app.get("/in/{token}")
     def enter(request: Request, token: str) -> Response:

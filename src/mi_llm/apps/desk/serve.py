@@ -3,8 +3,6 @@
 Reads the packets' folder and, where there is one, a training folder; writes `desk.sqlite` in the data folder.
 """
 
-import ipaddress
-import socket
 from pathlib import Path
 
 import uvicorn
@@ -14,6 +12,7 @@ from mi_llm.apps.desk import agreement
 from mi_llm.apps.desk.app import create
 from mi_llm.apps.desk.packets import COORDINATOR, Packets, read
 from mi_llm.apps.desk.store import Store
+from mi_llm.apps.listening import listen, loopback
 from mi_llm.problem import Problem
 
 
@@ -23,7 +22,7 @@ def serve(packets: Path, data: Path, host: str, port: int, *, training: Path | N
     `address` is where people reach the desk, where that is not host and port: a proxy that speaks https, say.
     """
     desk = read(packets, training)
-    listening = _listen(host, port)
+    listening = listen(host, port)
     store = Store(data)
     store.pin(desk)
     here = address or f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
@@ -32,7 +31,7 @@ def serve(packets: Path, data: Path, host: str, port: int, *, training: Path | N
         print("Personal links, shown this once; hand each to the person it is for:\n", *made, "", sep="\n", flush=True)
     else:
         print("Everybody has a link already; `mi-llm desk links --renew NAME` makes a new one.")
-    if not _loopback(host) and not here.startswith("https://"):
+    if not loopback(host) and not here.startswith("https://"):
         print("Links and codes travel readable over this network; put a proxy that speaks https in front (--address).")
     print(f"The desk is open: {here}   Ctrl+C closes it; what is saved stays in {store.path}", flush=True)
     # no access log: a path may hold a link's token
@@ -79,20 +78,3 @@ def _links(store: Store, desk: Packets, address: str, *, renew: bool, only: str 
     made = {person: store.link(person, renew=renew) for person in _people(desk) if only in (None, person)}
     width = max(map(len, _people(desk)))
     return [f"{person:{width}}  {address.rstrip('/')}/in/{token}" for person, token in made.items() if token]
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise Problem(
-            f"{host}:{port}", error.strerror or str(error), "a free address of this machine", "choose another --port"
-        ) from None
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

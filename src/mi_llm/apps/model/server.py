@@ -8,7 +8,6 @@ sent. Why this is not `transformers serve`: docs/architecture.md.
 import asyncio
 import os
 import secrets
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -29,6 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 from transformers import PreTrainedTokenizerBase
 
+from mi_llm.apps.listening import listen
 from mi_llm.apps.model.door import Door
 from mi_llm.apps.model.engine import Asked, Closing, Engine, Finish, Full, Piece, Reply, Told
 from mi_llm.apps.model.metrics import Metrics
@@ -377,20 +377,6 @@ class Listener(uvicorn.Server):
             engine.end(time.monotonic() + GRACE)
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket at the address; raises Problem if it cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise Problem(
-            f"{host}:{port}",
-            f"cannot listen there ({error.strerror or error})",
-            "a free port of this machine",
-            "choose another --port",
-        ) from None
-
-
 def check(study: Study, models: Sequence[str]) -> None:
     """Raise Problem if a model has not been trained here."""
     for model in models:
@@ -427,7 +413,7 @@ def serve(study: Study, models: Sequence[str], host: str, port: int, *, queue: i
         timeout_graceful_shutdown=int(GRACE) + 1,
     )
     server = Listener(config, house)
-    listener = listening(host, port)
+    listener = listen(host, port)
     address = listener.getsockname()
     print(f"{study.name}: {', '.join(name for name, _, _ in house.names())}", file=sys.stderr)
     print(f"serving at http://{host}:{address[1]}/v1 (ready when /ready says so)", file=sys.stderr, flush=True)

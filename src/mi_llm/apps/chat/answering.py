@@ -1,0 +1,106 @@
+"""A round's replies as they come: one task a side, each checked before it is shown, and one stream of events for the page.
+
+The last columns of a reply are held back until more has come, so that what `guard.fault` finds is not shown for a moment first.
+The events go as server-sent events whose data is JSON in ASCII: no text of a model or a visitor can break out of them.
+"""
+
+import asyncio
+import json
+import secrets
+import unicodedata
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+from mi_llm.apps.chat import guard
+from mi_llm.apps.chat.counselors import Counselors, Manner, Unanswered
+from mi_llm.apps.chat.talks import Reply, Talk
+
+HELD = 24  # columns; an ideograph takes two
+STEP = 4  # characters that are checked and shown together
+LOOKED = 120  # characters before them that are looked at with them; the whole reply is looked at in the end
+ALIVE_S = 5.0  # a comment after so long without an event: it shows a page that has left
+
+
+class Answering:
+    """The replies of a talk's last round under way."""
+
+    def __init__(self, counselors: Counselors, talk: Talk, manner: Manner, *, drawn: bool) -> None:
+        self.counselors, self.talk, self.manner = counselors, talk, manner
+        self.replies = [Reply(drawn=drawn) for _ in talk.sides]
+        talk.rounds[-1].replies = self.replies
+        self.queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.tasks = [asyncio.create_task(self._speak(side)) for side in range(len(talk.sides))]
+        for side, task in enumerate(self.tasks):
+            task.add_done_callback(partial(self._ended, side))
+
+    async def _speak(self, side: int) -> None:
+        """Let one side reply."""
+        reply, shown = self.replies[side], 0
+        seed = secrets.randbits(31) if reply.drawn else None
+        asked = self.talk.asked(side, self.manner)
+        async with aclosing(self.counselors.reply(self.talk.model, self.talk.sides[side], asked, self.manner, seed)) as pieces:
+            async for piece, ended in pieces:
+                reply.text += piece.replace("\0", "")
+                if ended:
+                    reply.finish = "length" if ended == "length" else "stop"
+                    return
+                ready = showable(reply.text)
+                if ready < shown + STEP:
+                    continue
+                if guard.fault(reply.text[max(0, shown - LOOKED) :]) and guard.fault(reply.text):
+                    return
+                self.queue.put_nowait({"side": side, "text": reply.text[shown:ready]})
+                shown = ready
+
+    def _ended(self, side: int, task: asyncio.Task[None]) -> None:
+        """Say how a side ended, and what it said in the end: nothing that must not be shown."""
+        reply = self.replies[side]
+        if task.cancelled():
+            reply.finish = "stopped"
+        elif isinstance(error := task.exception(), Unanswered):
+            reply.finish, reply.why = "failed", error.why
+        elif error is not None:
+            reply.finish, reply.why = "failed", "failed"
+        elif not reply.text.strip():
+            reply.finish, reply.why = "failed", "silent"
+        if found := guard.fault(reply.text):
+            reply.text, reply.finish, reply.why = "", "withheld", found
+            self.talk.withheld += 1
+        reply.text = reply.text.strip()
+        self.queue.put_nowait({"side": side, "text": reply.text, "finish": reply.finish, "why": reply.why})
+
+    @property
+    def under_way(self) -> int:
+        """How many sides are still speaking."""
+        return sum(not task.done() for task in self.tasks)
+
+    def stop(self) -> None:
+        """End what is still coming; what has come stays."""
+        for task in self.tasks:
+            task.cancel()
+
+    async def events(self) -> AsyncIterator[str]:
+        """The events until every side has ended; ends the work if the reader leaves."""
+        try:
+            coming = len(self.tasks)
+            while coming:
+                try:
+                    event = await asyncio.wait_for(self.queue.get(), ALIVE_S)
+                except TimeoutError:
+                    yield ":\n\n"
+                    continue
+                coming -= "finish" in event
+                yield f"data: {json.dumps(event)}\n\n"
+        finally:
+            self.stop()
+
+
+def showable(text: str) -> int:
+    """How many characters of a reply that goes on may be shown: all but the last `HELD` columns."""
+    held, place = 0, len(text)
+    while place and held < HELD:
+        place -= 1
+        held += 2 if unicodedata.east_asian_width(text[place]) in "WF" else 1
+    return place

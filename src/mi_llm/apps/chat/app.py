@@ -1,0 +1,469 @@
+"""The chat's page and the doors behind it, as a FastAPI application.
+
+Whoever comes may send client messages, choose a model, ask for a reply again, stop one, vote, and take their own talks away; the
+server builds every message that a model gets. Texts are in memory only and in no log.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import math
+import re
+import secrets
+import socket
+import sys
+import traceback
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from urllib.parse import parse_qs, urlsplit
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mi_llm import storage
+from mi_llm.apps.chat import guard, limits
+from mi_llm.apps.chat.answering import Answering
+from mi_llm.apps.chat.counselors import Counselors, Manner, Unanswered
+from mi_llm.apps.chat.help import Tongue, bundled
+from mi_llm.apps.chat.limits import Limits
+from mi_llm.apps.chat.talks import CHARACTERS, ROUNDS, Choice, Round, Shelf, Talk, Visitor, Way, begun, keep
+from mi_llm.apps.chat.votes import Votes
+from mi_llm.apps.chat.words import FAULTS, SCRIPT, WAYS, WORDS
+from mi_llm.miti.clients import Profile
+
+REQUEST = 64 * 1024  # bytes
+MESSAGE = 4000  # characters
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+PAGES = Environment(
+    loader=PackageLoader("mi_llm.apps.chat"), undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+PAGES.tests["fits"] = lambda dangers, wanted: not set(dangers).isdisjoint(wanted)
+
+
+@dataclass(frozen=True)
+class Chat:
+    """What the application works with. `address` is where people reach it if not by host and port; `token` opens it, if set."""
+
+    counselors: Counselors
+    manner: Manner
+    votes: Votes
+    profiles: dict[str, Profile]
+    address: str = ""
+    token: str = ""
+    shelf: Shelf = field(default_factory=Shelf)
+    limits: Limits = field(default_factory=Limits)
+    under_way: set[Answering] = field(default_factory=set)
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+
+    @property
+    def ticket(self) -> str:
+        """What a browser shows that gave the token; worth nothing after a restart."""
+        return hmac.new(self.secret, self.token.encode(), hashlib.sha256).hexdigest()
+
+
+def plain_text(text: str) -> str:
+    """A message as it may be sent on: no control characters but line breaks and tabs, and not empty."""
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
+    if any(unicodedata.category(mark) == "Cc" and mark not in "\n\t" for mark in text):
+        raise PydanticCustomError("control", "control characters")
+    if not text.strip():
+        raise PydanticCustomError("empty", "nothing in it")
+    return text.strip()
+
+
+class Sent(BaseModel):
+    """What a page sends: nothing unknown in it, nothing of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NewTalk(Sent):
+    """Which model, how, and as which client."""
+
+    model: str = Field(max_length=100)
+    way: Way
+    profile: str | None = Field(default=None, max_length=100)
+
+
+class NewMessage(Sent):
+    """What the client says; `instead_of` is the round, from 0, from which on the talk is said anew."""
+
+    text: Annotated[str, Field(max_length=MESSAGE), AfterValidator(plain_text)]
+    instead_of: int | None = Field(default=None, ge=0, le=ROUNDS)
+
+
+class NewVote(Sent):
+    """Which side was better, and whether the talk may be kept with the vote."""
+
+    choice: Choice
+    with_text: bool
+
+
+class Nothing(Sent):
+    """A door that needs no more than its address."""
+
+
+Body = TypeVar("Body", bound=Sent)
+
+
+class Door:
+    """Who may come in; and every answer carries the headers that keep a page to itself.
+
+    An error is told to the terminal without anybody's text.
+    """
+
+    def __init__(self, app: ASGIApp, chat: Chat) -> None:
+        self.app, self.chat = app, chat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and add the headers to what comes back."""
+        if scope["type"] != "http":
+            return
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers["Cache-Control"] = "no-cache" if scope["path"].startswith("/static/") else "no-store"
+            await send(message)
+
+        try:
+            await (refused(self.chat, Request(scope)) or self.app)(scope, receive, sending)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            print(f"mi-llm chat: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}", file=sys.stderr)
+            if not started:
+                await PlainTextResponse("something went wrong here", 500)(scope, receive, sending)
+
+
+def create(chat: Chat) -> FastAPI:
+    """The application."""
+    # its telemetry could be switched on by the environment, and would carry paths: off, whatever stands there
+    telemetry: Any = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
+    app = FastAPI(
+        docs_url=None, redoc_url=None, openapi_url=None, telemetry=telemetry, max_body_size=REQUEST, redirect_slashes=False
+    )
+
+    app.add_middleware(Door, chat=chat)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    app.add_exception_handler(StarletteHTTPException, told)
+    page_doors(app, chat)
+    talk_doors(app, chat)
+    reply_doors(app, chat)
+    outcome_doors(app, chat)
+    return app
+
+
+def page_doors(app: FastAPI, chat: Chat) -> None:
+    """The page, the way in, and whether all is well."""
+
+    @app.get("/")
+    async def first(request: Request) -> Response:
+        if not let_in(chat, request):
+            return page(request, "enter.html.jinja", status=401, wrong=False)
+        models, away = {}, False
+        try:
+            models = await chat.counselors.models()
+        except Unanswered:
+            away = True
+        return page(request, "chat.html.jinja", models=models, away=away, profiles=list(chat.profiles.values()))
+
+    @app.post("/enter")
+    async def enter(request: Request) -> Response:
+        if seconds := chat.limits.wait(limits.SIGN_INS_ADDRESS, who(request)):
+            raise HTTPException(429, "too many tries", {"Retry-After": str(math.ceil(seconds))})
+        given = parse_qs((await request.body()).decode("utf-8", "replace")).get("token", [""])[0]
+        if not chat.token or not hmac.compare_digest(given.encode("utf-8", "replace"), chat.token.encode()):
+            return page(request, "enter.html.jinja", status=401, wrong=True)
+        answer = RedirectResponse("/", 303)
+        set_cookie(request, answer, "ticket", chat.ticket)
+        return answer
+
+    @app.get("/health")
+    async def health() -> Response:
+        return PlainTextResponse("ok")
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        try:
+            return PlainTextResponse("ok" if await chat.counselors.models() else "no model", 200)
+        except Unanswered:
+            return PlainTextResponse("the model server does not answer", 503)
+
+
+def talk_doors(app: FastAPI, chat: Chat) -> None:
+    """Talks: begun, shown, ended."""
+
+    @app.post("/talks")
+    async def begin(request: Request) -> Response:
+        visitor, fresh = chat.shelf.visitor(request.cookies.get("visitor")), ""
+        sent = await read(request, NewTalk)
+        profile = chat.profiles.get(sent.profile) if sent.profile else None
+        if sent.profile and profile is None:
+            raise HTTPException(422, "no such client card")
+        try:
+            offered = (await chat.counselors.models()).get(sent.model)
+        except Unanswered:
+            raise HTTPException(502, "away") from None
+        talk = begun(sent.model, sent.way, offered, profile) if offered else None
+        if talk is None:
+            raise HTTPException(422, "no such model")
+        if visitor is None:
+            if seconds := chat.limits.wait(limits.VISITORS_ADDRESS, who(request)):
+                raise HTTPException(429, "too many visitors", {"Retry-After": str(math.ceil(seconds))})
+            fresh, visitor = chat.shelf.welcome()
+        keep(visitor, talk)
+        answer = JSONResponse(talk.shown(), 201)
+        if fresh:
+            set_cookie(request, answer, "visitor", fresh)
+        return answer
+
+    @app.get("/talks/{name}")
+    async def show(request: Request, name: str) -> Response:
+        return JSONResponse(own(chat, request, name)[1].shown())
+
+    @app.delete("/talks/{name}")
+    async def end(request: Request, name: str) -> Response:
+        visitor, talk = own(chat, request, name)
+        for answering in chat.under_way:
+            if answering.talk is talk:
+                answering.stop()
+        del visitor.talks[name]
+        return Response(status_code=204)
+
+
+def outcome_doors(app: FastAPI, chat: Chat) -> None:
+    """What comes of a talk: a vote, and its dialogs."""
+
+    @app.post("/talks/{name}/vote")
+    async def vote(request: Request, name: str) -> Response:
+        talk = own(chat, request, name)[1]
+        sent = await read(request, NewVote)
+        if talk.way != "blind" or not talk.compared:
+            raise HTTPException(409, "nothing to compare")
+        if busy(talk):
+            raise HTTPException(409, "replies are still coming")
+        if talk.vote is not None:
+            raise HTTPException(409, "voted already")
+        talk.vote = sent.choice  # at once, so that of two requests one is second
+        try:
+            await run_in_threadpool(chat.votes.add, talk, sent.choice, with_text=sent.with_text)
+        except OSError as error:
+            talk.vote = None
+            print(f"mi-llm chat: a vote could not be saved ({error.strerror or error})", file=sys.stderr)
+            raise HTTPException(503, "not saved") from None
+        return JSONResponse({"sides": list(talk.sides), "vote": talk.vote})
+
+    @app.get("/talks/{name}/dialogs/{side}")
+    async def take(request: Request, name: str, side: Literal["0", "1"]) -> Response:
+        talk = own(chat, request, name)[1]
+        if talk.hidden:
+            raise HTTPException(409, "vote first")
+        if busy(talk) or int(side) >= len(talk.sides) or not (dialog := talk.dialog(int(side))).turns:
+            raise HTTPException(409, "nothing to take away yet")
+        file = re.sub(r"[^A-Za-z0-9.-]", "-", f"{talk.model}.{talk.sides[int(side)]}.{talk.id}.jsonl")
+        disposition = {"Content-Disposition": f'attachment; filename="{file}"'}
+        return Response(storage.dump(dialog.model_dump()) + "\n", media_type="application/x-ndjson", headers=disposition)
+
+
+def reply_doors(app: FastAPI, chat: Chat) -> None:
+    """What makes a model speak, or stops it."""
+
+    @app.post("/talks/{name}/messages")
+    async def say(request: Request, name: str) -> Response:
+        talk = own(chat, request, name)[1]
+        sent = await read(request, NewMessage)
+        admit(chat, request, talk)
+        if sent.instead_of is not None:
+            if sent.instead_of >= len(talk.rounds):
+                raise HTTPException(409, "no such round")
+            del talk.rounds[sent.instead_of :]
+            talk.edited += 1
+        if len(talk.rounds) >= ROUNDS or talk.characters + len(sent.text) > CHARACTERS:
+            raise HTTPException(409, "the talk is long enough")
+        talk.heard.append(sent.text)
+        found = guard.look(talk.heard[-guard.WINDOW :], talk.alert)
+        talk.alerted(found)
+        talk.rounds.append(Round(sent.text, found))
+        if found:
+            return JSONResponse({"found": list(found)})
+        return stream(chat, talk, drawn=False)
+
+    @app.post("/talks/{name}/again")
+    async def again(request: Request, name: str) -> Response:
+        talk = own(chat, request, name)[1]
+        await read(request, Nothing)
+        admit(chat, request, talk)
+        if not talk.rounds or talk.rounds[-1].found:
+            raise HTTPException(409, "nothing to reply to")
+        return stream(chat, talk, drawn=True)
+
+    @app.post("/talks/{name}/stop")
+    async def stop(request: Request, name: str) -> Response:
+        talk = own(chat, request, name)[1]
+        await read(request, Nothing)
+        for answering in chat.under_way:
+            if answering.talk is talk:
+                answering.stop()
+        return Response(status_code=204)
+
+
+def stream(chat: Chat, talk: Talk, *, drawn: bool) -> Response:
+    """The replies of the last round as they come."""
+    answering = Answering(chat.counselors, talk, chat.manner, drawn=drawn)
+    chat.under_way.add(answering)
+    for task in answering.tasks:
+        task.add_done_callback(lambda _: None if answering.under_way else chat.under_way.discard(answering))
+    return StreamingResponse(answering.events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+def busy(talk: Talk) -> bool:
+    """Whether replies of a talk are still coming."""
+    return bool(talk.rounds) and any(reply.finish == "" for reply in talk.rounds[-1].replies)
+
+
+def admit(chat: Chat, request: Request, talk: Talk) -> None:
+    """Let a message through, or say why not: replies are coming, too fast, or too many at once."""
+    if busy(talk):
+        raise HTTPException(409, "replies are still coming")
+    visitor = request.cookies.get("visitor", "")
+    seconds = max(chat.limits.wait(limits.MESSAGES_ADDRESS, who(request)), chat.limits.wait(limits.MESSAGES_VISITOR, visitor))
+    if seconds:
+        raise HTTPException(429, "too fast", {"Retry-After": str(math.ceil(seconds))})
+    if sum(answering.under_way for answering in chat.under_way) + len(talk.sides) > limits.REPLIES_UNDER_WAY:
+        raise HTTPException(429, "busy", {"Retry-After": "5"})
+
+
+def own(chat: Chat, request: Request, name: str) -> tuple[Visitor, Talk]:
+    """The visitor and their talk of a name; everything else is 404."""
+    visitor = chat.shelf.visitor(request.cookies.get("visitor"))
+    talk = visitor.talks.get(name) if visitor else None
+    if visitor is None or talk is None:
+        raise HTTPException(404, "no such talk")
+    return visitor, talk
+
+
+async def read(request: Request, kind: type[Body]) -> Body:
+    """What a page sent, as what it must be; raises 413, 415 or 422 with a plain word, never with what was sent."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "JSON, please")
+    try:
+        return kind.model_validate_json(await request.body())
+    except ValidationError as error:
+        kinds = {fault["type"] for fault in error.errors(include_url=False, include_input=False)}
+        if "string_too_long" in kinds:
+            raise HTTPException(413, "too long") from None
+        known = {"control": "control characters", "empty": "nothing in it"}
+        raise HTTPException(422, next((known[one] for one in kinds if one in known), "not what this door takes")) from None
+
+
+def who(request: Request) -> str:
+    """The address that a request comes from."""
+    return request.client.host if request.client else ""
+
+
+def let_in(chat: Chat, request: Request) -> bool:
+    """Whether a browser has shown the access token, or needs none."""
+    return not chat.token or hmac.compare_digest(request.cookies.get("ticket", "").encode(), chat.ticket.encode())
+
+
+def refused(chat: Chat, request: Request) -> Response | None:
+    """What is answered at the door: to a name that is not ours, to another site, to whoever has no token or asks too much."""
+    if not known_host(chat, request.headers.get("host", "")):
+        return PlainTextResponse("not the name of this server", 421)
+    if seconds := chat.limits.wait(limits.REQUESTS_ADDRESS, who(request)):
+        return PlainTextResponse("too fast", 429, {"Retry-After": str(math.ceil(seconds))})
+    if request.method not in ("GET", "HEAD"):
+        site = request.headers.get("sec-fetch-site", "same-origin")
+        if urlsplit(request.headers.get("origin", "")).netloc != request.headers.get("host") or site != "same-origin":
+            return PlainTextResponse("from another site", 403)
+    if not let_in(chat, request) and request.url.path.startswith("/talks"):
+        return PlainTextResponse("sign in first", 401)
+    return None
+
+
+def known_host(chat: Chat, host: str) -> bool:
+    """Whether a Host header names this server: a name of another's that leads here must not (DNS rebinding)."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    if name in ("localhost", socket.gethostname().lower(), urlsplit(chat.address).hostname):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+async def told(request: Request, error: Exception) -> Response:
+    """An error as a plain word."""
+    assert isinstance(error, StarletteHTTPException)
+    return PlainTextResponse(str(error.detail), error.status_code, error.headers)
+
+
+def set_cookie(request: Request, answer: Response, name: str, value: str) -> None:
+    """A cookie that no script reads and no other site sends."""
+    answer.set_cookie(name, value, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+
+
+def language(request: Request) -> Tongue:
+    """`zh` or `en`: what the visitor chose, else what the browser asks for first."""
+    chosen = request.query_params.get("lang") or request.cookies.get("lang")
+    if chosen in get_args(Tongue):
+        return cast(Tongue, chosen)
+    asked = re.findall(
+        r"([A-Za-z]+)[A-Za-z0-9-]*\s*(?:;\s*q=([01](?:\.[0-9]{0,3})?))?", request.headers.get("accept-language", "")
+    )
+    for name, _ in sorted(asked[:20], key=lambda item: -float(item[1] or 1)):
+        if name.lower() in ("zh", "en"):
+            return "zh" if name.lower() == "zh" else "en"
+    return "en"
+
+
+def page(request: Request, template: str, status: int = 200, **inputs: Any) -> Response:
+    """A page in the visitor's language; `?lang=` is remembered."""
+    tongue = language(request)
+
+    def say(text: Any) -> Any:
+        return getattr(WORDS[text] if isinstance(text, str) else text, tongue)
+
+    theme = request.cookies.get("theme")
+    html = PAGES.get_template(template).render(
+        say=say,
+        tongue=tongue,
+        other="en" if tongue == "zh" else "zh",
+        theme=theme if theme in ("light", "dark") else "",
+        help=bundled(),
+        ways=WAYS,
+        script={name: getattr(WORDS[name], tongue) for name in (*SCRIPT, *FAULTS)},
+        most=MESSAGE,
+        **inputs,
+    )
+    answer = HTMLResponse(html, status)
+    if request.query_params.get("lang") == tongue:
+        answer.set_cookie("lang", tongue, max_age=365 * 86400, httponly=True, samesite="lax")
+    return answer

@@ -1,0 +1,116 @@
+"""The counselor models behind the chat: any server that speaks OpenAI's protocol, asked through the `openai` client.
+
+A model's arms go by name: `<model>` is the base, `<model>+mi` the tuned one. Nothing is read or written but what the server says.
+"""
+
+import os
+import re
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import openai
+
+from mi_llm.models.template import Message
+
+Arm = Literal["base", "tuned"]
+ARMS: tuple[Arm, ...] = ("base", "tuned")
+TUNED = "+mi"  # as models/respond.py names a served arm
+NAME = re.compile(r"[\w.:/@+-]{1,100}", re.ASCII)
+FRESH_S = 10.0  # how long a list of models is believed
+LONGEST_REPLY = 8000  # characters
+SILENCE_S, CONNECT_S = 120.0, 5.0  # how long the server may say nothing, and take to pick up
+
+
+class Unanswered(Exception):  # noqa: N818 — it says what happened
+    """No reply: the server is `away`, `busy`, finds the talk too `long`, or `failed`."""
+
+    def __init__(self, why: Literal["away", "busy", "long", "failed"]) -> None:
+        self.why = why
+        super().__init__(why)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How the models are asked: the study's instruction and its placement, how long a reply may be, how one is drawn anew."""
+
+    instruction: str
+    placement: Literal["query", "system"]
+    most_tokens: int
+    greedy: bool
+    temperature: float
+    top_p: float
+
+
+class Counselors:
+    """The models of one server."""
+
+    def __init__(self, url: str) -> None:
+        self.client = openai.AsyncOpenAI(
+            base_url=url,
+            api_key=os.environ.get("OPENAI_API_KEY", "").strip() or "none",
+            max_retries=1,
+            timeout=openai.Timeout(SILENCE_S, connect=CONNECT_S),
+        )
+        self._known: dict[str, tuple[Arm, ...]] = {}
+        self._asked = -FRESH_S
+
+    async def models(self) -> dict[str, tuple[Arm, ...]]:
+        """The models by name, each with the arms that the server offers, first those with both; only plain names are taken.
+
+        Raises Unanswered where the server cannot be asked.
+        """
+        if time.monotonic() - self._asked < FRESH_S:
+            return self._known
+        try:
+            served = {model.id async for model in self.client.models.list() if NAME.fullmatch(model.id)}
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
+            raise Unanswered("away") from error
+        ends = {"base": "", "tuned": TUNED}
+        arms = {
+            name: tuple(arm for arm in ARMS if name + ends[arm] in served)
+            for name in sorted({name.removesuffix(TUNED) for name in served} - {""})
+        }
+        self._known = dict(sorted(arms.items(), key=lambda item: -len(item[1])))
+        self._asked = time.monotonic()
+        return self._known
+
+    async def reply(
+        self, model: str, arm: Arm, asked: Sequence[Message], manner: Manner, seed: int | None
+    ) -> AsyncGenerator[tuple[str, str]]:
+        """A reply as it comes: (a piece of text, why it ended or ""). With a seed it is drawn, else said as the study decodes.
+
+        Closing the iterator ends the request, and a good server then ends its work. Raises Unanswered.
+        """
+        greedy = manner.greedy and seed is None
+        said, ended = 0, ""
+        try:
+            stream = await self.client.chat.completions.create(
+                model=model + (TUNED if arm == "tuned" else ""),
+                messages=cast("Any", asked),
+                stream=True,
+                max_tokens=manner.most_tokens,
+                temperature=0.0 if greedy else manner.temperature,
+                top_p=1.0 if greedy else manner.top_p,
+                seed=openai.omit if seed is None else seed,
+            )
+            async with stream:
+                async for chunk in stream:
+                    for choice in chunk.choices[:1]:
+                        piece = (choice.delta.content or "") if choice.delta else ""
+                        said, ended = said + len(piece), choice.finish_reason or ended
+                        yield piece, ""
+                    if said > LONGEST_REPLY:
+                        ended = "length"
+                        break
+        except openai.APIConnectionError as error:
+            raise Unanswered("failed" if said else "away") from error
+        except openai.APIStatusError as error:
+            known: dict[int, Literal["busy", "long"]] = {429: "busy", 503: "busy", 400: "long", 413: "long"}
+            raise Unanswered(known.get(error.status_code, "failed")) from error
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # a stream that breaks its own protocol
+            raise Unanswered("failed") from error
+        if not ended:  # the stream was cut off
+            raise Unanswered("failed")
+        yield "", "length" if ended == "length" else "stop"

@@ -1,0 +1,75 @@
+"""`mi-llm chat`: the chat as a service on one machine, in front of a model server.
+
+Reads the study's parameters (instruction, decoding) and, where there is one, the access token in MI_LLM_CHAT_TOKEN; writes the
+votes.
+"""
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from mi_llm import prompts
+from mi_llm.apps.chat import guard, help
+from mi_llm.apps.chat.app import Chat, create
+from mi_llm.apps.chat.counselors import Counselors, Manner
+from mi_llm.apps.chat.votes import Votes
+from mi_llm.apps.listening import listen, loopback
+from mi_llm.miti.clients import bundled
+from mi_llm.problem import Problem
+from mi_llm.study import Study
+
+SHORTEST_TOKEN = 16
+
+
+def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, address: str = "") -> None:
+    """Run the chat until it is interrupted.
+
+    `address` is where people reach the chat, where that is not host and port: a proxy that speaks https, say.
+    """
+    token = os.environ.get("MI_LLM_CHAT_TOKEN", "").strip()
+    if token and len(token) < SHORTEST_TOKEN:
+        raise Problem(
+            "MI_LLM_CHAT_TOKEN", "a short token", f"at least {SHORTEST_TOKEN} characters", "make a longer one, by chance"
+        )
+    for name, url in (("--model-url", model_url), ("--address", address)):
+        if (url or name == "--model-url") and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname):
+            raise Problem(name, url or "nothing", "an address such as http://127.0.0.1:8000/v1", "correct it")
+    guard.rules()
+    help.bundled()
+    listening = listen(host, port)
+    kept = Votes(votes)
+    profiles = {profile.id: profile for profile in bundled()[0]}
+    chat = Chat(Counselors(model_url), manner(study), kept, profiles, address=address, token=token)
+    here = address or f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    if not loopback(host) and not here.startswith("https://"):
+        print("What people write travels readable over this network; put a proxy that speaks https in front (--address).")
+    if not loopback(host) and not token:
+        print("Anybody who reaches this address may talk; set MI_LLM_CHAT_TOKEN to ask for a token.")
+    print(f"The chat is open: {here}   Ctrl+C closes it. Models: {model_url}   Votes: {votes}", flush=True)
+    config = uvicorn.Config(
+        create(chat),
+        access_log=False,  # a path names a talk
+        log_level="warning",
+        server_header=False,
+        lifespan="off",
+        proxy_headers=bool(address),
+        timeout_graceful_shutdown=3,
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        kept.close()
+
+
+def manner(study: Study) -> Manner:
+    """How the study asks its models."""
+    return Manner(
+        instruction=prompts.instruction(study),
+        placement=study.finetune.instruction_placement,
+        most_tokens=study.respond.max_new_tokens,
+        greedy=study.respond.decoding == "greedy",
+        temperature=study.respond.sampling.temperature,
+        top_p=study.respond.sampling.top_p,
+    )

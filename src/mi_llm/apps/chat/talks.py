@@ -1,0 +1,203 @@
+"""The talks that are going on: what was said, by whom, and how a talk becomes a dialog of the study.
+
+A talk lives in this process's memory only, belongs to one visitor, and is forgotten when it is ended, has been idle for
+`IDLE_S`, or has to make room. The counselor's words in it are the model's own: a visitor can send client messages, nothing else.
+"""
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mi_llm.apps.chat.counselors import Arm, Manner
+from mi_llm.apps.chat.guard import ALERT, Category
+from mi_llm.dialog import Dialog, Turn
+from mi_llm.miti.clients import Profile
+from mi_llm.models.template import Message, messages
+
+Way = Literal["tuned", "base", "beside", "blind"]
+Finish = Literal["", "stop", "length", "stopped", "withheld", "failed"]
+Choice = Literal["left", "right", "tie", "neither"]
+ROUNDS = 60  # a talk has at most
+CHARACTERS = 60_000  # of all its messages and replies
+TALKS = 4  # of one visitor
+VISITORS = 1000
+IDLE_S = 2 * 3600.0
+LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that looks like another
+
+
+@dataclass
+class Reply:
+    """What one counselor says in a round: how it ended ("" while it comes), and why it is not shown or not whole."""
+
+    text: str = ""
+    finish: Finish = ""
+    why: str = ""  # a Fault if withheld, what Unanswered says if failed
+    drawn: bool = False
+
+
+@dataclass
+class Round:
+    """One client message: with the guard's findings, or else with a reply of each side."""
+
+    client: str
+    found: tuple[Category, ...] = ()
+    replies: list[Reply] = field(default_factory=list)
+
+
+@dataclass
+class Talk:
+    """One talk: which model, which arms side by side, and what was said."""
+
+    model: str
+    way: Way
+    sides: tuple[Arm, ...]
+    profile: Profile | None
+    id: str = field(default_factory=lambda: "".join(secrets.choice(LETTERS) for _ in range(12)))
+    rounds: list[Round] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list)  # client messages as they came, whatever was edited later
+    alert: tuple[Category, ...] = ()
+    alert_left: int = 0
+    edited: int = 0
+    guarded: int = 0
+    withheld: int = 0
+    vote: Choice | None = None
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the visitor must not know yet which side is which."""
+        return self.way == "blind" and self.vote is None
+
+    @property
+    def compared(self) -> bool:
+        """Whether each side has said something."""
+        return all(any(said.replies and said.replies[side].text for said in self.rounds) for side in range(len(self.sides)))
+
+    @property
+    def characters(self) -> int:
+        """Of all that was said."""
+        return sum(len(said.client) + sum(len(reply.text) for reply in said.replies) for said in self.rounds)
+
+    def alerted(self, found: tuple[Category, ...]) -> None:
+        """Remember that the guard answered, or that it did not."""
+        if found:
+            self.alert, self.alert_left = found, ALERT
+            self.guarded += 1
+        else:
+            self.alert_left = max(0, self.alert_left - 1)
+            self.alert = self.alert if self.alert_left else ()
+
+    def turns(self, side: int, until: int | None = None) -> list[Turn]:
+        """What was said between the client and one side: the guard's rounds and withheld replies left out.
+
+        Messages that got no reply join the next: a volley is all that one person says before the other speaks.
+        """
+        found: list[Turn] = []
+        for said in self.rounds[:until]:
+            if said.found or (said.replies and said.replies[side].finish == "withheld"):
+                continue
+            if found and found[-1].role == "client":
+                found[-1] = Turn(role="client", text=f"{found[-1].text}\n{said.client}")
+            else:
+                found.append(Turn(role="client", text=said.client))
+            if said.replies and said.replies[side].text:
+                found.append(Turn(role="counselor", text=said.replies[side].text))
+        return found
+
+    def asked(self, side: int, manner: Manner) -> list[Message]:
+        """The messages that one side's model gets for the last round, which has no reply yet: built here and nowhere else."""
+        before = self.turns(side, len(self.rounds) - 1)
+        waiting = before.pop().text + "\n" if before and before[-1].role == "client" else ""
+        turns = [*before, Turn(role="client", text=waiting + self.rounds[-1].client)]
+        return messages(turns, manner.instruction, manner.placement)
+
+    def dialog(self, side: int) -> Dialog:
+        """The talk with one side as a dialog of the study, as `simulate` reads it; it ends with the counselor."""
+        turns = self.turns(side)
+        while turns and turns[-1].role == "client":
+            turns.pop()
+        meta: dict[str, Any] = {
+            "arm": self.sides[side],
+            "client": "person",
+            "profile": self.profile.id if self.profile else "",
+            "topic": self.profile.topic if self.profile else "",
+            "way": self.way,
+            "drawn": sum(said.replies[side].drawn for said in self.rounds if said.replies),
+            "edited": self.edited,
+            "guarded": self.guarded,
+            "withheld": self.withheld,
+            "stopped": sum(said.replies[side].finish == "stopped" for said in self.rounds if said.replies),
+        }
+        return Dialog(id=self.id, source=self.model, turns=tuple(turns), meta=meta)
+
+    def shown(self) -> dict[str, Any]:
+        """The talk as its page shows it; a hidden arm is not in it."""
+        return {
+            "id": self.id,
+            "model": self.model,
+            "way": self.way,
+            "sides": [None] * len(self.sides) if self.hidden else list(self.sides),
+            "profile": self.profile.id if self.profile else None,
+            "vote": self.vote,
+            "rounds": [
+                {
+                    "client": said.client,
+                    "found": list(said.found),
+                    "replies": [{"text": one.text, "finish": one.finish, "why": one.why} for one in said.replies],
+                }
+                for said in self.rounds
+            ],
+        }
+
+
+def begun(model: str, way: Way, offered: Sequence[Arm], profile: Profile | None) -> Talk | None:
+    """A new talk, the sides of a blind one in an order of chance; None where the server does not offer the arms it takes."""
+    sides: tuple[Arm, ...] = ("base", "tuned") if way in ("beside", "blind") else (way,)  # type: ignore[assignment]
+    if not set(sides) <= set(offered):
+        return None
+    if way == "blind" and secrets.randbits(1):
+        sides = sides[::-1]
+    return Talk(model, way, sides, profile)
+
+
+@dataclass
+class Visitor:
+    """Somebody's talks, the latest last."""
+
+    talks: OrderedDict[str, Talk] = field(default_factory=OrderedDict)
+    seen: float = field(default_factory=time.monotonic)
+
+
+class Shelf:
+    """All talks, by visitor; the visitor's name is a secret of their browser."""
+
+    def __init__(self) -> None:
+        self.visitors: OrderedDict[str, Visitor] = OrderedDict()
+
+    def visitor(self, name: str | None) -> Visitor | None:
+        """Who comes with a name, if it is known and not long ago; what is long ago is forgotten here."""
+        now = time.monotonic()
+        while self.visitors and now - next(iter(self.visitors.values())).seen > IDLE_S:
+            self.visitors.popitem(last=False)
+        found = self.visitors.get(name) if name else None
+        if found is not None and name is not None:
+            found.seen = now
+            self.visitors.move_to_end(name)
+        return found
+
+    def welcome(self) -> tuple[str, Visitor]:
+        """A new visitor, and their name; who has been silent longest makes room."""
+        while len(self.visitors) >= VISITORS:
+            self.visitors.popitem(last=False)
+        name = secrets.token_urlsafe(24)
+        self.visitors[name] = Visitor()
+        return name, self.visitors[name]
+
+
+def keep(visitor: Visitor, talk: Talk) -> None:
+    """Put a new talk on a visitor's shelf; the oldest makes room."""
+    while len(visitor.talks) >= TALKS:
+        visitor.talks.popitem(last=False)
+    visitor.talks[talk.id] = talk

@@ -1,0 +1,70 @@
+"""The votes of blind comparisons: a file of JSON Lines that is only added to, a line a vote, on the disk before it is told.
+
+A vote says when, which model, which side was which, which was preferred, and after how many rounds; nothing of what was said,
+unless the voter wished that their talk be kept with it.
+"""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mi_llm import storage
+from mi_llm.apps.chat.talks import Choice, Talk
+from mi_llm.problem import Problem
+
+
+class Votes:
+    """The file of votes; one process adds to it at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the file ready: raises Problem if it cannot be written, and cuts off a line that a crash tore."""
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            storage.wait_alone(self.file, f"adds votes to {path}")
+            whole = path.read_bytes().rfind(b"\n") + 1
+            os.truncate(self.file, whole)
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+        except OSError as error:
+            raise Problem(
+                str(path), f"cannot be written ({error.strerror})", "a file for the votes", "choose another --votes"
+            ) from error
+
+    def add(self, talk: Talk, choice: Choice, *, with_text: bool) -> None:
+        """Put a vote on the disk; raises OSError if it cannot be, and then leaves nothing of it."""
+        line = storage.dump(vote(talk, choice, with_text=with_text)).encode("utf-8") + b"\n"
+        before = os.fstat(self.file).st_size
+        try:
+            if os.write(self.file, line) != len(line):
+                raise OSError("the disk is full")
+            os.fsync(self.file)
+        except OSError:
+            os.truncate(self.file, before)
+            raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self.file)
+
+
+def vote(talk: Talk, choice: Choice, *, with_text: bool) -> dict[str, Any]:
+    """One vote as it is kept."""
+    left, right = talk.sides
+    found: dict[str, Any] = {
+        "talk": talk.id,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": talk.model,
+        "left": left,
+        "right": right,
+        "choice": choice,
+        "preferred": {"left": left, "right": right}.get(choice, choice),
+        "rounds": len(talk.rounds),
+        "profile": talk.profile.id if talk.profile else "",
+    }
+    if with_text:
+        found["dialogs"] = [talk.dialog(side).model_dump() for side in range(2)]
+    return found
