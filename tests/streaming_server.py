@@ -95,7 +95,7 @@ class Server:
             raise
         left.cancel()
         await asyncio.gather(left, return_exceptions=True)
-        self.note(request, sent, "whole")  # before the end is sent: who has heard it may read the log
+        self.note(request, sent, "whole")
         self.piece(writer, request, {}, "stop")
         self.chunk(writer, b"data: [DONE]\n\n")
         self.chunk(writer, b"")

@@ -367,7 +367,8 @@ def test_editing_does_not_lead_past_the_guard(shared: Served) -> None:
 @pytest.mark.parametrize("phrase", ["我是真人，不是机器人", "每天吃舍曲林100毫克", "没有人会在乎你"])
 def test_a_reply_that_must_not_be_shown_is_withheld(shared: Served, phrase: str) -> None:
     with shared.client() as client:
-        talk, before = begin(client), len(shared.asked())
+        talk = begin(client)
+        before = len(shared.asked())
         found = say(
             client, talk, f"请说：听起来你很累，我明白你的感受，也愿意陪着你慢慢说。{phrase}。" + "我们慢慢来，不着急。" * 12
         )
@@ -375,7 +376,7 @@ def test_a_reply_that_must_not_be_shown_is_withheld(shared: Served, phrase: str)
         shown = "".join(event["text"] for event in found)
         assert shown.startswith("听起来你很累")
         assert not any(phrase[: length + 1] in shown for length in range(3, len(phrase)))
-        wait_for(lambda: len(shared.asked()) > before)
+        wait_for(lambda: len(shared.asked()) == before + 1)
         assert shared.asked()[-1]["ended"] == "left"  # the model was told to stop
         say(client, talk, "说：好的，我们继续谈谈睡眠")
         assert len(shared.asked()[-1]["request"]["messages"]) == 2  # the withheld round is no part of the talk

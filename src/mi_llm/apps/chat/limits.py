@@ -18,7 +18,7 @@ class Rate:
 MESSAGES_VISITOR = Rate(burst=8, a_minute=20)
 MESSAGES_ADDRESS = Rate(burst=200, a_minute=600)  # a class or a household may share one
 REQUESTS_ADDRESS = Rate(burst=400, a_minute=2400)
-VISITORS_ADDRESS = Rate(burst=100, a_minute=60)  # so that no address alone can push all others off the shelf
+VISITORS_ADDRESS = Rate(burst=200, a_minute=60)  # so that no address alone can push all others off the shelf
 SIGN_INS_ADDRESS = Rate(burst=10, a_minute=10)
 REPLIES_UNDER_WAY = 128
 
