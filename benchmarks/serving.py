@@ -1,6 +1,6 @@
 """P8, the model server: 8 streams at once against the same requests one by one, beside `transformers serve`; then 64 chatters.
 
-Every server is a process of its own on this machine, greedy in float32 on two threads; the client is the same for all, and shares
+Every server is a process of its own on this machine, greedy in float32 on one thread; the client is the same for all, and shares
 the cores. Chatters ask in both arms, whole and streamed, leave some replies unread, and try again when the queue is full. Reads
 the bundle's tiny model; makes a random 21M-parameter Llama.
 
@@ -39,7 +39,7 @@ GOAL, GROWTH = 2.0, 1.05  # times the tokens per second; times the memory
 REPETITIONS, SECONDS = 3, 60.0
 STREAMS, REQUESTS, TOKENS = 8, 24, 64
 CHATTERS, ROWS, QUEUE = 64, 32, 16
-THREADS = 2
+THREADS = 1  # the second core is the client's, and the server's HTTP side
 PAGED = ["--continuous-batching", "--cb-num-blocks", "256", "--cb-max-batch-tokens", "512"]  # by itself it takes most memory
 TINY, RANDOM = "tiny-llama3", "random-21m-llama"
 Said = tuple[str, int]  # a reply and how many tokens it has

@@ -81,17 +81,22 @@ class Arms(Branching):
     def __init__(self, model: torch.nn.Module, stops: Sequence[int], rows: int, replies: dict[int, Reply], top_k: int) -> None:
         super().__init__(model, stops, rows, 0, self.chosen)  # each reply has a limit of its own
         self.replies, self.top_k = replies, top_k
+        self.adapted, self.adding = [module for module in model.modules() if isinstance(module, LoraLayer)], True
         self.tuned = torch.empty(0, dtype=torch.bool)
-        for module in model.modules():
-            if isinstance(module, LoraLayer):
-                for added in module.lora_B.values():
-                    added.register_forward_hook(lambda _, __, out: out * self.tuned)
+        for module in self.adapted:
+            for added in module.lora_B.values():
+                added.register_forward_hook(lambda _, __, out: out * self.tuned)
 
     def run(self, row: Any, places: Any, of: Opening | Step, keep: Any) -> torch.Tensor:
         """One pass over one row, as `Branching.run`."""
         parts = [(of.talk, of.sizes)] if isinstance(of, Opening) else [(talk, [1] * len(talk.places)) for talk in of.talks]
         rows = [pair for talk, sizes in parts for pair in zip(talk.places, sizes, strict=True)]
-        self.tuned = self.tensor([self.replies[place].asked.tuned for place, size in rows for _ in range(size)])[None, :, None]
+        tuned = [self.replies[place].asked.tuned for place, size in rows for _ in range(size)]
+        self.tuned = self.tensor(tuned)[None, :, None]
+        if self.adding != any(tuned):  # where no row needs it, the adapter's work is saved
+            self.adding = any(tuned)
+            for module in self.adapted:
+                module.enable_adapters(self.adding)
         return super().run(row, places, of, keep)
 
     def chosen(self, logits: torch.Tensor, places: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
@@ -163,7 +168,7 @@ class Engine:
                 self.waiting.remove(reply)
 
     def end(self, last: float) -> None:
-        """Take no more replies, and finish those being written by `last` (monotonic seconds); safe in a signal handler."""
+        """Take no more replies, and finish those that are here by `last` (monotonic seconds); safe in a signal handler."""
         self.last = last
 
     def close(self) -> None:
@@ -207,8 +212,7 @@ class Engine:
         read = 0
         with self.changed:
             for reply in list(self.waiting):
-                finish = "closing" if self.last is not None else self._overdue(reply)
-                if finish:
+                if finish := self._overdue(reply):
                     self.waiting.remove(reply)
                     told.append((reply, Piece("", finish)))
             while self.waiting and len(self.running) < self.passes.most:
