@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import PreTrainedTokenizerFast
 
 from mi_llm.corpora.files import from_folder
@@ -16,6 +17,10 @@ from mi_llm.study import Study, load
 
 ROOT = Path(__file__).parent.parent
 UPSTREAM = ROOT.parent / "shared" / "upstream"
+
+settings.register_profile("repeatable", derandomize=True)  # a commit that was green stays green
+settings.register_profile("explore", max_examples=2000)  # pytest --hypothesis-profile explore: new examples each time
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 import requests
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mi_llm import storage
@@ -254,6 +254,7 @@ def outcome(run: Callable[[], list[T]]) -> tuple[list[T], Problem | None]:
 
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 400), st.integers(0, 255), st.booleans())
+@example(3, 0, True)  # cut inside the gzip header
 def test_a_damaged_archive_gives_its_files_or_one_clear_error(
     tmp_path_factory: pytest.TempPathFactory, at: int, value: int, cut: bool
 ) -> None:

@@ -68,7 +68,8 @@ def from_archive(path: Path) -> Iterator[File]:
                 if len(content) != member.size:
                     raise EOFError(f"{member.name} ends early")
                 yield File(name.as_posix(), content)
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, OSError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, TypeError, OSError) as error:
+        # TypeError is what tarfile raises for a gzip header that ends early.
         if isinstance(error, FileNotFoundError):
             raise Problem(str(path), "no such archive", "the corpus", "run `mi-llm acquire`") from None
         raise Problem(str(path), f"a damaged archive ({error})", "a complete archive", "delete it and run again") from error
