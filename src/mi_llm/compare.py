@@ -19,7 +19,7 @@ from mi_llm.problem import Problem
 from mi_llm.study import Compare, Study
 
 FLOATING = (  # stages whose files depend on floating-point results
-    "finetune", "respond", "score", "simulate", "blind", "code", "summary", "miti", "audit", "report",
+    "finetune", "respond", "prefer", "score", "simulate", "blind", "code", "summary", "miti", "audit", "report",
 )  # fmt: skip
 
 

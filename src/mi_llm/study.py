@@ -213,6 +213,23 @@ class Score(Section):
     confidence: float = Field(gt=0, lt=1)
 
 
+class Prefer(Section):
+    """Preference tuning, for the models named: none, and there is no such stage.
+
+    `rounds`: how many training rounds, drawn by the seed, are answered; `candidates`: how often each. Two replies are a pair
+    if the coder's merits differ by `margin`. `beta`: how dear it is to leave the tuned model (DPO). `batch`: pairs a step.
+    """
+
+    models: tuple[str, ...]
+    rounds: PositiveInt
+    candidates: int = Field(ge=2)
+    margin: PositiveInt
+    beta: PositiveFloat
+    learning_rate: PositiveFloat
+    epochs: PositiveInt
+    batch: PositiveInt
+
+
 class Simulate(Section):
     """Who talks with the models: `client` is a script, a language model (`llm`) or people, whose talks lie in `folder`.
 
@@ -292,6 +309,7 @@ class Study(Section):
     finetune: Finetune
     respond: Respond
     score: Score
+    prefer: Prefer
     simulate: Simulate
     blind: Blind
     code: Code
@@ -320,6 +338,8 @@ class Study(Section):
                     raise ValueError(f"{section} names {name}, which is not among corpora: {', '.join(self.corpora)}")
         if set(self.models) != set(self.base.formats):
             raise ValueError("models and base.formats must name the same models")
+        if unknown := sorted(set(self.prefer.models) - set(self.models)):
+            raise ValueError(f"prefer.models names {unknown[0]}, which is not among models: {', '.join(self.models)}")
         if self.simulate.client == "scripted" and self.simulate.profiles == "release":
             raise ValueError("simulate.client is scripted, but the authors' outlines have no script: llm or person")
         if self.split.test != "transcribed" and "release" not in self.corpora:

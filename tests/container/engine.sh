@@ -38,6 +38,8 @@ start_engine() {
   SOCKETS=$(mktemp -d /tmp/mi-llm-XXXXXX)
   local driver
   echo '{}' >"$WORK/daemon.json" # not this machine's own settings
+  iptables-save >"$WORK/iptables" 2>/dev/null
+  [ -e /sys/class/net/docker0 ] || OWN_BRIDGE=docker0
   for driver in overlay2 fuse-overlayfs vfs; do
     dockerd --data-root "$WORK/data" --exec-root "$SOCKETS/run" --pidfile "$SOCKETS/pid" --host "unix://$SOCKETS/socket" \
       --storage-driver "$driver" --config-file "$WORK/daemon.json" >"$WORK/dockerd.log" 2>&1 &
@@ -58,10 +60,14 @@ start_engine() {
   return 1
 }
 
+# Ends the engine and puts back what it changed of this machine: firewall rules, its bridge, its mounts.
 stop_engine() {
   [ -n "${ENGINE:-}" ] || return 0
   kill "$ENGINE" 2>/dev/null
   wait "$ENGINE" 2>/dev/null
+  iptables-restore <"$WORK/iptables" 2>/dev/null
+  [ -z "${OWN_BRIDGE:-}" ] || ip link delete "$OWN_BRIDGE" 2>/dev/null
+  umount "$WORK/data" 2>/dev/null
   rm -rf "$SOCKETS"
   ENGINE=
 }

@@ -1,0 +1,463 @@
+"""Stage `prefer@model`: teach a tuned model to prefer what a coder counts as good MI (paper, future work; optional).
+
+Reads the checkpoint, `finetune/<model>/adapter/`, `split/` and `respond/<model>/`. The tuned model answers training rounds
+several times, the lexical coder codes each reply, and the best and the worst of a round are a pair for DPO (Rafailov et al.
+2023). Writes to `prefer/<model>/`: `adapter/` (plain peft, for the base, with a model card), `pairs.jsonl`, `preferred.jsonl`
+(answers to the test rounds), `scores.csv` and `codes.csv` (base, tuned, preferred), `metrics.json`. A stopped run keeps the
+replies it has; training, which is short beside them, begins again.
+
+The coder that judges is the coder that chose: its figures show whether training works, and are no evidence of better MI.
+"""
+
+import gc
+import math
+import random
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+import torch
+from datasets import Dataset
+from jinja2 import Environment, StrictUndefined
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
+from safetensors.torch import save as saved
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+from mi_llm import storage
+from mi_llm.dialog import Round, characters, read_dialogs
+from mi_llm.miti import coding, lexical
+from mi_llm.miti.coding import Behaviour, Coded, volley
+from mi_llm.models import card
+from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
+from mi_llm.models.branching import branching_attention
+from mi_llm.models.processes import Processes
+from mi_llm.models.respond import Answer, Journal, answer_all, asked_rounds, chats, numbers_of, without_time
+from mi_llm.models.template import ChatFormat, encode, prompt
+from mi_llm.problem import Problem
+from mi_llm.score.diagnostics import repeated_4grams
+from mi_llm.score.score import test_sets, texts_of
+from mi_llm.score.statistics import DialogBootstrap, DialogSwaps, holm
+from mi_llm.score.text import SIGNATURES, all_scores
+from mi_llm.stage import stage, tracked_parameters
+from mi_llm.study import Study
+
+MERITS = {  # of a volley: each behaviour counts once, so that a reply gains nothing by saying the same at length
+    Behaviour.COMPLEX: 2,
+    Behaviour.SIMPLE: 1,
+    Behaviour.SEEK: 1,
+    Behaviour.AFFIRM: 1,
+    Behaviour.EMPHASIZE: 1,
+    Behaviour.PERSUADE: -2,
+    Behaviour.CONFRONT: -2,
+}
+REPEATED = 0.2  # a reply with a larger share of repeated 4-grams goes round in circles
+COUNTS = (coding.REFLECTIONS, coding.ADHERENT, coding.NONADHERENT)
+
+
+def prefer(study: Study, model: str) -> None:
+    """Tune one model's tuned adapter on by preferences, and see what that does; see the module."""
+    refuse(study, model)
+    prepare_torch(study)
+    tuned = study.folder / "finetune" / model / "adapter"
+    answered = study.folder / "respond" / model
+    inputs = [checkpoint(study, model), tuned, study.folder / "split", answered, Path(study.finetune.instruction)]
+    with stage(study, "prefer", model, inputs) as out, tempfile.TemporaryDirectory() as scratch:
+        work = [study.seed, tracked_parameters(study, "respond"), *(storage.sha256(path) for path in inputs)]
+        drawing = Journal(out.parent, f"{model}.candidates", storage.dump(work), 0)
+        rounds = drawn_rounds(study)
+        sampled = candidates(study, model, rounds, drawing)
+        judged = [judge(sample, answers, study.finetune.cutoff) for sample, answers in zip(rounds, sampled, strict=True)]
+        pairs = pairs_of(rounds, judged, study.prefer.margin)
+        if not pairs:
+            raise no_pair(study, model, judged)
+        storage.write_lines(out / "pairs.jsonl", [pair.record() for pair in pairs])
+        numbers: dict[str, Any] = pair_numbers(sampled, judged, pairs)
+        numbers |= optimise(study, model, pairs, Path(scratch) / "adapter")
+        join([tuned, Path(scratch) / "adapter"], out / "adapter")
+        work.append(storage.sha256(out / "adapter"))
+        answering = Journal(out.parent, f"{model}.preferred", storage.dump(work), 0)
+        answers = answers_of(study, model, out / "adapter", asked_rounds(study), answering)
+        storage.write_lines(out / "preferred.jsonl", answers)
+        numbers |= evaluate(study, out, {"base": answered, "tuned": answered, "preferred": out})
+        storage.write_text(out / "adapter" / "README.md", card_of(study, model, numbers))
+        storage.write_json(out / "metrics.json", numbers)
+        drawing.close()
+        answering.close()
+
+
+def refuse(study: Study, model: str) -> None:
+    """Say so where the stage cannot work: a model behind a server does not learn, and TRL has its own way with many processes."""
+    if study.respond.engine == "server":
+        raise Problem(f"{study.params}: respond.engine", "server", "local, for the stage prefer", "set respond.engine: local")
+    processes, cards = Processes().count, torch.cuda.device_count()
+    if processes > 1 or cards > 1:
+        found, remedy = f"{processes} processes, {cards} GPUs", "start it without torchrun, with CUDA_VISIBLE_DEVICES=0"
+        raise Problem(f"prefer@{model}", found, "one process, one GPU", remedy)
+
+
+# ---- replies
+
+
+def drawn_rounds(study: Study) -> list[Round]:
+    """The training rounds that are used: so many, drawn by the seed, in their order."""
+    train = study.folder / "split" / "train.jsonl"
+    known = [sample for dialog in read_dialogs(train) for sample in dialog.rounds()]
+    wanted = study.prefer.rounds
+    if wanted > len(known):
+        found = f"{wanted}, but {train} has {len(known)} rounds"
+        raise Problem(f"{study.params}: prefer.rounds", found, "at most the training rounds", "lower it")
+    places = sorted(random.Random(study.seed_of("prefer", "rounds")).sample(range(len(known)), wanted))
+    return [known[place] for place in places]
+
+
+def candidates(study: Study, model: str, rounds: Sequence[Round], journal: Journal) -> list[list[Answer]]:
+    """Replies of the tuned model to each round, drawn by chance as `respond.sampling` says; each has its own random numbers."""
+    many = study.prefer.candidates
+    copies = [sample.model_copy(update={"id": f"{sample.id}/{number}"}) for sample in rounds for number in range(1, many + 1)]
+    drawing = study.model_copy(update={"respond": study.respond.model_copy(update={"decoding": "sample"})})
+    answers = answers_of(drawing, model, study.folder / "finetune" / model / "adapter", copies, journal)
+    return [answers[place : place + many] for place in range(0, len(answers), many)]
+
+
+def answers_of(study: Study, model: str, adapter: Path, rounds: Sequence[Round], journal: Journal) -> list[Answer]:
+    """The answers of a base with an adapter, in the rounds' order, with the machinery of `respond`."""
+    gc.collect()  # a card may have no room for the model of the step before, which refers to itself
+    loaded, tokenizer = load(checkpoint(study, model), study.respond.precision)
+    branching_attention(loaded)
+    adapted: torch.nn.Module = PeftModel.from_pretrained(loaded, adapter).eval()
+    if study.respond.adapter == "merged":
+        adapted = adapted.merge_and_unload()
+    answer_all(adapted, tokenizer, chat_format(study, model), rounds, study=study, journal=journal)
+    answers = journal.answers()
+    return [without_time(answers[sample.id]) for sample in rounds]
+
+
+# ---- pairs
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A reply, what the coder saw in it, and what that is worth."""
+
+    text: str
+    coded: tuple[Coded, ...]
+    merit: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two replies to one round, of which the coder prefers one."""
+
+    sample: Round
+    chosen: Candidate
+    rejected: Candidate
+
+    def record(self) -> dict[str, Any]:
+        """The pair as `pairs.jsonl` keeps it: codes in the order of the utterances, empty for an utterance without one."""
+        found: dict[str, Any] = {"round": self.sample.id, "dialog": self.sample.dialog}
+        for name, one in (("chosen", self.chosen), ("rejected", self.rejected)):
+            codes = [{"code": coded.behaviour or "", "text": coded.text} for coded in one.coded]
+            found |= {name: one.text, f"{name}_codes": codes, f"{name}_merit": one.merit}
+        return found
+
+
+def merit_of(behaviours: Iterable[Behaviour]) -> int:
+    """What a volley is worth: complex reflections more than simple ones, MI-adherent for, MI-nonadherent against."""
+    return sum(MERITS.get(behaviour, 0) for behaviour in behaviours)
+
+
+def judge(sample: Round, answers: Sequence[Answer], cutoff: int) -> list[Candidate]:
+    """The different usable replies to a round, each coded."""
+    found = []
+    for text in dict.fromkeys(answer["text"] for answer in answers if usable(answer, sample, cutoff)):
+        coded = tuple(lexical.code(sample.client, text))
+        found.append(Candidate(text, coded, merit_of(volley(utterance.behaviour for utterance in coded))))
+    return found
+
+
+def usable(answer: Answer, sample: Round, cutoff: int) -> bool:
+    """Whether a reply may stand in a pair: said to its end, something, not in circles, not what somebody said before.
+
+    With its prompt it must not be longer than the records that the model was tuned on (`cutoff` tokens).
+    """
+    text, said = answer["text"], {sample.client, *(turn.text for turn in sample.history)}
+    whole = answer["finish"] == "stop" and answer["prompt_tokens"] + answer["tokens"] < cutoff
+    return whole and characters(text) > 0 and repeated_4grams(text) <= REPEATED and text not in said
+
+
+def pairs_of(rounds: Sequence[Round], judged: Sequence[Sequence[Candidate]], margin: int) -> list[Pair]:
+    """The best against the worst reply of each round if their merits differ by `margin`; of equally good ones the first."""
+    pairs = []
+    for sample, found in zip(rounds, judged, strict=True):
+        if found:
+            best, worst = max(found, key=merit), min(found, key=merit)
+            if best.merit - worst.merit >= margin:
+                pairs.append(Pair(sample, best, worst))
+    return pairs
+
+
+def merit(candidate: Candidate) -> int:
+    """What replies are ranked by."""
+    return candidate.merit
+
+
+def no_pair(study: Study, model: str, judged: Sequence[Sequence[Candidate]]) -> Problem:
+    """A study whose replies give nothing to prefer."""
+    many = sum(map(len, judged))
+    widest = max((max(map(merit, found)) - min(map(merit, found)) for found in judged if found), default=0)
+    return Problem(
+        f"prefer@{model}",
+        f"no pair: {many} usable replies to {len(judged)} rounds, and within a round they differ by {widest} at most",
+        f"a round whose replies differ by {study.prefer.margin} (prefer.margin)",
+        "raise prefer.rounds, prefer.candidates or respond.max_new_tokens, or lower prefer.margin",
+    )
+
+
+# ---- training
+
+
+class TokenTrainer(DPOTrainer):  # type: ignore[misc]
+    """TRL's trainer for pairs that are tokens already: its own preparation renders text and puts another end behind it.
+
+    It tells nobody that it runs; TRL otherwise reports each trainer to the hub.
+    """
+
+    def train(self) -> None:
+        """Train, without filling fresh memory as deterministic algorithms do: TRL's buffers are far larger than their use."""
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        try:
+            super().train()
+        finally:
+            torch.utils.deterministic.fill_uninitialized_memory = True
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+    def _send_telemetry(self) -> None:
+        pass
+
+
+class Bar(TrainerCallback):  # type: ignore[misc]
+    """A progress bar that says how training goes; transformers' own prints every step."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+        """Begin at the first step."""
+        self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step")
+
+    def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+        """Go on; the last log is of the whole training."""
+        if "loss" in logs:
+            share = logs["rewards/accuracies"]
+            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, the chosen likelier in {share:.0%}", refresh=False)
+            self.bar.update()
+        else:
+            self.bar.close()
+
+
+def tokens_of(
+    study: Study, tokenizer: PreTrainedTokenizerBase, form: ChatFormat, pairs: Sequence[Pair]
+) -> list[dict[str, list[int]]]:
+    """Each pair as TRL's collator takes it: `prompt_ids`, and with the end of a reply `chosen_ids` and `rejected_ids`."""
+    found = []
+    for pair, chat in zip(pairs, chats([pair.sample for pair in pairs], study), strict=True):
+        put = prompt(tokenizer, form, chat)
+        said = [[*chat, {"role": "assistant", "content": one.text}] for one in (pair.chosen, pair.rejected)]
+        chosen, rejected = (record.ids for record in encode(tokenizer, form, said, sys.maxsize))
+        assert chosen[: len(put)] == rejected[: len(put)] == put
+        found.append({"prompt_ids": put, "chosen_ids": chosen[len(put) :], "rejected_ids": rejected[len(put) :]})
+    return found
+
+
+def trainer_of(study: Study, model: str, pairs: Sequence[Pair], scratch: Path) -> TokenTrainer:
+    """DPO with a fresh LoRA on the base into which the tuned adapter is merged: with the LoRA off, that is the reference."""
+    options, finetuned = study.prefer, study.finetune
+    gc.collect()
+    loaded, tokenizer = load(checkpoint(study, model), finetuned.precision)
+    merged = PeftModel.from_pretrained(loaded, study.folder / "finetune" / model / "adapter").merge_and_unload()
+    on_gpu, lora = torch.cuda.is_available(), finetuned.lora
+    settings = DPOConfig(
+        output_dir=str(scratch),
+        beta=options.beta,
+        learning_rate=options.learning_rate,
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch,
+        lr_scheduler_type=finetuned.scheduler,
+        warmup_steps=finetuned.warmup_ratio,  # below 1 it is a share
+        max_grad_norm=finetuned.gradient_clip,
+        max_length=None,
+        bf16=finetuned.precision == "bfloat16",
+        gradient_checkpointing=finetuned.checkpointing,
+        seed=study.seed_of("prefer", model),
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+    )
+    fresh = LoraConfig(
+        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules
+    )
+    dataset = Dataset.from_list(tokens_of(study, tokenizer, chat_format(study, model), pairs))
+    return TokenTrainer(merged, args=settings, train_dataset=dataset, processing_class=tokenizer, peft_config=fresh)
+
+
+def optimise(study: Study, model: str, pairs: Sequence[Pair], adapter: Path) -> dict[str, float]:
+    """Train, and save the fresh LoRA; returns the first step's loss, and the means of the last epoch's steps."""
+    trainer = trainer_of(study, model, pairs, adapter.parent)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Bar(f"prefer {model}"))
+    try:
+        trainer.train()
+    except torch.OutOfMemoryError:
+        raise Problem(
+            f"prefer@{model}", "the GPU's memory is full", "room for prefer.batch pairs", "lower prefer.batch, and run again"
+        ) from None
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    for entry in log:
+        if not math.isfinite(entry["loss"] + entry["grad_norm"]):
+            raise Problem(
+                f"prefer@{model}, step {entry['step']}",
+                f"a loss of {entry['loss']}, a gradient of {entry['grad_norm']}",
+                "finite numbers",
+                "lower prefer.learning_rate",
+            )
+    trainer.model.save_pretrained(adapter)
+    last = log[-math.ceil(len(pairs) / study.prefer.batch) :]
+    return {
+        "steps": len(log),
+        "first_loss": log[0]["loss"],
+        "last_loss": fmean(entry["loss"] for entry in last),
+        "last_accuracy": fmean(entry["rewards/accuracies"] for entry in last),
+    }
+
+
+def join(adapters: Sequence[Path], folder: Path) -> None:
+    """Write one adapter that does what several do together: ranks side by side, each one's scaling in its A.
+
+    The sum of scaling * B A over the adapters is one product: the A below each other [ranks, in], the B beside each other
+    [out, ranks]. Settings are those of the first adapter, but for rank and alpha, whose quotient, the scaling, is 1.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    configs = [storage.read_json(adapter / "adapter_config.json") for adapter in adapters]
+    weights = [load_file(adapter / "adapter_model.safetensors") for adapter in adapters]
+    whole = {}
+    for name in weights[0]:
+        if ".lora_A." in name:
+            parts = [mine[name] * (config["lora_alpha"] / config["r"]) for mine, config in zip(weights, configs, strict=True)]
+            whole[name] = torch.cat(parts, 0)
+        else:
+            whole[name] = torch.cat([mine[name] for mine in weights], 1)
+    rank = sum(config["r"] for config in configs)
+    storage.write_json(folder / "adapter_config.json", configs[0] | {"r": rank, "lora_alpha": rank})
+    with storage.replacing(folder / "adapter_model.safetensors") as file:
+        file.write(saved(whole, metadata={"format": "pt"}))
+
+
+# ---- what came out
+
+
+def evaluate(study: Study, out: Path, folders: dict[str, Path]) -> dict[str, Any]:
+    """Compare the arms' answers to the test rounds, each in its folder; writes both tables and returns their numbers.
+
+    `scores.csv` is likeness to the reference, as `score` has it; `codes.csv` is what the coder sees, a round. Both by test set
+    and arm, with intervals, and each arm but the tuned one against that.
+    """
+    files = {arm: folder / f"{arm}.jsonl" for arm, folder in folders.items()}
+    arms = {arm: list(storage.read_lines(path)) for arm, path in files.items()}
+    found: dict[str, list[pd.DataFrame]] = {"scores": [], "codes": []}
+    for name, rounds in test_sets(study.folder / "split").items():
+        texts = {arm: texts_of(rounds, {one["round"]: one["text"] for one in arms[arm]}, path) for arm, path in files.items()}
+        dialogs, references = [sample.dialog for sample in rounds], [sample.counselor for sample in rounds]
+        likeness = {arm: pd.DataFrame(all_scores(replies, references)) for arm, replies in texts.items()}
+        seen = {arm: codes_of(rounds, replies) for arm, replies in texts.items()}
+        for table, values in (("scores", likeness), ("codes", seen)):
+            rows = compared(study, values, dialogs)
+            rows.insert(0, "set", name)
+            found[table].append(rows)
+    numbers: dict[str, Any] = numbers_of(arms)
+    for table, parts in found.items():
+        whole = pd.concat(parts)
+        if table == "scores":
+            whole["signature"] = whole["measure"].map(SIGNATURES)
+        storage.write_text(out / f"{table}.csv", whole.to_csv(index=False, lineterminator="\n"))
+        for row in parts[0].itertuples():
+            numbers.setdefault(row.arm, {})[row.measure] = row.mean
+    return numbers
+
+
+def codes_of(rounds: Sequence[Round], replies: Sequence[str]) -> pd.DataFrame:
+    """Rounds x measures: what each reply counts for (0 or 1 a behaviour), the sums of Table 2 that are no ratios, the merit.
+
+    And what a coder does not see: the reply's length in characters, and how it repeats itself.
+    """
+    rows = []
+    for sample, reply in zip(rounds, replies, strict=True):
+        found = volley(utterance.behaviour for utterance in lexical.code(sample.client, reply))
+        counts = Counter(found)
+        row: dict[str, float] = {behaviour.value: counts[behaviour] for behaviour in Behaviour}
+        row |= {summary.code: summary(counts) or 0 for summary in COUNTS}
+        about = {"merit": merit_of(found), "characters": len(reply), "repeated_4grams": repeated_4grams(reply)}
+        rows.append(row | about)
+    return pd.DataFrame(rows)
+
+
+def compared(study: Study, values: dict[str, pd.DataFrame], dialogs: Sequence[str]) -> pd.DataFrame:
+    """Rows of arm and measure: mean over rounds with its interval, difference from the tuned model with interval, p and Holm's p.
+
+    `values` are rounds x measures for each arm. Intervals and tests are those of `score`, from the same random numbers.
+    """
+    options = study.score
+    bootstrap = DialogBootstrap(dialogs, options.resamples, options.confidence, study.seed_of("score"))
+    swaps = DialogSwaps(dialogs, options.resamples, study.seed_of("score", "swaps"))
+    rows, tested = [], list[dict[str, Any]]()
+    for arm, mine in values.items():
+        for measure in mine:
+            row: dict[str, Any] = {"arm": arm, "measure": measure, **bootstrap.estimate(mine[measure]).rounded()}
+            if arm != "tuned":
+                differences = mine[measure].to_numpy() - values["tuned"][measure].to_numpy()
+                found = bootstrap.estimate(differences)
+                row |= {f"difference_{name}": value for name, value in found.rounded().items()}
+                row["p"] = swaps.p_value(differences)
+                tested.append(row)
+            rows.append(row)
+    for row, corrected in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = corrected
+    return pd.DataFrame(rows).round({"p": 6, "p_holm": 6})
+
+
+def pair_numbers(
+    sampled: Sequence[Sequence[Answer]], judged: Sequence[Sequence[Candidate]], pairs: Sequence[Pair]
+) -> dict[str, float]:
+    """How many replies became how many pairs, and how long the two sides of them are: what is preferred may be mere length."""
+    return {
+        "training_rounds": len(sampled),
+        "candidates": sum(map(len, sampled)),
+        "usable": sum(map(len, judged)),
+        "pairs": len(pairs),
+        "chosen_characters_mean": round(fmean(len(pair.chosen.text) for pair in pairs), 4),
+        "rejected_characters_mean": round(fmean(len(pair.rejected.text) for pair in pairs), 4),
+    }
+
+
+def card_of(study: Study, model: str, numbers: dict[str, Any]) -> str:
+    """The card beside the adapter, Markdown with a YAML head; its text is `prefer.md.jinja`."""
+    environment = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # noqa: S701
+    template = environment.from_string((resources.files(__package__) / "prefer.md.jinja").read_text(encoding="utf-8"))
+    merits = {behaviour.value: worth for behaviour, worth in MERITS.items()}
+    source = card.source_of(study, model)
+    return template.render(study=study, model=model, source=source, numbers=numbers, merits=merits, repeated=REPEATED) + "\n"
