@@ -27,7 +27,7 @@ from mi_llm.corpora.files import from_folder
 from mi_llm.corpora.read import READERS
 from mi_llm.corpora.reading import Repairs
 from mi_llm.dialog import Dialog, Turn
-from mi_llm.models.base import load
+from mi_llm.models.base import load, prepare_torch
 from mi_llm.models.finetune import Resume, adapt, fit, save_adapter
 from mi_llm.models.pretrain import Pretraining, build
 from mi_llm.models.template import FORMATS, Encoded, encode, messages
@@ -112,8 +112,7 @@ def encoded(given: Job, tokenizer: Any, options: Finetune) -> list[Encoded]:
 def ours(given: Job) -> dict[str, Any]:
     """Train one job with the bundle; what is measured is what llamafactory/train.py measures on the other side."""
     began = time.perf_counter()
-    torch.set_num_threads(given["threads"])
-    torch.use_deterministic_algorithms(True)
+    prepare_torch(load_study(peers.ROOT / "mini" / "params.yaml").model_copy(update={"threads": given["threads"]}))
     options = Finetune.model_validate(given["settings"])
     model, tokenizer = load(Path(given["model"]), options.precision)
     taught = encoded(given, tokenizer, options)

@@ -169,6 +169,8 @@ def test_a_step_is_shared_out_whole_to_any_number_of_processes(study: Study) -> 
             dealt = shares(range(20), lengths, changed(options, packed=packed), processes)
             assert len(dealt) == processes
             assert sorted(chain(*chain(*dealt))) == list(range(20))
+            rows = [sum(lengths[number] for number in row) for row in chain(*dealt)]
+            assert max(rows) <= 2 * max(lengths)  # what padding to the longest would take, at worst
     assert shares([3, 1, 2, 0], lengths, changed(options, packed=False), 1) == [[[3, 1], [2, 0]]]
 
 

@@ -35,14 +35,14 @@ class Batch:
 def shares(now: Sequence[int], lengths: Sequence[int], options: Finetune, processes: int) -> list[list[list[int]]]:
     """Share out a step's records: for each process its micro-batches, each a list of record numbers.
 
-    Packed, the longest are dealt out first, so that all have about as much to do, and a micro-batch has room for as many tokens
-    as `options.batch` records at the cut-off.
+    Packed, the longest are dealt out first, so that all have about as much to do, and a micro-batch has room for `options.batch`
+    of the longest records there are: it never takes more memory than padding would.
     """
     if not options.packed:
         dealt = [list(now[process::processes]) for process in range(processes)]
         return [[mine[start : start + options.batch] for start in range(0, len(mine), options.batch)] for mine in dealt]
     longest_first = sorted(now, key=lambda number: (-lengths[number], number))
-    room = options.batch * options.cutoff
+    room = options.batch * max(lengths)
     return [first_fit(longest_first[process::processes], lengths, room) for process in range(processes)]
 
 

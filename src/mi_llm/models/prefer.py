@@ -233,14 +233,6 @@ class TokenTrainer(DPOTrainer):  # type: ignore[misc]
     It tells nobody that it runs; TRL otherwise reports each trainer to the hub.
     """
 
-    def train(self) -> None:
-        """Train, without filling fresh memory as deterministic algorithms do: TRL's buffers are far larger than their use."""
-        torch.utils.deterministic.fill_uninitialized_memory = False
-        try:
-            super().train()
-        finally:
-            torch.utils.deterministic.fill_uninitialized_memory = True
-
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
 
