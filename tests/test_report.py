@@ -1,8 +1,6 @@
-"""Report, comparison, doctor: from small results to a page, and from two runs to a verdict."""
+"""Report, doctor: from small results to a page."""
 
 import csv
-import hashlib
-import json
 import re
 import shutil
 import subprocess
@@ -14,7 +12,6 @@ import pandas as pd
 import pytest
 
 from mi_llm import storage
-from mi_llm.compare import deviations, judge, outputs
 from mi_llm.construct import rate, screen, split, transcribe, translate
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
@@ -293,34 +290,6 @@ def test_a_stage_that_the_report_does_not_wait_for_does_not_change_it(scored: St
     before = written(scored)
     storage.write_json(scored.folder / "audit" / "provenance.json", {"stage": "audit", "versions": {"pandas": "0"}})
     assert written(scored) == before
-
-
-def test_numbers_within_tolerance(study: Study) -> None:
-    tolerance = study.compare
-    wanted = {"tiny": {"bleu_4": 4.0, "rounds": 121}, "name": "x"}
-    assert deviations({"tiny": {"bleu_4": 4.4, "rounds": 121}, "name": "x"}, wanted, tolerance) == []
-    assert deviations({"tiny": {"bleu_4": 4.6, "rounds": 121}, "name": "x"}, wanted, tolerance) == ["tiny.bleu_4 is 4.6, was 4.0"]
-    assert deviations({"tiny": {"bleu_4": 4.0}, "name": "x"}, wanted, tolerance) != []
-
-
-def test_only_floating_point_stages_may_differ_in_their_files(workspace: Path, study: Study) -> None:
-    out = Path("runs/mini/split")
-    storage.write_json(out / "metrics.json", {"rounds": 1})
-    storage.write_text(out / "train.jsonl", "changed")
-    before = {str(out): {"files": {"metrics.json": "x", "train.jsonl": "y"}, "metrics": {"rounds": 1}}}
-    assert judge(study, "split", str(out), before) == ["train.jsonl differs"]
-    assert judge(study, "score", str(out), before) == []
-    assert judge(study, "score", "runs/mini/elsewhere", before) == ["no reference for it in mini/reference.json"]
-
-
-def test_the_committed_reference_belongs_to_the_committed_lock() -> None:
-    reference = storage.read_json(ROOT / "mini" / "reference.json")
-    wanted = outputs(storage.read_text(ROOT / "mini" / "dvc.lock"))
-    assert set(reference) == set(wanted)
-    for path, facts in reference.items():
-        listing = [{"md5": md5, "relpath": name} for name, md5 in sorted(facts["files"].items())]
-        whole = hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
-        assert wanted[path][1] == f"{whole}.dir", path
 
 
 def test_doctor_says_what_is_missing_for_which_study() -> None:

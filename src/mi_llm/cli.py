@@ -419,11 +419,16 @@ def accept(study: StudyFile = MINI) -> None:
 
 
 @app.command()
-def compare(study: StudyFile = MINI) -> None:
-    """Compare the outputs that are here with the committed lock."""
-    from mi_llm.compare import compare as run
+def compare(
+    study: StudyFile = MINI,
+    codechecker: Annotated[
+        str | None, typer.Option(help="who checks: a name, or Name <ORCID> (default: git's user.name)")
+    ] = None,
+) -> None:
+    """Compare the outputs that are here with the committed ones; write the certificate. Exit status 1: something differs."""
+    from mi_llm.certificate.certify import certify
 
-    sys.exit(run(load(study)))
+    sys.exit(certify(load(study), codechecker))
 
 
 def guarded(run: Callable[[], None]) -> NoReturn:

@@ -1,18 +1,23 @@
-"""Is this run the committed one? Output by output: identical, within tolerance, or different.
+"""Is this run the committed one? Output by output: identical, within tolerance, or different; and claim by claim of the paper.
 
-The committed `dvc.lock` (in git HEAD) says which bytes each output had; the study's `reference.json` lists the files and
-metrics behind them, so that a run on another processor can be judged. An output that differs in bytes is *within
-tolerance* if its metrics agree within the study's tolerances and only those of its files differ that floating point may
-change.
+The committed `dvc.lock` (in git HEAD) says which bytes each output had; the study's `reference.json` lists the files, metrics and
+verdicts behind them, so that a run on another processor can be judged. A study whose outputs cannot be shipped has no committed
+lock: its reference alone is compared. An output that differs in bytes is *within tolerance* if its metrics agree within the
+study's tolerances, its verdicts are the same, and only those of its files differ that floating point may change.
 """
 
+import csv
 import hashlib
+import io
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 from mi_llm import storage
 from mi_llm.problem import Problem
@@ -21,6 +26,59 @@ from mi_llm.study import Compare, Study
 FLOATING = (  # stages whose files depend on floating-point results
     "finetune", "respond", "prefer", "score", "simulate", "blind", "code", "summary", "miti", "audit", "report",
 )  # fmt: skip
+Verdict = Literal["identical", "within tolerance", "differs"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of the run, its verdict, and why it is not simply identical (for *within tolerance*: what differs)."""
+
+    path: str
+    stage: str
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper as the audit of this run judged it; `before` is the reference's verdict, None if it has none."""
+
+    id: str
+    location: str
+    reported: str
+    recomputed: str
+    verdict: str
+    before: str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run beside the committed one: `against` says what was committed, `unknown` which outputs it does not speak of."""
+
+    against: Literal["lock", "reference"]
+    outputs: tuple[Output, ...]
+    claims: tuple[Claim, ...]
+    unknown: tuple[str, ...]
+
+    def count(self, verdict: Verdict) -> int:
+        """How many outputs have a verdict."""
+        return sum(output.verdict == verdict for output in self.outputs)
+
+    @property
+    def changed(self) -> tuple[Claim, ...]:
+        """The claims that have another verdict than in the reference."""
+        return tuple(claim for claim in self.claims if claim.verdict != claim.before)
+
+    @property
+    def agreeing(self) -> int:
+        """How many claims have the reference's verdict."""
+        return len(self.claims) - len(self.changed)
+
+    @property
+    def sentence(self) -> str:
+        """The comparison in one line."""
+        identical, within, differ = self.count("identical"), self.count("within tolerance"), self.count("differs")
+        return f"compared with the committed {self.against}: {identical} identical, {within} within tolerance, {differ} differ"
 
 
 def committed(path: Path) -> str | None:
@@ -31,18 +89,33 @@ def committed(path: Path) -> str | None:
 
 def outputs(lock: str) -> dict[str, tuple[str, str]]:
     """The outputs that a dvc.lock names: path → (stage, hash)."""
-    stages = (YAML(typ="safe").load(lock) or {}).get("stages", {})
+    try:
+        stages = (YAML(typ="safe").load(lock) or {}).get("stages", {})
+    except YAMLError as error:
+        found = f"not YAML: {' '.join(str(error).split())}"
+        raise Problem("dvc.lock", found, "the lock of a run", "run ./reproduce.sh again; it mends a torn lock") from None
     return {out["path"]: (name, out["md5"]) for name, entry in stages.items() for out in entry.get("outs", [])}
 
 
+def verdicts(table: Path) -> dict[str, dict[str, str]]:
+    """The rows of an audit's `claims.csv`, by the claim's name."""
+    rows = csv.DictReader(io.StringIO(storage.read_text(table), newline=""))
+    if not {"id", "location", "reported", "recomputed", "verdict"} <= set(rows.fieldnames or ()):
+        raise Problem(str(table), f"columns {rows.fieldnames}", "the audit's table of claims", "run the audit again")
+    return {row["id"]: row for row in rows}
+
+
 def facts(folder: Path) -> dict[str, Any]:
-    """What the reference keeps of one output: the MD5 of each file, and the metrics."""
+    """What the reference keeps of one output: the MD5 of each file, the metrics, and of an audit each claim's verdict."""
     files = {
         path.relative_to(folder).as_posix(): hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    return {"files": files, "metrics": storage.read_json(folder / "metrics.json")}
+    found = {"files": files, "metrics": storage.read_json(folder / "metrics.json")}
+    if "claims.csv" in files:
+        found["claims"] = {name: row["verdict"] for name, row in verdicts(folder / "claims.csv").items()}
+    return found
 
 
 def lock_of(study: Study) -> Path:
@@ -59,7 +132,8 @@ def accept(study: Study) -> None:
     """Write the reference file from the outputs that are here."""
     paths = outputs(storage.read_text(lock_of(study)))
     storage.write_json(reference_of(study), {path: facts(Path(path)) for path in sorted(paths)})
-    print(f"{reference_of(study)}: written; commit it together with {lock_of(study)}", file=sys.stderr)
+    beside = f" together with {lock_of(study)}" if committed(lock_of(study)) else ""
+    print(f"{reference_of(study)}: written; commit it{beside}", file=sys.stderr)
 
 
 def deviations(found: Any, wanted: Any, tolerance: Compare, place: str = "") -> list[str]:
@@ -72,43 +146,99 @@ def deviations(found: Any, wanted: Any, tolerance: Compare, place: str = "") -> 
     return [] if found == wanted else [f"{place} is {found!r}, was {wanted!r}"]
 
 
-def judge(study: Study, stage: str, path: str, reference: dict[str, Any]) -> list[str]:
+def changed_files(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+    """The names of the files that differ, appeared or are gone."""
+    names = sorted(now["files"].keys() | then["files"].keys())
+    return [name for name in names if now["files"].get(name) != then["files"].get(name)]
+
+
+def changed_verdicts(now: dict[str, str], then: dict[str, str]) -> list[str]:
+    """The claims of the paper that have another verdict, appeared or are gone."""
+    return [
+        f"claim {name} is {now.get(name, 'not there')}, was {then.get(name, 'not there')}"
+        for name in sorted(now.keys() | then.keys())
+        if now.get(name) != then.get(name)
+    ]
+
+
+def judge(study: Study, stage: str, now: dict[str, Any], then: dict[str, Any]) -> list[str]:
     """Why an output whose bytes differ is not within tolerance; an empty list if it is."""
-    if path not in reference:
-        return [f"no reference for it in {reference_of(study)}"]
-    if not (Path(path) / "metrics.json").exists():
-        return ["it is not here"]
-    now, then = facts(Path(path)), reference[path]
     reasons = deviations(now["metrics"], then["metrics"], study.compare)
+    if "claims" in then:
+        reasons += changed_verdicts(now.get("claims", {}), then["claims"])
     if stage.split("@", maxsplit=1)[0] not in FLOATING:
-        names = sorted(now["files"].keys() | then["files"].keys())
-        changed = [name for name in names if now["files"].get(name) != then["files"].get(name)]
-        reasons += [f"{name} differs" for name in changed if name not in ("metrics.json", "provenance.json")]
+        reasons += [f"{name} differs" for name in changed_files(now, then) if name not in ("metrics.json", "provenance.json")]
     return reasons
 
 
-def compare(study: Study) -> int:
-    """Print the comparison; returns the exit status, 0 if nothing differs."""
-    wanted = committed(lock_of(study))
-    if wanted is None:
-        print(f"nothing to compare with: git has no {lock_of(study)} yet", file=sys.stderr)
-        return 0
-    now, then = outputs(storage.read_text(lock_of(study))), outputs(wanted)
-    if not reference_of(study).exists():
+def judged(study: Study, path: str, stage: str, reference: dict[str, Any], *, locked: bool) -> Output:
+    """The verdict on one output; `locked` says that the run's lock gives it the committed hash."""
+    folder = Path(path)
+    if not (folder / "metrics.json").exists():
+        # DVC fetches only what a run needs: what it left where it was is as its lock says.
+        fetched = ("not fetched: its hash in the lock is the committed one",)
+        return Output(path, stage, "identical", fetched) if locked else Output(path, stage, "differs", ("it is not here",))
+    if path not in reference:
+        return Output(path, stage, "differs", (f"no reference for it in {reference_of(study)}",))
+    try:
+        now, then = facts(folder), reference[path]
+    except Problem as damaged:
+        return Output(path, stage, "differs", (f"{damaged.where} is {damaged.found}",))
+    changed = changed_files(now, then)
+    if not changed:
+        return Output(path, stage, "identical")
+    if reasons := judge(study, stage, now, then):
+        return Output(path, stage, "differs", tuple(reasons))
+    return Output(path, stage, "within tolerance", tuple(f"{name} has other bytes" for name in changed))
+
+
+def stage_of(study: Study, path: str) -> str:
+    """The stage that writes an output folder, as DVC calls it."""
+    return "@".join(Path(path).relative_to(study.out).parts)
+
+
+def claims(found: Sequence[Output], known: dict[str, Any]) -> tuple[Claim, ...]:
+    """The claims that an audit of this run judged, in the table's order."""
+    rows = []
+    for output in found:
+        table = Path(output.path) / "claims.csv"
+        try:
+            now = verdicts(table) if table.exists() else {}
+        except Problem:  # a damaged table: its output differs and says why
+            now = {}
+        # Where the bytes are the reference's, so is every verdict.
+        same = {name: row["verdict"] for name, row in now.items()} if output.verdict == "identical" else None
+        before = same or known.get(output.path, {}).get("claims", {})
+        rows += [
+            Claim(name, row["location"], row["reported"], row["recomputed"], row["verdict"], before.get(name))
+            for name, row in now.items()
+        ]
+    return tuple(rows)
+
+
+def reference(study: Study) -> dict[str, Any] | None:
+    """The study's reference as git's HEAD has it, or where there is no git as it lies here; None if there is none."""
+    path = reference_of(study)
+    text = committed(path)
+    if text is not None:
+        return dict(json.loads(text))
+    return dict(storage.read_json(path)) if path.exists() else None
+
+
+def compare(study: Study) -> Comparison | None:
+    """Compare the outputs that are here with what is committed; None if nothing is."""
+    lock, known = committed(lock_of(study)), reference(study)
+    if known is None:
+        if lock is None:
+            return None
         raise Problem(
             str(reference_of(study)), "no such file", "the reference of the committed run", f"git checkout {reference_of(study)}"
         )
-    reference = storage.read_json(reference_of(study))
-    identical, within, differ = 0, [], []
-    for path, (stage, md5) in then.items():
-        if now.get(path) == (stage, md5):
-            identical += 1
-        elif reasons := judge(study, stage, path, reference):
-            differ.append(f"  differs: {path}: {'; '.join(reasons)}")
-        else:
-            within.append(f"  within tolerance: {path}")
-    differ += [f"  differs: {path}: not in the committed lock" for path in now.keys() - then.keys()]
-    for line in [*within, *differ]:
-        print(line)
-    print(f"compared with the committed lock: {identical} identical, {len(within)} within tolerance, {len(differ)} differ")
-    return 1 if differ else 0
+    now = outputs(storage.read_text(lock_of(study)))
+    then = {path: (stage_of(study, path), "") for path in known} if lock is None else outputs(lock)
+    found = [judged(study, path, stage, known, locked=now.get(path) == (stage, md5)) for path, (stage, md5) in then.items()]
+    more = sorted(now.keys() - then.keys())
+    if lock is None:
+        return Comparison("reference", tuple(found), claims(found, known), tuple(more))
+    found += [Output(path, now[path][0], "differs", ("not in the committed lock",)) for path in more]
+    return Comparison("lock", tuple(found), claims(found, known), ())

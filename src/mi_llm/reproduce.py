@@ -18,7 +18,8 @@ from ruamel.yaml import YAML, YAMLError
 
 from mi_llm import storage
 from mi_llm.audit.verdict import VERDICTS
-from mi_llm.compare import committed, compare, lock_of
+from mi_llm.certificate.certify import certify
+from mi_llm.compare import committed, lock_of
 from mi_llm.doctor import fitting, machine
 from mi_llm.problem import Problem
 from mi_llm.study import Study, load
@@ -97,7 +98,7 @@ def retry_missing(study: Study) -> None:
 
 
 def audit(study: Study) -> int:
-    """Run what needs no models, no key, no weights: the audit, and the coding of the released dialogs by words (`miti`)."""
+    """Run what needs no models, no key, no weights: the audit, and the coding of the released dialogs (`miti`); compare."""
     print(
         f"\nThe paper against its released data\n"
         f"  fetches the public corpora and the authors' release (from MI_LLM_MIRROR, else over the network)\n"
@@ -121,7 +122,7 @@ def audit(study: Study) -> int:
     tally = ", ".join(f"{numbers[verdict]} {verdict}" for verdict in VERDICTS)
     print(f"\n{numbers['claims']} claims: {tally}\npage: {study.out}/audit/index.html")
     print(f"coders against AnnoMI's experts, and the released dialogs coded: {study.out}/miti/")
-    return 0
+    return certify(study)
 
 
 def plan(study: Study) -> None:
@@ -139,7 +140,7 @@ def plan(study: Study) -> None:
 
 
 def reproduce(name: str, yes: bool, pull: bool) -> int:
-    """Pull, run, compare; returns the exit status."""
+    """Pull, run, compare; returns the exit status: 0 nothing differs, 1 something does (or the run was declined), else DVC's."""
     study = chosen(name)
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ["SHELL"] = shutil.which("bash") or "/bin/sh"  # bash runs a stage in its own place: no shell is left in between
@@ -172,4 +173,4 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
         return int(status)
     put_in_order(lock_of(study))
     print(f"\nreport: {study.out}/report/index.html")
-    return compare(study)
+    return certify(study)

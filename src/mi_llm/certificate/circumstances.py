@@ -1,0 +1,109 @@
+"""Under what circumstances a run came about: the commit, the machine, the versions, the time.
+
+Reads git, the system and the installed packages; writes nothing. None of it belongs into an output that DVC tracks.
+"""
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from mi_llm import __version__
+from mi_llm.doctor import gpus
+from mi_llm.models.estimate import gib
+from mi_llm.stage import TRACED
+
+
+@dataclass(frozen=True)
+class Code:
+    """Which code ran: the commit (None without git), the files that are not as committed, the public address if there is one."""
+
+    commit: str | None
+    changed: tuple[str, ...]
+    address: str | None
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Code, machine and versions of a run; `time` is UTC, memory in GB."""
+
+    time: str
+    code: Code
+    processor: str
+    cores: int
+    memory: float
+    gpu: str | None
+    system: str
+    versions: dict[str, str]
+
+
+def git(*words: str) -> str | None:
+    """What a git command prints, or None if it fails or git is not there."""
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, check=False)  # noqa: S603, S607 — fixed commands
+    except FileNotFoundError:
+        return None
+    return done.stdout.decode("utf-8", errors="replace").strip("\n") if done.returncode == 0 else None
+
+
+def public(address: str | None) -> str | None:
+    """An https address without name and password; nothing of a folder or a private server."""
+    parts = urlsplit(address or "")
+    if parts.scheme != "https" or parts.hostname is None:
+        return None
+    port = f":{parts.port}" if parts.port else ""
+    return f"https://{parts.hostname}{port}{parts.path}"
+
+
+def code() -> Code:
+    """The commit in which this run stands. Locks are no change: runs write them, and what they say of outputs is compared."""
+    commit = git("rev-parse", "HEAD")
+    status = git("status", "--porcelain", "--no-renames", "-z", "--", ".", ":(exclude,glob)**/dvc.lock") or ""
+    changed = tuple(sorted(entry[3:] for entry in status.split("\0") if entry))
+    return Code(commit, changed, public(git("remote", "get-url", "origin")))
+
+
+def processor() -> str:
+    """The processor's name as Linux tells it, or else its kind."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text(encoding="utf-8", errors="replace").splitlines() if table.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def system() -> str:
+    """The operating system with its version."""
+    kernel = f"{platform.system()} {platform.release()}"
+    try:
+        return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {kernel}"
+    except OSError:
+        return kernel
+
+
+def gpu() -> str | None:
+    """The NVIDIA GPUs in words, or None."""
+    return " + ".join(f"{card.name}, {gib(card.memory)}" for card in gpus()) or None
+
+
+def circumstances() -> Circumstances:
+    """Look at code, machine and versions, now."""
+    return Circumstances(
+        time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
+        code=code(),
+        processor=processor(),
+        cores=os.cpu_count() or 1,
+        memory=psutil.virtual_memory().total / 1e9,
+        gpu=gpu(),
+        system=system(),
+        versions={
+            "python": platform.python_version(),
+            "mi_llm": __version__,
+            **{package: version(package) for package in sorted((*TRACED, "dvc", "numpy", "scipy"))},
+        },
+    )

@@ -1,0 +1,198 @@
+"""The certificate for programs: `codecheck.yml`, after the CODECHECK configuration file specification 2.0.
+
+Reads the comparison, `CITATION.cff`, the pipeline and the outputs' headings; gives the file's content. What only a person or the
+CODECHECK register can supply is marked `FIXME` or left out, and `gaps` names it: nothing is made up to please a validator.
+https://codecheck.org.uk/spec/config/2.0/
+"""
+
+import html
+import io
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from mi_llm import storage
+from mi_llm.certificate.circumstances import Circumstances, git
+from mi_llm.compare import Comparison, lock_of
+from mi_llm.problem import Problem
+from mi_llm.study import Study
+
+SPECIFICATION = "https://codecheck.org.uk/spec/config/2.0/"
+FIXME = "FIXME"
+REPORTED = (".html", ".csv", ".svg")  # what people read of an output; the rest are its metrics and provenance
+PERSON = re.compile(r"(?P<name>[^<>]*[^<>\s])\s*(?:<(?P<orcid>[^<>]*)>)?")
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who checked: a name, and an ORCID where known."""
+
+    name: str
+    orcid: str | None = None
+
+    @property
+    def entry(self) -> dict[str, str]:
+        """The person as the specification writes one."""
+        return {"name": self.name} | ({"ORCID": self.orcid} if self.orcid else {})
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A field that the specification asks for and this file does not have yet, and who can supply it."""
+
+    field: str
+    english: str
+    chinese: str
+
+
+def valid_orcid(text: str) -> bool:
+    """Whether a text is a plain ORCID whose last character is the check digit of the others (ISO 7064, MOD 11-2)."""
+    if not re.fullmatch(r"\d{4}-\d{4}-\d{4}-\d{3}[\dX]", text):
+        return False
+    total = 0
+    for digit in text.replace("-", "")[:-1]:
+        total = (total + int(digit)) * 2
+    return text[-1] == "0123456789X"[(12 - total % 11) % 11]
+
+
+def codechecker(said: str | None) -> Person | None:
+    """The person named on the command line as `Name <ORCID>` or `Name`, else git's user.name, else None."""
+    if said is None:
+        name = git("config", "user.name")
+        return Person(name) if name else None
+    found = PERSON.fullmatch(said.strip())
+    if found is None or (found["orcid"] is not None and not valid_orcid(found["orcid"])):
+        raise Problem("--codechecker", said, "a name, or a name and an ORCID: Name <0000-0000-0000-0000>", "correct it")
+    return Person(found["name"], found["orcid"])
+
+
+def paper() -> dict[str, Any]:
+    """The paper as `CITATION.cff` cites it, the corresponding author (its `contact`) first, as the specification wants."""
+    cited = YAML(typ="safe").load(storage.read_text(Path("CITATION.cff")))["preferred-citation"]
+    contacts = [name_of(person) for person in cited.get("contact", [])]
+    authors = [{"name": name_of(person)} | orcid_of(person) for person in cited["authors"]]
+    return {
+        "title": cited["title"],
+        "authors": sorted(authors, key=lambda author: author["name"] not in contacts),
+        "reference": f"https://doi.org/{cited['doi']}",
+    }
+
+
+def name_of(person: dict[str, str]) -> str:
+    """A person's name as it is printed under a title."""
+    return f"{person['given-names']} {person['family-names']}"
+
+
+def orcid_of(person: dict[str, str]) -> dict[str, str]:
+    """A person's ORCID, which CFF writes as an address and CODECHECK without it; nothing if the citation has none."""
+    return {"ORCID": person["orcid"].removeprefix("https://orcid.org/")} if "orcid" in person else {}
+
+
+def reported(study: Study) -> list[Path]:
+    """The pages, tables and figures of the outputs that no later stage reads: what the run was for."""
+    stages = YAML(typ="safe").load(storage.read_text(lock_of(study)))["stages"]
+    read = [Path(dep["path"]) for entry in stages.values() for dep in entry.get("deps", [])]
+    made = [Path(out["path"]) for entry in stages.values() for out in entry.get("outs", [])]
+    last = [out for out in made if not any(dep == out or out in dep.parents or dep in out.parents for dep in read)]
+    return [path for out in sorted(last) for path in sorted(out.rglob("*")) if path.suffix in REPORTED]
+
+
+def heading(path: Path) -> str:
+    """What a file says of itself: a page's title, a table's columns. A damaged file says what it still can."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if path.suffix == ".csv":
+        columns = text.split("\n", maxsplit=1)[0].strip().split(",")
+        return f"table: {', '.join(columns)}"
+    title = re.search(r"<title>(.*?)</title>", text, re.DOTALL)
+    kind = "page" if path.suffix == ".html" else "figure"
+    return f"{kind}: {html.unescape(' '.join(title[1].split()))}" if title else kind
+
+
+def manifest(study: Study) -> list[dict[str, str]]:
+    """The files a check must give again, their paths relative to the certificate's folder."""
+    files = {path.relative_to(study.folder): heading(path) for path in reported(study)}
+    return [{"file": f"../{file.as_posix()}", "comment": f"{file.parts[0]}, {text}"} for file, text in files.items()]
+
+
+def source(study: Study) -> str:
+    """Where the checked material comes from, in words."""
+    if not study.acquire.upstream:
+        return "Sample corpora, recorded answers and models as this bundle ships them (data.dvc, pretrain/dvc.yaml)."
+    names = ", ".join(study.acquire.upstream)
+    return f"Public files, from the commits and addresses that src/mi_llm/corpora/sources.yaml pins: {names}."
+
+
+def summary(comparison: Comparison, where: Circumstances) -> str:
+    """The certificate in two or three sentences."""
+    text = f"{comparison.sentence[0].upper()}{comparison.sentence[1:]}. "
+    if comparison.claims:
+        text += f"{comparison.agreeing} of {len(comparison.claims)} claims of the paper have the committed reference's verdict. "
+    return text + f"Run on {where.processor}, {where.cores} cores, {where.gpu or 'no NVIDIA GPU'}, {where.system}."
+
+
+def configuration(study: Study, comparison: Comparison, where: Circumstances, checker: Person | None) -> dict[str, Any]:
+    """The whole content of `codecheck.yml`; what is ours alone stands under `mi_llm`."""
+    return {
+        "version": SPECIFICATION,
+        "manifest": manifest(study),
+        "paper": paper(),
+        "codechecker": [checker.entry if checker else {"name": FIXME}],
+        "source": source(study),
+        "report": FIXME,
+        "summary": summary(comparison, where),
+        **({"repository": where.code.address} if where.code.address else {}),
+        "check_time": where.time,
+        "certificate": FIXME,
+        "mi_llm": {
+            "study": study.name,
+            "parameters": study.params,
+            "parameters_sha256": study.sha256(),
+            "commit": where.code.commit,
+            "changed_since_commit": list(where.code.changed),
+            "processor": where.processor,
+            "cores": where.cores,
+            "memory_gb": round(where.memory, 1),
+            "gpu": where.gpu,
+            "system": where.system,
+            "versions": where.versions,
+            "compared_with": comparison.against,
+            "tolerance": study.compare.model_dump(),
+            "outputs": [
+                {"path": output.path, "stage": output.stage, "verdict": output.verdict}
+                | ({"reasons": list(output.reasons)} if output.reasons else {})
+                for output in comparison.outputs
+            ],
+            "outputs_without_reference": list(comparison.unknown),
+            "claims": {"judged": len(comparison.claims), "changed": [asdict(claim) for claim in comparison.changed]},
+        },
+    }
+
+
+def gaps(content: dict[str, Any]) -> list[Gap]:
+    """What the specification demands of a finished certificate (its MUSTs) and the file does not have."""
+    found = []
+    if any(person["name"] == FIXME for person in content["codechecker"]):
+        how = "mi-llm compare --codechecker"
+        found.append(Gap("codechecker", f"who checked: {how} 'Name <ORCID>'", f"检查人：{how} '姓名 <ORCID>'"))
+    without = [author["name"] for author in content["paper"]["authors"] if not valid_orcid(author.get("ORCID", ""))]
+    if without:
+        names = ", ".join(without)
+        english, chinese = f"ORCIDs, which CITATION.cff does not have, of {names}", "CITATION.cff 中没有的作者 ORCID"
+        found.append(Gap("paper.authors", english, chinese))
+    if FIXME in content["report"]:
+        found.append(Gap("report", "the address of the published certificate, once it is published", "证书发表后的地址"))
+    if not re.fullmatch(r"\d{4}-\d{3}", content["certificate"]):
+        found.append(Gap("certificate", "the number that the CODECHECK register gives", "CODECHECK 登记处给出的编号"))
+    return found
+
+
+def written(content: dict[str, Any]) -> str:
+    """The file's text: YAML 1.1, an explicit document."""
+    yaml, text = YAML(), io.StringIO()
+    yaml.version, yaml.explicit_start, yaml.allow_unicode, yaml.width = (1, 1), True, True, 10_000
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.dump(content, text)
+    return text.getvalue()
