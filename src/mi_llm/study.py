@@ -7,7 +7,7 @@ stand as comments in the root `params.yaml`.
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -15,8 +15,8 @@ from ruamel.yaml import YAML, YAMLError
 from mi_llm import storage
 from mi_llm.problem import Problem
 
-CORPORA = ("cpsycound", "psydtcorpus", "smilechat", "psy_insight", "efaqa", "annomi", "release")
 Corpus = Literal["cpsycound", "psydtcorpus", "smilechat", "psy_insight", "efaqa", "annomi", "release"]
+CORPORA = get_args(Corpus)
 Share = Field(ge=0, le=1)
 
 
@@ -392,7 +392,9 @@ def load(path: Path) -> Study:
 
 def describe(fault: Any) -> tuple[str, str]:
     """Put one validation fault into words: (what was found where, what is allowed there)."""
-    key = ".".join(str(part) for part in fault["loc"]) or "the study"
+    if not fault["loc"]:  # settings that contradict each other: the sentence says it, the whole study does not
+        return fault["msg"].removeprefix("Value error, "), "settings that agree"
+    key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"unknown key {key}", f"for {key}: one of {', '.join(known_keys(fault['loc'][:-1]))}"
     if fault["type"] == "missing":
