@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -134,7 +135,7 @@ def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def bash(script: str, folder: Path) -> str:
     """Run shell commands that must succeed; returns what they printed."""
     done = run(script, folder)
-    assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}{done.stderr[-6000:]}"
     return done.stdout
 
 
@@ -189,7 +190,10 @@ def test_two_nodes_tune_an_added_model(clone: Path, tmp_path: Path) -> None:
     params.write_text(text.replace("max_samples: 2000", "max_samples: 8"), encoding="utf-8")
     bash("dvc repro --quiet mine/dvc.yaml:base mine/dvc.yaml:split", folder)
     found = [block.text.strip() for block in blocks(ROOT / "docs/cluster.md") if "two_nodes" in block.marks.get("test", "")]
-    for theirs, ours in {"glm-4-9b": "my-llama", "HEAD:29500": "127.0.0.1:29517", "_node 8": "_node 1"}.items():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        head = f"127.0.0.1:{free.getsockname()[1]}"
+    for theirs, ours in {"glm-4-9b": "my-llama", "HEAD:29500": head, "_node 8": "_node 1"}.items():
         found = [text.replace(theirs, ours) for text in found]
     node, commit = (re.sub(r" (params|dvc)\.yaml", r" mine/\1.yaml", text) for text in found)
     bash(f"{node} & {node}; wait $!", folder)
