@@ -1,10 +1,10 @@
 # Every target makes its own environment (.venv/) first.
-.PHONY: test test-container lint format bench archive chat desk setup data
+.PHONY: test test-container test-archive lint format bench archive chat desk setup data remotes pull-chat pull-audit pull-all
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-test: data
+test: data remotes
 	$(BIN)/python -m pytest
 
 # The images built, run and talked to; needs a Docker engine, or makes one on Debian, or says why not. Half an hour and more.
@@ -50,5 +50,28 @@ chat: setup
 	$(BIN)/mi-llm serve --study $(STUDY) & \
 	$(BIN)/mi-llm chat --study $(STUDY) --model-url http://127.0.0.1:8000/v1
 
-archive:
-	@echo "make $@ is not built yet." >&2; exit 2
+# DVC's clients for SSH, WebDAV and S3; folders and HTTP need none of them.
+remotes: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-remotes.lock
+
+# Finished outputs of a study from a DVC remote: what the chat needs, what the audit reads, or all. REMOTE is one of yours (docs/remotes.md).
+REMOTE ?= store
+PULL = $(BIN)/dvc pull --remote $(REMOTE)
+PIPELINE = $(STUDY:params.yaml=dvc.yaml)
+
+pull-chat: setup
+	$(PULL) $(PIPELINE):base $(PIPELINE):finetune
+
+pull-audit: setup
+	$(PULL) data.dvc $(PIPELINE):acquire $(PIPELINE):read
+
+pull-all: setup
+	$(PULL) data.dvc pretrain/dvc.yaml $(PIPELINE)
+
+# dist/mi-llm-<version>.zip: the study in one file; needs a committed folder and finished outputs (./reproduce.sh).
+archive: setup
+	$(BIN)/mi-llm archive build
+
+# The proof: from the zip alone, without a network, the miniature and the audit run to the committed bytes. Half an hour.
+test-archive: archive
+	tests/archive/run.sh

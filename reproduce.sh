@@ -4,7 +4,7 @@
 #   mini         the study in miniature: sample corpora, tiny models, two CPU cores, about ten minutes
 #   audit        the paper checked against its released data
 #   paper        the study at the paper's scale
-#   FOLDER       any folder with a params.yaml and a dvc.yaml, for instance released
+#   FOLDER       any folder with params.yaml, publish.yaml and dvc.yaml, for instance released
 #   --native     in a virtual environment, .venv/ (default, but for a study with the paper's models where a container can have the GPU)
 #   --container  in the study's container (Docker with Compose; docs/containers.md)
 #   --pull       fetch finished outputs where the remote has them, instead of computing them

@@ -1,11 +1,13 @@
 """Shared fixtures: a scratch workspace that looks like the repository, and models small enough to train in a test."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from scored import make_scored
 from transformers import PreTrainedTokenizerFast
 
 from mi_llm.corpora.files import from_folder
@@ -13,6 +15,7 @@ from mi_llm.corpora.read import READERS
 from mi_llm.corpora.reading import Repairs
 from mi_llm.dialog import Dialog
 from mi_llm.models.pretrain import FORMAT_OF, Pretraining, build, train_tokenizer
+from mi_llm.report.page import report
 from mi_llm.study import Study, load
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +38,7 @@ def mirror() -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with the bundle's data, prompts and parameters in it, made the current folder."""
-    for name in ("data", "prompts", "src"):
+    for name in ("data", "prompts", "src", "docs", "CITATION.cff"):
         (tmp_path / name).symlink_to(ROOT / name)
     for study in ("mini", "released"):
         (tmp_path / study).mkdir()
@@ -51,6 +54,23 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def study(workspace: Path) -> Study:
     """The miniature study, in the scratch workspace."""
     return load(Path("mini/params.yaml"))
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test that needs the reported miniature leaves it for the others."""
+    return tmp_path_factory.mktemp("scored") / "runs"
+
+
+@pytest.fixture
+def scored(workspace: Path, study: Study, kept: Path) -> Study:
+    """The miniature with its report: the tuned replies are the references, the base replies echo the client."""
+    if not kept.exists():
+        make_scored(study)
+        report(study)
+        shutil.copytree("runs", kept)
+    shutil.copytree(kept, "runs", dirs_exist_ok=True)
+    return study
 
 
 @pytest.fixture(scope="session")

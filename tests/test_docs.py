@@ -35,8 +35,8 @@ PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob
 OURS = ("mi-llm", "make", "dvc", "./reproduce.sh", "docker")
 NEEDS = {"gpu", "slurm", "docker", "network", "key"}
 PLAIN = {  # programs whose own options nobody here knows better than bash does
-    ".", "accelerate", "apptainer", "cat", "cd", "cp", "echo", "export", "git", "head", "mkdir", "openssl", "printf", "scontrol",
-    "sed", "set", "./setup.sh",
+    ".", "accelerate", "apptainer", "cat", "cd", "cp", "echo", "export", "git", "head", "hf", "mkdir", "openssl", "printf",
+    "scontrol", "sed", "set", "./setup.sh", "unzip",
 }  # fmt: skip
 SBATCH = {"job-name", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "time", "requeue", "output"}
 ADDED_MODEL = ROOT / "docs/adding-a-model.md"
@@ -219,7 +219,7 @@ def commands(script: str) -> Iterator[list[str]]:
                 if words:
                     yield words
                 words = []
-            elif set(word) > set("><") or word in (">", ">>", "<"):
+            elif set(word) <= set("><&"):
                 words.append(">")
             else:
                 words.append(word)

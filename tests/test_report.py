@@ -2,105 +2,31 @@
 
 import csv
 import re
-import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
+import warnings
 from pathlib import Path
+from urllib.parse import unquote
 
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
+from scored import Page
 
 from mi_llm import storage
-from mi_llm.construct import rate, screen, split, transcribe, translate
-from mi_llm.corpora.acquire import acquire
-from mi_llm.corpora.read import read
-from mi_llm.dialog import read_rounds, write_dialogs, write_rounds
+from mi_llm.audit.verdict import Printed, claims
+from mi_llm.construct import rate, translate
+from mi_llm.dialog import read_rounds, write_rounds
 from mi_llm.doctor import fitting, machine
-from mi_llm.miti.blind import blind
-from mi_llm.miti.coders import code
-from mi_llm.miti.simulate import Counselor, converse
-from mi_llm.miti.summary import summary
-from mi_llm.miti.validation import miti
 from mi_llm.problem import Problem
-from mi_llm.report.page import report
+from mi_llm.report import published
+from mi_llm.report.chinese import chinese
+from mi_llm.report.figures import stages
+from mi_llm.report.page import PAGES, SUFFIXES, report
 from mi_llm.score.score import score
 from mi_llm.study import Study, load
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test that needs the scored miniature leaves it for the others."""
-    return tmp_path_factory.mktemp("scored") / "runs"
-
-
-@pytest.fixture
-def scored(workspace: Path, study: Study, kept: Path) -> Study:
-    """The miniature up to `score`: the tuned replies are the references, the base replies echo the client."""
-    if not kept.exists():
-        make_scored(study)
-        shutil.copytree("runs", kept)
-    shutil.copytree(kept, "runs", dirs_exist_ok=True)
-    return study
-
-
-def make_scored(study: Study) -> None:
-    """Run the stages up to `score`, with made-up answers in the place of `finetune` and `respond`."""
-    for corpus in study.corpora:
-        acquire(study, corpus)
-        read(study, corpus)
-    for ask in (rate.rate, transcribe.transcribe, translate.translate):
-        ask(study)
-    screen.screen(study)
-    split.split(study)
-    rounds = read_rounds(study.folder / "split" / "test_rounds.jsonl")
-    for model in study.models:
-        folder = study.folder / "respond" / model
-        for arm in ("base", "tuned"):
-            rows = [
-                {"round": r.id, "dialog": r.dialog, "text": r.client if arm == "base" else f"{r.counselor}<b>"} for r in rounds
-            ]
-            storage.write_lines(folder / f"{arm}.jsonl", rows)
-        answers = {"base_tokens_mean": 9.0, "tuned_tokens_mean": 12.0, "base_cut_share": 0.0, "tuned_cut_share": 0.1}
-        storage.write_json(folder / "metrics.json", answers)
-        training = study.folder / "finetune" / model
-        numbers = {"records": 60, "steps": 90, "trainable_parameters": 1000, "first_loss": 3.0, "last_loss": 2.0}
-        storage.write_json(training / "metrics.json", numbers)
-        storage.write_text(training / "dvclive/plots/metrics/loss.tsv", "step\tloss\n0\t3.0\n5\t2.0\n")
-    for model in study.models:
-        for arm, reply in (("base", "您应该早点休息。"), ("tuned", "听起来您很累，又放不下。您愿意先试哪一样？")):
-            dialogs = converse(study, model, arm, always(reply), yes=False)
-            write_dialogs(study.folder / "simulate" / model / f"{arm}.jsonl", dialogs)
-    for stage in (blind, code, miti, summary):
-        stage(study)
-    score(study)
-
-
-def always(reply: str) -> Counselor:
-    """A counselor who says one thing."""
-    return lambda rounds: [reply] * len(rounds)
-
-
-class Links(HTMLParser):
-    """Collects what a page refers to."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.targets: list[str] = []
-        self.loads: list[str] = []
-        self.ids: set[str] = set()
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name == "href" and tag == "a":
-                self.targets.append(value or "")
-            elif name in ("src", "href") and tag in ("img", "script", "link", "iframe"):
-                self.loads.append(value or "")
-            elif name == "id":
-                self.ids.add(value or "")
 
 
 def test_scores_of_references_and_of_echoes(scored: Study) -> None:
@@ -173,8 +99,8 @@ def test_both_test_sets_are_scored_and_shown(repaired: Study) -> None:
         assert set(pd.read_csv(repaired.folder / "score" / f"{name}.csv")["set"]) == {"published", "aligned"}
     report(repaired)
     page = (repaired.folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 5
-    assert "<th>Test set</th>" in page
+    assert page.count("<svg") == 6
+    assert '<th scope="col">Test set</th>' in page
     rounds = (repaired.folder / "report" / "rounds.html").read_text(encoding="utf-8")
     assert rounds.count("<article") == 241
     assert '<option value="aligned">repaired</option>' in rounds
@@ -188,32 +114,155 @@ def test_a_missing_answer_is_named(scored: Study) -> None:
         score(scored)
 
 
-def test_the_page_is_self_contained_and_its_links_lead_somewhere(scored: Study) -> None:
-    report(scored)
-    out = scored.folder / "report"
-    page = (out / "index.html").read_text(encoding="utf-8")
-    links = Links(page)
-    assert links.loads == []
-    for target in links.targets:
-        if target.startswith("#"):
-            assert target[1:] in links.ids
-        elif not target.startswith("https://"):
-            path, _, place = target.partition("#")
-            assert (out / path).is_file(), target
-            assert not place or place in Links((out / path).read_text(encoding="utf-8")).ids
+def test_pages_load_nothing_and_every_link_leads_somewhere(scored: Study) -> None:
+    out = (scored.folder / "report").resolve()
+    todo, seen = [out / "index.html"], dict[Path, Page]()
+    places = []
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        page = seen[path] = Page(path)
+        assert page.loads == [], path
+        assert " object at 0x" not in path.read_text(encoding="utf-8"), path
+        for target in page.targets:
+            if target.startswith("https://"):
+                continue
+            name, _, place = unquote(target).partition("#")
+            there = (path.parent / name).resolve() if name else path
+            assert there.is_file(), f"{path.name}: {target}"
+            if there.suffix == ".html" and there.parent.name in ("report", "audit"):
+                todo.append(there)
+                places.append((path.name, there, place))
+    for name, there, place in places:
+        assert not place or place in seen[there].ids, f"{name}: {there.name}#{place}"
+    wanted = {f"{page}{end}.html" for page in PAGES for end in SUFFIXES.values()}
+    assert {path.name for path in seen if path.parent == out} == wanted
+    assert {path.name for path in seen if path.parent.name == "audit"} == {"index.html", "index.zh.html"}
+    for path, page in seen.items():
+        assert len(page.ids) == len(set(page.ids)), path
+
+
+def test_the_first_page_says_what_the_numbers_are_not(scored: Study) -> None:
+    page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "numbers are not the paper" in page.split("<h2", 1)[0]
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
+    assert "<text" not in page  # letters are shapes
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
+    assert "不是论文的数字" in (scored.folder / "report" / "index.zh.html").read_text(encoding="utf-8").split("<h2", 1)[0]
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"[0-9]+(?:[.,][0-9]+)*", text)
+
+
+@pytest.mark.parametrize("page", [*(f"report/{name}" for name in PAGES), "audit/index"])
+def test_both_languages_show_the_same(scored: Study, page: str) -> None:
+    english, chinese_page = (Page(scored.folder / f"{page}{end}.html") for end in ("", ".zh"))
+    assert (english.language, chinese_page.language) == ("en", "zh-Hans")
+    assert english.ids == chinese_page.ids
+    assert english.figures == chinese_page.figures
+    plain = [[target.replace(".zh.html", ".html") for target in one.targets] for one in (english, chinese_page)]
+    assert plain[0] == plain[1]
+    assert len(english.tables) == len(chinese_page.tables)
+    for ours, theirs in zip(english.tables, chinese_page.tables, strict=True):
+        assert [len(row) for row in ours] == [len(row) for row in theirs]
+        for one, other in zip(ours[1:], theirs[1:], strict=True):
+            assert [sorted(numbers(cell)) for cell in one] == [sorted(numbers(cell)) for cell in other]
+
+
+def test_every_heading_has_a_chinese_name(scored: Study) -> None:
+    own = re.compile(r"tiny-\S+|BLEU-4|ROUGE-.|sacreBLEU \(zh\)|chrF|rouge-score .|Distinct-.|C?MMLU|C-Eval|AUC|P|n|Cohen's d")
+    for path in sorted((scored.folder / "report/tables").glob("*.csv")):
+        if path.stem in ("stages", "checklist", "loss"):  # shown as a figure or a list
+            continue
+        for name in pd.read_csv(path, nrows=1).columns:
+            assert re.search("[\u4e00-\u9fff]", chinese(name)) or own.fullmatch(name), f"{path.name}: {name}"
+
+
+def test_figures_lack_no_letter(scored: Study) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*[Gg]lyph.*")
+        report(scored)
+
+
+def test_figure_1_is_dvc_yaml() -> None:
+    pipeline = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    rows = {}
+    for name, stage in pipeline.items():
+        phase = next(found[1] for dep in stage["deps"] if (found := re.match(r"src/mi_llm/(\w+)", dep)))
+        reads = dict.fromkeys(found[1] for dep in stage["deps"] if (found := re.match(r"\$\{out\}/(\w+)", dep)))
+        rows[name] = {"phase": phase, "reads": " ".join(reads), "what": stage["desc"]}
+    assert stages().to_dict("index") == rows
+
+
+def test_a_verdict_needs_the_papers_own_material() -> None:
+    printed = Printed.of("5.84")
+    assert published.verdict(printed, published.Own("x", 5.8, 5.5, 6.1, True)) == "agrees"
+    assert published.verdict(printed, published.Own("x", 5.8, 5.845, 6.1, True)) == "agrees"  # 5.84 may have been 5.845
+    assert published.verdict(printed, published.Own("x", 5.8, 5.85, 6.1, True)) == "differs"
+    assert published.verdict(printed, published.Own("x", 5.8431, same=True)) == "agrees"
+    assert published.verdict(printed, published.Own("x", 5.85, same=True)) == "differs"
+    assert published.verdict(printed, published.Own("x", 5.84, 5.5, 6.1)) == "other scale"
+
+
+def test_the_miniature_is_never_judged_and_the_authors_dialogs_are(scored: Study) -> None:
+    found = published.published(scored)
+    assert set(found["Verdict"]) == {"other scale"}
+    assert set(found["claim"]) <= set(claims())
+    assert {name.split("-")[0] for name in found["claim"]} == {"T3", "T4", "T5", "T6", "X"}
+    line = found.set_index("claim").loc["X-bleu-ft-ChatGLM4"]
+    assert line["Published"] == "6.47"
+    assert float(line["This study"]) > 90
+    theirs = scored.model_copy(update={"split": scored.split.model_copy(update={"test": "release"})})
+    judged = published.published(theirs).set_index("claim")["Verdict"]
+    assert judged["X-40"] == "differs"  # the miniature has 12
+    assert judged["X-2000"] == "other scale"
+    table = published.dialog_features(theirs, published.published(theirs))
+    assert table.loc["Test dialogs (MI style)", "Verdict"] == "agrees 0 of 3"
+    assert table.loc["AnnoMI", "Verdict"] == "—"
+
+
+def test_a_run_at_the_papers_scale_gets_verdicts_and_no_reserve(scored: Study) -> None:
+    changes = {
+        "acquire": {"upstream": scored.corpora}, "transcribe": {"source": "release"}, "split": {"test": "release"},
+        "base": {"source": "hub"}, "simulate": {"client": "person"}, "code": {"coder": "human"}, "report": {"notice": ""},
+    }  # fmt: skip
+    sections = {name: getattr(scored, name).model_copy(update=change) for name, change in changes.items()}
+    report(scored.model_copy(update=sections))
+    found = pd.read_csv(scored.folder / "report/tables/published.csv")
+    assert set(found["Verdict"]) == {"agrees", "differs"}
+    page = (scored.folder / "report/index.html").read_text(encoding="utf-8")
+    assert "not at the paper" not in page
+    assert 'class="notice"' not in page
+    assert f"{(found['Verdict'] == 'agrees').sum()} agree, " in page
+
+
+def test_the_checklist_is_whole_and_says_what_is_not_answered(scored: Study) -> None:
+    table = pd.read_csv(scored.folder / "report/tables/checklist.csv", dtype=str, keep_default_na=False).set_index("Item")
+    letters = {1: 2, 2: 2, 3: 2, 4: 3, 5: 2, 6: 4, 7: 2, 9: 1, 10: 3, 11: 3, 12: 5}
+    assert set(table.index) == {f"{part}{letter}" for part, count in letters.items() for letter in "abcde"[:count]} | {"8"}
+    assert ((table["Place"] != "") == (table["Answered"] == "yes")).all()
+    assert (table["Answer or reason"] != "").all()
+    assert "tiny-glm4" in table.loc["3a", "Answer or reason"]
+    page = (scored.folder / "report/checklist.html").read_text(encoding="utf-8")
+    assert page.count("Not answered, because") == (table["Answered"] == "no").sum() > 0
+
+
+def test_cards_and_data_sheet_are_shown_without_raw_html(scored: Study) -> None:
+    path = scored.folder / "finetune/tiny-glm4/adapter/README.md"
+    storage.write_text(path, storage.read_text(path) + "\n<script>alert(1)</script>\n")
+    report(scored)
+    page = (scored.folder / "report/models.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert "tuned for motivational interviewing" in page
+    assert "license: cc0" not in page  # the metadata at the card's head
+    assert "A test checks that no sentence" in (scored.folder / "report/data.html").read_text(encoding="utf-8")
 
 
 def test_the_page_of_rounds_shows_everything_and_loads_nothing(scored: Study) -> None:
-    report(scored)
     page = (scored.folder / "report" / "rounds.html").read_text(encoding="utf-8")
-    links = Links(page)
-    assert links.loads == []
-    assert {target for target in links.targets if not target.startswith("#")} == {"index.html"}
-    assert {target[1:] for target in links.targets if target.startswith("#")} <= links.ids
     assert "default-src 'none'" in page
     rounds = read_rounds(scored.folder / "split" / "test_rounds.jsonl")
     assert page.count("<article") == len(rounds)
@@ -238,7 +287,6 @@ def test_the_page_says_how_rounds_were_answered(scored: Study) -> None:
 
 
 def test_the_manual_evaluation_names_its_coder_and_the_papers_numbers(scored: Study) -> None:
-    report(scored)
     page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "Coder: the lexical coder (automatic: it knows words, not meaning)." in page
     indicators = pd.read_csv(scored.folder / "report/tables/indicators.csv").set_index("Indicator")
@@ -259,17 +307,21 @@ def test_without_recorded_ratings_the_page_says_so(scored: Study) -> None:
     translate.translate(scored)
     report(scored)
     page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert "No ratings are recorded for this study" in page
     assert "mi-llm rate --study mini/params.yaml --mode record" in page
 
 
 def test_every_table_of_the_page_is_a_csv_file(scored: Study) -> None:
-    report(scored)
     out = scored.folder / "report"
-    assert (
-        len(list((out / "tables").glob("*.csv"))) == (out / "index.html").read_text(encoding="utf-8").count("<table") + 1
-    )  # the loss is a figure
+    written_tables = {path.name for path in (out / "tables").glob("*.csv")}
+    targets = {target for page in PAGES for target in Page(out / f"{page}.html").targets}
+    assert {f"tables/{name}" for name in written_tables} == {target for target in targets if target.startswith("tables/")}
+    for page in PAGES:
+        shown = Page(out / f"{page}.html")
+        linked = [target for target in shown.targets if target.startswith("tables/")]
+        others = 4 if page in ("models", "data") else 0  # tables of the cards and the data sheet
+        assert len(linked) >= len(shown.tables) - others
     with (out / "tables" / "dialog-features.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["Dataset"] for row in rows][:2] == ["CPsyCounD", "PsyDTCorpus"]
@@ -288,7 +340,8 @@ def test_the_report_has_the_same_bytes_twice(scored: Study) -> None:
 
 def test_a_stage_that_the_report_does_not_wait_for_does_not_change_it(scored: Study) -> None:
     before = written(scored)
-    storage.write_json(scored.folder / "audit" / "provenance.json", {"stage": "audit", "versions": {"pandas": "0"}})
+    later = scored.folder / "prefer" / "tiny-glm4" / "provenance.json"
+    storage.write_json(later, {"stage": "prefer", "versions": {"pandas": "0"}})
     assert written(scored) == before
 
 

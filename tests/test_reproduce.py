@@ -56,6 +56,7 @@ def small(clone: Path) -> Path:
     (clone / "small").mkdir()
     (clone / "small/params.yaml").write_text(text, encoding="utf-8")
     shutil.copy(ROOT / "dvc.yaml", clone / "small/dvc.yaml")
+    shutil.copy(ROOT / "mini/publish.yaml", clone / "small/publish.yaml")
     return clone
 
 

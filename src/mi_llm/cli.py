@@ -382,6 +382,54 @@ def desk_export(packets: Packets, data: DeskData, out: Annotated[Path, typer.Opt
     export(packets, data, out)
 
 
+exporting = typer.Typer(no_args_is_help=True, help="Make of the study's outputs what others can take up.")
+app.add_typer(exporting, name="export")
+
+
+@exporting.command("adapter")
+def export_adapter(
+    model: Item,
+    out: Annotated[Path, typer.Option(help="folder to write; its name will be the repository's")],
+    study: StudyFile = MINI,
+) -> None:
+    """Write a tuned model's adapter as a repository for the hub: adapter, card, licence, notice, checksums."""
+    from mi_llm.models.export import export as run
+
+    settings = load(study)
+    run(settings, member(model, settings.models, "models", settings), out)
+
+
+archive = typer.Typer(no_args_is_help=True, help="The archive: one zip file from which the study runs again without a network.")
+app.add_typer(archive, name="archive")
+
+
+@archive.command("build")
+def archive_build(
+    out: Annotated[Path, typer.Option(help="folder for the zip file")] = Path("dist"),
+    image: Annotated[Path | None, typer.Option(help="a container image to put in: docker save, or an OCI tarball")] = None,
+) -> None:
+    """Write the archive of the commit that is checked out and of its finished outputs."""
+    from mi_llm.archive.build import build
+
+    print(build(out, image))
+
+
+@archive.command("verify")
+def archive_verify(file: Annotated[Path, typer.Argument(help="an archive")]) -> None:
+    """Check that an archive is whole, and is what it says."""
+    from mi_llm.archive.verify import verify
+
+    sys.exit(verify(file))
+
+
+@archive.command("packages")
+def archive_packages() -> None:
+    """Renew packages.csv from pip's report, after requirements.lock changed."""
+    from mi_llm.archive.packages import renew
+
+    renew()
+
+
 @app.command()
 def doctor(study: StudyFile = MINI) -> None:
     """Check this machine: what is here, and what is missing for which study."""

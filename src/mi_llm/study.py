@@ -271,9 +271,11 @@ class Miti(Section):
 
 
 class Report(Section):
-    """What the page says on top (empty for nothing), and how many example rounds it shows."""
+    """What the pages say on top (empty for nothing), that and the title in Chinese, and how many example rounds they show."""
 
     notice: str
+    title_zh: str
+    notice_zh: str
     examples: PositiveInt
 
 

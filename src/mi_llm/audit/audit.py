@@ -1,7 +1,8 @@
 """Stage `audit`: every numeric claim of the paper, checked by a named method.
 
 Reads what `acquire` and `read` brought of the public corpora. Writes `audit/claims.csv` (a row a claim: id, location, reported,
-reported_sd, n, recomputed, recomputed_sd, verdict, method, note), the tables behind the findings, and the page `index.html`.
+reported_sd, n, recomputed, recomputed_sd, verdict, method, note), the tables behind the findings, the findings in words
+(`findings.json`), and the page, `index.html` and in Chinese `index.zh.html`.
 No verdict is written by hand: `claims.csv` in this folder names a method for each claim, and `METHODS` holds them.
 """
 
@@ -16,7 +17,7 @@ from markupsafe import Markup
 from mi_llm import __version__, storage
 from mi_llm.audit import annomi, codes, counts, dialogs, statements
 from mi_llm.audit.evidence import Evidence
-from mi_llm.audit.findings import findings
+from mi_llm.audit.findings import LANGUAGES, findings
 from mi_llm.audit.verdict import VERDICTS, Claim, Paper, Result, claims
 from mi_llm.score.baselines import baselines
 from mi_llm.stage import stage
@@ -95,19 +96,22 @@ def audit(study: Study) -> None:
             storage.write_text(out / f"{name}.csv", content.to_csv(index=False, lineterminator="\n"))
         found = findings(paper, results, evidence, tables)
         verdicts = {verdict: int((table["verdict"] == verdict).sum()) for verdict in VERDICTS}
+        storage.write_json(out / "findings.json", [{lang: finding.words(lang) for lang in LANGUAGES} for finding in found])
         environment = Environment(loader=PackageLoader("mi_llm.audit", "."), undefined=StrictUndefined, autoescape=True)
-        page = environment.get_template("page.html.jinja").render(
-            study=study,
-            version=__version__,
-            style=Markup((resources.files("mi_llm.report") / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
-            script=Markup((resources.files(__package__) / FILTER).read_text(encoding="utf-8")),  # noqa: S704 — our own file
-            paper=paper,
-            results=results,
-            findings=found,
-            verdicts=verdicts,
-            meanings=VERDICTS,
-            methods={name: inspect.getdoc(method) for name, method in METHODS.items()},
-            tables=tables,
-        )
-        storage.write_text(out / "index.html", page)
+        for lang in LANGUAGES:
+            page = environment.get_template("page.html.jinja").render(
+                lang=lang,
+                study=study,
+                version=__version__,
+                style=Markup((resources.files("mi_llm.report") / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
+                script=Markup((resources.files(__package__) / FILTER).read_text(encoding="utf-8")),  # noqa: S704 — our own file
+                paper=paper,
+                results=results,
+                findings=[(finding, finding.words(lang)) for finding in found],
+                verdicts=verdicts,
+                meanings=VERDICTS,
+                methods={name: inspect.getdoc(method) for name, method in METHODS.items()},
+                tables=tables,
+            )
+            storage.write_text(out / ("index.html" if lang == "en" else f"index.{lang}.html"), page)
         storage.write_json(out / "metrics.json", {"claims": len(table), "findings": len(found), **verdicts})

@@ -11,7 +11,7 @@ function show() {
     row.hidden = !(wanted.has(row.dataset.verdict) && row.textContent.toLowerCase().includes(text));
     shown += !row.hidden;
   }
-  count.textContent = `${shown} of ${rows.length} claims`;
+  count.textContent = count.dataset.words.replace("#", shown).replace("#", rows.length);
 }
 for (const box of boxes) box.addEventListener("change", show);
 words.addEventListener("input", show);

@@ -2,12 +2,15 @@
 
 import io
 from collections.abc import Sequence
+from importlib import resources
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETDOWNBASE
+from matplotlib.patches import FancyBboxPatch
 from matplotlib.patheffects import withStroke
 from scipy.optimize import isotonic_regression
 
@@ -16,6 +19,7 @@ from mi_llm.report.tables import METRIC_NAMES
 BASE, TUNED = "#9fb0c3", "#0f766e"
 INK = "#1f2933"
 LINE = "#9a4a12"
+EDGE = "#52606d"
 STYLE = {
     "svg.hashsalt": "mi-llm",
     "svg.fonttype": "path",
@@ -29,6 +33,12 @@ STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
+
+
+PHASES = {
+    "corpora": "#d9e2ec", "construct": "#cfe8e4", "models": "#fbe3c8", "score": "#e4dcf5", "miti": "#fbd5d5", "audit": "#e7ecc8",
+    "report": "#ffffff",
+}  # fmt: skip
 
 
 def svg(figure: Figure) -> str:
@@ -166,3 +176,65 @@ def arms(table: pd.DataFrame, names: dict[str, str], models: tuple[str, ...]) ->
         for axes in figure.axes[len(names) :]:
             axes.set_axis_off()
         return svg(figure)
+
+
+def stages() -> pd.DataFrame:
+    """Figure 1 as a table: the stages, the phase of each (a folder of `src/mi_llm`), what it reads, what it does.
+
+    `stages.csv` says what `dvc.yaml` says, and a test holds it to that: DVC does not let a stage depend on `dvc.yaml` itself.
+    """
+    return pd.read_csv(str(resources.files(__package__) / "stages.csv"), keep_default_na=False).set_index("stage")
+
+
+def pipeline(table: pd.DataFrame) -> str:
+    """Figure 1: the stages from top to bottom, each below all that it reads; arrows that follow from others are left out."""
+    reads = {str(name): text.split() for name, text in table["reads"].items()}
+    depth: dict[str, int] = {}
+    for name, before in reads.items():
+        depth[name] = 1 + max((depth[one] for one in before), default=-1)
+    above: dict[str, set[str]] = {}
+    for name in sorted(reads, key=depth.__getitem__):
+        above[name] = {one for read in reads[name] for one in (read, *above[read])}
+    direct = {name: [one for one in reads[name] if not any(one in above[other] for other in reads[name])] for name in reads}
+    lanes = list(dict.fromkeys(table["phase"]))
+    rows: dict[tuple[int, str], list[str]] = {}
+    for name in reads:
+        rows.setdefault((depth[name], str(table.loc[name, "phase"])), []).append(name)
+    widths = {lane: max(len(names) for (_, phase), names in rows.items() if phase == lane) for lane in lanes}
+    left = dict(zip(lanes, np.cumsum([0, *widths.values()])[:-1], strict=True))
+    place = {
+        name: (left[phase] + (widths[phase] - len(names)) / 2 + number + 0.5, -float(row))
+        for (row, phase), names in rows.items()
+        for number, name in enumerate(names)
+    }
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 0.62 * (1 + max(depth.values()))), layout="constrained")
+        axes = figure.subplots()
+        for name, (x, y) in place.items():
+            axes.add_patch(
+                FancyBboxPatch(
+                    (x - 0.4, y - 0.22), 0.8, 0.44, boxstyle="round,pad=0.02,rounding_size=0.08",
+                    facecolor=PHASES[str(table.loc[name, "phase"])], edgecolor="#8895a5", linewidth=0.8, zorder=2,
+                )
+            )  # fmt: skip
+            axes.text(x, y, name, ha="center", va="center", fontsize=9, zorder=3)
+        for name in place:
+            for one in direct[name]:
+                draw_arrow(axes, place, one, name, 0.05 * (list(place).index(one) % 3))
+        axes.set_xlim(0, sum(widths.values()))
+        axes.set_ylim(-max(depth.values()) - 0.4, 0.4)
+        axes.set_axis_off()
+        return svg(figure)
+
+
+def draw_arrow(axes: Axes, place: dict[str, tuple[float, float]], start: str, end: str, shift: float) -> None:
+    """An arrow with right angles: across below its start and down onto its end, or, where boxes are in the way, down first."""
+    (x, y), (to_x, to_y) = place[start], place[end]
+
+    def free(column: float) -> bool:
+        return not any(abs(column - other) < 0.45 and to_y < height < y for other, height in place.values())
+
+    across = y - 0.33 - shift if free(to_x) or not free(x) else to_y + 0.33 + shift
+    corners = [(x, y - 0.24), (x, across), (to_x, across), (to_x, to_y + 0.3)]
+    axes.plot(*zip(*corners, strict=True), color=EDGE, linewidth=0.9, solid_joinstyle="round", zorder=1)
+    axes.plot(to_x, to_y + 0.3, marker=CARETDOWNBASE, color=EDGE, markersize=4, zorder=2)

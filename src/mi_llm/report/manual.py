@@ -11,27 +11,23 @@ import pandas as pd
 
 from mi_llm.audit.verdict import claims
 from mi_llm.miti import coding
-from mi_llm.report.tables import interval, p_value
+from mi_llm.report.tables import claimed, interval, p_value
 from mi_llm.study import Study
 
 PRINTED = {"baichuan2": ("bai", "Baichuan"), "glm4": ("glm", "GLM"), "llama3": ("lla", "Llama")}  # in Table 4, in Table 6
 REAL = ("real", "Real")
-NAMES: dict[str, str] = {
-    **{entry.code: entry.name.en for entry in (*coding.GLOBALS, *coding.BEHAVIOURS)},
-    **{
-        summary.code: summary.name.en
-        for summary in (
-            coding.REFLECTIONS,
-            coding.COMPLEX_SHARE,
-            coding.REFLECTIONS_TO_QUESTIONS,
-            coding.TECHNICAL,
-            coding.RELATIONAL,
-            coding.ADHERENT,
-            coding.NONADHERENT,
-            coding.ADHERENT_RATIO,
-        )
-    },
-}
+SUMMARIES = (
+    coding.REFLECTIONS,
+    coding.COMPLEX_SHARE,
+    coding.REFLECTIONS_TO_QUESTIONS,
+    coding.TECHNICAL,
+    coding.RELATIONAL,
+    coding.ADHERENT,
+    coding.NONADHERENT,
+    coding.ADHERENT_RATIO,
+)
+NAMES: dict[str, str] = {entry.code: entry.name.en for entry in (*coding.GLOBALS, *coding.BEHAVIOURS, *SUMMARIES)}
+CHINESE: dict[str, str] = {entry.name.en: entry.name.zh for entry in (*coding.GLOBALS, *coding.BEHAVIOURS, *SUMMARIES)}
 
 
 def read(study: Study, name: str) -> pd.DataFrame:
@@ -39,14 +35,17 @@ def read(study: Study, name: str) -> pd.DataFrame:
     return pd.read_csv(study.folder / "summary" / f"{name}.csv")
 
 
-def coders(study: Study) -> str:
+def coders(study: Study, lang: str) -> str:
     """Who coded, in words: nobody takes an automatic code for a person's."""
-    raters = sorted(pd.read_csv(study.folder / "code" / "codes.csv")["rater"].unique())
+    raters = sorted(str(rater) for rater in pd.read_csv(study.folder / "code" / "codes.csv")["rater"].unique())
+    names = ", ".join(rater.removeprefix("llm:") for rater in raters)
     if raters == ["lexical"]:
-        return "the lexical coder (automatic: it knows words, not meaning)"
-    if raters and all(str(rater).startswith("llm:") for rater in raters):
-        return f"a language model (automatic): {', '.join(str(rater).removeprefix('llm:') for rater in raters)}"
-    return f"{len(raters)} people" if raters else "nobody yet"
+        both = ("the lexical coder (automatic: it knows words, not meaning)", "词语编码程序（自动：只认词，不懂意思）")
+    elif raters and all(rater.startswith("llm:") for rater in raters):
+        both = (f"a language model (automatic): {names}", f"语言模型（自动）：{names}")
+    else:
+        both = (f"{len(raters)} people", f"{len(raters)} 人") if raters else ("nobody yet", "尚无")
+    return both[lang == "zh"]
 
 
 def mean_sd(mean: float, sd: float) -> str:
@@ -68,14 +67,6 @@ def printed(study: Study, source: str, arm: str) -> tuple[str, str] | None:
     if arm == "real":
         return REAL
     return PRINTED[study.base.formats[source]] if arm == "tuned" else None
-
-
-def claimed(name: str) -> str:
-    """What the paper printed under a claim's name: `mean (SD)`, or a dash."""
-    claim = claims().get(name)
-    if claim is None:
-        return "—"
-    return f"{claim.reported} ({claim.reported_sd})" if claim.reported_sd else claim.reported
 
 
 def arm_name(source: str, arm: str) -> str:
@@ -112,6 +103,15 @@ def topics(study: Study) -> pd.DataFrame:
     table = read(study, "table_5")
     table["Arm"] = [arm_name(row.source, row.arm) for row in table.itertuples()]
     wide = table.pivot_table(index="topic", columns="Arm", values="n", aggfunc="sum", fill_value=0, sort=False).astype(int)
+    if wide.empty:
+        return wide.rename_axis(index="Topic", columns=None)
+    real, simulated = (
+        {claim.claim: claim for claim in claims().values() if claim.method == method}
+        for method in ("real_topic", "simulated_topic")
+    )
+    wide = wide.reindex([*wide.index, *(name for name in real | simulated if name not in wide.index)], fill_value=0)
+    for title, known in (("real (AnnoMI), paper", real), ("3 models tuned, paper", simulated)):
+        wide[title] = [known[name].reported if name in known else "—" for name in wide.index]
     return wide.rename_axis(index="Topic", columns=None)
 
 

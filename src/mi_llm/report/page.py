@@ -1,23 +1,36 @@
-"""Stage `report`: one self-contained page with the study's tables and figures, in the paper's arrangement.
+"""Stage `report`: the study's site, with its tables and figures in the paper's arrangement, in English and Chinese.
 
-Reads what the other stages wrote. Writes `report/index.html` and `report/rounds.html`, every test round with its replies (no
-request leaves them), and `report/tables/*.csv`, one for every table on the page.
+Reads what the other stages wrote, `stages.csv` (Figure 1), `docs/datasheet.md` and `CITATION.cff`. Writes for each page
+`report/<page>.html` and `report/<page>.zh.html` (no request leaves them), and `report/tables/*.csv`, one for every table. A page
+is a structure, `templates/<page>.html.jinja`, which both languages share, and sentences, `templates/*.<language>.jinja`.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mi_llm import __version__, storage
+from mi_llm.audit.verdict import VERDICTS
+from mi_llm.dialog import Dialog, read_dialogs
 from mi_llm.miti.summary import COUNTED
-from mi_llm.report import figures, manual, tables
-from mi_llm.report.rounds import ShownRound, rounds_page, shown_rounds
+from mi_llm.report import documents, figures, manual, published, tables
+from mi_llm.report.checklist import as_table, checklist
+from mi_llm.report.chinese import chinese
+from mi_llm.report.rounds import ShownRound, page_of_rounds, shown_rounds
 from mi_llm.stage import stage
 from mi_llm.study import Study
+
+PAGES = ("index", "rounds", "models", "data", "checklist")
+SUFFIXES = {"en": "", "zh": ".zh"}
+BEFORE = (
+    "read", "rate", "screen", "translate", "split", "finetune", "respond", "score", "simulate", "blind", "code", "summary",
+    "miti", "audit",
+)  # fmt: skip
 
 
 def examples(study: Study, shown: Sequence[ShownRound]) -> list[ShownRound]:
@@ -31,21 +44,29 @@ def examples(study: Study, shown: Sequence[ShownRound]) -> list[ShownRound]:
     ]
 
 
+def example_talk(study: Study) -> Dialog | None:
+    """One talk of a tuned model with a standardized client, drawn with the seed; None where there are none."""
+    talks = [talk for model in study.models for talk in read_dialogs(study.folder / "simulate" / model / "tuned.jsonl")]
+    return random.Random(study.seed_of("report", "talk")).choice(talks) if talks else None
+
+
 def provenance(study: Study) -> pd.DataFrame:
-    """Which versions computed each kind of stage that this page comes after; others may or may not have run yet."""
+    """Which versions computed each stage that these pages come after; others may or may not have run yet."""
     rows = []
     for path in sorted(study.folder.glob("*/**/provenance.json")):
-        if path.parent.name in ("audit", "report"):
-            continue
-        found = storage.read_json(path)
-        versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-        rows.append({"stage": found["stage"], "versions": versions})
+        if path.relative_to(study.folder).parts[0] in (*BEFORE, "acquire", "transcribe", "base"):
+            found = storage.read_json(path)
+            versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+            rows.append({"stage": found["stage"], "versions": versions})
     return pd.DataFrame(rows).set_index("stage")
 
 
-def table_html(table: pd.DataFrame) -> Markup:
-    """A table as HTML, its text escaped."""
-    return Markup(table.reset_index().to_html(index=False, border=0, na_rep="—", classes="data"))  # noqa: S704 — to_html escapes
+def in_words(table: pd.DataFrame, lang: str) -> dict[str, list[Any]]:
+    """A table's headings and rows as text, in a language."""
+    whole = table.reset_index()
+    word = chinese if lang == "zh" else str
+    rows = [["—" if pd.isna(value) else word(str(value)) for value in row] for row in whole.itertuples(index=False)]
+    return {"columns": [word(str(name)) for name in whole.columns], "rows": rows}
 
 
 def figure_2(study: Study) -> Markup:
@@ -73,61 +94,119 @@ def figure_arms(study: Study) -> Markup:
     return Markup(figures.arms(table, names, study.models)) if names else Markup("")  # noqa: S704 — drawn by us from numbers
 
 
+def all_tables(study: Study) -> dict[str, pd.DataFrame]:
+    """Every table of the site, by the name of its CSV file."""
+    found = published.published(study)
+    shown = {
+        "stages": figures.stages(),
+        "settings": tables.settings(study),
+        "counts": tables.counts(study),
+        "benchmarks": tables.benchmarks(study),
+        "dialog-features": published.dialog_features(study, found),
+        "ratings": tables.ratings(study),
+        "screening": tables.screening(study),
+        "loss": tables.losses(study),
+        "training": tables.training(study),
+        "scores": published.figure_3(study, found),
+        "comparisons": tables.comparisons(study),
+        "baselines": tables.baselines(study),
+        "diagnostics": tables.diagnostics(study),
+        "replies": tables.replies(study),
+        "other-scores": tables.other_scores(study),
+        "signatures": tables.signatures(study),
+        "summary-scores": manual.formulas(study),
+        "lengths": published.lengths(study, found),
+        "topics": published.topics(study, found),
+        "indicators": published.indicators(study, found),
+        "rates": manual.rates(study),
+        "contrasts": manual.contrasts(study),
+        "leaks": manual.leaks(study),
+        "coder-validation": manual.validation(study),
+        "coder-quality": manual.quality(study),
+        "published": found,
+        "sources": tables.sources(study),
+        "repairs": tables.repairs(study),
+        "not-had": tables.not_had(study),
+        "provenance": provenance(study),
+    }
+    agreement = manual.agreement(study)
+    return shown | ({"reliability": agreement} if len(agreement) else {})
+
+
+def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """What the pages show in both languages alike."""
+    verdicts = shown["published"]["Verdict"].value_counts()
+    audited = pd.read_csv(study.folder / "audit" / "claims.csv")["verdict"].value_counts()
+    rounds = shown_rounds(study)
+    return page_of_rounds(study, rounds) | {
+        "study": study,
+        "version": __version__,
+        "style": Markup((resources.files(__package__) / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
+        "at_scale": not verdicts.get(published.OTHER, 0),
+        "counts": {
+            "all": len(shown["published"]),
+            "agrees": verdicts.get(published.AGREES, 0),
+            "differs": verdicts.get(published.DIFFERS, 0),
+            "other": verdicts.get(published.OTHER, 0),
+        },
+        "audit": {name: audited.get(name, 0) for name in VERDICTS},
+        "audit_names": {name: chinese(name) for name in VERDICTS},
+        "figure_1": Markup(figures.pipeline(shown["stages"])),  # noqa: S704 — drawn by us
+        "figure_2": figure_2(study),
+        "choice": tables.chosen(study),
+        "translated": storage.read_json(study.folder / "translate" / "metrics.json"),
+        "rated": storage.read_json(study.folder / "rate" / "metrics.json"),
+        "drawn_3": figures_3(study),
+        "evaluation": storage.read_json(study.folder / "summary" / "metrics.json"),
+        "globals_given": len(pd.read_csv(study.folder / "code" / "globals.csv")) > 0,
+        "figure_arms": figure_arms(study),
+        "losses": Markup(figures.losses(shown["loss"])),  # noqa: S704 — drawn by us from numbers
+        "examples": examples(study, rounds),
+        "example_talk": example_talk(study),
+        "division": storage.read_json(study.folder / "split" / "metrics.json"),
+        "cards": documents.cards(study),
+        "datasheet": documents.datasheet(),
+        "bibtex": documents.bibtex(study),
+    }
+
+
+def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.DataFrame], lang: str) -> dict[str, Any]:
+    """What the pages show in one language."""
+    word = chinese if lang == "zh" else str
+    chinese_title = {"title": study.report.title_zh, "notice": study.report.notice_zh}
+    return {
+        **both,
+        "lang": lang,
+        "suffix": SUFFIXES[lang],
+        "other_suffix": SUFFIXES["zh" if lang == "en" else "en"],
+        "words": word,
+        "tables": {name: in_words(table, lang) for name, table in shown.items()},
+        "figures_3": {word(name): drawn for name, drawn in both["drawn_3"].items()},
+        "coder": manual.coders(study, lang),
+        "findings": [words[lang] for words in storage.read_json(study.folder / "audit" / "findings.json")],
+        **(chinese_title if lang == "zh" else {"title": study.title, "notice": study.report.notice}),
+    }
+
+
 def report(study: Study) -> None:
     """Write the pages; see the module."""
-    inputs = [study.folder / name for name in ("read", "rate", "screen", "translate", "split", "finetune", "respond", "score")]
-    inputs += [study.folder / name for name in ("blind", "code", "summary", "miti")]
+    inputs = [*(study.folder / name for name in BEFORE), documents.DATASHEET, documents.CITATION]
     with stage(study, "report", None, inputs) as out:
-        shown = {
-            "dialog-features": tables.dialog_features(study),
-            "repairs": tables.repairs(study),
-            "ratings": tables.ratings(study),
-            "screening": tables.screening(study),
-            "scores": tables.figure_3(study),
-            "comparisons": tables.comparisons(study),
-            "baselines": tables.baselines(study),
-            "diagnostics": tables.diagnostics(study),
-            "other-scores": tables.other_scores(study),
-            "signatures": tables.signatures(study),
-            "loss": tables.losses(study),
-            "summary-scores": manual.formulas(study),
-            "lengths": manual.lengths(study),
-            "topics": manual.topics(study),
-            "indicators": manual.indicators(study),
-            "rates": manual.rates(study),
-            "contrasts": manual.contrasts(study),
-            "leaks": manual.leaks(study),
-            "coder-validation": manual.validation(study),
-            "coder-quality": manual.quality(study),
-            "provenance": provenance(study),
-        }
-        agreement = manual.agreement(study)
-        if len(agreement):
-            shown["reliability"] = agreement
+        shown = all_tables(study)
+        both = content(study, shown)
+        environment = Environment(loader=PackageLoader("mi_llm.report"), undefined=StrictUndefined, autoescape=True)
+        for lang, suffix in SUFFIXES.items():
+            context = in_language(study, both, shown, lang)
+            parts = checklist(lang, context)
+            items = [item for part in parts for item in part.items]
+            context["checklist"] = parts
+            context["counts"] = both["counts"] | {"questions": len(items), "answered": sum(bool(item.place) for item in items)}
+            if lang == "en":
+                shown["checklist"] = as_table(parts)
+            for page in PAGES:
+                text = environment.get_template(f"{page}.html.jinja").render(context, page=page)
+                storage.write_text(out / f"{page}{suffix}.html", text)
         for name, table in shown.items():
             storage.write_text(out / "tables" / f"{name}.csv", table.to_csv(lineterminator="\n"))
-        environment = Environment(loader=PackageLoader("mi_llm.report", "."), undefined=StrictUndefined, autoescape=True)
-        drawn, rounds = figures_3(study), shown_rounds(study)
-        page = environment.get_template("page.html.jinja").render(
-            study=study,
-            version=__version__,
-            style=Markup((resources.files(__package__) / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
-            tables={name: table_html(table) for name, table in shown.items()},
-            figure_2=figure_2(study),
-            choice=tables.chosen(study),
-            translated=storage.read_json(study.folder / "translate" / "metrics.json"),
-            rated=storage.read_json(study.folder / "rate" / "metrics.json"),
-            figures_3=drawn,
-            evaluation=storage.read_json(study.folder / "summary" / "metrics.json"),
-            coder=manual.coders(study),
-            globals_given=len(pd.read_csv(study.folder / "code" / "globals.csv")) > 0,
-            figure_arms=figure_arms(study),
-            losses=Markup(figures.losses(shown["loss"])),  # noqa: S704 — drawn by us from numbers
-            examples=examples(study, rounds),
-            training={model: storage.read_json(study.folder / "finetune" / model / "metrics.json") for model in study.models},
-            answers={model: storage.read_json(study.folder / "respond" / model / "metrics.json") for model in study.models},
-            parts=storage.read_json(study.folder / "split" / "metrics.json"),
-        )
-        storage.write_text(out / "index.html", page)
-        storage.write_text(out / "rounds.html", rounds_page(study, rounds, environment))
-        storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": 3 + len(drawn), "models": len(study.models)})
+        drawn = 4 + len(both["drawn_3"])
+        storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": drawn, "models": len(study.models)})

@@ -25,7 +25,8 @@
       count += !article.hidden;
     }
     for (const section of list.querySelectorAll("section")) section.hidden = model !== "" && section.dataset.model !== model;
-    document.getElementById("count").value = `${count} of ${rounds.length} rounds`;
+    const shown = document.getElementById("count");
+    shown.value = shown.dataset.words.replace("#", count).replace("#", rounds.length);
   };
 
   // A link to one round shows it, whatever was filtered.

@@ -1,7 +1,8 @@
 """The page of all test rounds: history, client, reference, and what each model answered before and after tuning, with scores.
 
-Reads the test sets, the answers and `score/samples.csv`; the stage `report` writes it as `report/rounds.html`. The page holds
-everything it shows, in the dialogs' order; its script only sorts and hides, so it is a plain list where scripts do not run.
+Reads the test sets, the answers and `score/samples.csv`; the stage `report` writes it as `report/rounds.html` and, in Chinese,
+`rounds.zh.html`. The page holds everything it shows, in the dialogs' order; its script only sorts and hides, so it is a plain
+list where scripts do not run.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,6 @@ from importlib import resources
 from typing import TypedDict
 
 import pandas as pd
-from jinja2 import Environment
 from markupsafe import Markup
 
 from mi_llm import storage
@@ -73,15 +73,12 @@ def shown_rounds(study: Study) -> list[ShownRound]:
     return found
 
 
-def rounds_page(study: Study, rounds: Sequence[ShownRound], environment: Environment) -> str:
-    """The page as HTML."""
-    files = resources.files(__package__)
-    return environment.get_template("rounds.html.jinja").render(
-        study=study,
-        rounds=rounds,
-        sets={name: SET_NAMES[name] for name in dict.fromkeys(shown["set"] for shown in rounds)},
-        dialogs=list(dict.fromkeys(shown["round"].dialog for shown in rounds)),
-        metrics=METRIC_NAMES,
-        style=Markup((files / "rounds.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
-        script=Markup((files / "rounds.js").read_text(encoding="utf-8")),  # noqa: S704 — our own file
-    )
+def page_of_rounds(study: Study, rounds: Sequence[ShownRound]) -> dict[str, object]:
+    """What the template of the page needs, beside what every page has."""
+    return {
+        "rounds": rounds,
+        "sets": {name: SET_NAMES[name] for name in dict.fromkeys(shown["set"] for shown in rounds)},
+        "dialogs": list(dict.fromkeys(shown["round"].dialog for shown in rounds)),
+        "metrics": METRIC_NAMES,
+        "script": Markup((resources.files(__package__) / "rounds.js").read_text(encoding="utf-8")),  # noqa: S704 — our own file
+    }

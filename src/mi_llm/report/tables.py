@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from mi_llm import storage
+from mi_llm.audit.verdict import claims
 from mi_llm.study import Study
 
 CORPUS_NAMES = {
@@ -47,21 +48,145 @@ def mean_sd(numbers: dict[str, float], name: str) -> str:
     return f"{numbers[f'{name}_mean']:.2f} ({numbers[f'{name}_sd']:.2f})"
 
 
+FEATURES = {
+    "rounds": "Dialog rounds, mean (SD)",
+    "counselor": "Characters per counselor volley, mean (SD)",
+    "client": "Characters per client volley, mean (SD)",
+}
+PRINTED_DIALOGS = {"cpsycound": "CPsy", "psydtcorpus": "PsyDT", "train": "train", "test": "test"}  # the rows of Table 3
+
+
 def dialog_features(study: Study) -> pd.DataFrame:
-    """Table 3 for every corpus that was read, the training dialogs and the test dialogs."""
-    rows = [(CORPUS_NAMES[corpus], study.folder / "read" / corpus / "metrics.json") for corpus in study.corpora]
-    found = [(name, storage.read_json(path)) for name, path in rows]
+    """Table 3 for every corpus that was read, the training dialogs and the test dialogs; what the paper printed beside it."""
+    folder = study.folder / "read"
+    found = [(str(one), CORPUS_NAMES[one], storage.read_json(folder / one / "metrics.json")) for one in study.corpora]
     parts = storage.read_json(study.folder / "split" / "metrics.json")
-    found += [("Training dialogs (MI style)", parts["train"]), ("Test dialogs (MI style)", parts["test"])]
-    return pd.DataFrame(
-        {
-            "Dialogs": [int(numbers["dialogs"]) for _, numbers in found],
-            "Dialog rounds, mean (SD)": [mean_sd(numbers, "rounds") for _, numbers in found],
-            "Characters per counselor volley, mean (SD)": [mean_sd(numbers, "counselor") for _, numbers in found],
-            "Characters per client volley, mean (SD)": [mean_sd(numbers, "client") for _, numbers in found],
-        },
-        index=pd.Index([name for name, _ in found], name="Dataset"),
-    )
+    found += [("train", "Training dialogs (MI style)", parts["train"]), ("test", "Test dialogs (MI style)", parts["test"])]
+    rows = []
+    for name, title, numbers in found:
+        row: dict[str, object] = {"Dataset": title, "Dialogs": int(numbers["dialogs"])}
+        for feature, heading in FEATURES.items():
+            row[heading] = mean_sd(numbers, feature)
+            row[f"{heading}, paper"] = claimed(f"T3-{PRINTED_DIALOGS.get(name)}-{feature}")
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("Dataset")
+
+
+def claimed(name: str) -> str:
+    """What the paper printed under a claim's name: `mean (SD)`, or a dash."""
+    claim = claims().get(name)
+    if claim is None:
+        return "—"
+    return f"{claim.reported} ({claim.reported_sd})" if claim.reported_sd else claim.reported
+
+
+def benchmarks(study: Study) -> pd.DataFrame:
+    """Table 1 as printed, with the audit's verdict on each number."""
+    audited = pd.read_csv(study.folder / "audit" / "claims.csv").set_index("id")["verdict"]
+    rows: dict[str, dict[str, str]] = {}
+    for name, claim in claims().items():
+        if name.startswith("T1-"):
+            _, model, measure = claim.location.split(" / ")
+            rows.setdefault(model, {})[measure] = f"{claim.reported} ({audited[name]})"
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("Model")
+
+
+def settings(study: Study) -> pd.DataFrame:
+    """The hyperparameters that the paper names, and those it does not, beside this study's."""
+    tune, respond = study.finetune, study.respond
+    rows = [
+        ("Learning rate", claimed("X-hp-learning_rate"), f"{tune.learning_rate:g}"),
+        ("Learning rate schedule", claimed("X-hp-scheduler"), tune.scheduler),
+        ("Batch size of a device", claimed("X-hp-per_device_train_batch_size"), f"{tune.batch}"),
+        ("Gradient accumulation", claimed("X-hp-gradient_accumulation_steps"), f"{tune.accumulation}"),
+        ("Epochs", claimed("X-hp-epochs"), f"{tune.epochs}"),
+        ("Warm-up ratio", claimed("X-hp-warmup_ratio"), f"{tune.warmup_ratio:g}"),
+        ("Precision", claimed("X-hp-precision"), tune.precision),
+        ("Steps between log entries", claimed("X-hp-logging_steps"), f"{tune.log_every}"),
+        ("Steps between saves", claimed("X-hp-save_steps"), f"{tune.save_every}"),
+        ("LoRA rank, alpha, dropout", claimed("X-lora"), f"{tune.lora.rank}, {tune.lora.alpha}, {tune.lora.dropout:g}"),
+        ("Decoding", claimed("X-lora"), respond.decoding),
+        ("Seed", claimed("X-lora"), f"{study.seed}"),
+    ]
+    return pd.DataFrame(rows, columns=["Setting", "Paper", "This study"]).set_index("Setting")
+
+
+def counts(study: Study) -> pd.DataFrame:
+    """How much of what this run had: the numbers that the pages' sentences name."""
+    parts = storage.read_json(study.folder / "split" / "metrics.json")
+    translated = storage.read_json(study.folder / "translate" / "metrics.json")
+    talks = storage.read_json(study.folder / "summary" / "metrics.json")
+    rows = [
+        ("Dialogs rated", storage.read_json(study.folder / "rate" / "metrics.json")["rated"]),
+        ("Dialogs screened", storage.read_json(study.folder / "screen" / "metrics.json")["screened"]),
+        ("AnnoMI transcripts put into Chinese", translated["transcripts"]),
+        ("Turns in them", translated["turns"]),
+        ("Training dialogs (MI style)", parts["train"]["dialogs"]),
+        ("Test dialogs (MI style)", parts["test"]["dialogs"]),
+        ("Test rounds", parts["test"]["round_samples"]),
+        ("Blinded transcripts", talks["packets"]),
+        ("Transcripts coded", talks["coded"]),
+    ]
+    return pd.DataFrame(rows, columns=["What", "Number"]).set_index("What")
+
+
+def training(study: Study) -> pd.DataFrame:
+    """How much each model was trained on, and its loss."""
+    rows = []
+    for model in study.models:
+        numbers = storage.read_json(study.folder / "finetune" / model / "metrics.json")
+        rows.append(
+            {
+                "Model": model,
+                "Records": numbers["records"],
+                "Steps": numbers["steps"],
+                "Trained parameters": f"{numbers['trainable_parameters']:,}",
+                "First loss": f"{numbers['first_loss']:.3f}",
+                "Last loss": f"{numbers['last_loss']:.3f}",
+            }
+        )
+    return pd.DataFrame(rows).set_index("Model")
+
+
+def replies(study: Study) -> pd.DataFrame:
+    """The mean length of replies in tokens, and the share that was cut at the limit, by arm."""
+    rows = []
+    for model in study.models:
+        numbers = storage.read_json(study.folder / "respond" / model / "metrics.json")
+        for arm in ("base", "tuned"):
+            mean, cut = numbers[f"{arm}_tokens_mean"], numbers[f"{arm}_cut_share"]
+            rows.append({"Replies of": f"{model} {arm}", "Tokens, mean": f"{mean:.1f}", "Cut": f"{cut:.1%}"})
+    return pd.DataFrame(rows).set_index("Replies of")
+
+
+def sources(study: Study) -> pd.DataFrame:
+    """Where each corpus is from, how many files were had, and how many were not."""
+    rows = []
+    for corpus in study.corpora:
+        numbers = storage.read_json(study.folder / "acquire" / corpus / "metrics.json")
+        missing = len(pd.read_csv(study.folder / "acquire" / corpus / "missing.csv"))
+        kind = "upstream" if corpus in study.acquire.upstream else "sample"
+        rows.append({"Dataset": CORPUS_NAMES[corpus], "Source": kind, "Files": numbers["files"], "Files not had": missing})
+    return pd.DataFrame(rows).set_index("Dataset")
+
+
+def not_had(study: Study) -> pd.DataFrame:
+    """What the paper had and this run has not: what, why, and how to get it."""
+    rows = []
+    for row in pd.read_csv(study.folder / "audit" / "missing.csv", dtype=str, keep_default_na=False).itertuples():
+        rows.append((f"{CORPUS_NAMES[row.corpus]}: {row.path}", row.why, row.remedy))
+    record = f"--study {study.params} --mode record"
+    if not storage.read_json(study.folder / "rate" / "metrics.json")["rated"]:
+        rows.append(("Ratings of the corpora", "not published, and none recorded", f"mi-llm rate {record}"))
+    if not storage.read_json(study.folder / "translate" / "metrics.json")["transcripts"]:
+        rows.append(("AnnoMI in Chinese", "not published, and none recorded", f"mi-llm translate {record}"))
+    if not storage.read_json(study.folder / "summary" / "metrics.json")["packets"]:
+        rows.append(("Talks with standardized clients", "none recorded", f"mi-llm simulate MODEL {record}"))
+    if study.code.coder != "human":
+        rows.append(("Codes given by people", "no person has coded these transcripts", "docs/human-evaluation.md"))
+    open_ = (pd.read_csv(study.folder / "audit" / "claims.csv")["verdict"] == "not recomputable").sum()
+    rows.append((f"Evidence for {open_} of the paper's numbers", "not public, or not in this study", "audit/claims.csv"))
+    return pd.DataFrame(rows, columns=["What", "Why", "Remedy"]).set_index("What")
 
 
 def repairs(study: Study) -> pd.DataFrame:

@@ -1,0 +1,75 @@
+"""What the archive does not hold, as a table: what, licence, why, how to fetch it, and the hash that it must have."""
+
+import csv
+import io
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+from pathlib import Path
+
+from mi_llm import models
+from mi_llm.corpora.fetch import sources
+from mi_llm.models.hub import entries
+
+REASONS = {  # by corpus: what its licence, as sources.yaml states it, means for passing it on
+    "cpsycound": "its licence allows passing it on; the miniature does not need it, and its repository keeps it",
+    "psydtcorpus": "its licence is not clear enough to pass it on",
+    "smilechat": "its licence allows passing it on; the miniature does not need it, and its repository keeps it",
+    "psy_insight": "no licence is stated: nobody may pass it on",
+    "efaqa": "its licence is bought and forbids passing it on",
+    "annomi": "no licence is stated: nobody may pass it on",
+    "release": "no licence is stated: nobody may pass it on",
+}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One thing that is not in the archive; `hash` begins with its kind and is empty where none is known."""
+
+    what: str
+    licence: str
+    why: str
+    fetch: str
+    hash: str
+
+
+def corpora() -> list[LeftOut]:
+    """The public files that sources.yaml pins."""
+    rows = []
+    for name, source in sources().items():
+        repository, reason = f"{source.repository} at {source.commit}", REASONS[name]
+        fetch = f"{source.address(source.commit)}, kept in the mirror folder as {source.archive(source.commit)}"
+        for path, blob in {**source.paths, **source.optional}.items():
+            rows.append(LeftOut(f"{name}: {path} of {repository}", source.licence, reason, fetch, f"git:{blob}"))
+        if source.earlier:
+            commit = source.earlier.commit
+            fetch = f"{source.address(commit)}, kept in the mirror folder as {source.archive(commit)}"
+            paths = ", ".join(source.earlier.paths)
+            rows.append(LeftOut(f"{name}: {paths} of {source.repository} at {commit}", source.licence, reason, fetch, ""))
+        for file in source.files:
+            rows.append(LeftOut(f"{name}: {file}", source.licence, reason, source.obtain, ""))
+    return rows
+
+
+def weights() -> list[LeftOut]:
+    """The weights of the paper's models, which hub.yaml pins."""
+    path = Path(str(resources.files(models) / "hub.yaml"))
+    return [
+        LeftOut(
+            f"{model}: {file} of {entry.repository} at {entry.revision}",
+            entry.licence.name,
+            f"its licence asks everyone for consent, and {entry.download_gb:g} GB are more than an archive of the miniature",
+            f"mi-llm base {model} --study params.yaml; licence: {entry.licence.address}",
+            f"sha256:{digest}",
+        )
+        for model, entry in entries(path).items()
+        for file, digest in entry.weights.items()
+    ]
+
+
+def table(rows: list[LeftOut]) -> str:
+    """The rows as CSV."""
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, [field.name for field in fields(LeftOut)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return lines.getvalue()

@@ -1,0 +1,26 @@
+"""A study's finished outputs, held against the hashes that its committed dvc.lock has for them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from mi_llm.problem import Problem
+
+
+def folder_md5(files: dict[str, str]) -> str:
+    """DVC's hash of a folder, from the MD5 of each file by its path below it: over the sorted list, as DVC writes it."""
+    listed = [{"md5": files[path], "relpath": path} for path in sorted(files, key=lambda name: name.split("/"))]
+    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def checked(path: Path, md5: str, remedy: str) -> list[Path]:
+    """The files of one output (a folder or a file); a Problem if they are not the ones that the lock names."""
+    if not path.exists():
+        raise Problem(str(path), "not here", "the committed run's output", remedy)
+    below = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    sums = {item: hashlib.md5(item.read_bytes(), usedforsecurity=False).hexdigest() for item in below}
+    by_name = {item.relative_to(path).as_posix(): found for item, found in sums.items()}
+    found = folder_md5(by_name) if path.is_dir() else sums[path]
+    if found != md5:
+        raise Problem(str(path), f"MD5 {found}", f"{md5}, as the committed lock has it", remedy)
+    return below

@@ -1,0 +1,165 @@
+"""The packages that the study runs on: which files they are, with SHA-256 and licence, and the bill of materials made of that.
+
+`packages.csv` is committed: an archive must be the same bytes without a network too. `mi-llm archive packages` renews it from
+pip's own report after requirements.lock changed. A package may have several rows: one file a platform, or a CPU and a CUDA build.
+"""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+import uuid
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from importlib import resources
+from importlib.metadata import metadata
+from pathlib import Path
+from urllib.parse import unquote
+
+from cyclonedx.contrib.license.factories import LicenseFactory
+from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, XsUri
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.output.json import JsonV1Dot6
+from cyclonedx.spdx import fixup_id
+from packageurl import PackageURL
+
+from mi_llm import __version__, storage
+from mi_llm.problem import Problem
+
+LOCK = Path("requirements.lock")
+TABLE = Path("src/mi_llm/archive/packages.csv")
+CLASSIFIED = {  # what a package says in a classifier only, where that names one licence
+    "Apache Software License": "Apache-2.0",
+    "GNU General Public License v3 (GPLv3)": "GPL-3.0-only",
+    "ISC License (ISCL)": "ISC",
+    "MIT License": "MIT",
+    "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
+}
+
+
+@dataclass(frozen=True)
+class Package:
+    """One file of a package: name and version as in requirements.lock, SHA-256, licence (SPDX, or the package's own words)."""
+
+    package: str
+    version: str
+    file: str
+    sha256: str
+    licence: str
+
+
+def normal(name: str) -> str:
+    """A package's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked(lock: str) -> dict[str, str]:
+    """The exact version of each package in a lock file, by normal name."""
+    pairs = (line.split("==") for line in lock.splitlines() if line and not line.startswith("#"))
+    return {normal(name): version for name, version in pairs}
+
+
+def shipped() -> str:
+    """The committed table, as text."""
+    return (resources.files(__package__) / TABLE.name).read_text(encoding="utf-8")
+
+
+def read(table: str) -> list[Package]:
+    """The rows of a packages.csv."""
+    return [Package(**row) for row in csv.DictReader(io.StringIO(table))]
+
+
+def against(lock: str, packages: list[Package]) -> list[str]:
+    """Where a table does not say what the lock says; an empty list if it does."""
+    wanted, found = locked(lock), {normal(item.package): item.version for item in packages}
+    names = sorted(wanted.keys() | found.keys())
+    return [
+        f"{name}: {found.get(name, 'nothing')}, not {wanted.get(name, 'in the lock')}"
+        for name in names
+        if wanted.get(name) != found.get(name)
+    ]
+
+
+def licence(name: str) -> str:
+    """An installed package's licence: its SPDX expression, or what its old-style fields amount to, or its own words."""
+    about = metadata(name)
+    if expression := about["License-Expression"]:
+        return str(expression)
+    own = str(about["License"] or "").strip()
+    if identifier := fixup_id(own):
+        return str(identifier)
+    classified = [
+        item.rsplit(" :: ", 1)[-1] for item in about.get_all("Classifier", []) if item.startswith("License :: OSI Approved :: ")
+    ]
+    if len(classified) == 1 and classified[0] in CLASSIFIED:
+        return CLASSIFIED[classified[0]]
+    words = own if "\n" not in own else ""
+    return " / ".join(classified) or words or "see the package"
+
+
+def renew() -> None:
+    """Ask pip which files it would install for the lock, here, and put them into the table; rows of the same versions stay."""
+    wanted = locked(storage.read_text(LOCK))
+    words = ["install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-", "--requirement", str(LOCK)]
+    done = subprocess.run([sys.executable, "-m", "pip", *words], stdout=subprocess.PIPE, check=False)  # noqa: S603 — a fixed command
+    if done.returncode:
+        raise Problem(
+            "pip", "could not find every package; its message is above", "an index that has them", "correct pip's settings"
+        )
+    rows = (
+        {item for item in read(storage.read_text(TABLE)) if wanted.get(normal(item.package)) == item.version}
+        if TABLE.exists()
+        else set()
+    )
+    for item in json.loads(done.stdout)["install"]:
+        name, download = item["metadata"]["name"], item["download_info"]
+        file = unquote(download["url"].rsplit("/", 1)[-1])
+        rows.add(Package(name, wanted[normal(name)], file, download["archive_info"]["hashes"]["sha256"], licence(name)))
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, [field.name for field in fields(Package)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: (normal(row.package), row.file)))
+    storage.write_text(TABLE, lines.getvalue())
+    print(f"{TABLE}: {len(rows)} files of {len(wanted)} packages; commit it together with {LOCK}", file=sys.stderr)
+
+
+def sums(packages: list[Package]) -> str:
+    """What `sha256sum --check` reads, for package files in a folder wheels/."""
+    return "".join(f"{item.sha256}  wheels/{item.file}\n" for item in packages)
+
+
+def bill(packages: list[Package], commit: str, moment: datetime) -> str:
+    """The software bill of materials: CycloneDX 1.6, JSON; serial number and time come from the commit."""
+    licence_of = LicenseFactory().make_from_string
+    bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"https://doi.org/10.2196/89077#{commit}"))
+    bom.metadata.timestamp = moment
+    study = Component(
+        name="mi-llm", version=__version__, type=ComponentType.APPLICATION, bom_ref="mi-llm", licenses=[licence_of("MIT")]
+    )
+    bom.metadata.component = study
+    for name, version in sorted({(item.package, item.version) for item in packages}):
+        rows = [item for item in packages if item.package == name]
+        address = PackageURL("pypi", None, normal(name), version)
+        bom.components.add(
+            Component(
+                name=name,
+                version=version,
+                type=ComponentType.LIBRARY,
+                bom_ref=str(address),
+                purl=address,
+                licenses=[licence_of(rows[0].licence)],
+                external_references=[
+                    ExternalReference(
+                        type=ExternalReferenceType.DISTRIBUTION,
+                        url=XsUri(row.file),
+                        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=row.sha256)],
+                    )
+                    for row in rows
+                ],
+            )
+        )
+    bom.register_dependency(study, bom.components)
+    return str(JsonV1Dot6(bom).output_as_string(indent=2)) + "\n"

@@ -1,0 +1,165 @@
+"""An adapter as a repository of the hub: what a tuned model must carry when it leaves the study. No stage; people call it.
+
+Reads `finetune/<model>/adapter/`, and of a model of the hub the licence that `base` kept and the licence's duties
+(`distribute.yaml`). Writes one folder: adapter, model card, licence, notice, `SHA256SUMS`. Nothing is uploaded.
+"""
+
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from jinja2 import Environment, StrictUndefined
+from pydantic import BaseModel, ConfigDict
+from ruamel.yaml import YAML
+
+from mi_llm import storage
+from mi_llm.models import hub
+from mi_llm.models.base import checkpoint
+from mi_llm.models.card import Source, source_of
+from mi_llm.problem import Problem
+from mi_llm.study import Study
+
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+CURVE = Path("dvclive/plots/metrics/loss.tsv")
+NOT_CARRIED = "How to load it"  # the section of the training's card that names folders of the run
+
+
+class Duties(BaseModel):
+    """What a licence asks of whoever passes a tuned model on; the head of `distribute.yaml` explains the keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    identifier: str
+    name: str
+    begins: str
+    shown: str
+    notice: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file of the repository: its name, its size in bytes, its SHA-256."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+def export(study: Study, model: str, out: Path) -> None:
+    """Write the adapter of one of the study's models as a hub repository, whole or not at all.
+
+    The folder's name becomes the repository's, so it must be one that the hub takes and that the base's licence allows. Raises
+    `Problem` for another name, for a folder that is there already, and for what the study has not made yet.
+    """
+    name, source = out.absolute().name, source_of(study, model)
+    duties = duties_of(model) if source.hub else None
+    check_name(name, out, duties, source)
+    if out.exists():
+        raise Problem(str(out), "is there already", "a folder that is not there yet", "remove it, or name another one in --out")
+    tuned = study.folder / "finetune" / model
+    adapter = tuned / "adapter"
+    training = storage.read_text(adapter / "README.md")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{name}.", suffix=".part"))
+    except OSError as error:
+        raise Problem(str(out.parent), f"{error.strerror}", "a writable folder", "name another one in --out") from None
+    try:
+        for file in ADAPTER:
+            copy(adapter / file, part / file)
+        copy(tuned / CURVE, part / CURVE.name)
+        if duties:
+            licence = hub.entry_of(study, model).licence.file
+            copy(study.folder / "base" / model / "LICENCE" / licence, part / f"LICENSE{Path(licence).suffix}")
+            storage.write_text(part / "NOTICE", "\n\n".join(filter(None, [duties.shown, duties.notice])) + "\n")
+        text = card(study, model, source, name=name, duties=duties, files=listed(part), training=training)
+        storage.write_text(part / "README.md", text)
+        sums = "".join(f"{file.sha256}  {file.name}\n" for file in listed(part))
+        storage.write_text(part / "SHA256SUMS", sums)
+        part.chmod(0o755)
+        part.rename(out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    tell(study, out, listed(out))
+
+
+def duties_of(model: str) -> Duties:
+    """What the licence of a hub model asks for."""
+    shipped = resources.files(__package__) / "distribute.yaml"
+    known = YAML(typ="safe").load(shipped.read_text(encoding="utf-8"))
+    if model not in known:
+        raise Problem(
+            f"distribute.yaml: {model}",
+            "no such model",
+            "what its licence asks of whoever passes on a model tuned from it",
+            "read the licence, and add an entry to src/mi_llm/models/distribute.yaml",
+        )
+    return Duties.model_validate(known[model])
+
+
+def check_name(name: str, out: Path, duties: Duties | None, source: Source) -> None:
+    """Refuse a name that the hub would not take, or that the base's licence does not allow."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise Problem(
+            str(out), f"“{name}” is no name of a repository", "letters, digits, - _ and ., at most 96", "rename the folder"
+        ) from None
+    if duties and duties.begins and not re.match(rf"{re.escape(duties.begins)}(?![0-9A-Za-z])", name):
+        raise Problem(
+            str(out),
+            f"the name “{name}”",
+            f"a name that begins with “{duties.begins}”: {source.licence} asks for it",
+            f"name the folder, for instance, {duties.begins}-mi",
+        )
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file that the study has made."""
+    if not source.is_file():
+        raise Problem(
+            str(source), "no such file", "an output of the stages base and finetune", "run ./reproduce.sh, or `make pull-chat`"
+        )
+    with storage.replacing(target) as file, source.open("rb") as opened:
+        shutil.copyfileobj(opened, file, 1 << 22)
+
+
+def listed(folder: Path) -> list[Listed]:
+    """The folder's files, by name."""
+    return [Listed(file.name, file.stat().st_size, storage.sha256(file)) for file in sorted(folder.iterdir())]
+
+
+def card(
+    study: Study, model: str, source: Source, *, name: str, duties: Duties | None, files: list[Listed], training: str
+) -> str:
+    """The repository's model card: its own head, and what the training's card says of data, settings, use and licence."""
+    environment = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # noqa: S701
+    template = environment.from_string((resources.files(__package__) / "hub_card.md.jinja").read_text(encoding="utf-8"))
+    values: dict[str, Any] = {"study": study, "model": model, "name": name, "source": source, "duties": duties, "files": files}
+    weights = checkpoint(study, model) / "model.safetensors"
+    if not source.hub and not weights.is_file():
+        raise Problem(str(weights), "no such file", "the adapter's base", "run ./reproduce.sh, or `make pull-chat`")
+    base_sha256 = "" if source.hub else storage.sha256(weights)
+    return template.render(values, base_sha256=base_sha256, training=sections(training)) + "\n"
+
+
+def sections(training: str) -> str:
+    """The sections of the training's card that hold wherever the adapter goes."""
+    parts = re.split(r"^(?=## )", training, flags=re.MULTILINE)[1:]
+    carried = "".join(part for part in parts if not part.startswith(f"## {NOT_CARRIED}\n")).strip()
+    return carried.replace("`dvclive/` beside this folder", f"`{CURVE.name}`")
+
+
+def tell(study: Study, out: Path, files: list[Listed]) -> None:
+    """Say what was written, and what remains to be thought of."""
+    for file in files:
+        print(f"{file.sha256}  {file.size:>12,}  {file.name}")
+    print(f"written: {out}; nothing was uploaded (docs/remotes.md tells how)")
+    if study.transcribe.source == "release":
+        print("note: for the training dialogs their authors stated no licence; ask them before you pass the adapter on")

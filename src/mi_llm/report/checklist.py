@@ -1,0 +1,65 @@
+"""The CHART checklist filled from a run: `checklist.yaml` has the items, this module puts in what the run says.
+
+An item without a place, or whose place depends on something this run has not, is shown as not answered, with the reason.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from ruamel.yaml import YAML
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item in one language: what it asks, the answer and its place; without a place, `answer` is the reason."""
+
+    number: str
+    name: str
+    answer: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the checklist's twelve parts."""
+
+    number: str
+    name: str
+    items: tuple[Item, ...]
+
+
+def checklist(lang: str, context: Mapping[str, Any]) -> list[Part]:
+    """The checklist in a language; a place leads to the page in that language."""
+    environment = Environment(undefined=StrictUndefined)  # noqa: S701 — plain words; the page escapes them
+
+    def fill(text: str) -> str:
+        return environment.from_string(text).render(context)
+
+    def item(entry: dict[str, Any]) -> Item:
+        place = fill(entry.get("place", ""))
+        words = entry["answer" if place else "because"]
+        there = place.replace(".html", f"{context['suffix']}.html")
+        return Item(entry["number"], entry["name"][lang], fill(words[lang]), there)
+
+    content = YAML(typ="safe").load((resources.files(__package__) / "checklist.yaml").read_text(encoding="utf-8"))
+    return [Part(part["number"], part["name"][lang], tuple(map(item, part["items"]))) for part in content]
+
+
+def as_table(parts: list[Part]) -> pd.DataFrame:
+    """The checklist as a table, for its CSV file."""
+    rows = [
+        {
+            "Item": item.number,
+            "Name": item.name,
+            "Answered": "yes" if item.place else "no",
+            "Answer or reason": item.answer,
+            "Place": item.place,
+        }
+        for part in parts
+        for item in part.items
+    ]
+    return pd.DataFrame(rows).set_index("Item")

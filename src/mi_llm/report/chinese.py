@@ -1,0 +1,31 @@
+"""What the tables' headings and names are called in Chinese: one mapping, `chinese.yaml`, and the codebook's own names.
+
+Names that belong to a study (its models, its corpora, file names) stay as they are; so do numbers.
+"""
+
+import re
+from functools import cache
+from importlib import resources
+
+from ruamel.yaml import YAML
+
+from mi_llm.report import manual
+
+
+@cache
+def words() -> tuple[dict[str, str], dict[re.Pattern[str], str]]:
+    """English to Chinese: whole texts, and patterns whose groups are put into Chinese in their turn."""
+    content = YAML(typ="safe").load((resources.files(__package__) / "chinese.yaml").read_text(encoding="utf-8"))
+    codebook = dict(manual.CHINESE)
+    return codebook | content["names"], {re.compile(pattern): into for pattern, into in content["patterns"].items()}
+
+
+def chinese(text: str) -> str:
+    """A heading or a name in Chinese; unchanged where it has no other."""
+    names, patterns = words()
+    if text in names:
+        return names[text]
+    for pattern, into in patterns.items():
+        if found := pattern.fullmatch(text):
+            return into.format(*map(chinese, found.groups()))
+    return text

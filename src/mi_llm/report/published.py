@@ -1,0 +1,187 @@
+"""The paper's printed numbers beside the study's own, with an interval and a verdict, a row a number.
+
+Reads the audit's claims and what `read`, `split`, `score` and `summary` wrote. A verdict is given only where a number was made
+from what the paper made it from: its dialogs, its models, people as clients and as coders. Everything else is of another scale
+and is not judged.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isnan, sqrt
+
+import pandas as pd
+from scipy import stats
+
+from mi_llm import storage
+from mi_llm.audit.verdict import Claim, Printed, claims
+from mi_llm.report import manual, tables
+from mi_llm.study import Study
+
+AGREES, DIFFERS, OTHER = "agrees", "differs", "other scale"
+FEATURES = ("rounds", "counselor", "client")
+SCORED = {"baichuan2": "Baichuan2", "glm4": "ChatGLM4", "llama3": "Llama3"}
+
+
+@dataclass(frozen=True)
+class Own:
+    """A number of this study that stands beside a claim: with its interval, if it has one, and whether it may be judged."""
+
+    claim: str
+    value: float
+    lo: float = float("nan")
+    hi: float = float("nan")
+    same: bool = False
+
+
+def verdict(printed: Printed, own: Own) -> str:
+    """By the interval where there is one (does it hold what was printed, give or take its rounding?), else by the digits."""
+    if not own.same:
+        return OTHER
+    if isnan(own.lo):
+        return AGREES if printed.shows(own.value) else DIFFERS
+    return AGREES if own.lo - printed.half <= printed.value <= own.hi + printed.half else DIFFERS
+
+
+def row(claim: Claim, own: Own) -> dict[str, str]:
+    """A line of the table."""
+    printed = claim.mean
+    digits = max(printed.digits, 0 if own.value == int(own.value) else 2)
+    around = "—" if isnan(own.lo) else f"[{own.lo:.2f}, {own.hi:.2f}]".replace("-", "−")
+    ours = f"{own.value:.{digits}f}"
+    return {
+        "Place in the paper": claim.location, "Published": claim.reported, "This study": ours, "Interval": around,
+        "Verdict": verdict(printed, own), "claim": claim.id,
+    }  # fmt: skip
+
+
+def released(study: Study) -> bool:
+    """Whether the test dialogs are the authors' own."""
+    return study.split.test != "transcribed"
+
+
+def own_dialogs(study: Study) -> Iterable[Own]:
+    """Table 3, and the sizes of the parts: counts of given dialogs, so without an interval."""
+    parts = storage.read_json(study.folder / "split" / "metrics.json")
+    train = study.transcribe.source == "release"
+    for corpus, short in (("cpsycound", "CPsy"), ("psydtcorpus", "PsyDT")):
+        found = storage.read_json(study.folder / "read" / corpus / "metrics.json")
+        same = corpus in study.acquire.upstream and found["dialogs"] > 0
+        yield from (Own(f"T3-{short}-{name}", found[f"{name}_mean"], same=same) for name in FEATURES)
+    for part, same in (("train", train), ("test", released(study))):
+        yield from (Own(f"T3-{part}-{name}", parts[part][f"{name}_mean"], same=same) for name in FEATURES)
+    yield Own("X-2000", parts["train"]["dialogs"], same=train)
+    yield Own("X-40", parts["test"]["dialogs"], same=released(study))
+    yield Own("X-367", parts["test"]["round_samples"], same=released(study))
+
+
+def own_scores(study: Study) -> Iterable[Own]:
+    """Figure 3: BLEU-4 of each model, the one measure whose values the paper prints; of the first test set."""
+    table = pd.read_csv(study.folder / "score" / "scores.csv")
+    table = table[(table["set"] == table["set"].iloc[0]) & (table["metric"] == "bleu_4")].set_index(["model", "arm"])
+    same = study.base.source == "hub" and released(study)
+    for model in study.models:
+        for arm, word in (("base", "base"), ("tuned", "ft")):
+            found = table.loc[(model, arm)]
+            yield Own(f"X-bleu-{word}-{SCORED[study.base.formats[model]]}", found["mean"], found["lo"], found["hi"], same)
+
+
+def met(study: Study, arm: str) -> bool:
+    """Whether the talks of an arm are of the paper's kind: AnnoMI's own, or those of people with the paper's models."""
+    if arm == "real":
+        return "annomi" in study.acquire.upstream
+    return study.base.source == "hub" and study.simulate.client == "person"
+
+
+def own_lengths(study: Study) -> Iterable[Own]:
+    """Table 4: means over talks, with Student's interval of the mean."""
+    for line in manual.read(study, "table_4").itertuples():
+        if column := manual.printed(study, line.source, line.arm):
+            yield Own(f"T4-{column[0]}-n", line.n, same=met(study, line.arm))
+            factor = stats.t.ppf((1 + study.score.confidence) / 2, line.n - 1) / sqrt(line.n) if line.n > 1 else float("nan")
+            for name in FEATURES:
+                mean, half = getattr(line, f"{name}_mean"), factor * getattr(line, f"{name}_sd")
+                yield Own(f"T4-{column[0]}-{name}", mean, mean - half, mean + half, met(study, line.arm))
+
+
+def own_topics(study: Study) -> Iterable[Own]:
+    """Table 5, real sessions: how many have which topic."""
+    table = manual.read(study, "table_5")
+    real = table[table["arm"] == "real"].groupby("topic")["n"].sum()
+    for claim in claims().values():
+        if claim.method == "real_topic" and len(real):
+            yield Own(claim.id, int(real.get(claim.claim, 0)), same=met(study, "real"))
+
+
+def own_indicators(study: Study) -> Iterable[Own]:
+    """Table 6: means over transcripts with the bootstrap's intervals; judged only if people coded."""
+    for line in manual.read(study, "table_6").itertuples():
+        column = manual.printed(study, line.source, line.arm)
+        if column and not isnan(line.mean):
+            same = met(study, line.arm) and study.code.coder == "human"
+            yield Own(f"T6-{line.indicator}-{column[1]}", line.mean, line.lo, line.hi, same)
+
+
+def published(study: Study) -> pd.DataFrame:
+    """Every printed number that this study has a counterpart to, in the paper's order; the column `claim` is its id."""
+    paper = claims()
+    own = {one.claim: one for part in (own_dialogs, own_scores, own_lengths, own_topics, own_indicators) for one in part(study)}
+    rows = [row(claim, own[name]) for name, claim in paper.items() if name in own and claim.reported]
+    return pd.DataFrame(rows).set_index("Place in the paper")
+
+
+def tally(table: pd.DataFrame, prefixes: Sequence[str]) -> str:
+    """The verdicts on the claims whose ids begin so: `agrees 2 of 3`, `other scale`; a dash where nothing is printed."""
+    verdicts = table.loc[table["claim"].str.startswith(tuple(prefixes)), "Verdict"] if prefixes else pd.Series(dtype=str)
+    judged = verdicts[verdicts != OTHER]
+    if not len(verdicts):
+        return "—"
+    return f"agrees {(judged == AGREES).sum()} of {len(judged)}" if len(judged) else OTHER
+
+
+def with_verdicts(table: pd.DataFrame, found: pd.DataFrame, prefixes: Iterable[Sequence[str]]) -> pd.DataFrame:
+    """A table with a column for the verdicts on each of its rows' claims."""
+    return table.assign(Verdict=[tally(found, one) for one in prefixes])
+
+
+def dialog_features(study: Study, found: pd.DataFrame) -> pd.DataFrame:
+    """Table 3 with verdicts."""
+    rows = [tables.PRINTED_DIALOGS.get(name) for name in (*study.corpora, "train", "test")]
+    return with_verdicts(tables.dialog_features(study), found, [[f"T3-{name}-"] if name else [] for name in rows])
+
+
+def figure_3(study: Study, found: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of Figure 3 with what is printed of them, and verdicts."""
+    table = tables.figure_3(study)
+    names = [
+        [f"X-bleu-{word}-{SCORED[study.base.formats[model]]}" for word in ("base", "ft")] if metric == "BLEU-4" else []
+        for model, metric in zip(table.index, table["Metric"], strict=True)
+    ]
+    for place, heading in ((0, "Base"), (1, "Tuned")):
+        printed = [tables.claimed(pair[place]) if pair else "—" for pair in names]
+        table.insert(table.columns.get_loc(heading) + 1, f"{heading}, paper", printed)
+    return with_verdicts(table, found, first_set(study, table, names))
+
+
+def first_set(study: Study, table: pd.DataFrame, names: list[list[str]]) -> list[list[str]]:
+    """The claims of each row of Figure 3, for the first test set only: the paper has one."""
+    if "Test set" not in table:
+        return names
+    first = table["Test set"].iloc[0]
+    return [pair if name == first else [] for pair, name in zip(names, table["Test set"], strict=True)]
+
+
+def lengths(study: Study, found: pd.DataFrame) -> pd.DataFrame:
+    """Table 4 with verdicts."""
+    columns = [manual.printed(study, row.source, row.arm) for row in manual.read(study, "table_4").itertuples()]
+    return with_verdicts(manual.lengths(study), found, [[f"T4-{column[0]}-"] if column else [] for column in columns])
+
+
+def topics(study: Study, found: pd.DataFrame) -> pd.DataFrame:
+    """Table 5 with verdicts on the real sessions' topics."""
+    table = manual.topics(study)
+    return with_verdicts(table, found, [[f"T5-real-{str(name).replace(' ', '_')}"] for name in table.index])
+
+
+def indicators(study: Study, found: pd.DataFrame) -> pd.DataFrame:
+    """Table 6 with verdicts."""
+    return with_verdicts(manual.indicators(study), found, [[f"T6-{code}-"] for code in manual.NAMES])

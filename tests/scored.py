@@ -1,0 +1,106 @@
+"""The miniature run up to its report, with made-up answers in the place of training and answering; and what a page holds."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+from mi_llm import storage
+from mi_llm.audit.audit import audit
+from mi_llm.construct import rate, screen, split, transcribe, translate
+from mi_llm.corpora.acquire import acquire
+from mi_llm.corpora.read import read
+from mi_llm.dialog import read_rounds, write_dialogs
+from mi_llm.miti.blind import blind
+from mi_llm.miti.coders import code
+from mi_llm.miti.simulate import Counselor, converse
+from mi_llm.miti.summary import summary
+from mi_llm.miti.validation import miti
+from mi_llm.models.card import card, source_of
+from mi_llm.score.score import score
+from mi_llm.study import Study
+
+NUMBERS = {
+    "records": 60, "steps": 90, "tokens": 900, "labelled_tokens": 400, "cut": 0, "left_out": 0, "trainable_parameters": 1000,
+    "first_loss": 3.0, "last_loss": 2.0,
+}  # fmt: skip
+
+
+def make_scored(study: Study) -> None:
+    """Run the stages that the report waits for."""
+    for corpus in study.corpora:
+        acquire(study, corpus)
+        read(study, corpus)
+    for ask in (rate.rate, transcribe.transcribe, translate.translate):
+        ask(study)
+    screen.screen(study)
+    split.split(study)
+    rounds = read_rounds(study.folder / "split" / "test_rounds.jsonl")
+    for model in study.models:
+        folder = study.folder / "respond" / model
+        for arm in ("base", "tuned"):
+            rows = [
+                {"round": r.id, "dialog": r.dialog, "text": r.client if arm == "base" else f"{r.counselor}<b>"} for r in rounds
+            ]
+            storage.write_lines(folder / f"{arm}.jsonl", rows)
+        answers = {"base_tokens_mean": 9.0, "tuned_tokens_mean": 12.0, "base_cut_share": 0.0, "tuned_cut_share": 0.1}
+        storage.write_json(folder / "metrics.json", answers)
+        training = study.folder / "finetune" / model
+        storage.write_json(training / "metrics.json", NUMBERS)
+        storage.write_text(training / "dvclive/plots/metrics/loss.tsv", "step\tloss\n0\t3.0\n5\t2.0\n")
+        storage.write_text(training / "adapter" / "README.md", card(study, model, source_of(study, model), NUMBERS))
+    for model in study.models:
+        for arm, reply in (("base", "您应该早点休息。"), ("tuned", "听起来您很累，又放不下。您愿意先试哪一样？")):
+            dialogs = converse(study, model, arm, always(reply), yes=False)
+            write_dialogs(study.folder / "simulate" / model / f"{arm}.jsonl", dialogs)
+    for stage in (blind, code, miti, summary, audit):
+        stage(study)
+    score(study)
+
+
+def always(reply: str) -> Counselor:
+    """A counselor who says one thing."""
+    return lambda rounds: [reply] * len(rounds)
+
+
+class Page(HTMLParser):
+    """What a page refers to, loads and shows: its links, its anchors, its tables (each a list of rows of cells), its figures."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.figures = 0
+        self.language = ""
+        self.cell = False
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        if tag == "a" and "href" in found:
+            self.targets.append(found["href"])
+        if tag in ("img", "script", "link", "iframe", "source", "video", "audio"):
+            self.loads += [found[name] for name in ("src", "href") if name in found]
+        if "id" in found and not (tag == "g" or self.in_figure):
+            self.ids.append(found["id"])
+        if tag == "html":
+            self.language = found["lang"]
+        self.figures += tag == "svg"
+        self.in_figure = tag == "svg" or (self.in_figure and tag != "figcaption")
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self.cell = True
+
+    in_figure = False
+
+    def handle_endtag(self, tag: str) -> None:
+        self.cell = self.cell and tag not in ("td", "th")
+        self.in_figure = self.in_figure and tag != "svg"
+
+    def handle_data(self, data: str) -> None:
+        if self.cell:
+            self.tables[-1][-1][-1] += data

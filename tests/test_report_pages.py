@@ -1,0 +1,123 @@
+"""The report's and the audit's pages in a real browser: nothing clipped, nothing asked for, no serious fault for a checker."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mi_llm.report.page import PAGES
+from mi_llm.study import Study
+
+SITE = [f"{page}{end}.html" for page in (*(f"report/{name}" for name in PAGES), "audit/index") for end in ("", ".zh")]
+OPEN = "document.querySelectorAll('details').forEach(one => { one.open = true })"
+STICKING_OUT = """[...document.querySelectorAll('body *')].filter(one => !one.closest('.wide, .skip')
+  && one.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(one => one.outerHTML.slice(0, 120))"""
+UNBOXED = "[...document.querySelectorAll('table, figure svg')].filter(one => !one.closest('.wide')).length"
+ALIKE = """(([one, other]) => {
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  canvas.font = `40px ${getComputedStyle(document.body).fontFamily}`;
+  const drawn = (letter) => {
+    canvas.clearRect(0, 0, 60, 60);
+    canvas.fillText(letter, 5, 45);
+    return canvas.getImageData(0, 0, 60, 60).data.join();
+  };
+  return drawn(one) === drawn(other);
+})"""
+
+FEWER = """document.querySelectorAll('#rounds article:nth-child(n+4), #claims tbody tr:nth-child(n+30)')
+  .forEach(one => one.remove())"""
+TOO_WIDE = """[...document.querySelectorAll('main > .wide table, figure svg')]
+  .filter(one => one.getBoundingClientRect().right > innerWidth + 1)
+  .map(one => one.closest('.wide').getAttribute('aria-label'))"""
+GAINS = """[...document.querySelectorAll('#rounds article')]
+  .map(one => one.dataset.gains.split(' ').map(Number).filter((_, at) => at % 4 === 0))"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no chromium on this machine")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def address(study: Study, name: str) -> str:
+    return (study.folder / name).resolve().as_uri()
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_nothing_is_clipped_and_nothing_is_asked_for(scored: Study, browser: Any, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 860})
+    asked: list[str] = []
+    complaints: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda told: complaints.append(told.text) if told.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    for name in SITE:
+        page.goto(address(scored, name))
+        page.evaluate(OPEN)
+        assert page.evaluate(STICKING_OUT) == [], name
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        assert page.evaluate(UNBOXED) == 0, name
+    assert asked == [address(scored, name) for name in SITE]
+    assert complaints == []
+    page.close()
+
+
+def test_the_checker_finds_no_serious_fault(scored: Study, browser: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
+    page = browser.new_page(viewport={"width": 390, "height": 860})
+    for name in SITE:
+        page.goto(address(scored, name))
+        page.evaluate(OPEN)
+        page.evaluate(FEWER)  # of what is alike
+        found = axe.run(page).response["violations"]
+        grave = [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
+        assert grave == [], name
+    page.set_content("<html lang='en'><title>x</title><main><h1>x</h1><img src='data:,'></main></html>")
+    assert "image-alt" in {one["id"] for one in axe.run(page).response["violations"]}  # the checker sees what is wrong
+    page.close()
+
+
+def test_chinese_letters_are_no_boxes(scored: Study, browser: Any) -> None:
+    if not shutil.which("fc-list") or not subprocess.run(["fc-list", ":lang=zh"], capture_output=True, check=False).stdout:
+        pytest.skip("no font with Chinese letters on this machine")
+    page = browser.new_page()
+    page.goto(address(scored, "report/index.zh.html"))
+    assert page.evaluate(f"{ALIKE}(['\\ue123', '\\ue456'])")  # letters that no font has are all the same box
+    assert not page.evaluate(f"{ALIKE}(['访', '谈'])")
+    assert not page.evaluate(f"{ALIKE}(['动', '\\ue123'])")
+    page.close()
+
+
+def test_it_prints_whole(scored: Study, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 690, "height": 1000})  # A4 between its margins
+    page.emulate_media(media="print")
+    for name in ("report/index.html", "report/index.zh.html", "report/checklist.html"):
+        page.goto(address(scored, name))
+        assert page.evaluate("getComputedStyle(document.querySelector('header nav')).display") == "none"
+        assert page.evaluate(TOO_WIDE) == [], name
+    assert page.pdf(format="A4").startswith(b"%PDF")
+    page.close()
+
+
+def test_rounds_are_sorted_and_filtered_in_both_languages(scored: Study, browser: Any) -> None:
+    page = browser.new_page()
+    for name, words in (("report/rounds.html", "121 of 121 rounds"), ("report/rounds.zh.html", "121／121 轮")):
+        page.goto(address(scored, name))
+        assert page.inner_text("#count") == words
+        page.select_option("#order", "gain")
+        means = [sum(one) for one in page.evaluate(GAINS)]
+        assert means == sorted(means, reverse=True)
+        page.select_option("#dialog", index=1)
+        assert 0 < page.locator("#rounds article:visible").count() < 121
+    page.goto(address(scored, "audit/index.zh.html"))
+    page.fill("#words", "T6-EMP-Llama")
+    assert page.locator("#claims tbody tr:visible").count() == 1
+    page.close()
