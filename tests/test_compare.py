@@ -197,7 +197,7 @@ def test_the_manifest_names_what_the_run_was_for(bundle: Path) -> None:
     files = {entry["file"]: entry["comment"] for entry in manifest}
     assert all((bundle / "runs/mini/certificate" / file).is_file() for file in files)
     assert {file.split("/")[1] for file in files} == {"audit"}  # the outputs that a later stage reads are not ends
-    assert files["../audit/index.html"] == "audit, page: Audit: the paper against its released data"
+    assert files["../audit/index.html"] == "audit, page: The paper against its released data"
     assert files["../audit/claims.csv"].startswith("audit, table: id, location, reported")
 
 
