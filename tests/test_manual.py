@@ -85,7 +85,7 @@ def ready(workspace: Path) -> Study:
     path = Path("mini/params.yaml")
     text = re.sub(r"    tiny-(baichuan2|llama3): .*\n", "", path.read_text(encoding="utf-8"))
     path.write_text(text.replace("models: [tiny-baichuan2, tiny-glm4, tiny-llama3]", "models: [tiny-glm4]"), encoding="utf-8")
-    study = study_with(threads="1", max_new_tokens="12", dialogs="4", rounds="3")
+    study = study_with(threads="1", max_new_tokens="12", simulate_dialogs="4", simulate_rounds="3")
     give_adapter(study, "tiny-glm4")
     return study
 

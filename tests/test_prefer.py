@@ -50,7 +50,7 @@ def tiny_models(workspace: Path) -> Path:
 @pytest.fixture
 def ready(tiny_models: Path, sample_dialogs: list[Dialog]) -> Study:
     """A study with one tuned model, the beginnings of dialogs to learn from, two dialogs answered by base and tuned model."""
-    settled = study_with(threads="1", max_new_tokens="40", resamples="500")
+    settled = study_with(threads="1", max_new_tokens="40", score_resamples="500")
     study = preferring(settled, rounds=10, candidates=4, margin=1, learning_rate=0.002, batch=4, epochs=2)
     give_adapter(study, MODEL)
     split = study.folder / "split"

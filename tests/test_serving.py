@@ -61,7 +61,7 @@ def server(place: tuple[Path, Study]) -> Iterator[Server]:
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a study of which one model never ends a reply, and two replies are written at a time."""
     folder = tmp_path_factory.mktemp("endless")
-    study = study_in(folder, threads="1", batch="2")
+    study = study_in(folder, threads="1", respond_batch="2")
     with chdir(folder):
         never_end(study, ENDLESS)
     return folder

@@ -1,5 +1,6 @@
 """A study in miniature for tests: its parameters with some lines changed, and adapters that no training made."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -11,10 +12,15 @@ from mi_llm.study import load as load_study
 
 
 def study_with(**changes: str) -> Study:
-    """The miniature's parameters with some lines changed (`key=value`)."""
+    """The miniature's parameters with some lines changed: `key=value`, or `section_key=value` where several sections have it."""
     lines = Path("mini/params.yaml").read_text(encoding="utf-8").splitlines()
-    for key, value in changes.items():
-        place = max(number for number, line in enumerate(lines) if line.strip().startswith(f"{key}:"))
+    sections = {line.split(":")[0]: number for number, line in enumerate(lines) if re.match(r"\w+:$", line)}
+    for name, value in changes.items():
+        section, _, key = name.partition("_")
+        start, key = (sections[section], key) if section in sections else (0, name)
+        places = [number for number, line in enumerate(lines) if number >= start and line.strip().startswith(f"{key}:")]
+        assert start or len(places) == 1, f"several sections have {name}"
+        place = places[0]
         lines[place] = f"{lines[place].split(':')[0]}: {value}"
     Path("mini/params.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return load_study(Path("mini/params.yaml"))
