@@ -7,7 +7,6 @@ study's tolerances, its verdicts are the same, and only those of its files diffe
 """
 
 import csv
-import hashlib
 import io
 import json
 import subprocess
@@ -107,11 +106,7 @@ def verdicts(table: Path) -> dict[str, dict[str, str]]:
 
 def facts(folder: Path) -> dict[str, Any]:
     """What the reference keeps of one output: the MD5 of each file, the metrics, and of an audit each claim's verdict."""
-    files = {
-        path.relative_to(folder).as_posix(): hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    files = storage.md5s(folder)
     found = {"files": files, "metrics": storage.read_json(folder / "metrics.json")}
     if "claims.csv" in files:
         found["claims"] = {name: row["verdict"] for name, row in verdicts(folder / "claims.csv").items()}

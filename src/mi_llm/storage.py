@@ -123,6 +123,17 @@ def blob_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
 
 
+def md5(path: Path) -> str:
+    """MD5 of a file, as DVC has it."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def md5s(folder: Path) -> dict[str, str]:
+    """The MD5 of each file in a folder, by its path below it."""
+    return {path.relative_to(folder).as_posix(): md5(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, or of a folder: over the sorted relative names and contents of the files in it."""
     if path.is_dir():

@@ -1,10 +1,10 @@
 """What the archive does not hold, as a table: what, licence, why, how to fetch it, and the hash that it must have."""
 
-import csv
-import io
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+
+import pandas as pd
 
 from mi_llm import models
 from mi_llm.corpora.fetch import sources
@@ -68,8 +68,4 @@ def weights() -> list[LeftOut]:
 
 def table(rows: list[LeftOut]) -> str:
     """The rows as CSV."""
-    lines = io.StringIO()
-    writer = csv.DictWriter(lines, [field.name for field in fields(LeftOut)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return lines.getvalue()
+    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))

@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from mi_llm import storage
 from mi_llm.problem import Problem
 
 
@@ -17,10 +18,11 @@ def checked(path: Path, md5: str, remedy: str) -> list[Path]:
     """The files of one output (a folder or a file); a Problem if they are not the ones that the lock names."""
     if not path.exists():
         raise Problem(str(path), "not here", "the committed run's output", remedy)
-    below = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
-    sums = {item: hashlib.md5(item.read_bytes(), usedforsecurity=False).hexdigest() for item in below}
-    by_name = {item.relative_to(path).as_posix(): found for item, found in sums.items()}
-    found = folder_md5(by_name) if path.is_dir() else sums[path]
+    if path.is_dir():
+        sums = storage.md5s(path)
+        found, files = folder_md5(sums), [path / name for name in sums]
+    else:
+        found, files = storage.md5(path), [path]
     if found != md5:
         raise Problem(str(path), f"MD5 {found}", f"{md5}, as the committed lock has it", remedy)
-    return below
+    return files

@@ -11,13 +11,14 @@ import re
 import subprocess
 import sys
 import uuid
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from importlib.metadata import metadata
 from pathlib import Path
 from urllib.parse import unquote
 
+import pandas as pd
 from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, XsUri
 from cyclonedx.model.bom import Bom
@@ -118,11 +119,8 @@ def renew() -> None:
         name, download = item["metadata"]["name"], item["download_info"]
         file = unquote(download["url"].rsplit("/", 1)[-1])
         rows.add(Package(name, wanted[normal(name)], file, download["archive_info"]["hashes"]["sha256"], licence(name)))
-    lines = io.StringIO()
-    writer = csv.DictWriter(lines, [field.name for field in fields(Package)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: (normal(row.package), row.file)))
-    storage.write_text(TABLE, lines.getvalue())
+    listed = pd.DataFrame(sorted(rows, key=lambda row: (normal(row.package), row.file)))
+    storage.write_text(TABLE, listed.to_csv(index=False, lineterminator="\n"))
     print(f"{TABLE}: {len(rows)} files of {len(wanted)} packages; commit it together with {LOCK}", file=sys.stderr)
 
 

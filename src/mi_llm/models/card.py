@@ -7,6 +7,7 @@ in it. Its text is `card.md.jinja`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -51,10 +52,15 @@ def source_of(study: Study, model: str) -> Source:
 
 def card(study: Study, model: str, source: Source, numbers: Mapping[str, float]) -> str:
     """The card's text, Markdown with a YAML head; `numbers` are those of `metrics.json`."""
+    values = {
+        "study": study, "options": study.finetune, "model": model, "source": source, "numbers": numbers,
+        "granularity": GRANULARITY[study.finetune.records],
+    }  # fmt: skip
+    return rendered("card.md.jinja", values)
+
+
+def rendered(template: str, values: Mapping[str, Any]) -> str:
+    """A card's text, from a template in this folder; a value that the template lacks is an error."""
     environment = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # noqa: S701
-    template = environment.from_string((resources.files(__package__) / "card.md.jinja").read_text(encoding="utf-8"))
-    granularity = GRANULARITY[study.finetune.records]
-    text = template.render(
-        study=study, options=study.finetune, model=model, source=source, numbers=numbers, granularity=granularity
-    )
-    return text + "\n"
+    source = (resources.files(__package__) / template).read_text(encoding="utf-8")
+    return environment.from_string(source).render(values) + "\n"

@@ -14,14 +14,13 @@ from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from jinja2 import Environment, StrictUndefined
 from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.models import hub
 from mi_llm.models.base import checkpoint
-from mi_llm.models.card import Source, source_of
+from mi_llm.models.card import Source, rendered, source_of
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 
@@ -139,14 +138,12 @@ def card(
     study: Study, model: str, source: Source, *, name: str, duties: Duties | None, files: list[Listed], training: str
 ) -> str:
     """The repository's model card: its own head, and what the training's card says of data, settings, use and licence."""
-    environment = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # noqa: S701
-    template = environment.from_string((resources.files(__package__) / "hub_card.md.jinja").read_text(encoding="utf-8"))
     values: dict[str, Any] = {"study": study, "model": model, "name": name, "source": source, "duties": duties, "files": files}
     weights = checkpoint(study, model) / "model.safetensors"
     if not source.hub and not weights.is_file():
         raise Problem(str(weights), "no such file", "the adapter's base", "run ./reproduce.sh, or `make pull-chat`")
     base_sha256 = "" if source.hub else storage.sha256(weights)
-    return template.render(values, base_sha256=base_sha256, training=sections(training)) + "\n"
+    return rendered("hub_card.md.jinja", values | {"base_sha256": base_sha256, "training": sections(training)})
 
 
 def sections(training: str) -> str:

@@ -231,14 +231,18 @@ def four_bit(options: Finetune, processes: Processes) -> BitsAndBytesConfig:
     )
 
 
+def lora_of(options: Finetune) -> LoraConfig:
+    """The LoRA that the parameters describe, as peft takes it."""
+    lora = options.lora
+    return LoraConfig(
+        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules
+    )
+
+
 def adapt(model: PreTrainedModel, options: Finetune, seed: int) -> PeftModel:
     """Freeze the base and add seeded LoRA matrices, in float32, to all its linear layers."""
     torch.manual_seed(seed)
-    lora = options.lora
-    config = LoraConfig(
-        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules
-    )
-    adapted = get_peft_model(model, config)
+    adapted = get_peft_model(model, lora_of(options))
     assert isinstance(adapted, PeftModel)
     return adapted
 

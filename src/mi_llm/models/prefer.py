@@ -18,7 +18,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,8 +25,7 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import Dataset
-from jinja2 import Environment, StrictUndefined
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from safetensors.torch import load_file
 from safetensors.torch import save as saved
 from tqdm import tqdm
@@ -41,6 +39,7 @@ from mi_llm.miti.coding import Behaviour, Coded, volley
 from mi_llm.models import card
 from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
 from mi_llm.models.branching import branching_attention
+from mi_llm.models.finetune import lora_of
 from mi_llm.models.processes import Processes
 from mi_llm.models.respond import Answer, Journal, answer_all, asked_rounds, chats, numbers_of, without_time
 from mi_llm.models.template import ChatFormat, encode, prompt
@@ -280,7 +279,7 @@ def trainer_of(study: Study, model: str, pairs: Sequence[Pair], scratch: Path) -
     gc.collect()
     loaded, tokenizer = load(checkpoint(study, model), finetuned.precision)
     merged = PeftModel.from_pretrained(loaded, study.folder / "finetune" / model / "adapter").merge_and_unload()
-    on_gpu, lora = torch.cuda.is_available(), finetuned.lora
+    on_gpu = torch.cuda.is_available()
     settings = DPOConfig(
         output_dir=str(scratch),
         beta=options.beta,
@@ -301,11 +300,8 @@ def trainer_of(study: Study, model: str, pairs: Sequence[Pair], scratch: Path) -
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
     )
-    fresh = LoraConfig(
-        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules
-    )
     dataset = Dataset.from_list(tokens_of(study, tokenizer, chat_format(study, model), pairs))
-    return TokenTrainer(merged, args=settings, train_dataset=dataset, processing_class=tokenizer, peft_config=fresh)
+    return TokenTrainer(merged, args=settings, train_dataset=dataset, processing_class=tokenizer, peft_config=lora_of(finetuned))
 
 
 def optimise(study: Study, model: str, pairs: Sequence[Pair], adapter: Path) -> dict[str, float]:
@@ -448,8 +444,7 @@ def pair_numbers(
 
 def card_of(study: Study, model: str, numbers: dict[str, Any]) -> str:
     """The card beside the adapter, Markdown with a YAML head; its text is `prefer.md.jinja`."""
-    environment = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # noqa: S701
-    template = environment.from_string((resources.files(__package__) / "prefer.md.jinja").read_text(encoding="utf-8"))
     merits = {behaviour.value: worth for behaviour, worth in MERITS.items()}
     source = card.source_of(study, model)
-    return template.render(study=study, model=model, source=source, numbers=numbers, merits=merits, repeated=REPEATED) + "\n"
+    values = {"study": study, "model": model, "source": source, "numbers": numbers, "merits": merits, "repeated": REPEATED}
+    return card.rendered("prefer.md.jinja", values)

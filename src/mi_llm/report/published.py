@@ -18,7 +18,6 @@ from mi_llm.report import manual, tables
 from mi_llm.study import Study
 
 AGREES, DIFFERS, OTHER = "agrees", "differs", "other scale"
-FEATURES = ("rounds", "counselor", "client")
 SCORED = {"baichuan2": "Baichuan2", "glm4": "ChatGLM4", "llama3": "Llama3"}
 
 
@@ -66,9 +65,9 @@ def own_dialogs(study: Study) -> Iterable[Own]:
     for corpus, short in (("cpsycound", "CPsy"), ("psydtcorpus", "PsyDT")):
         found = storage.read_json(study.folder / "read" / corpus / "metrics.json")
         same = corpus in study.acquire.upstream and found["dialogs"] > 0
-        yield from (Own(f"T3-{short}-{name}", found[f"{name}_mean"], same=same) for name in FEATURES)
+        yield from (Own(f"T3-{short}-{name}", found[f"{name}_mean"], same=same) for name in tables.FEATURES)
     for part, same in (("train", train), ("test", released(study))):
-        yield from (Own(f"T3-{part}-{name}", parts[part][f"{name}_mean"], same=same) for name in FEATURES)
+        yield from (Own(f"T3-{part}-{name}", parts[part][f"{name}_mean"], same=same) for name in tables.FEATURES)
     yield Own("X-2000", parts["train"]["dialogs"], same=train)
     yield Own("X-40", parts["test"]["dialogs"], same=released(study))
     yield Own("X-367", parts["test"]["round_samples"], same=released(study))
@@ -98,7 +97,7 @@ def own_lengths(study: Study) -> Iterable[Own]:
         if column := manual.printed(study, line.source, line.arm):
             yield Own(f"T4-{column[0]}-n", line.n, same=met(study, line.arm))
             factor = stats.t.ppf((1 + study.score.confidence) / 2, line.n - 1) / sqrt(line.n) if line.n > 1 else float("nan")
-            for name in FEATURES:
+            for name in tables.FEATURES:
                 mean, half = getattr(line, f"{name}_mean"), factor * getattr(line, f"{name}_sd")
                 yield Own(f"T4-{column[0]}-{name}", mean, mean - half, mean + half, met(study, line.arm))
 
