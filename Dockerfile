@@ -35,8 +35,8 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \
 ARG PIP_EXTRA_INDEX_URL=
 # Byte code names its source by hash, not by time. Some packages hold files for other versions of Python, which do not compile.
 ARG SOURCE_DATE_EPOCH=0
-ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} PIP_CONFIG_FILE=/run/secrets/pip PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN --mount=type=cache,target=/root/.cache/pip,sharing=locked \
+ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} PIP_CONFIG_FILE=/run/secrets/pip PIP_CACHE_DIR=/var/cache/pip PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN --mount=type=cache,target=/var/cache/pip,sharing=locked \
     --mount=type=secret,id=pip,target=/run/secrets/pip \
     --mount=type=bind,source=requirements.lock,target=/requirements.lock \
     python3 -m venv /opt/venv \
