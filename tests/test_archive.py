@@ -247,6 +247,11 @@ def test_a_committed_audit_is_held_against_its_lock(copy: Path, tmp_path: Path) 
     assert "runs/paper/audit: MD5" in refusal(lambda: build(Path("dist"), None))
 
 
+def test_the_lock_that_an_audit_leaves_is_no_change(archive: Path, copy: Path) -> None:
+    (copy / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n", encoding="utf-8")
+    assert build(Path("dist"), None).read_bytes() == archive.read_bytes()
+
+
 def test_an_image_may_come_with_it(copy: Path, tmp_path: Path) -> None:
     image = tmp_path / "study.tar"
     image.write_bytes(b"layers" * 1000)

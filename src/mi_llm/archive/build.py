@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 from mi_llm import __version__, storage
 from mi_llm.archive import container, crate, history, left_out, packages
 from mi_llm.archive.outputs import checked
-from mi_llm.compare import outputs
+from mi_llm.compare import committed, outputs
 from mi_llm.problem import Problem
 
 MANIFEST = "manifest-sha256.txt"
@@ -85,11 +85,11 @@ def shipped_data() -> list[Item]:
     ]
 
 
-def finished(lock: Path, stages: Sequence[str], licence: str, remedy: str) -> list[Item]:
-    """The outputs of a committed lock, of the named stages or of all."""
+def finished(lock: str, stages: Sequence[str], licence: str, remedy: str) -> list[Item]:
+    """The outputs that a committed lock names, of the named stages or of all."""
     return [
         Item(file.as_posix(), file, licence, "")
-        for path, (stage, md5) in sorted(outputs(storage.read_text(lock)).items())
+        for path, (stage, md5) in sorted(outputs(lock).items())
         if not stages or stage.split("@", maxsplit=1)[0] in stages
         for file in checked(Path(path), md5, remedy)
     ]
@@ -98,8 +98,9 @@ def finished(lock: Path, stages: Sequence[str], licence: str, remedy: str) -> li
 def audit() -> list[Item]:
     """The audit's outputs, where they are here: held against the committed lock, or if there is none, as they are."""
     folders = [folder for name in PUBLISHED if (folder := Path("runs/paper") / name).is_dir()]
-    if folders and Path("dvc.lock").exists():
-        return finished(Path("dvc.lock"), PUBLISHED, PAPER_RUN, "./reproduce.sh audit")
+    lock = committed(Path("dvc.lock"))
+    if folders and lock is not None:
+        return finished(lock, PUBLISHED, PAPER_RUN, "./reproduce.sh audit")
     return [
         Item(file.as_posix(), file, PAPER_RUN, "") for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()
     ]
@@ -130,10 +131,10 @@ def zenodo(citation: dict[str, Any], moment: datetime) -> str:
 def not_here(items: list[Item], image: bool) -> str:
     """left-out.csv: upstream texts and weights, and what this archive was made without."""
     rows = left_out.corpora() + left_out.weights()
-    if Path("dvc.lock").exists():
+    if lock := committed(Path("dvc.lock")):
         rows += [
             left_out.LeftOut(path, "of its sources", "holds upstream texts", "./reproduce.sh audit --mirror DIR", f"md5:{md5}")
-            for path, (stage, md5) in sorted(outputs(storage.read_text(Path("dvc.lock"))).items())
+            for path, (stage, md5) in sorted(outputs(lock).items())
             if stage.split("@", maxsplit=1)[0] not in PUBLISHED
         ]
     if not any(item.name.startswith("runs/paper/") for item in items):
@@ -272,7 +273,12 @@ def gather(image: Path | None) -> tuple[list[Item], datetime]:
     """Everything that goes into the archive, and the commit's time."""
     commit, moment = history.head()
     of = source(commit, moment)
-    items = code(commit) + shipped_data() + finished(Path("mini/dvc.lock"), (), "CC0-1.0", "./reproduce.sh mini") + audit()
+    items = (
+        code(commit)
+        + shipped_data()
+        + finished(storage.read_text(Path("mini/dvc.lock")), (), "CC0-1.0", "./reproduce.sh mini")
+        + audit()
+    )
     made = top(of, items, image)
     items += [*made, Item("README.md", readme(commit, made), "MIT", "what this archive is, and how to run it")]
     done = results(items)

@@ -42,8 +42,11 @@ def git(*words: str, folder: Path | None = None, given: bytes = b"") -> bytes:
 
 
 def head() -> tuple[str, datetime]:
-    """The commit that is checked out, and its time; a Problem if the files are not those of that commit."""
-    changed = git("status", "--porcelain").decode("utf-8").splitlines()
+    """The commit that is checked out, and its time; a Problem if the files are not those of that commit.
+
+    But for the lock at the root, which the audit writes and no archive reads: what is committed of it is taken from the commit.
+    """
+    changed = git("status", "--porcelain", "--", ".", ":(exclude,top)dvc.lock").decode("utf-8").splitlines()
     if changed:
         raise Problem(
             f"{changed[0][3:]}" + (f" and {len(changed) - 1} more" if len(changed) > 1 else ""),
