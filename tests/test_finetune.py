@@ -166,12 +166,13 @@ def test_a_step_is_shared_out_whole_to_any_number_of_processes(study: Study) -> 
     options = changed(study.finetune, batch=2, cutoff=50)
     for packed in (True, False):
         for processes in (1, 2, 3, 30):
-            dealt = shares(range(20), lengths, changed(options, packed=packed), processes)
-            assert len(dealt) == processes
-            assert sorted(chain(*chain(*dealt))) == list(range(20))
-            rows = [sum(lengths[number] for number in row) for row in chain(*dealt)]
-            assert max(rows) <= 2 * max(lengths)  # what padding to the longest would take, at worst
-    assert shares([3, 1, 2, 0], lengths, changed(options, packed=False), 1) == [[[3, 1], [2, 0]]]
+            for device, most in (("cuda", 2), ("cpu", 1 if packed else 2)):
+                dealt = shares(range(20), lengths, changed(options, packed=packed), processes, torch.device(device))
+                assert len(dealt) == processes
+                assert sorted(chain(*chain(*dealt))) == list(range(20))
+                rows = [sum(lengths[number] for number in row) for row in chain(*dealt)]
+                assert max(rows) <= most * max(lengths)  # what padding to the longest would take, at worst
+    assert shares([3, 1, 2, 0], lengths, changed(options, packed=False), 1, torch.device("cpu")) == [[[3, 1], [2, 0]]]
 
 
 def test_a_row_holds_whole_records_and_no_more_than_its_room() -> None:

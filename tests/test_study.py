@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mi_llm.problem import Problem
-from mi_llm.study import load
+from mi_llm.study import file_of, load
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(path for path in [ROOT / "params.yaml", *ROOT.glob("*/params.yaml")] if path.parent.name != "pretrain")
@@ -68,3 +68,12 @@ def test_seeds_differ_by_purpose_and_stay_the_same() -> None:
     study = load(ROOT / "mini" / "params.yaml")
     assert study.seed_of("split") == study.seed_of("split")
     assert len({study.seed_of("split"), study.seed_of("score"), study.seed_of("finetune", "tiny-glm4")}) == 3
+
+
+def test_a_study_is_meant_by_name_folder_or_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert [file_of(Path(name)) for name in ("paper", "mini", "mini/params.yaml")] == [
+        Path("params.yaml"), Path("mini/params.yaml"), Path("mini/params.yaml"),
+    ]  # fmt: skip
+    with pytest.raises(Problem, match=r"(?s)papper: no such study.*expected: paper"):
+        load(file_of(Path("papper")))

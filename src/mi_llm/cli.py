@@ -14,13 +14,15 @@ import typer
 from ruamel.yaml import YAML
 
 from mi_llm.problem import Problem
-from mi_llm.study import Llm, Study, load
+from mi_llm.study import Llm, Study, file_of, load
 
 if TYPE_CHECKING:
     from mi_llm.construct.cassette import Question
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-StudyFile = Annotated[Path, typer.Option("--study", help="the study's parameters file")]
+StudyFile = Annotated[
+    Path, typer.Option("--study", help="the study: paper, mini, another's folder, or a parameters file", callback=file_of)
+]
 Item = Annotated[str, typer.Argument()]
 Mode = Annotated[str | None, typer.Option(help="replay, record, batch or live, in place of the parameters' llm.mode")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what recording would take, and do nothing")]

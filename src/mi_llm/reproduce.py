@@ -22,7 +22,7 @@ from mi_llm.certificate.certify import certify
 from mi_llm.compare import committed, lock_of
 from mi_llm.doctor import fitting, machine
 from mi_llm.problem import Problem
-from mi_llm.study import Study, load
+from mi_llm.study import Study, file_of, load
 
 SHIPPED = ("data.dvc", "pretrain/dvc.yaml")  # what cannot be recomputed: sample corpora, recorded answers, tiny models
 AUDIT_MINUTES = 3  # measured on two CPU cores with a mirror folder
@@ -33,8 +33,8 @@ def chosen(name: str) -> Study:
     if name == "auto":
         name = "paper" if machine().gpu and machine().engine else "mini"
         print(f"chosen for this machine: {name}", file=sys.stderr)
-    params = Path("params.yaml") if name in ("paper", "audit") else Path(name) / "params.yaml"
-    if not params.exists():
+    params = file_of(Path("paper" if name == "audit" else name))
+    if not params.is_file():
         known = sorted(str(path.parent) for path in Path().glob("*/params.yaml") if (path.parent / "dvc.yaml").exists())
         raise Problem(name, "no such study", f"auto, audit, paper, {', '.join(known)}", "correct the name")
     return load(params)

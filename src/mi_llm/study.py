@@ -370,8 +370,17 @@ class Study(Section):
         return hashlib.sha256(storage.dump(self.model_dump(mode="json")).encode()).hexdigest()
 
 
+def file_of(name: Path) -> Path:
+    """The parameters file that is meant: `paper` means the one at the root, a folder the one in it."""
+    if name == Path("paper"):
+        return Path("params.yaml")
+    return name / "params.yaml" if name.is_dir() else name
+
+
 def load(path: Path) -> Study:
     """Read a parameters file; every error names the file, the key, what was found and what is allowed."""
+    if not path.is_file():
+        raise Problem(str(path), "no such study", "paper, mini, another's folder, or a parameters file", "correct the name")
     text = storage.read_text(path)
     try:
         content: Any = YAML(typ="safe").load(text)

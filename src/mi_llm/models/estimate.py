@@ -21,7 +21,7 @@ BYTES = {"float32": 4, "bfloat16": 2}
 # 2023, QLoRA, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 ADAPTER_BYTES = 16  # a parameter in float32, as peft keeps it: weight, gradient, AdamW's two moments (Kingma and Ba 2015)
-LOGIT_BYTES = 12  # float32: logarithms of probabilities, their gradient, that of the logits
+LOGIT_BYTES = 6  # float32, overwritten with their gradient; and once in bfloat16, as the model gives and takes them
 WORKSPACE = 1.5e9  # assumption: bytes that CUDA, its libraries and gaps between blocks take
 LABELLED = 0.6  # assumption: the share of a record's tokens that the loss sees
 SHARE = 0.4  # assumption: the share of its peak that a card reaches in fine-tuning
@@ -109,27 +109,26 @@ def weight_bytes(shape: Shape, precision: str, four_bit: bool = False) -> float:
 def layer_bytes(shape: Shape, precision: str, rank: int) -> float:
     """Bytes that one decoder layer keeps of one token for its backward pass.
 
-    Counted from what autograd saves in transformers' Llama and GLM under peft, with attention that does not keep its scores
-    (FlashAttention, Dao et al. 2022): the inputs of the LoRA matrices (copied to float32 where the base is not), their
-    products, queries, keys, values and output of attention with one normaliser a head, three tensors of the gated
-    feed-forward part, and what the two norms saw in float32. A frozen matrix keeps nothing.
+    Counted from what is saved in transformers' Llama and GLM with our gradients (`models/gradients.py`) and attention that does
+    not keep its scores (FlashAttention, Dao et al. 2022): the inputs of the linear layers and the LoRA products, queries, keys,
+    values and output of attention with one normaliser a head, three more tensors of the gated feed-forward part, and of the
+    two norms what they normalised and by how much. A frozen matrix keeps nothing.
     """
     size, hidden, wide = BYTES[precision], shape.hidden, shape.intermediate
-    inputs = sum(width for width, _ in shape.linears) if size < 4 else 2 * hidden + wide
-    kept = 4 * inputs + 4 * rank * len(shape.linears)
+    inputs = 3 * hidden + wide + rank * len(shape.linears)
     attention = size * 2 * (hidden + shape.key_value) + 4 * shape.heads
-    return kept + attention + size * 3 * wide + 8 * (hidden + 1)
+    return size * inputs + attention + size * 3 * wide + 2 * (size * hidden + 4)
 
 
 def flops_per_token(shape: Shape, rank: int, checkpointing: bool, context: float) -> float:
     """Floating-point operations of training on one token, in a record of `context` tokens on average.
 
     A weight takes 2 operations forward and 2 for the gradient of its input; a frozen one needs no gradient of its own, the
-    adapter's does (2 more). Checkpointing computes the decoder layers' forward pass once more. Attention (scores and
-    weighted sum, half of the record on average): 4 × hidden × context / 2 a layer, twice that backward (Kaplan et al. 2020,
-    Table 1; Chowdhery et al. 2022, appendix B).
+    adapter's does (2 more). Checkpointing computes the forward pass of all decoder layers but the last once more. Attention
+    (scores and weighted sum, half of the record on average): 4 × hidden × context / 2 a layer, twice that backward (Kaplan et
+    al. 2020, Table 1; Chowdhery et al. 2022, appendix B).
     """
-    again = int(checkpointing)
+    again = int(checkpointing) * (1 - 1 / shape.layers)
     attention = shape.layers * 4 * shape.hidden * context / 2
     frozen = shape.linear * (4 + 2 * again) + shape.embedding * 4
     return frozen + shape.adapter(rank) * (6 + 2 * again) + attention * (3 + again)

@@ -36,7 +36,6 @@ import psutil
 import torch
 from dvclive import Live
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora.layer import LoraLayer
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
@@ -52,6 +51,7 @@ from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.models import card, estimate
 from mi_llm.models.base import PRECISION, chat_format, checkpoint, load, prepare_torch
+from mi_llm.models.gradients import write_out
 from mi_llm.models.packing import ATTENTION, Batch, loss_sum, pack, pad, shares
 from mi_llm.models.processes import Processes
 from mi_llm.models.template import IGNORED, ChatFormat, Encoded, encode, messages
@@ -258,28 +258,14 @@ def share_out(model: PeftModel) -> None:
     fully_shard(model, ignored_params=adapter)
 
 
-class InPlace:
-    """A peft LoRA variant: the product is added by the matrix multiplication itself, not in two more passes over the output."""
-
-    @staticmethod
-    def forward(module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
-        """What a layer gives with its adapter: `result + scaling * B(A(x))`."""
-        low = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
-        high, scaling = module.lora_B[active_adapter].weight.t(), module.scaling[active_adapter]
-        whole: torch.Tensor = torch.addmm(result.flatten(0, -2), low.flatten(0, -2), high, alpha=scaling).view_as(result)
-        return whole
-
-
 def make_ready(model: PeftModel, options: Finetune) -> None:
-    """Set a model up for training: its attention, the LoRA layers' arithmetic, gradient checkpointing."""
+    """Set a model up for training: its attention, its layers' arithmetic, gradient checkpointing."""
     if options.packed:
         model.get_base_model().set_attn_implementation(ATTENTION)
-    for layer in model.modules():
-        if isinstance(layer, LoraLayer):
-            layer.lora_variant["default"] = InPlace
-            layer.cast_input_dtype_enabled = False  # autocast casts, once
+    write_out(model)
     if options.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.get_base_model().model.layers[-1].gradient_checkpointing = False  # the first to go back
     model.train()
 
 
@@ -362,7 +348,7 @@ class Training:
         Where the base is shared out, all processes must pass through it equally often: one with fewer micro-batches repeats a
         record, which then counts nothing.
         """
-        dealt = shares(now, self.lengths, self.options, self.processes.count)
+        dealt = shares(now, self.lengths, self.options, self.processes.count, self.processes.device)
         mine = dealt[self.processes.rank]
         idle = max(map(len, dealt)) - len(mine) if isinstance(self.model, FSDPModule) else 0
         whole, kind = sum(self.labelled[place] for place in now), self.processes.device.type
@@ -588,7 +574,8 @@ def dry_run(study: Study, model: str) -> None:
     places = order(len(lengths), options.epochs, study.seed_of("finetune", model))
     per_step = options.batch * options.accumulation
     steps = [places[start : start + per_step] for start in range(0, len(places), per_step)]
-    micro_batches = [one for now in steps for mine in shares(now, lengths, options, processes.count) for one in mine]
+    dealt = [shares(now, lengths, options, processes.count, processes.device) for now in steps]
+    micro_batches = [one for step in dealt for mine in step for one in mine]
     largest = max(micro_batches, key=lambda micro_batch: sum(lengths[place] for place in micro_batch))
     load = estimate.Load(
         tokens=sum(lengths[place] for place in largest),

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from mi_llm.models.gradients import cross_entropy
 from mi_llm.models.template import IGNORED, Encoded
 from mi_llm.study import Finetune
 
@@ -32,17 +33,19 @@ class Batch:
     labels: torch.Tensor
 
 
-def shares(now: Sequence[int], lengths: Sequence[int], options: Finetune, processes: int) -> list[list[list[int]]]:
+def shares(
+    now: Sequence[int], lengths: Sequence[int], options: Finetune, processes: int, device: torch.device
+) -> list[list[list[int]]]:
     """Share out a step's records: for each process its micro-batches, each a list of record numbers.
 
     Packed, the longest are dealt out first, so that all have about as much to do, and a micro-batch has room for `options.batch`
-    of the longest records there are: it never takes more memory than padding would.
+    of the longest records there are: it never takes more memory than padding would. A processor has enough to do with one.
     """
     if not options.packed:
         dealt = [list(now[process::processes]) for process in range(processes)]
         return [[mine[start : start + options.batch] for start in range(0, len(mine), options.batch)] for mine in dealt]
     longest_first = sorted(now, key=lambda number: (-lengths[number], number))
-    room = options.batch * max(lengths)
+    room = max(lengths) * (1 if device.type == "cpu" else options.batch)
     return [first_fit(longest_first[process::processes], lengths, room) for process in range(processes)]
 
 
@@ -87,7 +90,7 @@ def pad(records: Sequence[Encoded], padding: int, device: torch.device) -> Batch
 def loss_sum(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Cross entropy summed over the labelled tokens, in float32; no other token's logits are computed."""
     logits = model(**batch.inputs, use_cache=False, logits_to_keep=batch.asked).logits
-    return cross_entropy(logits.flatten(0, -2).float(), batch.labels, reduction="sum")
+    return cross_entropy(logits.flatten(0, -2).float(), batch.labels)
 
 
 def attend(
