@@ -13,7 +13,9 @@ from importlib import import_module
 
 import results
 
-MODULES = {"P1": "answering", "P2": "training", "P3": "scoring", "P5": "reading", "P6": "recording", "P8": "serving"}
+MODULES = {
+    "P1": "answering", "P2": "training", "P3": "scoring", "P4": "roofline", "P5": "reading", "P6": "recording", "P8": "serving",
+}  # fmt: skip
 
 
 def main(names: Sequence[str]) -> int:

@@ -290,11 +290,12 @@ def test_a_damaged_output_differs(bundle: Path, name: str, content: bytes, why: 
     assert run.lines[-1] == "compared with the committed lock: 12 identical, 0 within tolerance, 1 differ"
 
 
-def test_a_torn_lock_is_a_sentence(bundle: Path) -> None:
-    (bundle / "mini/dvc.lock").write_text("stages: {read@annomi: {outs: [", encoding="utf-8")
+@pytest.mark.parametrize(("torn", "found"), [("outs:\n  - path: [", "not YAML"), ("outs:\n    - path:", "expected str")])
+def test_a_torn_lock_is_a_sentence(bundle: Path, torn: str, found: str) -> None:
+    (bundle / "mini/dvc.lock").write_text(f"schema: '2.0'\nstages:\n  read@annomi:\n    {torn}", encoding="utf-8")
     run = compare(bundle)
     assert run.status == 2
-    assert run.errors.startswith("mi-llm: dvc.lock: not YAML")
+    assert run.errors.startswith(f"mi-llm: dvc.lock: {found}")
 
 
 def test_an_output_that_is_not_here(bundle: Path) -> None:

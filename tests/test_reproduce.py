@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+from ruamel.yaml import YAML
+
+from mi_llm.reproduce import mend
+from mi_llm.study import load
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [str(Path(sys.executable).parent / "mi-llm"), "reproduce"]
@@ -60,6 +65,21 @@ def small(clone: Path) -> Path:
     return clone
 
 
+def test_a_lock_torn_anywhere_is_mended(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(small)
+    study, lock = load(Path("small/params.yaml")), Path("small/dvc.lock")
+    whole, kept = Path("mini/dvc.lock").read_text(encoding="utf-8"), 0
+    for size in range(600):  # among them, every kind of line
+        lock.write_text(whole[:size], encoding="utf-8")
+        mend(study)
+        if lock.exists():
+            COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(lock))
+            assert lock.read_text(encoding="utf-8") == whole[:size]
+            kept += 1
+            lock.unlink()
+    assert 0 < kept < 600
+
+
 def test_a_run_killed_at_any_moment_ends_in_the_same_lock(small: Path) -> None:
     began = time.monotonic()
     assert "nothing to compare with" not in run(small, "small")
@@ -83,10 +103,12 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_lock(small: Path) -> None:
     assert (small / "small/dvc.lock").read_bytes() == whole
 
 
-def test_torn_lock_files_are_mended(small: Path) -> None:
+def test_after_a_torn_lock_the_run_ends_as_before(small: Path) -> None:
     lock = small / "small/dvc.lock"
+    if not lock.exists():
+        run(small, "small")
     whole = lock.read_bytes()
-    lock.write_bytes(whole[: len(whole) // 2] + b"\n  : : [")
+    lock.write_bytes(whole[: len(whole) // 2].rpartition(b"    deps:")[0] + b"    deps:\n    - path: runs\n      hash:")
     (small / ".dvc/tmp/rwlock").write_text('{"read": {', encoding="utf-8")
     run(small, "small")
     assert lock.read_bytes() == whole

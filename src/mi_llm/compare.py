@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from ruamel.yaml import YAML, YAMLError
+from voluptuous import Invalid
 
 from mi_llm import storage
 from mi_llm.problem import Problem
@@ -86,14 +88,22 @@ def committed(path: Path) -> str | None:
     return shown.stdout.decode("utf-8") if shown.returncode == 0 else None
 
 
-def outputs(lock: str) -> dict[str, tuple[str, str]]:
-    """The outputs that a dvc.lock names: path → (stage, hash)."""
+def stages(lock: str) -> dict[str, Any]:
+    """The stages of a dvc.lock, by name; one that DVC would refuse, as a hard stop can leave it, is a `Problem`."""
     try:
-        stages = (YAML(typ="safe").load(lock) or {}).get("stages", {})
+        content = COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(lock))
     except YAMLError as error:
         found = f"not YAML: {' '.join(str(error).split())}"
-        raise Problem("dvc.lock", found, "the lock of a run", "run ./reproduce.sh again; it mends a torn lock") from None
-    return {out["path"]: (name, out["md5"]) for name, entry in stages.items() for out in entry.get("outs", [])}
+    except Invalid as error:
+        found = str(error)
+    else:
+        return dict(content.get("stages", {}))
+    raise Problem("dvc.lock", found, "the lock of a run", "run ./reproduce.sh again; it mends a torn lock")
+
+
+def outputs(lock: str) -> dict[str, tuple[str, str]]:
+    """The outputs that a dvc.lock names: path → (stage, hash)."""
+    return {out["path"]: (name, out.get("md5", "")) for name, entry in stages(lock).items() for out in entry.get("outs", [])}
 
 
 def verdicts(table: Path) -> dict[str, dict[str, str]]:

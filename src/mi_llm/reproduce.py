@@ -14,12 +14,11 @@ from pathlib import Path
 import psutil
 from dvc.cli import main as dvc
 from dvc.utils.serialize import modify_yaml
-from ruamel.yaml import YAML, YAMLError
 
 from mi_llm import storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.certificate.certify import certify
-from mi_llm.compare import committed, lock_of
+from mi_llm.compare import committed, lock_of, stages
 from mi_llm.doctor import fitting, machine
 from mi_llm.problem import Problem
 from mi_llm.study import Study, file_of, load
@@ -51,20 +50,19 @@ def mend(study: Study) -> None:
         rwlock.unlink()
     lock = lock_of(study)
     try:
-        broken = lock.exists() and not isinstance(YAML(typ="safe").load(lock.read_text(encoding="utf-8")), dict)
-    except (YAMLError, UnicodeDecodeError):
-        broken = True
-    if broken:
+        if lock.exists():
+            stages(storage.read_text(lock))
+    except Problem:
         before = committed(lock)
         lock.unlink() if before is None else storage.write_text(lock, before)
 
 
 def put_in_order(lock: Path) -> None:
     """Sort the lock's stages by name: DVC writes them in the order in which it happened to run them."""
-    stages = YAML(typ="safe").load(storage.read_text(lock))["stages"]
-    if list(stages) != sorted(stages):
+    names = list(stages(storage.read_text(lock)))
+    if names != sorted(names):
         with modify_yaml(str(lock)) as content:
-            content["stages"] = {name: content["stages"][name] for name in sorted(stages)}
+            content["stages"] = {name: content["stages"][name] for name in sorted(names)}
 
 
 def wait_for_others() -> None:
