@@ -357,7 +357,11 @@ def test_doctor_says_what_is_missing_for_which_study() -> None:
 
 
 def test_unknown_studies_and_options_are_refused_in_words() -> None:
-    for words, said in ((["nonsense"], "no such study"), (["--fast"], "unknown option --fast"), (["--mirror"], "needs a folder")):
+    for words, said in (
+        (["nonsense"], "no such study\n  expected: auto, audit, paper, mini, released\n"),
+        (["--fast"], "unknown option --fast"),
+        (["--mirror"], "needs a folder"),
+    ):
         shown = subprocess.run(["./reproduce.sh", *words], cwd=ROOT, capture_output=True, text=True, check=False)
         assert shown.returncode == 2
         assert said in shown.stderr

@@ -34,7 +34,7 @@ def chosen(name: str) -> Study:
         print(f"chosen for this machine: {name}", file=sys.stderr)
     params = file_of(Path("paper" if name == "audit" else name))
     if not params.is_file():
-        known = sorted(str(path.parent) for path in Path().glob("*/params.yaml") if (path.parent / "dvc.yaml").exists())
+        known = sorted(str(path.parent) for path in Path().glob("*/publish.yaml"))  # pretrain/ is no study and has none
         raise Problem(name, "no such study", f"auto, audit, paper, {', '.join(known)}", "correct the name")
     return load(params)
 
