@@ -134,7 +134,8 @@ def apart(side: str, given: Job) -> dict[str, Any]:
     if side == "do_predict":
         return peers.exchanged(given, lambda asked, answer: peers.run("predict.py", asked, answer, threads=given["threads"]))
     return peers.exchanged(
-        given, lambda asked, answer: subprocess.run([sys.executable, __file__, side, asked, answer], check=True)
+        given,
+        lambda asked, answer: subprocess.run([sys.executable, __file__, side, asked, answer], check=True, env=peers.ON_PROCESSOR),
     )
 
 

@@ -9,6 +9,7 @@ the reference. The whole needs LLaMA-Factory (benchmarks/peers.sh):
 
 import hashlib
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -87,4 +88,5 @@ def ours_only(file: Path) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.update(peers.ON_PROCESSOR)
     ours_only(Path(sys.argv[2])) if sys.argv[1:2] == ["ours"] else main()

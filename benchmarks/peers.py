@@ -12,6 +12,7 @@ from results import Skipped
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = Path(__file__).parent / "llamafactory"
+ON_PROCESSOR = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # where both sides of a benchmark run
 
 
 def python() -> Path:
@@ -28,11 +29,10 @@ def run(script: str, *arguments: Path | str, threads: int) -> None:
         "LLAMAFACTORY_VERBOSITY": "ERROR",
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
     }
     done = subprocess.run(
         [python(), SCRIPTS / script, *arguments],
-        env={**os.environ, **quiet, "OMP_NUM_THREADS": str(threads)},
+        env={**ON_PROCESSOR, **quiet, "OMP_NUM_THREADS": str(threads)},
         capture_output=True,
         text=True,
         check=False,

@@ -28,7 +28,7 @@ from results import Result, Skipped, show, spread
 from transformers import AutoModelForCausalLM, GlmConfig, PreTrainedModel
 
 from mi_llm.models.base import PRECISION, prepare_torch
-from mi_llm.models.estimate import LABELLED, SHARE, Card, Plan, Shape, here, plan, worst
+from mi_llm.models.estimate import LABELLED, SHARE, Card, Plan, Shape, here, plan, weight_bytes, worst
 from mi_llm.models.finetune import Resume, adapt, fit, share_out
 from mi_llm.models.hub import entries
 from mi_llm.models.processes import Processes
@@ -38,6 +38,7 @@ from mi_llm.study import load as load_study
 
 MODEL = "glm-4-9b"
 STEPS = 3  # measured, after one that is not
+ROOM = 1.05  # times the estimate
 SEED = 1
 TRIAL = Shape(
     layers=2, hidden=64, heads=4, key_value_heads=2, intermediate=160, vocabulary=512, fused_gate_up=True, qkv_bias=True
@@ -65,13 +66,6 @@ def ways(shape: Shape, options: Finetune, card: Card) -> list[Plan]:
 def paper_settings() -> Finetune:
     """The paper's training settings, without checkpoints on disk."""
     return load_study(peers.ROOT / "params.yaml").finetune.model_copy(update={"save_every": 10**9})
-
-
-def peak_of(card: Card) -> float:
-    """Operations a second that a card can do at most."""
-    if card.peak is None:
-        raise Skipped(f"the peak of {card.name} is not known: add it to PEAKS in mi_llm/models/estimate.py")
-    return card.peak
 
 
 def random_model(shape: Shape, precision: str, device: torch.device) -> PreTrainedModel:
@@ -105,7 +99,7 @@ def random_records(count: int, length: int, vocabulary: int) -> list[Encoded]:
 
 def product_rate(device: torch.device, size: int) -> float:
     """Operations a second of products of two square BF16 matrices."""
-    matrix, products = torch.ones(size, size, dtype=torch.bfloat16, device=device), 20
+    matrix, products = torch.randn(size, size, device=device).bfloat16(), 20
     (matrix @ matrix).sum().item()
     began = time.perf_counter()
     for _ in range(products):
@@ -120,10 +114,14 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
     study = load_study(peers.ROOT / "params.yaml")
     prepare_torch(study.model_copy(update={"threads": max(1, (os.cpu_count() or 1) // processes.beside)}))
     rate = product_rate(processes.device, job["product"])
-    place = torch.device("cpu") if job["shared"] else processes.device
+    place = processes.device if job["whole_fits"] else torch.device("cpu")
     adapted = adapt(random_model(shape, options.precision, place), options, SEED)
     if job["shared"]:
         share_out(adapted)
+    on_gpu = processes.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     records = random_records(options.batch * options.accumulation, options.cutoff, shape.vocabulary)
     seconds = list[float]()
     for step in range(1 + STEPS):
@@ -139,19 +137,18 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
                 title=f"step {step}",
             )
             seconds.append(time.perf_counter() - began)
-    on_gpu = processes.device.type == "cuda"
     held = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": seconds[1:], "memory": held, "product_rate": rate}
 
 
 def run(job: dict[str, Any], processes: int) -> dict[str, Any]:
-    """Measure one way in processes of its own; the answer is the first one's."""
+    """Measure one way in processes of its own; the answer is the first one's, or the end of what they said when they failed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), __file__, "way"]
 
     def work(asked: Path, answer: Path) -> None:
         done = subprocess.run([*command, asked, answer], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"{job['name']} failed:\n{done.stderr[-4000:]}")
+            answer.write_text(json.dumps({"failed": done.stderr[-4000:]}), encoding="utf-8")
 
     return peers.exchanged(job, work)
 
@@ -159,41 +156,56 @@ def run(job: dict[str, Any], processes: int) -> dict[str, Any]:
 def compare(way: Plan, shape: Shape, options: Finetune, card: Card, product: int) -> dict[str, Any]:
     """One way's figures beside the card's and beside the estimate."""
     settings = options.model_copy(update={"checkpointing": way.checkpointing}).model_dump(mode="json")
-    job = {"name": way.name, "shape": shape.model_dump(), "settings": settings, "shared": way.shared, "product": product}
+    job = {
+        "shape": shape.model_dump(),
+        "settings": settings,
+        "shared": way.shared,
+        "whole_fits": weight_bytes(shape, options.precision) < 0.9 * card.memory,
+        "product": product,
+    }
     found = run(job, way.processes)
+    if "failed" in found:
+        print(f"P4: {way.name} failed:\n{found['failed']}", file=sys.stderr)
+        return found
     tokens = options.batch * options.accumulation * options.cutoff
     speeds = [tokens / seconds for seconds in found["seconds"]]
     not_done = 4 * shape.embedding * (1 - LABELLED)  # logits of tokens without a label are not computed
     rates = [speed * (way.flops - not_done) / way.processes for speed in speeds]
+    peak = card.peak or found["product_rate"]
     return {
         "tokens_per_second": spread(speeds),
         "tflops_a_card": spread([rate / 1e12 for rate in rates]),
+        "peak_tflops": round(peak / 1e12, 3),
         "product_tflops": round(found["product_rate"] / 1e12, 3),
-        "share_of_peak": spread([rate / peak_of(card) for rate in rates]),
+        "share_of_peak": spread([rate / peak for rate in rates]),
         "share_of_products": spread([rate / found["product_rate"] for rate in rates]),
         "memory_gib": round(found["memory"] / 2**30, 3),
-        "estimated_memory_gib": round(way.memory.total / 2**30, 3),
+        # what PyTorch's own counter does not see is left out of both
+        "estimated_memory_gib": round((way.memory.total - way.memory.workspace) / 2**30, 3),
     }
 
 
 def compare_all(shape: Shape, options: Finetune, card: Card, product: int) -> Result:
-    """Measure every way that should fit a card whose peak is known; the ratio is the least share of that peak."""
+    """Measure every way that should fit; the ratio is the least share of the card's peak, or of products if that is not known."""
     chosen = ways(shape, options, card)
     if not chosen:
         raise Skipped(f"no way to train {shape.parameters / 1e9:.1f}e9 parameters in BF16 fits {card.name}")
-    compared = {way.name: compare(way, shape, options, card, product) for way in chosen}
+    everything = {way.name: compare(way, shape, options, card, product) for way in chosen}
+    compared = {name: one for name, one in everything.items() if "failed" not in one}
+    if not compared:
+        raise RuntimeError("every way to train failed; see above")
     least = min(compared, key=lambda name: compared[name]["share_of_peak"]["median"])
     share = compared[least]["share_of_peak"]["median"]
-    within = all(one["memory_gib"] <= one["estimated_memory_gib"] for one in compared.values())
+    within = all(one["memory_gib"] <= ROOM * one["estimated_memory_gib"] for one in compared.values())
     return {
         "id": "P4",
         "work": f"LoRA of {shape.parameters:,} random parameters, {card.count} x {card.name}; shown: {least}",
         "ours": compared[least],
-        "peers": {"the card's peak": {"tflops_a_card": peak_of(card) / 1e12}},
+        "peers": {"the card": {name: compared[least][name] for name in ("peak_tflops", "product_tflops")}},
         "ratio": share,
-        "goal": f"at least {SHARE:g} of the card's peak in every way, with no more memory than estimated",
-        "met": share >= SHARE and within,
-        "details": compared,
+        "goal": f"at least {SHARE:g} of the card's peak in every way, in no more than {ROOM:g} times the memory estimated",
+        "met": share >= SHARE and within and compared == everything,
+        "details": everything,
     }
 
 
@@ -221,5 +233,7 @@ if __name__ == "__main__":
         outcome = trial()
         show(outcome)
         for name, one in outcome["details"].items():
+            if "failed" in one:
+                sys.exit(f"{name} failed")
             print(f"  {name}: {one['tokens_per_second']['median']:,.0f} tokens/s, {one['memory_gib']:.1f} GiB held,", end=" ")
             print(f"{one['estimated_memory_gib']:.1f} GiB estimated")

@@ -10,7 +10,6 @@ the bundle's tiny model; makes a random 21M-parameter Llama.
 
 import asyncio
 import json
-import os
 import random
 import socket
 import statistics
@@ -85,7 +84,7 @@ def started(command: Sequence[str], folder: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url, log = f"http://127.0.0.1:{port}", folder / "server.log"
-    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**peers.ON_PROCESSOR, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
     with log.open("wb") as said:
         process = subprocess.Popen([*command, str(port)], cwd=folder, env=environment, stdout=said, stderr=said)
     try:

@@ -149,7 +149,8 @@ def ours_apart(given: Job) -> dict[str, Any]:
     """Train one job with the bundle, in a process of its own."""
     command = [sys.executable, __file__, "ours"]
     return peers.exchanged(
-        given, lambda asked, answer: subprocess.run([*command, asked, answer], check=True, capture_output=True)
+        given,
+        lambda asked, answer: subprocess.run([*command, asked, answer], check=True, capture_output=True, env=peers.ON_PROCESSOR),
     )
 
 

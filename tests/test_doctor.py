@@ -112,13 +112,15 @@ def test_parameters_and_bytes_are_those_of_real_checkpoints_and_adapters(name: s
 
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_activations_are_what_is_kept(name: str, precision: str, checkpoints: Path, options: Finetune) -> None:
-    model, shape = tuned(checkpoints / name, changed(options, precision=precision, checkpointing=False))
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_activations_are_what_is_kept(name: str, precision: str, dropout: float, checkpoints: Path, options: Finetune) -> None:
+    lora = options.lora.model_copy(update={"dropout": dropout})
+    model, shape = tuned(checkpoints / name, changed(options, precision=precision, checkpointing=False, lora=lora))
     layers = model.base_model.model.model.layers
     both = kept(model, 1024)
     del layers[1]
     one = kept(model, 1024)
-    assert (both - one) / 1024 == pytest.approx(layer_bytes(shape, precision, 8), rel=0.02)
+    assert (both - one) / 1024 == pytest.approx(layer_bytes(shape, precision, 8, dropout > 0), rel=0.025)
 
 
 def test_with_checkpointing_a_layer_keeps_its_input_only(checkpoints: Path, options: Finetune) -> None:

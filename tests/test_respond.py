@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from peft import PeftModel
@@ -19,10 +22,11 @@ from tiny import give_adapter, study_with
 from transformers import GenerationConfig, PreTrainedModel
 
 from mi_llm.dialog import Dialog, Round, read_rounds, write_rounds
-from mi_llm.models.base import checkpoint, load
+from mi_llm.models.base import base, checkpoint, load
 from mi_llm.models.branching import Branching, Plan, branching_attention, greedy, plan
 from mi_llm.models.respond import chats, plans, respond, sampler
 from mi_llm.models.template import FORMATS, Placement, prompt
+from mi_llm.problem import Problem
 from mi_llm.study import Study
 
 MODELS = ("tiny-baichuan2", "tiny-glm4", "tiny-llama3")
@@ -200,6 +204,54 @@ def test_two_processes_give_the_same_file_as_one(ready: Study) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert "respond tiny-glm4.base (2 of 2)" in done.stderr
     assert outputs(ready, "tiny-glm4") == whole
+
+
+LATE = """
+import os, sys, time
+from pathlib import Path
+from mi_llm.models import respond
+from mi_llm.study import load
+
+def late(*given, there=respond.load):
+    found = there(*given)
+    time.sleep(4 * int(os.environ["RANK"]))
+    return found
+
+respond.load = late
+respond.respond(load(Path("mini/params.yaml")), "tiny-glm4")
+"""
+
+
+def test_a_process_that_comes_late_finds_its_share(ready: Study, tmp_path: Path) -> None:
+    subprocess.run(command("tiny-glm4"), check=True, capture_output=True)
+    whole = outputs(ready, "tiny-glm4")
+    for name in whole:
+        (ready.folder / "respond" / "tiny-glm4" / name).unlink()
+    script = tmp_path / "late.py"
+    script.write_text(LATE, encoding="utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(torchrun, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count("respond@tiny-glm4: done in") == 1
+    assert outputs(ready, "tiny-glm4") == whole
+
+
+def test_a_shipped_checkpoint_that_lacks_files_is_named(ready: Study, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "pretrain/models/tiny-glm4", tmp_path / "tiny-glm4")
+    (tmp_path / "tiny-glm4/tokenizer.json").unlink()
+    with pytest.raises(Problem, match=r"tiny-glm4: no tokenizer.json\n  expected: a checkpoint: config.json"):
+        base(ready.model_copy(update={"weights": str(tmp_path)}), "tiny-glm4")
+    assert checkpoint(ready, "tiny-glm4").is_dir(), "the one before is gone"
+
+
+def test_too_little_memory_says_what_to_do(ready: Study) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**22, limit[1]))
+    try:
+        with pytest.raises(Problem, match=r"(?s)checkpoint: out of memory: the weights in float32 do not fit.*doctor"):
+            load(checkpoint(ready, "tiny-llama3"), "float32")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
 
 
 def test_a_merged_adapter_says_the_same(ready: Study) -> None:

@@ -24,7 +24,7 @@ from mi_llm.dialog import Dialog, Round, Turn, features, read_dialogs, write_dia
 from mi_llm.miti.clients import Profile, Scripted, bundled, outlined
 from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
 from mi_llm.models.branching import Branching, branching_attention, greedy
-from mi_llm.models.respond import ARMS, answer_of, chats, plans, questions, sampler, served_name
+from mi_llm.models.respond import ARMS, answer_of, chats, enough_memory, plans, questions, sampler, served_name
 from mi_llm.models.template import prompt
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
@@ -76,7 +76,10 @@ def local_counselors(study: Study, model: str) -> Iterator[dict[str, Counselor]]
             most = options.max_new_tokens
             choose = greedy if options.decoding == "greedy" else sampler(options.sampling, rounds, study, arm, most)
             branching = Branching(tuned, form.stop_ids(tokenizer), options.batch, most, choose)
-            with tuned.disable_adapter() if arm == "base" else nullcontext():
+            with (
+                enough_memory(f"simulate {model}", options.batch),
+                tuned.disable_adapter() if arm == "base" else nullcontext(),
+            ):
                 said = {place: ids for place, ids, _ in branching.answers(plans(rounds, asked, {}))}
             return [tokenizer.decode(said[place], skip_special_tokens=True).strip() for place in range(len(rounds))]
 

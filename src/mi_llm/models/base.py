@@ -60,16 +60,31 @@ def load(
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for its own callers
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     on_gpu = torch.cuda.is_available() and not in_main_memory
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=PRECISION[precision],
-        trust_remote_code=False,
-        local_files_only=True,
-        attn_implementation="sdpa",
-        device_map={"": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"} if on_gpu else None,
-        quantization_config=quantization,
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=PRECISION[precision],
+            trust_remote_code=False,
+            local_files_only=True,
+            attn_implementation="sdpa",
+            device_map={"": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"} if on_gpu else None,
+            quantization_config=quantization,
+        )
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise Problem(
+            str(folder),
+            f"out of memory: the weights in {precision} do not fit {'the GPU' if on_gpu else 'this machine'}",
+            "room for them",
+            "end what else uses that memory; `mi-llm doctor` says what fits",
+        ) from error
     return model, tokenizer
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch had no memory, of a GPU or of the machine: for the latter it has no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def prepare_torch(study: Study) -> None:
@@ -77,12 +92,13 @@ def prepare_torch(study: Study) -> None:
 
     On a GPU an operation without a deterministic form only warns: there runs may differ, within the study's tolerances.
     Fresh memory is not filled with NaN first, as torch would: nothing here reads what it has not written, and that took nearly
-    half of the time of training.
+    half of the time of training. On a GPU cuDNN's attention, which is not deterministic backward, is not chosen.
     """
     torch.set_num_threads(study.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic; read when CUDA starts
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def base(study: Study, model: str) -> None:
@@ -97,6 +113,10 @@ def from_folder(study: Study, model: str) -> None:
     """Copy a shipped checkpoint."""
     source = Path(study.weights) / model
     with stage(study, "base", model, [source]) as out:
+        if missing := [name for name in CHECKPOINT if not (source / name).is_file()]:
+            raise Problem(
+                str(source), f"no {', no '.join(missing)}", f"a checkpoint: {', '.join(CHECKPOINT)}", "add what is missing"
+            )
         target = checkpoint(study, model)
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()

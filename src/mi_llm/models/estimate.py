@@ -106,16 +106,18 @@ def weight_bytes(shape: Shape, precision: str, four_bit: bool = False) -> float:
     return shape.linear * NF4_BYTES + (shape.parameters - shape.linear) * BYTES[precision]
 
 
-def layer_bytes(shape: Shape, precision: str, rank: int) -> float:
+def layer_bytes(shape: Shape, precision: str, rank: int, dropout: bool = False) -> float:
     """Bytes that one decoder layer keeps of one token for its backward pass.
 
     Counted from what is saved in transformers' Llama and GLM with our gradients (`models/gradients.py`) and attention that does
     not keep its scores (FlashAttention, Dao et al. 2022): the inputs of the linear layers and the LoRA products, queries, keys,
     values and output of attention with one normaliser a head, three more tensors of the gated feed-forward part, and of the
-    two norms what they normalised and by how much. A frozen matrix keeps nothing.
+    two norms what they normalised and by how much. A frozen matrix keeps nothing. With dropout each linear layer has an input
+    of its own, and a mask that takes as much (on a GPU, less).
     """
     size, hidden, wide = BYTES[precision], shape.hidden, shape.intermediate
-    inputs = 3 * hidden + wide + rank * len(shape.linears)
+    inputs = 2 * sum(width for width, _ in shape.linears) if dropout else 3 * hidden + wide
+    inputs += rank * len(shape.linears)
     attention = size * 2 * (hidden + shape.key_value) + 4 * shape.heads
     return size * inputs + attention + size * 3 * wide + 2 * (size * hidden + 4)
 
@@ -178,7 +180,7 @@ def memory(shape: Shape, options: Finetune, load: Load, shared_by: int = 1) -> M
     if shared_by > 1:  # embedding, head and two layers are whole at a time: the one at work, the next on its way
         whole = 2 * shape.linear / shape.layers + shape.embedding * (1 if shape.tied else 2)
         weights = weights / shared_by + whole * size
-    layer = layer_bytes(shape, options.precision, options.lora.rank)
+    layer = layer_bytes(shape, options.precision, options.lora.rank, options.lora.dropout > 0)
     kept = shape.layers * size * shape.hidden + layer if options.checkpointing else shape.layers * layer
     return Memory(
         weights=weights,

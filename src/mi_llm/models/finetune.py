@@ -50,7 +50,7 @@ from transformers import (
 from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.models import card, estimate
-from mi_llm.models.base import PRECISION, chat_format, checkpoint, load, prepare_torch
+from mi_llm.models.base import PRECISION, chat_format, checkpoint, is_out_of_memory, load, prepare_torch
 from mi_llm.models.gradients import write_out
 from mi_llm.models.packing import ATTENTION, Batch, loss_sum, pack, pad, shares
 from mi_llm.models.processes import Processes
@@ -433,7 +433,7 @@ def enough_memory(where: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         used, there_is = memory()
         raise Problem(

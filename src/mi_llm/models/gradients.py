@@ -70,7 +70,8 @@ class Norm(Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:  # noqa: D102
         whole = x.float()
-        r = torch.linalg.vecdot(whole, whole).div_(x.shape[-1]).add_(epsilon).rsqrt_().unsqueeze(-1)
+        with torch.autocast(x.device.type, enabled=False):  # it would take vecdot to bfloat16
+            r = torch.linalg.vecdot(whole, whole).div_(x.shape[-1]).add_(epsilon).rsqrt_().unsqueeze(-1)
         n = (whole * r).to(x.dtype)
         ctx.save_for_backward(n, r, weight)
         return n * weight

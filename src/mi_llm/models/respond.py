@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from mi_llm import prompts, storage
 from mi_llm.construct.cassette import Cassette, Question
 from mi_llm.construct.record import record
 from mi_llm.dialog import Round, Turn, read_rounds
-from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
+from mi_llm.models.base import chat_format, checkpoint, is_out_of_memory, load, prepare_torch
 from mi_llm.models.branching import Branching, Choose, Plan, branching_attention, drawn, greedy, plan
 from mi_llm.models.processes import Processes
 from mi_llm.models.template import ChatFormat, Message, messages, prompt
@@ -141,12 +141,15 @@ def answer_all(
     *,
     study: Study,
     journal: Journal,
-    share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Answer this process's share (number, of how many) of what the journal lacks, and say what it took."""
-    options, (rank, world) = study.respond, share
+    """Answer this process's share of what the journal lacks, and say what it took.
+
+    The first process reads the journal for all of them: the others' view would be another one, as answers come.
+    """
+    processes, options = Processes(), study.respond
+    rank, world = processes.rank, processes.count
     asked = [prompt(tokenizer, form, chat) for chat in chats(rounds, study)]
-    done = journal.answers()
+    done = processes.from_main(journal.answers() if processes.main else {})
     mine = plans(rounds, asked, done)[rank::world]
     journal.begin()
 
@@ -162,13 +165,8 @@ def answer_all(
     title = f"respond {journal.name}" + (f" ({rank + 1} of {world})" if world > 1 else "")
     wanted = sum(len(one.places) for one in mine)
     began = time.monotonic()
-    try:
-        with tqdm(total=wanted, desc=title, unit="round") as bar:
-            tokens = kept(branching.answers(mine), journal, entry, bar)
-    except torch.OutOfMemoryError:
-        raise Problem(
-            title, "the GPU's memory is full", f"room for {options.batch} rounds at a time", "lower respond.batch, and run again"
-        ) from None
+    with enough_memory(title, options.batch), tqdm(total=wanted, desc=title, unit="round") as bar:
+        tokens = kept(branching.answers(mine), journal, entry, bar)
     if wanted:
         alone = sum(len(asked[place]) for one in mine for place in one.places)
         print(
@@ -178,6 +176,19 @@ def answer_all(
         )
 
 
+@contextmanager
+def enough_memory(title: str, batch: int) -> Iterator[None]:
+    """Say what to do when there is not."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise Problem(
+            title, "out of memory", f"room for {batch} rounds at a time", "lower respond.batch, and run again"
+        ) from error
+
+
 def answer_locally(study: Study, model: str, rounds: Sequence[Round], journals: dict[str, Journal]) -> dict[str, list[Answer]]:
     """The answers of both arms, from one loaded base; empty for all processes but the first."""
     processes, form = Processes(), chat_format(study, model)
@@ -185,16 +196,15 @@ def answer_locally(study: Study, model: str, rounds: Sequence[Round], journals: 
     branching_attention(loaded)
     tuned: torch.nn.Module = PeftModel.from_pretrained(loaded, study.folder / "finetune" / model / "adapter").eval()
     found: dict[str, list[Answer]] = {}
-    with processes.together(f"respond {model}"):
-        for arm, journal in journals.items():
-            if arm == "tuned" and study.respond.adapter == "merged":
-                tuned = tuned.merge_and_unload()
-            with tuned.disable_adapter() if arm == "base" else nullcontext():
-                answer_all(tuned, tokenizer, form, rounds, study=study, journal=journal, share=(processes.rank, processes.count))
-            processes.all(arm)  # here each waits for the others
-            if processes.main:
-                answers = journal.answers()
-                found[arm] = [without_time(answers[sample.id]) for sample in rounds]
+    for arm, journal in journals.items():
+        if arm == "tuned" and study.respond.adapter == "merged":
+            tuned = tuned.merge_and_unload()
+        with tuned.disable_adapter() if arm == "base" else nullcontext():
+            answer_all(tuned, tokenizer, form, rounds, study=study, journal=journal)
+        processes.all(arm)  # here each waits for the others
+        if processes.main:
+            answers = journal.answers()
+            found[arm] = [without_time(answers[sample.id]) for sample in rounds]
     return found
 
 
@@ -265,23 +275,32 @@ def numbers_of(answers: dict[str, list[Answer]]) -> dict[str, float]:
     return numbers
 
 
+def identity_of(study: Study, inputs: Sequence[Path]) -> str:
+    """What makes two runs the same: parameters and inputs."""
+    return storage.dump([tracked_parameters(study, "respond"), *(storage.sha256(path) for path in inputs)])
+
+
 def respond(study: Study, model: str) -> None:
     """Answer the test rounds with base and tuned model; see the module."""
     prepare_torch(study)
-    asked = study.folder / "split"
+    processes, title = Processes(), f"respond {model}"
+    asked, place = study.folder / "split", study.folder / "respond" / model
     inputs = [asked, Path(study.finetune.instruction)]
     if study.respond.engine == "local":
         inputs = [checkpoint(study, model), study.folder / "finetune" / model / "adapter", *inputs]
-    with stage(study, "respond", model, inputs) as out:
+    with (
+        processes.together(title),
+        stage(study, "respond", model, inputs) if processes.main else nullcontext(place) as out,
+    ):
         rounds, journals = asked_rounds(study), dict[str, Journal]()
         if study.respond.engine == "server":
             answers = answer_by_server(study, model, rounds, out)
         else:
-            identity = storage.dump([tracked_parameters(study, "respond"), *(storage.sha256(path) for path in inputs)])
-            journals = {arm: Journal(out.parent, f"{model}.{arm}", identity, Processes().rank) for arm in ARMS}
+            identity = processes.from_main(identity_of(study, inputs) if processes.main else "")
+            journals = {arm: Journal(out.parent, f"{model}.{arm}", identity, processes.rank) for arm in ARMS}
             answers = answer_locally(study, model, rounds, journals)
-        if not answers:
-            return  # the first process writes
+        if not processes.main:
+            return
         for arm in ARMS:
             storage.write_lines(out / f"{arm}.jsonl", answers[arm])
         storage.write_json(out / "metrics.json", numbers_of(answers))
