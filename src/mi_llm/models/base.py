@@ -77,7 +77,7 @@ def load(
             str(folder),
             f"out of memory: the weights in {precision} do not fit {'the GPU' if on_gpu else 'this machine'}",
             "room for them",
-            "end what else uses that memory; `mi-llm doctor` says what fits",
+            "end what else uses that memory, serve fewer models at once; `mi-llm doctor` says what fits",
         ) from error
     return model, tokenizer
 
