@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_a_server_that_fails_three_times_in_ten_is_asked_until_all_is_well_and_n
     )
     assert KEY not in everything
     assert "planted" not in everything
-    assert "you sent [removed]" in everything
+    assert "you sent Bearer [removed]" in everything
 
 
 def test_twenty_kills_and_nothing_that_was_kept_is_asked_again(
@@ -172,6 +173,7 @@ def small(study: Study, **changes: object) -> Study:
     [
         (Budget(requests=30, tokens=10**9, usd=1e9), "requests: 30 of 30"),
         (Budget(requests=10**6, tokens=100_000, usd=1e9), "tokens: "),
+        (Budget(requests=10**6, tokens=5_000, usd=1e9), "tokens: "),  # less than one round of concurrent answers
         (Budget(requests=10**6, tokens=10**9, usd=0.05), "US dollars: 0.0"),
     ],
 )
@@ -191,6 +193,43 @@ def test_a_budget_stops_the_recording_and_keeps_what_was_paid_for(
     with pytest.raises(Problem, match="stopped"):
         transcribe.transcribe(study, yes=True)
     assert len(served(tmp_path)) == len(cassette.records)
+
+
+def answered(content: str, **more: Any) -> dict[str, Any]:
+    """The record of a response with this content, and whatever else it says, as a server may write it."""
+    asked = Question("a test", {"model": "m", "messages": []}, {"name": "p", "sha256": "0"}, lambda _: None)
+    body = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": "stop"}], **more})
+    now = datetime.now(UTC)
+    return record.record_of(asked, body, now, now)
+
+
+def test_an_answer_that_no_file_can_hold_is_kept_as_far_as_it_can_be(tmp_path: Path) -> None:
+    cassette = Cassette(tmp_path / "c.jsonl")
+    cassette.append([answered("好\ud83d 😀", usage={"prompt_tokens": float("nan"), "completion_tokens": 3})])
+    (kept,) = Cassette.open(cassette.path).good.values()
+    assert text_of(kept) == "好\ufffd 😀"
+    assert kept["usage"] == {"prompt_tokens": None, "completion_tokens": 3}
+    assert verify(cassette.path) == []
+
+
+@pytest.mark.parametrize("key", ["x", "0", "token", "none"])
+def test_a_word_in_place_of_a_key_changes_no_answer(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    known = answered("Bearer x, a token, 0", usage={"prompt_tokens": 10}, created=1764000000)
+    assert known["problem"] is None
+    assert text_of(known) == "Bearer x, a token, 0"
+    assert known["usage"] == {"prompt_tokens": 10}
+
+
+def test_a_last_line_that_only_lacks_its_end_is_kept(tmp_path: Path) -> None:
+    cassette = Cassette(tmp_path / "c.jsonl")
+    cassette.append([answered("一")])
+    content = cassette.path.read_bytes()
+    cassette.path.write_bytes(content.rstrip(b"\n"))
+    assert verify(cassette.path) == [f"{cassette.path}, line 1: without its line end"]
+    with cassette.recording():
+        assert len(cassette.good) == 1
+    assert cassette.path.read_bytes() == content
 
 
 def test_a_wrong_key_stops_at_once(
@@ -346,7 +385,7 @@ def test_live_asks_anew_and_keeps_both_answers(start: Start, two_hundred: Callab
 
 def test_text_of_a_key_is_removed_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "a-local-secret")
-    assert record.clean("x a-local-secret y Bearer abc sk-0123456789 z") == "x [removed] y [removed] [removed] z"
+    assert record.clean("x a-local-secret y Bearer abc.def-ghi sk-0123456789 z") == "x [removed] y [removed] [removed] z"
 
 
 def test_answers_come_back_in_the_order_of_the_questions(start: Start, two_hundred: Callable[[str], Study]) -> None:

@@ -58,6 +58,7 @@ def record(options: Llm, wanted: Sequence[Question], cassette: Cassette, title: 
 def within(ledger: Ledger, missing: Sequence[Question], cassette: Cassette) -> None:
     """Refuse a batch that the budget does not allow: the service would answer all of it."""
     for asked in missing:
+        ledger.expect(asked, ledger.options.batch_discount)
         if spent := ledger.exhausted():
             raise Problem(
                 str(cassette.path),
@@ -65,7 +66,7 @@ def within(ledger: Ledger, missing: Sequence[Question], cassette: Cassette) -> N
                 "a batch within llm.budget",
                 "raise the budget in the parameters",
             )
-        ledger.reserve(asked)
+        ledger.in_flight += 1
 
 
 def ours(client: openai.OpenAI, label: str) -> list[Batch]:

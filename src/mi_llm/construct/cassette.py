@@ -130,11 +130,16 @@ class Cassette:
             yield
 
     def mend(self) -> None:
-        """Cut off a last line that a crash has torn."""
+        """Cut off a last line that a crash has torn; one that lacks its line end only gets it back."""
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
-        if whole != len(content):
+        if whole == len(content):
+            return
+        if fault(content[whole:]):
             os.truncate(self.path, whole)
+        else:
+            with self.path.open("ab") as file:
+                file.write(b"\n")
 
     def append(self, records: Sequence[Record]) -> None:
         """Add sealed records and make sure that they are on the disk; on a full disk the file stays as it was."""
@@ -165,7 +170,9 @@ def verify(path: Path) -> list[str]:
     lines = whole_lines(content)
     faults = [f"{path}, line {number}: {found}" for number, line in enumerate(lines, 1) if (found := fault(line))]
     if content and not content.endswith(b"\n"):
-        faults.append(f"{path}, line {len(lines) + 1}: torn by a crash; the next recording cuts it off and asks again")
+        last = content[content.rfind(b"\n") + 1 :]
+        found = "torn by a crash; the next recording cuts it off and asks again" if fault(last) else "without its line end"
+        faults.append(f"{path}, line {len(lines) + 1}: {found}")
     return faults
 
 

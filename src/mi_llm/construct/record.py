@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import openai
@@ -24,7 +25,8 @@ from mi_llm.problem import Problem
 from mi_llm.study import Llm, Price
 
 FATAL = (401, 403, 404)  # key, rights, model: what is wrong for one request is wrong for all
-KEY = re.compile(r"\b(sk|pk|rk)-[\w-]{8,}|Bearer \S+")
+KEY = re.compile(r"\b(sk|pk|rk)-[\w-]{8,}|Bearer [\w.~+/=-]{8,}")
+SHORTEST_KEY = 8  # characters; what is shorter is a word for a server that takes any, and may stand in an answer
 REMOVED = "[removed]"
 
 
@@ -36,7 +38,16 @@ def api_key() -> str:
 def clean(text: str) -> str:
     """A text of a server without anything that is, or looks like, a key."""
     key = api_key()
-    return KEY.sub(REMOVED, text.replace(key, REMOVED) if key != "none" else text)
+    return KEY.sub(REMOVED, text.replace(key, REMOVED) if len(key) >= SHORTEST_KEY else text)
+
+
+def cleaned(value: Any) -> Any:
+    """A JSON value whose texts are clean, and of which UTF-8 can be written: half of a surrogate pair becomes U+FFFD."""
+    if isinstance(value, str):
+        return clean(value.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    if isinstance(value, dict):
+        return {cleaned(name): cleaned(content) for name, content in value.items()}
+    return [cleaned(content) for content in value] if isinstance(value, list) else value
 
 
 def reason(error: openai.OpenAIError) -> str:
@@ -94,12 +105,11 @@ class Ledger:
         self.dearest_tokens = max(self.dearest_tokens, tokens_in + tokens_out)
         self.dearest_usd = max(self.dearest_usd, spent)
 
-    def reserve(self, asked: Question) -> None:
-        """Count one question as under way, for as long as it may at least cost."""
-        self.in_flight += 1
+    def expect(self, asked: Question, share: float = 1.0) -> None:
+        """Know what a question costs at least, at this share of the price: what is sent."""
         sent = sum(count_tokens(self.options.model, message["content"]) for message in asked.request["messages"])
         self.dearest_tokens = max(self.dearest_tokens, sent)
-        self.dearest_usd = max(self.dearest_usd, cost(self.price, sent, 0) * self.options.batch_discount)
+        self.dearest_usd = max(self.dearest_usd, cost(self.price, sent, 0) * share)
 
     def exhausted(self) -> str | None:
         """Which limit one more request could pass if those under way and itself cost as much as the dearest so far; or None."""
@@ -124,11 +134,10 @@ def ledger_of(options: Llm, cassette: Cassette) -> Ledger:
 
 def record_of(asked: Question, body: str, started: datetime, ended: datetime, batch: str | None = None) -> Record:
     """The sealed record of one response body: `problem` says what is wrong with the answer, `batch` where it came by batch."""
-    body = clean(body)
-    response: Any = body
+    response: Any = clean(body)
     problem: str | None = None
     try:
-        response = json.loads(body)
+        response = cleaned(json.loads(body, parse_constant=lambda _: None))  # NaN and Infinity are not JSON
         choice = response["choices"][0]
         text, finish = choice["message"].get("content"), choice.get("finish_reason")
         if choice["message"].get("refusal"):
@@ -180,6 +189,8 @@ class Recorder:
             base_url=options.base_url, api_key=api_key(), max_retries=options.network_retries, timeout=options.timeout_s
         ) as client:
             with tqdm(total=len(wanted), desc=self.title, unit="answer") as bar:
+                if not self.ledger.requests:  # what an answer costs is known from the first
+                    await self.work(client, islice(pending, 1), bar)
                 async with asyncio.TaskGroup() as group:
                     for _ in range(min(options.concurrency, len(wanted))):
                         group.create_task(self.work(client, pending, bar))
@@ -200,6 +211,7 @@ class Recorder:
     async def ask(self, client: openai.AsyncOpenAI, asked: Question) -> str | None:
         """One question, `attempts` times at most: the SDK retries the network, we retry answers that fail the check."""
         problem: str | None = "not asked"
+        self.ledger.expect(asked)
         for _ in range(self.options.attempts):
             self.stopped = self.stopped or self.ledger.exhausted()
             if self.stopped:
