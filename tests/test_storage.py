@@ -51,6 +51,18 @@ def test_a_problem_is_shown_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in shown.stderr
 
 
+def test_a_place_where_nothing_can_be_written_or_read_is_a_problem(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("content", encoding="utf-8")
+    with pytest.raises(Problem, match=r"(?s)file/inside: could not be written \(File exists\).*a writable folder"):
+        storage.write_text(file / "inside", "text")
+    with pytest.raises(Problem, match=r"could not be read \(Is a directory\)"):
+        storage.read_text(tmp_path)
+    with pytest.raises(Problem, match=r"could not be read \(Not a directory\)"):
+        storage.read_text(file / "inside")
+    assert file.read_text(encoding="utf-8") == "content"
+
+
 def test_canonical_json_does_not_depend_on_order() -> None:
     assert storage.dump({"b": "，", "a": 1}) == storage.dump({"a": 1, "b": "，"}) == '{"a": 1, "b": "，"}'
 

@@ -17,8 +17,11 @@ from mi_llm.problem import Problem
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary neighbour of `path`; on success fsync it and rename it over `path`, else leave `path` alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise unwritable(path, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -29,13 +32,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
-            raise Problem(
-                str(path),
-                f"could not be written ({os.strerror(error.errno)}); the previous file, if any, is untouched",
-                "a writable folder with free space",
-                "free some space or fix the permissions (`mi-llm doctor` shows both), then run the same command again",
-            ) from error
+            raise unwritable(path, error) from error
         raise
+
+
+def unwritable(path: Path, error: OSError) -> Problem:
+    """What to say of a file that could not be written."""
+    return Problem(
+        str(path),
+        f"could not be written ({os.strerror(error.errno or 0)}); the previous file, if any, is untouched",
+        "a writable folder with free space",
+        "free some space or fix the permissions (`mi-llm doctor` shows both), then run the same command again",
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -93,6 +101,10 @@ def read_text(path: Path) -> str:
             "no such file",
             "the output of an earlier stage or a file of the bundle",
             "run ./reproduce.sh, or `dvc pull`",
+        ) from None
+    except OSError as error:
+        raise Problem(
+            str(path), f"could not be read ({os.strerror(error.errno or 0)})", "a file", "correct its name, or its permissions"
         ) from None
 
 
