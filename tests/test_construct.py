@@ -16,7 +16,7 @@ from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.files import from_archive
 from mi_llm.corpora.read import READERS, read
 from mi_llm.corpora.reading import Repairs
-from mi_llm.dialog import Turn, read_dialogs, read_rounds
+from mi_llm.dialog import Dialog, Turn, read_dialogs, read_rounds, write_dialogs, write_rounds
 from mi_llm.problem import Problem
 from mi_llm.study import Study, load
 
@@ -49,6 +49,7 @@ def test_the_miniature_replays_and_training_never_sees_the_test(corpora: Path, s
     out = corpora / "runs/mini/split"
     train, test = read_dialogs(out / "train.jsonl"), read_dialogs(out / "test.jsonl")
     rounds = read_rounds(out / "test_rounds.jsonl")
+    assert "left_out" not in storage.read_json(out / "metrics.json")["train"]
     assert (len(train), len(test)) == (60, 12)
     assert len(rounds) >= 50
     assert {sample.dialog for sample in rounds} == {dialog.id for dialog in test}
@@ -59,6 +60,44 @@ def test_the_miniature_replays_and_training_never_sees_the_test(corpora: Path, s
     for sample in rounds:
         assert sample.history == () or sample.history[0].role == "client"
         assert len(sample.history) == 2 * (sample.number - 1)
+
+
+def release_of(folder: Path, tested: list[Dialog]) -> None:
+    """Make of dialogs the authors' test set: the client's volleys but the last, with a word more, and other replies."""
+    made = []
+    for number, dialog in enumerate(tested, 1):
+        volleys = [turn for turn in dialog.turns if turn.role == "client"][:-1]
+        spoken = [Turn(role="client", text=f"嗯，{volleys[0].text}"), *volleys[1:]]
+        turns = tuple(turn for one in spoken for turn in (one, Turn(role="counselor", text="您愿意多说一些吗？")))
+        made.append(Dialog(id=f"eval-{number}", source="mi-llm-release", turns=turns))
+    write_dialogs(folder / "dialogs.jsonl", made)
+    for name in ("rounds", "aligned"):
+        write_rounds(folder / f"{name}.jsonl", [sample for dialog in made for sample in dialog.rounds()])
+
+
+@pytest.mark.parametrize("test", ["release", "aligned"])
+def test_a_recording_does_not_train_on_what_the_authors_test_dialogs_were_made_from(
+    corpora: Path, study: Study, test: str
+) -> None:
+    theirs = study.model_copy(update={"split": study.split.model_copy(update={"test": test})})
+    transcribe.transcribe(study)
+    screen.screen(study)
+    sampled = {dialog.id for dialog in transcribe.drawn(study) if dialog.source == "cpsycound"}
+    everything = read_dialogs(corpora / "runs/mini/read/cpsycound/dialogs.jsonl")
+    drawn = [dialog for dialog in everything if dialog.id in sampled]
+    others = [dialog for dialog in everything if dialog.id not in sampled]
+    release_of(corpora / "runs/mini/read/release", [*drawn[:5], *others[:2]])
+    split.split(theirs)
+    out = corpora / "runs/mini/split"
+    wanted = {f"cpsycound/{dialog.id}": f"eval-{number}" for number, dialog in enumerate(drawn[:5], 1)}
+    left_out = pd.read_csv(out / "left_out.csv").set_index("dialog")
+    assert left_out["test_dialog"].to_dict() == wanted
+    assert left_out["shared"].min() > 0.9
+    assert {dialog.id for dialog in read_dialogs(out / "train.jsonl")} == {
+        dialog.id for dialog in read_dialogs(corpora / "runs/mini/screen/dialogs.jsonl")
+    } - set(wanted)
+    numbers = storage.read_json(out / "metrics.json")
+    assert (numbers["train"]["dialogs"], numbers["train"]["left_out"]) == (67, 5)
 
 
 def test_pretraining_never_saw_the_test(corpora: Path, study: Study, mirror: Path) -> None:

@@ -3,16 +3,47 @@
 Reads `screen/dialogs.jsonl` and, when the authors' rounds are the test, `read/release/rounds.jsonl` (positional, as published) or
 `aligned.jsonl` (the dialogs' own rounds). Writes `split/train.jsonl`, `split/test.jsonl`, `split/test_rounds.jsonl` and
 `metrics.json`; beside the published rounds also the repaired ones, `split/aligned_rounds.jsonl`.
+
+The authors' test dialogs were made from public ones, mostly CPsyCounD's, whose client volleys they keep nearly word for word. A
+recording of one's own draws from the same corpora. So where the authors' rounds are the test and the training dialogs are a
+recording, a training dialog whose client says what a test dialog's client says is left out: `split/left_out.csv` names it, the
+test dialog and the share that they have in common, and `metrics.json` counts.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
 
 from mi_llm import storage
-from mi_llm.dialog import Round, features, read_dialogs, read_rounds, write_dialogs, write_rounds
+from mi_llm.dialog import Dialog, Round, features, read_dialogs, read_rounds, write_dialogs, write_rounds
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Study
+
+SHARED = (
+    0.5  # of a test dialog's client trigrams: in 28 of CPsyCounD's 3,084 dialogs 0.97 to 1, in 3 0.5 to 0.8, else at most 0.4
+)
+
+
+def trigrams(dialogs: Iterable[Dialog]) -> set[str]:
+    """Every three neighbouring characters in the client's volleys."""
+    said = (turn.text for dialog in dialogs for turn in dialog.turns if turn.role == "client")
+    return {text[place : place + 3] for text in said for place in range(len(text) - 2)}
+
+
+def leaks(train: Sequence[Dialog], sources: Iterable[Dialog], test: Sequence[Dialog]) -> pd.DataFrame:
+    """Training dialogs that share more than `SHARED` with a test dialog, themselves or the source they were transcribed from."""
+    source_of = {(source.source, source.id): source for source in sources}
+    tested = {dialog.id: found for dialog in test if (found := trigrams([dialog]))}
+    rows = []
+    for dialog in train:
+        told = trigrams([dialog, source_of[dialog.source, dialog.meta["transcribed_from"]]])
+        shares = {name: len(wanted & told) / len(wanted) for name, wanted in tested.items()}
+        if near := [name for name, share in shares.items() if share > SHARED]:
+            nearest = max(near, key=lambda name: shares[name])
+            rows.append({"dialog": dialog.id, "test_dialog": nearest, "shared": round(shares[nearest], 4)})
+    return pd.DataFrame(rows, columns=["dialog", "test_dialog", "shared"])
 
 
 def repaired(published: Sequence[Round], aligned: Sequence[Round]) -> list[Round]:
@@ -29,7 +60,11 @@ def split(study: Study) -> None:
     release = study.folder / "read" / "release"
     known = {"release": release / "rounds.jsonl", "aligned": release / "aligned.jsonl"}.get(study.split.test)
     inputs = [screened, known] if known else [screened]
+    recorded = known is not None and study.transcribe.source == "recorded"
+    corpora = [study.folder / "read" / corpus / "dialogs.jsonl" for corpus in study.transcribe.sample] if recorded else []
+    inputs += corpora
     with stage(study, "split", None, inputs) as out:
+        counted: dict[str, int] = {}
         dialogs = read_dialogs(screened)
         if known:
             train, test = dialogs, read_dialogs(release / "dialogs.jsonl")
@@ -38,6 +73,12 @@ def split(study: Study) -> None:
                 raise Problem(
                     str(known), "no round in it", "the authors' release", f"see {study.folder}/acquire/release/missing.csv"
                 )
+            if recorded:
+                sources = [dialog for path in corpora for dialog in read_dialogs(path)]
+                found = leaks(train, sources, test)
+                train = [dialog for dialog in train if dialog.id not in set(found["dialog"])]
+                storage.write_text(out / "left_out.csv", found.to_csv(index=False, lineterminator="\n"))
+                counted = {"left_out": len(found)}
         else:
             wanted = study.split.test_dialogs
             if wanted >= len(dialogs):
@@ -54,5 +95,5 @@ def split(study: Study) -> None:
         write_rounds(out / "test_rounds.jsonl", rounds)
         if study.split.test == "release":
             write_rounds(out / "aligned_rounds.jsonl", repaired(rounds, read_rounds(release / "aligned.jsonl")))
-        features_of = {"train": features(train), "test": features(test) | {"round_samples": len(rounds)}}
+        features_of = {"train": features(train) | counted, "test": features(test) | {"round_samples": len(rounds)}}
         storage.write_json(out / "metrics.json", features_of)
