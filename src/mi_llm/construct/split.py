@@ -10,10 +10,10 @@ recording, a training dialog whose client says what a test dialog's client says 
 test dialog and the share that they have in common, and `metrics.json` counts.
 """
 
+import csv
+import io
 import random
 from collections.abc import Iterable, Sequence
-
-import pandas as pd
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog, Round, features, read_dialogs, read_rounds, write_dialogs, write_rounds
@@ -21,9 +21,8 @@ from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
-SHARED = (
-    0.5  # of a test dialog's client trigrams: in 28 of CPsyCounD's 3,084 dialogs 0.97 to 1, in 3 0.5 to 0.8, else at most 0.4
-)
+# Of a test dialog's client trigrams. The authors' release: 28 of CPsyCounD's 3,084 dialogs 0.97 to 1, 3 over 0.5, else 0.4 at most.
+SHARED = 0.5
 
 
 def trigrams(dialogs: Iterable[Dialog]) -> set[str]:
@@ -32,18 +31,18 @@ def trigrams(dialogs: Iterable[Dialog]) -> set[str]:
     return {text[place : place + 3] for text in said for place in range(len(text) - 2)}
 
 
-def leaks(train: Sequence[Dialog], sources: Iterable[Dialog], test: Sequence[Dialog]) -> pd.DataFrame:
-    """Training dialogs that share more than `SHARED` with a test dialog, themselves or the source they were transcribed from."""
+def leaks(train: Sequence[Dialog], sources: Iterable[Dialog], test: Sequence[Dialog]) -> dict[str, tuple[str, float]]:
+    """Training dialogs that share more than `SHARED` with a test dialog, themselves or by their source: its id, the share."""
     source_of = {(source.source, source.id): source for source in sources}
-    tested = {dialog.id: found for dialog in test if (found := trigrams([dialog]))}
-    rows = []
+    tested = {dialog.id: told for dialog in test if (told := trigrams([dialog]))}
+    found = {}
     for dialog in train:
         told = trigrams([dialog, source_of[dialog.source, dialog.meta["transcribed_from"]]])
         shares = {name: len(wanted & told) / len(wanted) for name, wanted in tested.items()}
         if near := [name for name, share in shares.items() if share > SHARED]:
             nearest = max(near, key=lambda name: shares[name])
-            rows.append({"dialog": dialog.id, "test_dialog": nearest, "shared": round(shares[nearest], 4)})
-    return pd.DataFrame(rows, columns=["dialog", "test_dialog", "shared"])
+            found[dialog.id] = nearest, round(shares[nearest], 4)
+    return found
 
 
 def repaired(published: Sequence[Round], aligned: Sequence[Round]) -> list[Round]:
@@ -76,8 +75,11 @@ def split(study: Study) -> None:
             if recorded:
                 sources = [dialog for path in corpora for dialog in read_dialogs(path)]
                 found = leaks(train, sources, test)
-                train = [dialog for dialog in train if dialog.id not in set(found["dialog"])]
-                storage.write_text(out / "left_out.csv", found.to_csv(index=False, lineterminator="\n"))
+                train = [dialog for dialog in train if dialog.id not in found]
+                table = io.StringIO(newline="")
+                rows = [("dialog", "test_dialog", "shared"), *((name, *near) for name, near in found.items())]
+                csv.writer(table, lineterminator="\n").writerows(rows)
+                storage.write_text(out / "left_out.csv", table.getvalue())
                 counted = {"left_out": len(found)}
         else:
             wanted = study.split.test_dialogs
