@@ -374,6 +374,11 @@ def test_a_person_overrules_the_checks_and_nothing_is_dropped_silently(corpora: 
         ("cpsycound/case_3,maybe,x,A,2026-11-01", "line 2: decision 'maybe'"),
         ("cpsycound/case_3,keep,x,,", "line 2: no who or no when"),
         ("cpsycound/case_3,fix,x,A,2026-11-01", "cpsycound_case_3.txt: no such file"),
+        ("cpsycound/case_3000,drop,x,A,2026-11-01", "line 2: no dialog 'cpsycound/case_3000'"),
+        (
+            "cpsycound/case_3,drop,x,A,2026-11-01\ncpsycound/case_4,drop,x,A,2026-11-01\ncpsycound/case_3,keep,x,B,2026-11-02",
+            "line 4: cpsycound/case_3 is decided otherwise than in line 2",
+        ),
     ],
 )
 def test_a_wrong_decision_is_refused_by_line(corpora: Path, study: Study, line: str, wrong: str) -> None:
@@ -382,6 +387,15 @@ def test_a_wrong_decision_is_refused_by_line(corpora: Path, study: Study, line: 
     with pytest.raises(Problem) as refusal:
         screen.screen(study)
     assert wrong in str(refusal.value)
+
+
+def test_spaces_around_a_decision_do_not_count_nor_does_saying_it_twice(corpora: Path, study: Study) -> None:
+    transcribe.transcribe(study)
+    decide(" cpsycound/case_3 , drop, too smooth, A ,2026-11-01 ", "cpsycound/case_3,drop,too smooth,A,2026-11-01")
+    screen.screen(study)
+    table = pd.read_csv(corpora / "runs/mini/screen/screening.csv").set_index("dialog")
+    assert tuple(table.loc["cpsycound/case_3", ["decision", "reason", "who"]]) == ("drop", "too smooth", "A")
+    assert storage.read_json(corpora / "runs/mini/screen/metrics.json")["dropped"] == 1
 
 
 def test_a_study_that_wants_a_person_waits_for_one_and_goes_on_with_their_decisions(corpora: Path, study: Study) -> None:

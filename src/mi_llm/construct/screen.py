@@ -11,7 +11,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -126,22 +126,30 @@ def unrelated(turns: Sequence[Turn]) -> float:
     return lost / replies if replies else 0.0
 
 
-def decisions(folder: Path) -> dict[str, Decision]:
-    """What a person decided, by dialog; the file may be missing, but not malformed."""
+def decisions(folder: Path, transcribed: Collection[str]) -> dict[str, Decision]:
+    """What a person decided, by dialog: one of `transcribed`, decided once. The file may be missing, but not malformed."""
     path = folder / "decisions.csv"
     if not path.exists():
         return {}
     table = csv.DictReader(io.StringIO(storage.read_text(path), newline=""))
     if list(table.fieldnames or ()) != COLUMNS:
         raise Problem(f"{path}, line 1", f"columns {table.fieldnames}", ",".join(COLUMNS), "correct the header")
-    made = {}
+    made: dict[str, Decision] = {}
+    lines: dict[str, int] = {}
     for row in table:
         place = f"{path}, line {table.line_num}"
-        if row["decision"] not in ("keep", "drop", "fix"):
-            raise Problem(place, f"decision {row['decision']!r}", "keep, drop or fix", "correct it")
-        if not (row["who"] or "").strip() or not (row["when"] or "").strip():
+        name, *rest = ((row[column] or "").strip() for column in COLUMNS)
+        decided = Decision(*rest)
+        if name not in transcribed:
+            raise Problem(place, f"no dialog {name!r}", "a dialog as screening.csv names it", "correct it, or take the line out")
+        if decided.decision not in ("keep", "drop", "fix"):
+            raise Problem(place, f"decision {decided.decision!r}", "keep, drop or fix", "correct it")
+        if not decided.who or not decided.when:
             raise Problem(place, "no who or no when", "the initials of who decided, and the date", "fill them in")
-        made[row["dialog"]] = Decision(row["decision"], row["reason"], row["who"], row["when"])
+        if made.setdefault(name, decided) != decided:
+            found = f"{name} is decided otherwise than in line {lines[name]}"
+            raise Problem(place, found, "one decision on a dialog", "take one of the two out")
+        lines.setdefault(name, table.line_num)
     return made
 
 
@@ -169,11 +177,11 @@ def screen(study: Study) -> None:
     """Screen the transcribed dialogs; see the module. Raises Problem, after writing the proposals, while a person must decide."""
     folder, transcribed = Path(study.screen.decisions), study.folder / "transcribe" / "transcribed.jsonl"
     with stage(study, "screen", None, [transcribed, folder]) as out:
-        person = decisions(folder)
+        entries = [(f"{entry['source']}/{entry['dialog']}", entry) for entry in storage.read_lines(transcribed)]
+        person = decisions(folder, {name for name, _ in entries})
         kept, rows = [], []
         pages: list[dict[str, Any]] = []
-        for entry in storage.read_lines(transcribed):
-            name = f"{entry['source']}/{entry['dialog']}"
+        for name, entry in entries:
             try:
                 turns = turns_of(entry["answer"])
                 found = list(reasons(turns, study.screen))
