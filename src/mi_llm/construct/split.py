@@ -21,7 +21,7 @@ from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
-# Of a test dialog's client trigrams. The authors' release: 28 of CPsyCounD's 3,084 dialogs 0.97 to 1, 3 over 0.5, else 0.4 at most.
+# Of a test dialog's client trigrams. With the authors' test: 28 of CPsyCounD's 3,084 dialogs 0.97 to 1, 3 over 0.5, others 0.4.
 SHARED = 0.5
 
 
