@@ -224,6 +224,29 @@ def test_the_miniature_is_never_judged_and_the_authors_dialogs_are(scored: Study
     assert table.loc["AnnoMI", "Verdict"] == "—"
 
 
+@pytest.mark.parametrize(
+    ("test", "source", "judged"),
+    [
+        ("release", "release", {"X-367", "X-bleu-base", "X-bleu-ft", "T4"}),
+        ("release", "recorded", {"X-367", "X-bleu-base"}),  # tuned on other dialogs
+        ("aligned", "release", {"T4"}),  # the paper's rounds are the positional ones
+        ("transcribed", "release", {"T4"}),
+    ],
+)
+def test_scores_are_judged_on_the_papers_rounds_and_tuned_models_only_if_trained_on_its_dialogs(
+    scored: Study, test: str, source: str, judged: set[str]
+) -> None:
+    changes = {
+        "transcribe": {"source": source}, "split": {"test": test}, "base": {"source": "hub"}, "simulate": {"client": "person"},
+    }  # fmt: skip
+    sections = {name: getattr(scored, name).model_copy(update=change) for name, change in changes.items()}
+    found = published.published(scored.model_copy(update=sections))
+    for prefix in ("X-367", "X-bleu-base", "X-bleu-ft", "T4"):
+        mine = found[found["claim"].str.startswith(prefix) & ~found["claim"].str.startswith("T4-real")]
+        assert len(mine)
+        assert ("other scale" not in set(mine["Verdict"])) == (prefix in judged), prefix
+
+
 def test_a_run_at_the_papers_scale_gets_verdicts_and_no_reserve(scored: Study) -> None:
     changes = {
         "acquire": {"upstream": scored.corpora}, "transcribe": {"source": "release"}, "split": {"test": "release"},
@@ -232,7 +255,10 @@ def test_a_run_at_the_papers_scale_gets_verdicts_and_no_reserve(scored: Study) -
     sections = {name: getattr(scored, name).model_copy(update=change) for name, change in changes.items()}
     report(scored.model_copy(update=sections))
     found = pd.read_csv(scored.folder / "report/tables/published.csv")
-    assert set(found["Verdict"]) == {"agrees", "differs"}
+    real = found["claim"].str.contains("-real-|-Real$")
+    assert set(found.loc[real, "claim"].str[:2]) == {"T4", "T5", "T6"}
+    assert set(found.loc[real, "Verdict"]) == {"other scale"}  # another draw of 30, another translation
+    assert set(found.loc[~real, "Verdict"]) == {"agrees", "differs"}
     page = (scored.folder / "report/index.html").read_text(encoding="utf-8")
     assert "not at the paper" not in page
     assert 'class="notice"' not in page

@@ -142,7 +142,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "study": study,
         "version": __version__,
         "style": Markup((resources.files(__package__) / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
-        "at_scale": not verdicts.get(published.OTHER, 0),
+        "at_scale": published.at_scale(shown["published"]),
         "counts": {
             "all": len(shown["published"]),
             "agrees": verdicts.get(published.AGREES, 0),
