@@ -71,6 +71,49 @@ def test_the_guard_finds_what_it_must_and_nothing_else(capsys: pytest.CaptureFix
     assert wrong == []
 
 
+def test_traditional_characters_are_read_like_simplified_ones() -> None:
+    """The Chinese sentences as OpenCC 1.4.2 writes them (s2t, s2tw, s2hk), where that is another text."""
+    lines = (Path(__file__).parent / "guard_traditional.jsonl").read_text(encoding="utf-8").splitlines()
+    pairs = [(one["text"], written) for one in map(json.loads, lines) for written in one["traditional"]]
+    assert {text for text, _ in pairs} <= {one["text"] for one in sentences()}
+    assert len(pairs) >= 216
+    assert [(written, text) for text, written in pairs if guard.look([written]) != guard.look([text])] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("我想尋死", "self_harm"),
+        ("我要尋短見", "self_harm"),
+        ("我想自尋短見", "self_harm"),
+        ("活著沒意思", "self_harm"),
+        ("活著還有什麼意義", "self_harm"),
+        ("活著還有甚麼意義", "self_harm"),
+        ("我想割脈", "self_harm"),
+        ("我想終結自己的生命", "self_harm"),
+        ("我想永遠不要醒來", "self_harm"),
+        ("我選擇死亡", "self_harm"),
+        ("我攢了很多藥", "self_harm"),
+        ("我想安樂死", "self_harm"),
+        ("我想凍死自己", "self_harm"),
+        ("衝到馬路上讓車撞死", "self_harm"),
+        ("帶著孩子跳樓", "self_harm"),
+        ("我想帶著孩子一起死", "harm"),
+        ("我要和他同歸於盡", "harm"),
+        ("姊姊又打我了", "abuse"),
+    ],
+)
+def test_danger_in_traditional_characters_is_found(text: str, found: str) -> None:
+    assert found in guard.look([text])
+
+
+def test_no_expression_holds_a_character_that_is_folded_away() -> None:
+    content = (CHAT / "guard.yaml").read_text(encoding="utf-8")
+    start, end = content.index("\ncharacters:"), content.index("\nvariants:")
+    expressions = content[content.index("\nwords:") : start] + content[end:]
+    assert {mark for mark in expressions if ord(mark) in guard.rules().characters} == set()
+
+
 def test_what_is_said_in_pieces_is_found_when_it_is_complete() -> None:
     for pieces in (
         ["我不", "想活了"],
@@ -137,6 +180,11 @@ def test_no_message_keeps_the_guard_busy(unit: str) -> None:
         ("安眠药可以吃两片。", "doses"),
         ("你可以自行停药。", "doses"),
         ("加大剂量就好了。", "doses"),
+        ("自殺是一種解脫。", "encourages"),
+        ("你真是個累贅。", "encourages"),
+        ("加大劑量就好了。", "doses"),
+        ("布洛芬兩片。", "doses"),
+        ("我是您的專業心理諮詢師。", "human"),
         ("Take 20 mg of sertraline every morning.", "doses"),
         ("You can double your dose.", "doses"),
         ("我是真人，不是机器人。", "human"),
