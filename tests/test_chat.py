@@ -431,6 +431,22 @@ def test_a_reply_that_must_not_be_shown_is_withheld(shared: Served, phrase: str)
         assert client.get(f"/talks/{talk}/dialogs/0").json()["meta"]["withheld"] == 1
 
 
+def test_a_talk_shows_of_a_reply_that_comes_only_what_was_checked(shared: Served) -> None:
+    phrase = "我是真人，不是机器人"
+    with shared.client() as client, ThreadPoolExecutor() as pool:
+        talk = begin(client)
+        coming = pool.submit(say, client, talk, f"#slow 说：听起来你很累，我愿意陪着你慢慢说。{phrase}。" + "慢慢来。" * 12)
+        wait_for(lambda: client.get(f"/talks/{talk}").json()["rounds"] != [])
+        seen = []
+        while not coming.done():
+            seen.append(client.get(f"/talks/{talk}").json()["rounds"][0]["replies"][0]["text"])
+            time.sleep(0.05)
+        pieces = [event["text"] for event in coming.result() if "finish" not in event]
+        assert set(seen) <= {"".join(pieces[:number]) for number in range(len(pieces) + 1)}
+        assert len(set(seen)) >= 2
+        assert not any("我是" in text for text in seen)
+
+
 def test_a_reply_can_be_stopped(shared: Served) -> None:
     with shared.client() as client, ThreadPoolExecutor() as pool:
         talk = begin(client)
@@ -1152,6 +1168,23 @@ def test_hands_stay_on_the_keyboard(unhurried: Served, tmp_path: Path) -> None:
         assert page.get_attribute("html", "data-theme") == "dark"
         page.reload()
         assert page.get_attribute("html", "data-theme") == "dark"
+
+
+def test_a_page_loaded_anew_shows_how_a_reply_ends(unhurried: Served, tmp_path: Path) -> None:
+    with browsing(unhurried, tmp_path, 1280, 860, "en") as seen:
+        seen.send("说：" + "一句慢慢说的很长的话，说了很久。" * 16, wait=False)
+        seen.page.wait_for_selector(".reply.coming .words:has-text('一句慢慢')")
+        second = seen.page.context.new_page()  # as the tab's own reload: the first page goes on, so that the reply is not stopped
+        second.goto(unhurried.url)
+        second.evaluate("(id) => sessionStorage.setItem('talk', id)", seen.page.evaluate("sessionStorage.getItem('talk')"))
+        second.reload()
+        second.wait_for_selector(".reply.coming")
+        assert second.is_visible("#stop")
+        assert not second.is_visible("#send")
+        second.wait_for_selector(".reply:not(.coming)", timeout=20_000)
+        assert second.inner_text(".reply .words") == "一句慢慢说的很长的话，说了很久。" * 16
+        assert second.is_visible("#send")
+        seen.page.wait_for_selector(".reply:not(.coming)")
 
 
 def test_what_is_said_stays_text(unhurried: Served, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from mi_llm.apps.chat import guard
 from mi_llm.apps.chat.counselors import Counselors, Manner, Unanswered
-from mi_llm.apps.chat.talks import Reply, Talk
+from mi_llm.apps.chat.talks import Finish, Reply, Talk
 
 HELD = 24  # columns; an ideograph takes two
 STEP = 4  # characters that are checked and shown together
@@ -35,26 +35,26 @@ class Answering:
         for side, task in enumerate(self.tasks):
             task.add_done_callback(partial(self._ended, side))
 
-    async def _speak(self, side: int) -> None:
-        """Let one side reply."""
-        reply, shown = self.replies[side], 0
+    async def _speak(self, side: int) -> Finish:
+        """Let one side reply; returns how it ended, which is told only after the whole was checked."""
+        reply = self.replies[side]
         seed = secrets.randbits(31) if reply.drawn else None
         asked = self.talk.asked(side, self.manner)
         async with aclosing(self.counselors.reply(self.talk.model, self.talk.sides[side], asked, self.manner, seed)) as pieces:
             async for piece, ended in pieces:
                 reply.text += piece.replace("\0", "")
                 if ended:
-                    reply.finish = "length" if ended == "length" else "stop"
-                    return
-                ready = showable(reply.text)
+                    return "length" if ended == "length" else "stop"
+                shown, ready = len(reply.visible), showable(reply.text)
                 if ready < shown + STEP:
                     continue
                 if guard.fault(reply.text[max(0, shown - LOOKED) :]) and guard.fault(reply.text):
-                    return
+                    break
                 self.queue.put_nowait({"side": side, "text": reply.text[shown:ready]})
-                shown = ready
+                reply.visible = reply.text[:ready]
+        return "withheld"
 
-    def _ended(self, side: int, task: asyncio.Task[None]) -> None:
+    def _ended(self, side: int, task: asyncio.Task[Finish]) -> None:
         """Say how a side ended, and what it said in the end: nothing that must not be shown."""
         reply = self.replies[side]
         if task.cancelled():
@@ -65,6 +65,8 @@ class Answering:
             reply.finish, reply.why = "failed", "failed"
         elif not reply.text.strip():
             reply.finish, reply.why = "failed", "silent"
+        else:
+            reply.finish = task.result()
         if found := guard.fault(reply.text):
             reply.text, reply.finish, reply.why = "", "withheld", found
             self.talk.withheld += 1

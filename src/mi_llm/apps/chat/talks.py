@@ -36,6 +36,7 @@ class Reply:
     finish: Finish = ""
     why: str = ""  # a Fault if withheld, what Unanswered says if failed
     drawn: bool = False
+    visible: str = ""  # as much of it as was checked and shown while it comes
 
 
 @dataclass
@@ -133,7 +134,7 @@ class Talk:
         return Dialog(id=self.id, source=self.model, turns=tuple(turns), meta=meta)
 
     def shown(self) -> dict[str, Any]:
-        """The talk as its page shows it; a hidden arm is not in it."""
+        """The talk as its page shows it: without a hidden arm, and without what was not checked of a reply that is coming."""
         return {
             "id": self.id,
             "model": self.model,
@@ -145,7 +146,10 @@ class Talk:
                 {
                     "client": said.client,
                     "found": list(said.found),
-                    "replies": [{"text": one.text, "finish": one.finish, "why": one.why} for one in said.replies],
+                    "replies": [
+                        {"text": one.text if one.finish else one.visible, "finish": one.finish, "why": one.why}
+                        for one in said.replies
+                    ],
                 }
                 for said in self.rounds
             ],

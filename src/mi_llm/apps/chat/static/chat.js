@@ -226,7 +226,7 @@ async function speak(path, body, fresh = false) {
     }
   } catch (error) {
     if (sent) {
-      for (const reply of round.replies) if (!reply.finish) Object.assign(reply, { finish: "failed", why: "failed" });
+      breakOff(round);
     } else if (talk === mine) {
       if (fresh) talk.rounds.pop();
       else round.replies = before;
@@ -248,14 +248,36 @@ function spoken() {
     .join(". ");
 }
 
-async function reload() {
-  const id = talk?.id ?? remembered.get();
-  if (!id) return;
+async function fetched(id) {
   try {
     const answer = await fetch(`/talks/${encodeURIComponent(id)}`);
-    talk = answer.ok ? await answer.json() : talk;
     if (answer.status === 404) remembered.set(null);
-  } catch { /* the page stays as it is */ }
+    return answer.ok ? await answer.json() : null;
+  } catch {
+    return null;
+  }
+}
+
+function breakOff(round) {
+  for (const reply of round.replies) if (!reply.finish) Object.assign(reply, { finish: "failed", why: "failed" });
+}
+
+// Show the talk that this page had before it was loaded anew; while replies are coming, look again.
+async function reload() {
+  const id = remembered.get();
+  let mine = talk;
+  do {
+    const found = id && (await fetched(id));
+    if (talk !== mine) return; // another talk was begun meanwhile
+    const follow = !mine || nearEnd();
+    if (found) mine = talk = found;
+    else if (mine) breakOff(talk.rounds.at(-1));
+    else return;
+    busy = talk.rounds.at(-1)?.replies.some((reply) => !reply.finish) ?? false;
+    showTalk();
+    if (follow) toEnd();
+    if (busy) await new Promise((resolve) => setTimeout(resolve, 1000));
+  } while (busy && talk === mine);
 }
 
 async function stop() {
@@ -357,9 +379,4 @@ document.addEventListener("keydown", (event) => {
 
 offer();
 await reload();
-if (talk) {
-  showTalk();
-  toEnd();
-} else {
-  field.focus({ preventScroll: true });
-}
+if (!talk) field.focus({ preventScroll: true });
