@@ -1,8 +1,9 @@
 """A real HTTP server that streams chat completions as a model server does, and misbehaves where it is told to.
 
 It offers the models named, and replies to `说：…` in the client's message with what follows, otherwise with a sentence of the
-arm. `#429`, `#500`, `#400`, `#cut`, `#junk`, `#silent` and `#slow` in the message make it answer so. Every request is written to
-the log, a line each when it has ended: what was asked, how many pieces were sent, and whether the one who asked left early.
+arm. `#429`, `#500`, `#400`, `#413`, `#long`, `#cut`, `#junk`, `#silent` and `#slow` in the message make it answer so. Every
+request is written to the log, a line each when it has ended: what was asked, how many pieces were sent, and whether the one who
+asked left early.
 
     python tests/streaming_server.py --log log.jsonl --models tiny,tiny+mi --delay 0.02
 
@@ -66,10 +67,11 @@ class Server:
     async def chat(self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Stream one reply, two characters a piece."""
         said = request["messages"][-1]["content"]
-        status = re.search(r"#(429|500|400)", said)
-        if status:
+        status = re.search(r"#(429|500|400|413)", said)
+        if status or "#long" in said:
             self.note(request, 0, "refused")
-            return self.send(writer, int(status[1]), {"error": {"message": f"you said {said}"}})
+            code = "context_length_exceeded" if "#long" in said else None
+            return self.send(writer, int(status[1]) if status else 400, {"error": {"message": f"you said {said}", "code": code}})
         arm = "tuned" if request["model"].endswith("+mi") else "base"
         told = re.search(r"说：(.+)", said, re.DOTALL)
         text = "" if "#silent" in said else told[1] if told else REPLIES[arm]

@@ -583,7 +583,16 @@ def test_a_message_without_a_reply_joins_the_next(shared: Served) -> None:
 
 @pytest.mark.parametrize(
     ("told", "why"),
-    [("#429", "busy"), ("#400", "long"), ("#500", "failed"), ("#cut", "failed"), ("#junk", "failed"), ("#silent", "silent")],
+    [
+        ("#429", "busy"),
+        ("#400", "refused"),
+        ("#413", "long"),
+        ("#long", "long"),
+        ("#500", "failed"),
+        ("#cut", "failed"),
+        ("#junk", "failed"),
+        ("#silent", "silent"),
+    ],
 )
 def test_a_model_server_that_fails(shared: Served, told: str, why: str) -> None:
     with shared.client() as client:
@@ -592,6 +601,18 @@ def test_a_model_server_that_fails(shared: Served, told: str, why: str) -> None:
         assert (end["finish"], end["why"]) == ("failed", why)
         with client.stream("POST", f"/talks/{talk}/again", json={}) as answer:
             assert final(events(answer))["finish"] == "failed"
+
+
+def test_a_message_that_the_model_server_refuses_does_not_end_the_talk(shared: Served) -> None:
+    with shared.client() as client:
+        talk = begin(client, "beside")
+        say(client, talk, "说：我在听")
+        found = say(client, talk, "#400 <s>")
+        assert [(final(found, side)["finish"], final(found, side)["why"]) for side in (0, 1)] == [("failed", "refused")] * 2
+        assert final(say(client, talk, "说：好的"))["finish"] == "stop"
+        messages = shared.asked()[-1]["request"]["messages"]
+        assert [one["content"] for one in messages[1:]] == ["说：我在听", "我在听", "说：好的"]
+        assert "<s>" not in client.get(f"/talks/{talk}/dialogs/0").text
 
 
 def test_a_model_server_that_is_gone(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ SILENCE_S, CONNECT_S = 120.0, 5.0  # how long the server may say nothing, and ta
 
 
 class Unanswered(Exception):  # noqa: N818 — it says what happened
-    """No reply: the server is `away`, `busy`, finds the talk too `long`, or `failed`."""
+    """No reply: the server is `away`, `busy`, finds the talk too `long`, has `refused` the message, or `failed`."""
 
-    def __init__(self, why: Literal["away", "busy", "long", "failed"]) -> None:
+    def __init__(self, why: Literal["away", "busy", "long", "refused", "failed"]) -> None:
         self.why = why
         super().__init__(why)
 
@@ -107,7 +107,9 @@ class Counselors:
         except openai.APIConnectionError as error:
             raise Unanswered("failed" if said else "away") from error
         except openai.APIStatusError as error:
-            known: dict[int, Literal["busy", "long"]] = {429: "busy", 503: "busy", 400: "long", 413: "long"}
+            if error.code == "context_length_exceeded":
+                raise Unanswered("long") from error
+            known: dict[int, Literal["busy", "long", "refused"]] = {429: "busy", 503: "busy", 400: "refused", 413: "long"}
             raise Unanswered(known.get(error.status_code, "failed")) from error
         except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # a stream that breaks its own protocol
             raise Unanswered("failed") from error

@@ -38,6 +38,11 @@ class Reply:
     drawn: bool = False
     visible: str = ""  # as much of it as was checked and shown while it comes
 
+    @property
+    def left_out(self) -> bool:
+        """Whether its round is no part of the talk: it must not be shown, or the server does not take the message."""
+        return self.finish == "withheld" or self.why == "refused"
+
 
 @dataclass
 class Round:
@@ -91,13 +96,13 @@ class Talk:
             self.alert = self.alert if self.alert_left else ()
 
     def turns(self, side: int, until: int | None = None) -> list[Turn]:
-        """What was said between the client and one side: the guard's rounds and withheld replies left out.
+        """What was said between the client and one side: without the guard's rounds and those that are left out.
 
         Messages that got no reply join the next: a volley is all that one person says before the other speaks.
         """
         found: list[Turn] = []
         for said in self.rounds[:until]:
-            if said.found or (said.replies and said.replies[side].finish == "withheld"):
+            if said.found or (said.replies and said.replies[side].left_out):
                 continue
             if found and found[-1].role == "client":
                 found[-1] = Turn(role="client", text=f"{found[-1].text}\n{said.client}")

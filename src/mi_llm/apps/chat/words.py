@@ -103,6 +103,10 @@ WORDS = {
     "failed_long": Text(
         "The talk has become too long for the model. Begin a new one.", "对话太长，模型接不下去了，请开始新对话。"
     ),
+    "failed_refused": Text(
+        "The model server does not take this message; the talk goes on without it. Write it in other words.",
+        "模型服务不接受这条消息，之后的对话不会带上它。请换个写法再发。",
+    ),
     "failed_failed": Text("The reply broke off.", "回复中断了。"),
     "failed_silent": Text("The model said nothing.", "模型什么也没说。"),
     "not_sent": Text("Not sent:", "没有发出："),
@@ -150,6 +154,6 @@ FAULTS = tuple(f"withheld_{fault}" for fault in ("encourages", "doses", "human")
 SCRIPT = (
     "you", "counselor", "base", "tuned", "side_0", "side_1", "coming", "edit", "again", "copy", "copied", "stopped", "length",
     "voted", "none_yet", "way_beside", "way_blind", "not_sent",
-    "failed_away", "failed_busy", "failed_long", "failed_failed", "failed_silent",
+    "failed_away", "failed_busy", "failed_long", "failed_refused", "failed_failed", "failed_silent",
     "why_offline", "why_401", "why_404", "why_409", "why_413", "why_422", "why_429", "why_502", "why_503", "why_other",
 )  # fmt: skip
