@@ -681,6 +681,17 @@ def test_hostile_messages_get_a_plain_refusal(shared: Served, number: int) -> No
         assert client.get(f"/talks/{talk}").json()["rounds"] == []
 
 
+def test_a_message_that_grows_when_it_is_folded_is_too_long(shared: Served) -> None:
+    with shared.client() as client:
+        talk = begin(client)
+        began = time.monotonic()
+        for text in ("\ufdfa" * 4000, "\ufdfa" * 223, "\u2026" * 1334):  # 18 characters each, and three
+            answer = client.post(f"/talks/{talk}/messages", json={"text": text})
+            assert (answer.status_code, answer.text) == (413, "too long")
+        assert time.monotonic() - began < 0.5
+        assert final(say(client, talk, "\ufdfa" * 222))["finish"] == "stop"
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -984,6 +995,9 @@ def test_a_talk_in_memory_is_bounded_and_its_turns_alternate() -> None:
     assert [turn.text for turn in talk.turns(0)] == ["一", "甲", "三\n四", "丁"]
     assert [turn.text for turn in talk.turns(1)] == ["三", "丙", "四", "丁"]
     assert begun("tiny", "beside", ("base",), None) is None
+    for number in range(9):
+        talk.hear(str(number))
+    assert talk.heard == ["5", "6", "7", "8"]
 
 
 # ---- the page

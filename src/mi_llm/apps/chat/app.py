@@ -81,10 +81,12 @@ class Chat:
 
 
 def plain_text(text: str) -> str:
-    """A message as it may be sent on: no control characters but line breaks and tabs, and not empty."""
+    """A message as it may be sent on: no control characters but line breaks and tabs, not empty, short for the guard too."""
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     if any(unicodedata.category(mark) == "Cc" and mark not in "\n\t" for mark in text):
         raise PydanticCustomError("control", "control characters")
+    if len(unicodedata.normalize("NFKC", text)) > MESSAGE:  # what the guard reads: a ligature can become 18 characters
+        raise PydanticCustomError("string_too_long", "too long")
     if not text.strip():
         raise PydanticCustomError("empty", "nothing in it")
     return text.strip()
@@ -303,8 +305,8 @@ def reply_doors(app: FastAPI, chat: Chat) -> None:
             talk.edited += 1
         if len(talk.rounds) >= ROUNDS or talk.characters + len(sent.text) > CHARACTERS:
             raise HTTPException(409, "the talk is long enough")
-        talk.heard.append(sent.text)
-        found = guard.look(talk.heard[-guard.WINDOW :], talk.alert)
+        talk.hear(sent.text)
+        found = guard.look(talk.heard, talk.alert)
         talk.alerted(found)
         talk.rounds.append(Round(sent.text, found))
         if found:

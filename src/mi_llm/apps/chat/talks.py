@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mi_llm.apps.chat.counselors import Arm, Manner
-from mi_llm.apps.chat.guard import ALERT, Category
+from mi_llm.apps.chat.guard import ALERT, WINDOW, Category
 from mi_llm.dialog import Dialog, Turn
 from mi_llm.miti.clients import Profile
 from mi_llm.models.template import Message, messages
@@ -63,7 +63,7 @@ class Talk:
     profile: Profile | None
     id: str = field(default_factory=lambda: "".join(secrets.choice(LETTERS) for _ in range(12)))
     rounds: list[Round] = field(default_factory=list)
-    heard: list[str] = field(default_factory=list)  # client messages as they came, whatever was edited later
+    heard: list[str] = field(default_factory=list)  # the last client messages as they came, whatever was edited later
     alert: tuple[Category, ...] = ()
     alert_left: int = 0
     edited: int = 0
@@ -85,6 +85,11 @@ class Talk:
     def characters(self) -> int:
         """Of all that was said."""
         return sum(len(said.client) + sum(len(reply.text) for reply in said.replies) for said in self.rounds)
+
+    def hear(self, text: str) -> None:
+        """Remember a client message for the guard, and forget what it no longer reads."""
+        self.heard.append(text)
+        del self.heard[:-WINDOW]
 
     def alerted(self, found: tuple[Category, ...]) -> None:
         """Remember that the guard answered, or that it did not."""
