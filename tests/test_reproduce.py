@@ -1,5 +1,6 @@
 """The one command, in a clone of the repository: the committed lock comes out, whatever interrupts the run."""
 
+import json
 import os
 import random
 import shutil
@@ -63,6 +64,47 @@ def small(clone: Path) -> Path:
     shutil.copy(ROOT / "dvc.yaml", clone / "small/dvc.yaml")
     shutil.copy(ROOT / "mini/publish.yaml", clone / "small/publish.yaml")
     return clone
+
+
+def waiting(folder: Path, seconds: float) -> tuple[int | None, str]:
+    """What becomes of a run that first waits for others: its status, None while it waits, and what it said."""
+    code = """from pathlib import Path
+from mi_llm.reproduce import wait_for_others
+from mi_llm.study import load
+wait_for_others(load(Path("mini/params.yaml")))"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stderr=subprocess.PIPE, text=True)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return None, process.communicate()[1]
+    return process.returncode, process.communicate()[1]
+
+
+def test_a_run_waits_for_other_runs_and_not_for_an_open_desk(clone: Path, tmp_path: Path) -> None:
+    (tmp_path / "packets").mkdir()
+    turns = [{"role": "client", "text": "累"}, {"role": "counselor", "text": "您累了。"}]
+    (tmp_path / "packets/k7f3q2.json").write_text(json.dumps({"packet": "k7f3q2", "turns": turns}), encoding="utf-8")
+    (tmp_path / "packets/raters.json").write_text('{"rater-1": ["k7f3q2"]}', encoding="utf-8")
+    where = ["--packets", str(tmp_path / "packets"), "--data", str(tmp_path / "data"), "--port", "0"]
+    desk = subprocess.Popen([COMMAND[0], "desk", *where], cwd=clone, stdout=subprocess.PIPE, text=True)
+    try:
+        assert desk.stdout
+        assert any(line.startswith("The desk is open") for line in desk.stdout)
+        assert waiting(clone, 30) == (0, "")
+    finally:
+        desk.terminate()
+        desk.communicate()
+    sleeper = tmp_path / "mi-llm"  # it goes by the name of a run, and only waits
+    sleeper.write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
+    for verb in ("finetune", "reproduce"):
+        stage = subprocess.Popen([sys.executable, str(sleeper), verb, "tiny-llama3"], cwd=clone)
+        try:
+            status, said = waiting(clone, 8)
+        finally:
+            stage.kill()
+            stage.wait()
+        assert (status, said) == (None, f"another run works in this folder (process {stage.pid}); waiting for it to end\n")
 
 
 def test_a_lock_torn_anywhere_is_mended(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

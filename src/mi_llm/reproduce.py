@@ -9,11 +9,13 @@ import os
 import shutil
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 from dvc.cli import main as dvc
 from dvc.utils.serialize import modify_yaml
+from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.audit.verdict import VERDICTS
@@ -65,22 +67,23 @@ def put_in_order(lock: Path) -> None:
             content["stages"] = {name: content["stages"][name] for name in sorted(names)}
 
 
-def wait_for_others() -> None:
+def wait_for_others(study: Study) -> None:
     """Wait for the runs in this repository that began earlier: two at once would undo each other's outputs."""
+    verbs = {"reproduce", "pretrain", *YAML(typ="safe").load(storage.read_text(study.beside("dvc.yaml")))["stages"]}
     waiting = False
-    while others := [process for process in psutil.process_iter(["cmdline", "cwd", "create_time"]) if earlier_run(process)]:
+    while others := [one for one in psutil.process_iter(["cmdline", "cwd", "create_time"]) if earlier_run(one, verbs)]:
         if not waiting:
             print(f"another run works in this folder (process {others[0].pid}); waiting for it to end", file=sys.stderr)
             waiting = True
         time.sleep(1)
 
 
-def earlier_run(process: psutil.Process) -> bool:
-    """Whether a process is a run or a stage in this repository that began before this run."""
+def earlier_run(process: psutil.Process, verbs: set[str]) -> bool:
+    """Whether a process is a run or a stage (one of these verbs of `mi-llm`) in this repository that began before this run."""
     me = psutil.Process()
     words = process.info["cmdline"] or []
     return (
-        any(Path(word).name == "mi-llm" for word in words[:2])
+        any(Path(word).name == "mi-llm" and verb in verbs for word, verb in pairwise(words[:3]))
         and process.info["cwd"] == str(Path.cwd())
         and (process.info["create_time"], process.pid) < (me.create_time(), me.pid)
     )
@@ -104,7 +107,7 @@ def audit(study: Study) -> int:
         f"  takes   3 GB of disk, {AUDIT_MINUTES} minutes\n",
         file=sys.stderr,
     )
-    wait_for_others()
+    wait_for_others(study)
     mend(study)
     if dvc(["pull", "--quiet", SHIPPED[0]]):
         raise Problem("dvc pull", "the bundle's data could not be fetched", SHIPPED[0], "see the message above")
@@ -155,7 +158,7 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
     plan(study)
     if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":
         return 1
-    wait_for_others()
+    wait_for_others(study)
     mend(study)
     if dvc(["pull", "--quiet", *SHIPPED]):
         raise Problem(
