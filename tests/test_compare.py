@@ -142,10 +142,10 @@ def bundle(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "bundle", symlinks=True)
 
 
-def compare(folder: Path, *words: str) -> Run:
+def compare(folder: Path, *words: str, **environment: str) -> Run:
     """Run `mi-llm compare` as a person does who has no git identity but what the repository says."""
     command = [str(Path(sys.executable).parent / "mi-llm"), "compare", *words]
-    nobody = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    nobody = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, **environment}
     done = subprocess.run(command, cwd=folder, env=nobody, capture_output=True, text=True, check=False)
     written = folder / "runs/mini/certificate"
     if not written.exists():
@@ -329,6 +329,13 @@ def test_without_a_committed_lock_the_reference_is_compared(bundle: Path) -> Non
     assert none.status == 0
     assert none.errors == "nothing to compare with: git has no mini/dvc.lock yet\n"
     assert none.lines == []
+
+
+def test_without_git_the_reference_that_lies_here_is_compared(bundle: Path, tmp_path: Path) -> None:
+    run = compare(bundle, PATH=str(tmp_path))
+    assert run.status == 0, run.errors
+    assert run.lines[-1] == "compared with the committed reference: 13 identical, 0 within tolerance, 0 differ"
+    assert run.content["mi_llm"]["commit"] is None
 
 
 def test_changes_since_the_commit_are_named(bundle: Path) -> None:

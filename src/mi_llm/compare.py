@@ -83,8 +83,11 @@ class Comparison:
 
 
 def committed(path: Path) -> str | None:
-    """A file as git's HEAD has it, or None."""
-    shown = subprocess.run(["git", "show", f"HEAD:{path.as_posix()}"], capture_output=True, check=False)  # noqa: S603, S607 — a fixed command
+    """A file as git's HEAD has it, or None if it has none or git is not there."""
+    try:
+        shown = subprocess.run(["git", "show", f"HEAD:{path.as_posix()}"], capture_output=True, check=False)  # noqa: S603, S607 — a fixed command
+    except FileNotFoundError:
+        return None
     return shown.stdout.decode("utf-8") if shown.returncode == 0 else None
 
 
