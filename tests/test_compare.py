@@ -300,7 +300,13 @@ def test_a_torn_lock_is_a_sentence(bundle: Path, torn: str, found: str) -> None:
 
 def test_an_output_that_is_not_here(bundle: Path) -> None:
     shutil.rmtree(bundle / "runs/mini/read/annomi")
-    [output] = [one for one in compare(bundle).content["mi_llm"]["outputs"] if one["path"] == "runs/mini/read/annomi"]
+    run = compare(bundle)
+    counted = "13 identical (1 of them by the lock alone), 0 within tolerance, 0 differ"
+    assert run.lines[-1] == f"compared with the committed lock: {counted}"
+    assert counted in run.content["summary"]
+    assert run.content["mi_llm"]["outputs_by_lock_alone"] == 1
+    assert "by the lock alone" in run.page
+    [output] = [one for one in run.content["mi_llm"]["outputs"] if one["path"] == "runs/mini/read/annomi"]
     assert output["verdict"] == "identical"  # DVC did not fetch it; the lock vouches for it
     assert output["reasons"] == ["not fetched: its hash in the lock is the committed one"]
     lock = bundle / "mini/dvc.lock"
@@ -308,6 +314,26 @@ def test_an_output_that_is_not_here(bundle: Path) -> None:
     md5 = json.loads(text)["stages"]["read@annomi"]["outs"][0]["md5"]
     lock.write_text(text.replace(md5, "0" * 32 + ".dir"), encoding="utf-8")
     assert "  differs: runs/mini/read/annomi: it is not here" in compare(bundle).lines
+
+
+def test_a_folder_without_its_metrics_differs(bundle: Path) -> None:
+    (bundle / "runs/mini/read/annomi/metrics.json").unlink()
+    run = compare(bundle)
+    assert run.status == 1
+    assert "  differs: runs/mini/read/annomi: runs/mini/read/annomi/metrics.json is no such file" in run.lines
+    assert run.lines[-1] == "compared with the committed lock: 12 identical, 0 within tolerance, 1 differ"
+
+
+@pytest.mark.parametrize("committed", ["lock", "reference"])
+def test_a_run_that_never_happened_is_not_certified(bundle: Path, committed: str) -> None:
+    shutil.rmtree(bundle / "runs")
+    if committed == "reference":
+        git(bundle, "rm", "--quiet", "--cached", "mini/dvc.lock")
+        git(bundle, "commit", "--quiet", "--message", "no lock")
+    run = compare(bundle)
+    assert run.status == 2
+    assert run.errors.startswith("mi-llm: runs/mini: no output of the study")
+    assert not (bundle / "runs").exists()
 
 
 def test_without_a_committed_lock_the_reference_is_compared(bundle: Path) -> None:

@@ -32,12 +32,16 @@ Verdict = Literal["identical", "within tolerance", "differs"]
 
 @dataclass(frozen=True)
 class Output:
-    """One output of the run, its verdict, and why it is not simply identical (for *within tolerance*: what differs)."""
+    """One output of the run, its verdict, and why it is not simply identical (for *within tolerance*: what differs).
+
+    `here`: whether its folder is; if not, it can only be identical by what the lock says.
+    """
 
     path: str
     stage: str
     verdict: Verdict
     reasons: tuple[str, ...] = ()
+    here: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,11 @@ class Comparison:
         return sum(output.verdict == verdict for output in self.outputs)
 
     @property
+    def by_lock(self) -> int:
+        """How many of the identical outputs are not here: the lock alone vouches for them."""
+        return sum(output.verdict == "identical" and not output.here for output in self.outputs)
+
+    @property
     def changed(self) -> tuple[Claim, ...]:
         """The claims that have another verdict than in the reference."""
         return tuple(claim for claim in self.claims if claim.verdict != claim.before)
@@ -79,7 +88,9 @@ class Comparison:
     def sentence(self) -> str:
         """The comparison in one line."""
         identical, within, differ = self.count("identical"), self.count("within tolerance"), self.count("differs")
-        return f"compared with the committed {self.against}: {identical} identical, {within} within tolerance, {differ} differ"
+        alone = f" ({self.by_lock} of them by the lock alone)" if self.by_lock else ""
+        found = f"{identical} identical{alone}, {within} within tolerance, {differ} differ"
+        return f"compared with the committed {self.against}: {found}"
 
 
 def committed(path: Path) -> str | None:
@@ -182,10 +193,10 @@ def judge(study: Study, stage: str, now: dict[str, Any], then: dict[str, Any]) -
 def judged(study: Study, path: str, stage: str, reference: dict[str, Any], *, locked: bool) -> Output:
     """The verdict on one output; `locked` says that the run's lock gives it the committed hash."""
     folder = Path(path)
-    if not (folder / "metrics.json").exists():
+    if not folder.exists():
         # DVC fetches only what a run needs: what it left where it was is as its lock says.
-        fetched = ("not fetched: its hash in the lock is the committed one",)
-        return Output(path, stage, "identical", fetched) if locked else Output(path, stage, "differs", ("it is not here",))
+        why = "not fetched: its hash in the lock is the committed one" if locked else "it is not here"
+        return Output(path, stage, "identical" if locked else "differs", (why,), here=False)
     if path not in reference:
         return Output(path, stage, "differs", (f"no reference for it in {reference_of(study)}",))
     try:
@@ -234,7 +245,7 @@ def reference(study: Study) -> dict[str, Any] | None:
 
 
 def compare(study: Study) -> Comparison | None:
-    """Compare the outputs that are here with what is committed; None if nothing is."""
+    """Compare the outputs that are here with what is committed; None if nothing is. No output here is a `Problem`."""
     lock, known = committed(lock_of(study)), reference(study)
     if known is None:
         if lock is None:
@@ -245,6 +256,8 @@ def compare(study: Study) -> Comparison | None:
     now = outputs(storage.read_text(lock_of(study)))
     then = {path: (stage_of(study, path), "") for path in known} if lock is None else outputs(lock)
     found = [judged(study, path, stage, known, locked=now.get(path) == (stage, md5)) for path, (stage, md5) in then.items()]
+    if not any(output.here for output in found):
+        raise Problem(str(study.out), "no output of the study", "the outputs of a run", "run ./reproduce.sh first")
     more = sorted(now.keys() - then.keys())
     if lock is None:
         return Comparison("reference", tuple(found), claims(found, known), tuple(more))

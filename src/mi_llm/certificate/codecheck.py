@@ -165,6 +165,7 @@ def configuration(study: Study, comparison: Comparison, where: Circumstances, ch
                 | ({"reasons": list(output.reasons)} if output.reasons else {})
                 for output in comparison.outputs
             ],
+            **({"outputs_by_lock_alone": comparison.by_lock} if comparison.by_lock else {}),
             "outputs_without_reference": list(comparison.unknown),
             "claims": {"judged": len(comparison.claims), "changed": [asdict(claim) for claim in comparison.changed]},
         },
