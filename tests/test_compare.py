@@ -436,6 +436,34 @@ def test_only_floating_point_stages_may_differ_in_their_files(study: Study) -> N
     assert judge(study, "score", now, then) == []
 
 
+def test_lost_added_and_emptied_files_differ_in_every_stage(study: Study) -> None:
+    empty = hashlib.md5(b"", usedforsecurity=False).hexdigest()
+    weights, config, left_out = "adapter/adapter_model.safetensors", "adapter/adapter_config.json", "left_out.csv"
+    then: dict[str, Any] = {"files": {"metrics.json": "x", weights: "w", config: "c", left_out: "l"}, "metrics": {"loss": 1.0}}
+
+    def judged(stage: str, **changed: Any) -> list[str]:
+        return judge(study, stage, {"files": then["files"] | changed, "metrics": {"loss": 1.0}}, then)
+
+    assert judged("finetune@tiny-llama3", **{weights: "other digits", left_out: "other digits"}) == []
+    assert judged("finetune@tiny-llama3", **{config: "other rank"}) == [f"{config} differs"]
+    for stage in ("finetune@tiny-llama3", "base@tiny-llama3"):
+        assert judged(stage, **{weights: empty}) == [f"{weights} is empty"]
+        assert judged(stage, **{"optimizer.pt": "o"}) == ["optimizer.pt is new"]
+        kept = {name: md5 for name, md5 in then["files"].items() if name != weights}
+        assert judge(study, stage, {"files": kept, "metrics": {"loss": 1.0}}, then) == [f"{weights} is gone"]
+    # equal runs write left_out.csv both, or neither of them
+    del then["files"][left_out]
+    assert judged("finetune@tiny-glm4", **{weights: "other digits"}) == []
+
+
+def test_a_page_that_is_lost_or_emptied_differs(bundle: Path) -> None:
+    (bundle / "runs/mini/audit/index.html").write_text("", encoding="utf-8")
+    (bundle / "runs/mini/audit/index.zh.html").unlink()
+    run = compare(bundle)
+    assert run.status == 1
+    assert "  differs: runs/mini/audit: index.html is empty; index.zh.html is gone" in run.lines
+
+
 def test_the_committed_reference_belongs_to_the_committed_lock() -> None:
     reference = storage.read_json(ROOT / "mini" / "reference.json")
     wanted = outputs(storage.read_text(ROOT / "mini" / "dvc.lock"))

@@ -7,6 +7,7 @@ study's tolerances, its verdicts are the same, and only those of its files diffe
 """
 
 import csv
+import hashlib
 import io
 import json
 import subprocess
@@ -27,6 +28,9 @@ from mi_llm.study import Compare, Study
 FLOATING = (  # stages whose files depend on floating-point results
     "finetune", "respond", "prefer", "score", "simulate", "blind", "code", "summary", "miti", "audit", "report",
 )  # fmt: skip
+VERSIONED = ("metrics.json", "provenance.json")  # judged by their numbers, or naming versions: in any stage these may differ
+FIXED = "adapter_config.json"  # and this may not, whatever the stage
+EMPTY = hashlib.md5(usedforsecurity=False).hexdigest()
 Verdict = Literal["identical", "within tolerance", "differs"]
 
 
@@ -180,14 +184,27 @@ def changed_verdicts(now: dict[str, str], then: dict[str, str]) -> list[str]:
     ]
 
 
+def changed_beyond(now: dict[str, Any], then: dict[str, Any], *, floating: bool) -> list[str]:
+    """The files that differ as no other processor explains: gone, new or emptied, and all others where nothing is floating."""
+    reasons = []
+    for name in changed_files(now, then):
+        if name not in now["files"]:
+            reasons.append(f"{name} is gone")
+        elif name not in then["files"]:
+            reasons.append(f"{name} is new")
+        elif now["files"][name] == EMPTY:
+            reasons.append(f"{name} is empty")
+        elif name not in VERSIONED and (not floating or Path(name).name == FIXED):
+            reasons.append(f"{name} differs")
+    return reasons
+
+
 def judge(study: Study, stage: str, now: dict[str, Any], then: dict[str, Any]) -> list[str]:
     """Why an output whose bytes differ is not within tolerance; an empty list if it is."""
     reasons = deviations(now["metrics"], then["metrics"], study.compare)
     if "claims" in then:
         reasons += changed_verdicts(now.get("claims", {}), then["claims"])
-    if stage.split("@", maxsplit=1)[0] not in FLOATING:
-        reasons += [f"{name} differs" for name in changed_files(now, then) if name not in ("metrics.json", "provenance.json")]
-    return reasons
+    return reasons + changed_beyond(now, then, floating=stage.split("@", maxsplit=1)[0] in FLOATING)
 
 
 def judged(study: Study, path: str, stage: str, reference: dict[str, Any], *, locked: bool) -> Output:
