@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 
 from mi_llm.apps.chat import guard, help, limits
 from mi_llm.apps.chat.counselors import TUNED
-from mi_llm.apps.chat.talks import Reply, Round, begun
+from mi_llm.apps.chat.talks import Reply, Round, Talk, begun
 from mi_llm.apps.chat.votes import Votes
 from mi_llm.apps.chat.words import SCRIPT, WORDS
 from mi_llm.dialog import read_dialogs
@@ -902,7 +903,7 @@ def test_a_kill_loses_no_acknowledged_vote(tmp_path: Path) -> None:
         whole = [json.loads(line)["talk"] for line in content.split(b"\n")[:-1]]
         assert set(acknowledged) <= set(whole)
         assert len(whole) <= len(acknowledged) + 4
-        served.votes.write_bytes(content + b'{"talk": "to')  # a line that a crash tore
+        served.votes.write_bytes(content + content[: content.index(b"model")])  # a line that a crash tore
         again = Votes(served.votes)
         assert served.votes.read_bytes() == content
         again.close()
@@ -914,6 +915,68 @@ def test_votes_need_a_place(tmp_path: Path) -> None:
         Votes(tmp_path / "file" / "votes.jsonl")
     with pytest.raises(Problem, match="votes"):
         Votes(tmp_path)
+
+
+def blind_talk(said: str) -> Talk:
+    talk = begun("tiny", "blind", ("base", "tuned"), None)
+    assert talk
+    talk.rounds.append(Round(said, (), [Reply("好"), Reply("好")]))
+    return talk
+
+
+def test_a_vote_that_lacks_only_its_newline_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    votes = Votes(path)
+    votes.add(blind_talk("累"), "left", with_text=True)
+    votes.add(blind_talk("累"), "tie", with_text=False)
+    votes.close()
+    content = path.read_bytes()
+    last = content.index(b"\n") + 1
+    for start, size in ((0, last), (0, len(content)), (last, len(content))):
+        path.write_bytes(content[start : size - 1])
+        Votes(path).close()
+        assert path.read_bytes() == content[start:size]
+        path.write_bytes(content[start : size - 9])  # and a torn one is cut
+        Votes(path).close()
+        assert path.read_bytes() == content[start : max(start, content.rfind(b"\n", 0, size - 1) + 1)]
+
+
+@pytest.mark.parametrize(
+    "content", ["Call Ann back", "Call Ann back\n", '{"name": "x"}', '{"name": "x"}\n', "[1]", "\n", "时\n间"]
+)
+def test_a_file_that_holds_no_votes_is_left_alone(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(Problem, match="lines that are no votes"):
+        Votes(path)
+    assert path.read_text(encoding="utf-8") == content
+
+
+def test_on_a_full_disk_no_acknowledged_vote_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    votes = Votes(path)
+    talks = [
+        blind_talk("累" * (40_000 if number % 2 else 1)) for number in range(200)
+    ]  # every second vote is larger than the disk
+
+    def add(talk: Talk) -> str | None:
+        try:
+            votes.add(talk, "left", with_text=True)
+        except OSError:
+            return None
+        return talk.id
+
+    limits_before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits_before[1]))
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            told = list(pool.map(add, talks))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits_before)
+        votes.close()
+    acknowledged = {one for one in told if one}
+    assert 0 < len(acknowledged) < len(talks)
+    assert {json.loads(line)["talk"] for line in path.read_bytes().splitlines()} == acknowledged
 
 
 def test_many_chatters_at_once(tmp_path: Path) -> None:

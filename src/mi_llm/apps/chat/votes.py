@@ -4,7 +4,9 @@ A vote says when, which model, which side was which, which was preferred, and af
 unless the voter wished that their talk be kept with it.
 """
 
+import json
 import os
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,19 +15,21 @@ from mi_llm import storage
 from mi_llm.apps.chat.talks import Choice, Talk
 from mi_llm.problem import Problem
 
+BEGIN = b'{"choice": '  # of each line: its keys are sorted
+
 
 class Votes:
-    """The file of votes; one process adds to it at a time."""
+    """The file of votes; one process adds to it at a time, and one thread of it."""
 
     def __init__(self, path: Path) -> None:
-        """Make the file ready: raises Problem if it cannot be written, and cuts off a line that a crash tore."""
+        """Make the file ready: raises Problem if it cannot be written or holds something else; mends what a crash tore."""
         self.path = path
+        self.lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             storage.wait_alone(self.file, f"adds votes to {path}")
-            whole = path.read_bytes().rfind(b"\n") + 1
-            os.truncate(self.file, whole)
+            self.mend()
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
@@ -34,21 +38,45 @@ class Votes:
                 str(path), f"cannot be written ({error.strerror})", "a file for the votes", "choose another --votes"
             ) from error
 
+    def mend(self) -> None:
+        """End a last vote that lacks only its newline, cut one that a crash tore; a file of something else is left alone."""
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        first, last = content[:whole].partition(b"\n")[0], content[whole:]
+        complete = is_vote(last)
+        if (whole and not is_vote(first)) or not (complete or last.startswith(BEGIN[: len(last)])):
+            self.close()
+            raise Problem(str(self.path), "lines that are no votes", "a file of votes, or none yet", "choose another --votes")
+        if complete:
+            os.write(self.file, b"\n")
+        elif last:
+            os.truncate(self.file, whole)
+
     def add(self, talk: Talk, choice: Choice, *, with_text: bool) -> None:
         """Put a vote on the disk; raises OSError if it cannot be, and then leaves nothing of it."""
         line = storage.dump(vote(talk, choice, with_text=with_text)).encode("utf-8") + b"\n"
-        before = os.fstat(self.file).st_size
-        try:
-            if os.write(self.file, line) != len(line):
-                raise OSError("the disk is full")
-            os.fsync(self.file)
-        except OSError:
-            os.truncate(self.file, before)
-            raise
+        with self.lock:  # what is cut below must be this vote
+            before = os.fstat(self.file).st_size
+            try:
+                if os.write(self.file, line) != len(line):
+                    raise OSError("the disk is full")
+                os.fsync(self.file)
+            except OSError:
+                os.truncate(self.file, before)
+                raise
 
     def close(self) -> None:
         """Let go of the file."""
         os.close(self.file)
+
+
+def is_vote(line: bytes) -> bool:
+    """Whether a line is a whole vote."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"talk", "choice", "left", "right"} <= found.keys()
 
 
 def vote(talk: Talk, choice: Choice, *, with_text: bool) -> dict[str, Any]:
