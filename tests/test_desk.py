@@ -195,6 +195,26 @@ def test_a_link_is_random_printed_once_and_kept_as_a_hash(folder: Path, tmp_path
         assert httpx2.get(f"{again.url}/in/{tokens[0]}").status_code == 303
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--packets", "{folder}", "--port", "88080"], "less than or equal to 65535"),
+        (["--packets", "{folder}/raters.json"], "raters.json: a file\n  expected: a folder of packets"),
+        (["--packets", "{folder}/nowhere"], "nowhere: no such folder\n  expected: a folder of packets"),
+        (["--packets", "{folder}", "--training", "{folder}/raters.json"], "raters.json: a file\n  expected: a folder of packets"),
+    ],
+)
+def test_a_desk_that_cannot_open_says_why(folder: Path, tmp_path: Path, options: list[str], told: str) -> None:
+    command = [str(Path(sys.executable).parent / "mi-llm"), "desk", "--data", str(tmp_path / "data")]
+    words = [option.format(folder=folder) for option in options]
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_renewed_link_ends_the_old_one_and_its_sessions(
     desk: Running, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -350,7 +350,7 @@ def desk_open(  # noqa: PLR0917 — typer passes options by name
     packets: Annotated[Path | None, typer.Option(help="folder of blinded packets with raters.json")] = None,
     data: Annotated[Path | None, typer.Option(help="folder that keeps desk.sqlite")] = None,
     host: str = "127.0.0.1",
-    port: int = 8808,
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8808,
     training: Annotated[Path | None, typer.Option(help="folder of training packets with gold codes.csv and globals.csv")] = None,
     address: Address = None,
 ) -> None:

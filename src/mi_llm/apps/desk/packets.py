@@ -71,6 +71,10 @@ def read(folder: Path, training: Path | None = None) -> Packets:
 
     Raises Problem where a file is missing, is not what it should be, or gold codes do not fit their packets.
     """
+    for place in filter(None, (folder, training)):
+        if not place.is_dir():
+            found = "a file" if place.exists() else "no such folder"
+            raise Problem(str(place), found, "a folder of packets", "name the folder that holds them")
     raters = _raters(folder / "raters.json")
     study = {name: _packet(folder / f"{name}.json") for name in sorted({name for names in raters.values() for name in names})}
     if training is None:
