@@ -896,6 +896,40 @@ def test_two_windows_lose_nothing_silently(desk: Running, chromium: Watched) -> 
     assert chromium.complaints == []
 
 
+def test_a_change_that_the_server_cannot_read_holds_up_no_other(desk: Running, chromium: Watched) -> None:
+    context = chromium.context(viewport=DESKTOP, locale="en")
+    page = open_packet(context, desk, "rater-1", FIRST)
+    context.set_offline(True)
+    press(page, "q")
+    page.evaluate(  # half a character, as a page of before could keep it
+        """([path, id]) => localStorage.setItem(`desk rater-1 ${String(Date.now()).padStart(16, "0")} ${path} ${id}`,
+            JSON.stringify({ id, item: "note", value: "half \\ud800", base: "", undoes: null }))""",
+        [f"/packets/{FIRST}", uuid.uuid4().hex],
+    )
+    press(page, "j", "c")
+    context.set_offline(False)
+    page.wait_for_selector(".notice")
+    saved(page)
+    items = desk.client("rater-1").get(f"/packets/{FIRST}/state").json()["items"]
+    assert {name: item["value"] for name, item in items.items()} == {"volley-2": ["Q"], "volley-4": ["CR"]}
+    page.reload()  # set aside, not thrown away
+    page.wait_for_selector(".notice")
+    assert page.inner_text(".notice p") == "Note was not changed: the desk cannot read it, please tell the coordinator."
+    page.click("text=Understood")
+    assert page.input_value("#note") == ""
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    saved(page)
+    assert (chips(page, 2), chips(page, 4)) == (["Asking questions"], ["Complex reflections"])
+
+    page.evaluate("document.getElementById('note').value = 'half \\ud800, whole 😀'")
+    with page.expect_response(lambda answer: answer.url.endswith("/changes")) as answered:
+        page.dispatch_event("#note", "blur")
+    assert answered.value.json()[0]["value"] == "half \ufffd, whole 😀"
+    saved(page)
+    assert page.locator(".notice").count() == 0
+
+
 def test_a_training_shows_the_agreement_at_once(desk: Running, chromium: Watched) -> None:
     page = chromium.context(viewport=DESKTOP, locale="en").new_page()
     page.goto(desk.links["rater-2"])

@@ -99,6 +99,7 @@ WORDS = {
     "reason_closed": Text("everybody who codes it is done, so it stays as it is", "所有编码者都已完成，不能再改"),
     "reason_incomplete": Text("something is still uncoded", "尚有未编码之处"),
     "reason_shown": Text("its gold code was shown already", "已看过专家编码"),
+    "unreadable": Text("the desk cannot read it, please tell the coordinator", "编码台无法读取，请告知协调人"),
     "dismiss": Text("Understood", "知道了"),
     "uncoded": Text("not coded", "未编码"),
     "nothing_here": Text("nothing to code", "无可编码"),
@@ -141,6 +142,6 @@ WORDS = {
 # what the page's script says
 SCRIPT = (
     "saved", "saving", "offline", "unkept", "signed_out", "rejected", "conflict", "here", "there", "keep_here", "take_there",
-    "refused", "reason_unknown", "reason_done", "reason_closed", "reason_incomplete", "reason_shown", "dismiss", "uncoded",
-    "nothing_here", "undone", "gold", "agree", "missed", "extra", "volley", "note", "volleys", "globals",
+    "refused", "reason_unknown", "reason_done", "reason_closed", "reason_incomplete", "reason_shown", "unreadable", "dismiss",
+    "uncoded", "nothing_here", "undone", "gold", "agree", "missed", "extra", "volley", "note", "volleys", "globals",
 )  # fmt: skip

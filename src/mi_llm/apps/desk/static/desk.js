@@ -82,7 +82,8 @@ const queue = new Queue(data.rater, {
   outcome: (where, result, change) => {
     if (where !== path) return;
     if (result.gold) { data.gold[result.item.replace("shown-", "")] = result.gold; render(result.item); }
-    if (result.status === "conflict") conflict(result, change);
+    if (result.status === "unreadable") unreadable(change);
+    else if (result.status === "conflict") conflict(result, change);
     else if (settled(result.item)) {
       adopt(result.item, result);
       if (result.status === "refused") refused(result);
@@ -156,6 +157,18 @@ function refused(result) {
   }]]);
 }
 
+function unreadable(change) {
+  const text = `${label(change.item)} ${words.refused}: ${words.unreadable}.`;
+  notice(change.item, [...(notices.get(change.item)?.ids ?? []), change.id], text.trim(), [[words.dismiss, () => {
+    notices.get(change.item).ids.forEach((id) => queue.drop(path, id));
+    notices.get(change.item).element.remove();
+    notices.delete(change.item);
+    items.delete(change.item);
+    render(change.item);
+    refresh(); // to what the server has
+  }]]);
+}
+
 // ---- what the rater does ----
 
 function select(volley, focus = true) {
@@ -226,7 +239,8 @@ function enter() {
 function keepNote() {
   clearTimeout(noteTimer);
   noteTimer = 0;
-  if (note.value !== (value("note") ?? "")) make("note", note.value);
+  const text = note.value.replace(/\p{Cs}/gu, "\ufffd"); // half a character, which no server can read
+  if (text !== (value("note") ?? "")) make("note", text);
 }
 
 const acts = {

@@ -8,7 +8,7 @@ export class Queue {
   // `outcome(path, result, change)` is told what became of a change, `status(name, count)` how saving stands
   constructor(rater, { outcome, status, arrived = () => {}, left = () => {} }) {
     Object.assign(this, { rater, outcome, status, prefix: `desk ${rater} `, held: new Set(), memory: new Map() });
-    Object.assign(this, { busy: false, again: false, trouble: "", delay: 1000, timer: 0, written: 0 });
+    Object.assign(this, { busy: false, again: false, trouble: "", delay: 1000, timer: 0, written: 0, single: 0 });
     addEventListener("online", () => this.flush());
     addEventListener("storage", (event) => {
       if (event.storageArea !== localStorage || !event.key?.startsWith(this.prefix)) return;
@@ -91,7 +91,7 @@ export class Queue {
     for (const change of this.waiting(path)) {
       size += new TextEncoder().encode(JSON.stringify(change)).length + 1;
       if (this.held.has(change.id)) continue;
-      if (batch.length && size > BATCH) break;
+      if (batch.length && (size > BATCH || this.single)) break;
       batch.push(change);
     }
     if (!batch.length) return false;
@@ -103,6 +103,17 @@ export class Queue {
       signal: AbortSignal.timeout(PATIENCE),
     });
     if (response.status >= 500) throw new Error(response.statusText);
+    if (this.single) this.single -= 1;
+    if (response.status === 413 || response.status === 422) {
+      // The server cannot read one of them: sent one by one, the others pass, and that one is set aside.
+      if (batch.length > 1) this.single = batch.length;
+      else {
+        this.trouble = "";
+        this.held.add(batch[0].id);
+        this.outcome(path, { id: batch[0].id, item: batch[0].item, status: "unreadable" }, batch[0]);
+      }
+      return true;
+    }
     if (!response.ok) {
       this.trouble = response.status === 404 || response.status === 409 ? "signed_out" : "rejected";
       return false;
