@@ -589,6 +589,7 @@ def test_a_message_without_a_reply_joins_the_next(shared: Served) -> None:
         ("#400", "refused"),
         ("#413", "long"),
         ("#long", "long"),
+        ("#400 This model's maximum context length is 2048 tokens.", "long"),
         ("#500", "failed"),
         ("#cut", "failed"),
         ("#junk", "failed"),

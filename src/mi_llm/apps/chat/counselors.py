@@ -107,7 +107,7 @@ class Counselors:
         except openai.APIConnectionError as error:
             raise Unanswered("failed" if said else "away") from error
         except openai.APIStatusError as error:
-            if error.code == "context_length_exceeded":
+            if error.code == "context_length_exceeded" or "context length" in error.message:  # OpenAI's code, vLLM's words
                 raise Unanswered("long") from error
             known: dict[int, Literal["busy", "long", "refused"]] = {429: "busy", 503: "busy", 400: "refused", 413: "long"}
             raise Unanswered(known.get(error.status_code, "failed")) from error
