@@ -19,6 +19,7 @@ from mi_llm.miti.clients import Scripted, bundled
 from mi_llm.miti.simulate import simulate
 from mi_llm.miti.summary import summary, table_4
 from mi_llm.problem import Problem
+from mi_llm.report.manual import coders
 from mi_llm.study import Study
 
 PROFILES, COMMON = bundled()
@@ -241,8 +242,13 @@ def test_a_packet_is_not_judged_by_itself() -> None:
         assert found[place] == pytest.approx(design[place] @ weights)
 
 
-def code(study: Study, seen: Callable[[str, int], list[str]], globals_: Callable[[str], int] | None = None) -> None:
-    """Codes of two raters: `seen` tells what is in a volley of an arm; the globals by arm."""
+def code(
+    study: Study,
+    seen: Callable[[str, int], list[str]],
+    globals_: Callable[[str], int] | None = None,
+    raters: tuple[str, str] = ("rater-1", "rater-2"),
+) -> None:
+    """Codes of two raters: `seen` tells what is in a volley of an arm; the globals by arm, of the second rater 1 more."""
     folder = study.folder / "code"
     folder.mkdir(parents=True, exist_ok=True)
     key = pd.read_csv(study.folder / "blind/key.csv", keep_default_na=False)
@@ -250,7 +256,7 @@ def code(study: Study, seen: Callable[[str, int], list[str]], globals_: Callable
         rows, given = csv.writer(codes), csv.writer(ratings)
         rows.writerow(["rater", "packet", "volley", "code"])
         given.writerow(["rater", "packet", "code", "rating"])
-        for rater in ("rater-1", "rater-2"):
+        for rater in raters:
             for packet, arm in zip(key["packet"], key["arm"], strict=True):
                 turns = json.loads((study.folder / f"blind/packets/{packet}.json").read_text(encoding="utf-8"))["turns"]
                 for number, turn in enumerate(turns, 1):
@@ -259,7 +265,7 @@ def code(study: Study, seen: Callable[[str, int], list[str]], globals_: Callable
                             rows.writerow([rater, packet, number, behaviour])
                 if globals_:
                     for name in ("CCT", "SST", "EMP", "PAR"):
-                        given.writerow([rater, packet, name, globals_(arm) + (rater == "rater-2")])
+                        given.writerow([rater, packet, name, globals_(arm) + (rater == raters[1])])
 
 
 def test_the_tables_of_hand_made_codes(ready: Study) -> None:
@@ -302,6 +308,23 @@ def test_two_of_two_raters_count_by_their_mean(ready: Study) -> None:
     table = pd.read_csv(ready.folder / "summary/transcripts.csv").set_index("packet")
     assert (table["CR"] == table["rounds"] / 2).all()
     assert table["CCT"].isna().all()
+
+
+def test_a_rater_is_called_as_they_like(ready: Study) -> None:
+    blinded(ready)
+    for name in ("NA", "None", "null", "nan", "007"):
+        code(ready, lambda arm, number: ["CR"], lambda arm: 3, (name, "rater-2"))
+        alone = storage.read_text(ready.folder / "code/codes.csv").splitlines()[1].split(",")[1]  # the first packet
+        for path in (ready.folder / "code").glob("*.csv"):
+            lines = storage.read_text(path).splitlines(keepends=True)
+            path.write_text("".join(line for line in lines if not line.startswith(f"rater-2,{alone},")), encoding="utf-8")
+        summary(ready)
+        table = pd.read_csv(ready.folder / "summary/transcripts.csv").set_index("packet")
+        assert len(table) == 10
+        assert table.loc[alone, "CCT"] == 3
+        assert (table["CCT"].drop(alone) == 3.5).all()
+        assert set(pd.read_csv(ready.folder / "summary/reliability.csv")["raters"]) == {f"{name}, rater-2"}
+        assert coders(ready, "en") == "2 people"
 
 
 def test_table_4_counts_as_the_paper_does() -> None:

@@ -418,6 +418,13 @@ def tables(codings: Sequence[Coding]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(sorted(codes), columns=CODES), pd.DataFrame(sorted(ratings), columns=RATINGS)
 
 
+def read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`codes.csv` and `globals.csv` as `tables` made them: names and codes are text, even `NA` and `007`."""
+    names = {"rater": str, "packet": str, "code": str}
+    codes = pd.read_csv(folder / "codes.csv", dtype=names | {"volley": int}, keep_default_na=False)
+    return codes, pd.read_csv(folder / "globals.csv", dtype=names | {"rating": int}, keep_default_na=False)
+
+
 def code(study: Study, *, yes: bool = False) -> None:
     """Have all packets coded; see the module."""
     folder, human = study.folder / "blind" / "packets", Path(study.code.human)

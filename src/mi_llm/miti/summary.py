@@ -17,6 +17,7 @@ from mi_llm import storage
 from mi_llm.dialog import Dialog, Turn, deviation, volley_lengths
 from mi_llm.miti import coding, reliability
 from mi_llm.miti.coders import packets as read_packets
+from mi_llm.miti.coders import read_tables
 from mi_llm.miti.coding import Behaviour, Global, Summary
 from mi_llm.miti.topics import topic, words
 from mi_llm.score.statistics import DialogBootstrap, holm
@@ -42,8 +43,7 @@ ABOUT = ["packet", "source", "arm", "profile"]
 
 def counts_of(codes: pd.DataFrame) -> pd.DataFrame:
     """Behaviour counts of each transcript, the mean over its raters: packets x behaviours, 0 for what nobody saw."""
-    seen = codes.assign(code=codes["code"].fillna(""))
-    by_rater = seen.pivot_table(index=["rater", "packet"], columns="code", values="volley", aggfunc="count", fill_value=0)
+    by_rater = codes.pivot_table(index=["rater", "packet"], columns="code", values="volley", aggfunc="count", fill_value=0)
     return by_rater.reindex(columns=list(Behaviour), fill_value=0).groupby("packet").mean()
 
 
@@ -59,12 +59,20 @@ def summed(summary: Summary[Any], codes: Mapping[Any, float]) -> float:
     return float("nan") if found is None else float(found)
 
 
+def read_key(study: Study) -> pd.DataFrame:
+    """Which packet is what; all of it is text."""
+    return pd.read_csv(study.folder / "blind" / "key.csv", dtype=str, keep_default_na=False)
+
+
 def transcripts(study: Study, packets: dict[str, tuple[Turn, ...]]) -> pd.DataFrame:
     """A row for each coded transcript: what it is (`ABOUT`), its rounds (counselor volleys), and every indicator."""
-    code = study.folder / "code"
-    key = pd.read_csv(study.folder / "blind" / "key.csv", keep_default_na=False)
-    counts, given = counts_of(pd.read_csv(code / "codes.csv")), globals_of(pd.read_csv(code / "globals.csv"))
-    table = key[ABOUT].merge(counts, left_on="packet", right_index=True).merge(given, "left", left_on="packet", right_index=True)
+    codes, ratings = read_tables(study.folder / "code")
+    counts, given = counts_of(codes), globals_of(ratings)
+    table = (
+        read_key(study)[ABOUT]
+        .merge(counts, left_on="packet", right_index=True)
+        .merge(given, "left", left_on="packet", right_index=True)
+    )
     table.insert(len(ABOUT), "rounds", [sum(turn.role == "counselor" for turn in packets[name]) for name in table["packet"]])
     for summary in SUMMARIES:
         table[summary.code] = [summed(summary, row) for row in table.to_dict("records")]
@@ -206,11 +214,11 @@ def summary(study: Study) -> None:
     inputs = [study.folder / "blind" / "packets", study.folder / "blind" / "key.csv", study.folder / "code"]
     with stage(study, "summary", None, inputs) as out:
         packets = read_packets(study.folder / "blind" / "packets")
-        key = pd.read_csv(study.folder / "blind" / "key.csv", keep_default_na=False)
+        key = read_key(study)
         order = {source: place for place, source in enumerate((*study.models, "annomi"))}
         key = key.sort_values(["source", "arm", "packet"], key=lambda column: column.map(lambda name: order.get(name, name)))
         table = transcripts(study, packets)
-        codes, ratings = (pd.read_csv(study.folder / "code" / f"{name}.csv") for name in ("codes", "globals"))
+        codes, ratings = read_tables(study.folder / "code")
         made = {
             "transcripts": table.round(4),
             "table_2": table_2(),

@@ -11,6 +11,7 @@ import pandas as pd
 
 from mi_llm.audit.verdict import claims
 from mi_llm.miti import coding
+from mi_llm.miti.coders import read_tables
 from mi_llm.report.tables import claimed, interval, p_value
 from mi_llm.study import Study
 
@@ -37,7 +38,7 @@ def read(study: Study, name: str) -> pd.DataFrame:
 
 def coders(study: Study, lang: str) -> str:
     """Who coded, in words: nobody takes an automatic code for a person's."""
-    raters = sorted(str(rater) for rater in pd.read_csv(study.folder / "code" / "codes.csv")["rater"].unique())
+    raters = sorted(read_tables(study.folder / "code")[0]["rater"].unique())
     names = ", ".join(rater.removeprefix("llm:") for rater in raters)
     if raters == ["lexical"]:
         both = ("the lexical coder (automatic: it knows words, not meaning)", "词语编码程序（自动：只认词，不懂意思）")
