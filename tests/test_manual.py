@@ -14,12 +14,13 @@ from tiny import give_adapter, study_with
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs, write_dialogs
+from mi_llm.miti import coders
 from mi_llm.miti.blind import assigned, auc, blind, classified, deidentified, formatted, leaks
 from mi_llm.miti.clients import Scripted, bundled
 from mi_llm.miti.simulate import simulate
 from mi_llm.miti.summary import summary, table_4
 from mi_llm.problem import Problem
-from mi_llm.report.manual import coders
+from mi_llm.report import manual
 from mi_llm.study import Study
 
 PROFILES, COMMON = bundled()
@@ -324,7 +325,51 @@ def test_a_rater_is_called_as_they_like(ready: Study) -> None:
         assert table.loc[alone, "CCT"] == 3
         assert (table["CCT"].drop(alone) == 3.5).all()
         assert set(pd.read_csv(ready.folder / "summary/reliability.csv")["raters"]) == {f"{name}, rater-2"}
-        assert coders(ready, "en") == "2 people"
+        assert manual.coders(ready, "en") == "2 people"
+
+
+def had(study: Study, arm: str, talks: list[tuple[str, str]]) -> None:
+    """Talks of people with one arm, as the chat exports them: a profile, or none, and what the counselor says."""
+    dialogs = [
+        Dialog(
+            id=str(number),
+            source="chat",
+            turns=(Turn(role="client", text="我想戒烟"), Turn(role="counselor", text=text)),
+            meta={"profile": profile, "topic": ""},
+        )
+        for number, (profile, text) in enumerate(talks)
+    ]
+    write_dialogs(Path(study.simulate.folder) / "tiny-glm4" / f"{arm}.jsonl", dialogs)
+
+
+def coded_by_words(study: Study) -> pd.DataFrame:
+    """Simulate, blind, code, sum up; gives the tests of tuned against base by indicator."""
+    blinded(study)
+    coders.code(study)
+    summary(study)
+    found = pd.read_csv(study.folder / "summary/tests.csv").set_index(["contrast", "indicator"])
+    assert "tuned against real" in found.index.get_level_values("contrast")
+    return found[found.index.get_level_values("contrast") == "tuned against base"].droplevel("contrast")
+
+
+@pytest.mark.parametrize("base", [5, 4])
+def test_talks_without_a_profile_are_in_no_pair(ready: Study, base: int) -> None:
+    study = study_with(client="person")
+    had(study, "base", [("", "你抽了多久？")] * base)
+    had(study, "tuned", [("", REFLECTS)] * 5)
+    assert coded_by_words(study).empty
+
+
+def test_a_pair_is_a_profile_however_many_talks_it_had(ready: Study) -> None:
+    study = study_with(client="person")
+    had(study, "base", [("a", REFLECTS), ("a", "嗯。"), ("b", "嗯。"), ("", REFLECTS), ("c", REFLECTS)])
+    had(study, "tuned", [("b", "你抽了多久？"), ("a", "你抽了多久？"), ("", "嗯。"), ("d", REFLECTS)])
+    found = coded_by_words(study)
+    assert set(found["n"]) == {2}
+    assert found.loc["Q", "difference"] == 1
+    assert (
+        found.loc["SR", "difference"] + found.loc["CR", "difference"] == -0.25
+    )  # a: one reflection in two talks, none in the other arm; b: none
 
 
 def test_table_4_counts_as_the_paper_does() -> None:

@@ -149,20 +149,22 @@ def table_6(table: pd.DataFrame, study: Study) -> pd.DataFrame:
 def tests(table: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Permutation tests of the difference of means: columns source, contrast, indicator, n, difference, p, p_holm.
 
-    Tuned against base: the same client met both, so signs of the pairs' differences are exchanged. Tuned against real: labels
-    are. All exchanges are tried where there are at most `score.resamples`, else so many are drawn. Counts enter as rates a round,
-    since talks differ in length. Holm's correction takes the indicators of one contrast of one model as a family.
+    Tuned against base: the same client met both, so signs of the pairs' differences are exchanged; talks without a client's
+    profile, which people may have, are in no pair. Tuned against real: labels are exchanged. All exchanges are tried where there
+    are at most `score.resamples`, else so many are drawn. Counts enter as rates a round, since talks differ in length. Holm's
+    correction takes the indicators of one contrast of one model as a family.
     """
     rates = table.copy()
     rates[list(COUNTED)] = rates[list(COUNTED)].div(rates["rounds"], axis=0)
     found = []
     for source in study.models:
         mine = rates[rates["source"] == source]
-        tuned, base = (mine[mine["arm"] == arm].set_index("profile") for arm in (TUNED, BASE))
-        both = tuned.index.intersection(base.index)
+        tuned, base = (mine[mine["arm"] == arm] for arm in (TUNED, BASE))
+        with_tuned, with_base = by_client(tuned), by_client(base)
+        both = with_tuned.index.intersection(with_base.index)
         real = rates[rates["arm"] == REAL]
         for contrast, one, other, paired in (
-            ("tuned against base", tuned.loc[both], base.loc[both], True),
+            ("tuned against base", with_tuned.loc[both], with_base.loc[both], True),
             ("tuned against real", tuned, real, False),
         ):
             rows = [
@@ -174,6 +176,11 @@ def tests(table: pd.DataFrame, study: Study) -> pd.DataFrame:
                 found.append(row | {"p_holm": corrected})
     columns = ["source", "contrast", "indicator", "n", "difference", "p", "p_holm"]
     return pd.DataFrame(found, columns=columns).round({"difference": 4, "p": 6, "p_holm": 6})
+
+
+def by_client(talks: pd.DataFrame) -> pd.DataFrame:
+    """Every indicator of each client's profile, the mean over its talks; talks without a profile have no part in it."""
+    return talks[talks["profile"] != ""].groupby("profile", sort=False)[list(INDICATORS)].mean()
 
 
 def mean_of(values: Any, axis: int) -> Any:
