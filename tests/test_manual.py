@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import give_adapter, study_with
+from tiny import give_adapter, model_server, study_with
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs, write_dialogs
@@ -105,6 +105,23 @@ def test_both_arms_meet_the_same_clients(ready: Study) -> None:
     before = {path: path.read_bytes() for path in (ready.folder / "simulate").rglob("*.jsonl")}
     simulate(ready, "tiny-glm4")
     assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_server_is_asked_for_each_reply_once_until_the_talks_are_there(ready: Study, tmp_path: Path) -> None:
+    log, out = tmp_path / "server.log", ready.folder / "simulate/tiny-glm4"
+    with model_server(log) as address:
+        study = study_with(engine="server", server=address)
+        (out / "base.jsonl").mkdir(parents=True)
+        with pytest.raises(Problem, match="could not be written"):
+            simulate(study, "tiny-glm4")
+        asked = log.read_text().splitlines()
+        assert len(asked) == 2 * 4 * 3  # arms, clients, rounds
+        (out / "base.jsonl").rmdir()
+        simulate(study, "tiny-glm4")
+        assert log.read_text().splitlines() == asked
+        assert list((ready.folder / "simulate").iterdir()) == [out]
+        simulate(study, "tiny-glm4")
+    assert len(log.read_text().splitlines()) == 2 * len(asked)
 
 
 def test_talks_of_people_are_read(ready: Study) -> None:

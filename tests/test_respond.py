@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 from peft import PeftModel
-from tiny import give_adapter, study_with
+from tiny import give_adapter, model_server, study_with
 from transformers import GenerationConfig, PreTrainedModel
 
 from mi_llm.dialog import Dialog, Round, read_rounds, write_rounds
@@ -268,25 +268,48 @@ def answered_well(log: Path) -> list[str]:
     return [line["asked"] for line in lines if line["answered"] in ("good", "roles", "turns", "timeout")]
 
 
+def interrupted(study: Study, at: str) -> None:
+    """Answer, without the outputs of a run before, until one cannot be written."""
+    place = study.folder / "respond/tiny-llama3" / at
+    shutil.rmtree(place.parent, ignore_errors=True)
+    place.mkdir(parents=True)
+    with pytest.raises(Problem, match="could not be written"):
+        respond(study, "tiny-llama3")
+    place.rmdir()
+
+
 def test_a_server_can_answer_and_is_asked_for_each_round_once(ready: Study, tmp_path: Path) -> None:
-    server = Path(__file__).parent / "model_server.py"
     log = tmp_path / "server.log"
-    with subprocess.Popen(
-        [sys.executable, str(server), "--log", str(log), "--faults", "0.2"], stdout=subprocess.PIPE, text=True
-    ) as running:
-        assert running.stdout is not None
-        study = study_with(engine="server", server=f"http://127.0.0.1:{int(running.stdout.readline())}/v1")
+    with model_server(log, faults=0.2) as address:
+        study = study_with(engine="server", server=address)
+        rounds = [sample.id for sample in rounds_of(study)]
+        interrupted(study, "base.cassette.jsonl")
+        assert len(answered_well(log)) == len(rounds)
+        interrupted(study, "metrics.json")
+        assert len(answered_well(log)) == 2 * len(rounds)
         respond(study, "tiny-llama3")
-        answers = [json.loads(line) for line in outputs(study, "tiny-llama3")["tuned.jsonl"].splitlines()]
-        well = answered_well(log)
-        respond(study, "tiny-llama3")
-        running.kill()
-    assert [answer["round"] for answer in answers] == [sample.id for sample in rounds_of(study)]
-    assert len(well) == len(set(well)) == 2 * len(answers)
-    assert answered_well(log) == well
+    well = answered_well(log)
+    assert len(well) == len(set(well)) == 2 * len(rounds)
+    answers = [json.loads(line) for line in outputs(study, "tiny-llama3")["tuned.jsonl"].splitlines()]
+    assert [answer["round"] for answer in answers] == rounds
     recorded = json.loads(outputs(study, "tiny-llama3")["tuned.cassette.jsonl"].splitlines()[0])
     assert recorded["request"]["model"] == "tiny-llama3+mi"
     assert recorded["request"]["temperature"] == 0
+
+
+def test_a_server_is_asked_again_when_the_model_may_be_another(ready: Study, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    with model_server(log, faults=0.2) as address:
+        study = study_with(engine="server", server=address)
+        every = 2 * len(rounds_of(study))
+        respond(study, "tiny-llama3")
+        respond(study, "tiny-llama3")  # the one before was finished
+        assert len(answered_well(log)) == 2 * every
+        interrupted(study, "metrics.json")
+        (study.folder / "finetune/tiny-llama3/adapter/README.md").write_text("tuned again", encoding="utf-8")
+        respond(study, "tiny-llama3")
+    assert len(answered_well(log)) == 4 * every
+    assert [path.name for path in (study.folder / "respond").iterdir()] == ["tiny-llama3"]
 
 
 def test_rounds_of_the_repaired_set_are_answered_too(ready: Study) -> None:

@@ -1,6 +1,10 @@
-"""A study in miniature for tests: its parameters with some lines changed, and adapters that no training made."""
+"""A study in miniature for tests: its parameters with some lines changed, adapters that no training made, a model server."""
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -36,3 +40,15 @@ def give_adapter(study: Study, model: str) -> None:
             if "lora_B" in name:
                 weight.normal_(0, 0.02)
     adapted.save_pretrained(study.folder / "finetune" / model / "adapter")
+
+
+@contextmanager
+def model_server(log: Path, faults: float = 0) -> Iterator[str]:
+    """A model server, `model_server.py`, with a share of faults; gives its address."""
+    command = [sys.executable, str(Path(__file__).parent / "model_server.py"), "--log", str(log), "--faults", str(faults)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(running.stdout.readline())}/v1"
+        finally:
+            running.kill()

@@ -18,13 +18,24 @@ from tqdm import tqdm
 
 from mi_llm import prompts, storage
 from mi_llm.construct import llm
-from mi_llm.construct.cassette import Cassette, Question, text_of
+from mi_llm.construct.cassette import Question, text_of
 from mi_llm.construct.record import record
 from mi_llm.dialog import Dialog, Round, Turn, features, read_dialogs, write_dialogs
 from mi_llm.miti.clients import Profile, Scripted, bundled, outlined
 from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
 from mi_llm.models.branching import Branching, branching_attention, greedy
-from mi_llm.models.respond import ARMS, answer_of, chats, enough_memory, plans, questions, sampler, served_name
+from mi_llm.models.respond import (
+    ARMS,
+    answer_of,
+    chats,
+    enough_memory,
+    forget,
+    plans,
+    questions,
+    sampler,
+    served_name,
+    unfinished,
+)
 from mi_llm.models.template import prompt
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
@@ -90,11 +101,11 @@ def local_counselors(study: Study, model: str) -> Iterator[dict[str, Counselor]]
 
 @contextmanager
 def served_counselors(study: Study, model: str) -> Iterator[dict[str, Counselor]]:
-    """Both arms from a model server; replies are kept beside the output, so that an interrupted run goes on."""
+    """Both arms from a model server; replies are kept until the talks are written, so that an interrupted run goes on."""
 
     def counselor(arm: str) -> Counselor:
         options = study.llm.model_copy(update={"base_url": study.respond.server, "model": served_name(model, arm)})
-        cassette = Cassette(study.folder / "simulate" / f".{model}.{arm}.cassette")
+        cassette = unfinished(study, study.folder / "simulate", model, arm)
 
         def replies(rounds: Sequence[Round]) -> list[str]:
             asked = questions(study, rounds, model, arm)
@@ -228,3 +239,4 @@ def simulate(study: Study, model: str, *, yes: bool = False) -> None:
             write_dialogs(out / f"{arm}.jsonl", dialogs)
         numbers = {arm: features(dialogs) for arm, dialogs in found.items()}
         storage.write_json(out / "metrics.json", numbers)
+        forget(out.parent, model)

@@ -3,7 +3,8 @@
 Reads `split/test_rounds.jsonl` (and `aligned_rounds.jsonl`, where there is one), the base checkpoint and the adapter. Writes
 `respond/<model>/base.jsonl` and `tuned.jsonl` (round, dialog, text, tokens, finish) and `metrics.json`. Every answer goes to
 `respond/.<model>.<arm>.<process>.jsonl` as it comes, with its time, and a stopped run continues from there. Several processes
-(`torchrun`) share the dialogs and give the same file as one. With engine `server` a model server is asked instead.
+(`torchrun`) share the dialogs and give the same file as one. With engine `server` a model server is asked instead; its responses
+are kept as they come, too, and end up in `base.cassette.jsonl` and `tuned.cassette.jsonl`.
 """
 
 import json
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from mi_llm import prompts, storage
-from mi_llm.construct.cassette import Cassette, Question
+from mi_llm.construct.cassette import Cassette, Question, key_of
 from mi_llm.construct.record import record
 from mi_llm.dialog import Round, Turn, read_rounds
 from mi_llm.models.base import chat_format, checkpoint, is_out_of_memory, load, prepare_torch
@@ -237,13 +238,30 @@ def questions(study: Study, rounds: Sequence[Round], model: str, arm: str) -> li
     return found
 
 
+def unfinished(study: Study, folder: Path, model: str, arm: str) -> Cassette:
+    """A server's replies until the stage has its output, from which an interrupted run goes on.
+
+    Its name tells server and adapter apart: what a model said before it was tuned again does not count.
+    """
+    adapter = study.folder / "finetune" / model / "adapter"
+    asked = {"server": study.respond.server, "adapter": storage.sha256(adapter) if adapter.exists() else ""}
+    return Cassette(folder / f".{model}.{arm}.{key_of(asked)[:12]}.cassette")
+
+
+def forget(folder: Path, model: str) -> None:
+    """Remove a server's replies when the output is there: a model that is served again may be another one."""
+    for arm in ARMS:
+        for path in folder.glob(f".{model}.{arm}.*.cassette"):
+            path.unlink()
+
+
 def answer_by_server(study: Study, model: str, rounds: Sequence[Round], out: Path) -> dict[str, list[Answer]]:
-    """The answers of both arms from a model server; kept in a cassette beside the output, and with it when all are there."""
+    """The answers of both arms from a model server, and in the output the recorded responses."""
     found: dict[str, list[Answer]] = {}
     for arm in ARMS:
         options = study.llm.model_copy(update={"base_url": study.respond.server, "model": served_name(model, arm)})
         asked = questions(study, rounds, model, arm)
-        cassette = Cassette(out.parent / f".{model}.{arm}.cassette")
+        cassette = unfinished(study, out.parent, model, arm)
         with cassette.recording():
             wanted = {one.key: one for one in asked if one.key not in cassette.good}
             if wanted:
@@ -295,6 +313,7 @@ def respond(study: Study, model: str) -> None:
         rounds, journals = asked_rounds(study), dict[str, Journal]()
         if study.respond.engine == "server":
             answers = answer_by_server(study, model, rounds, out)
+            processes.all("answered")  # here each waits for the others
         else:
             identity = processes.from_main(identity_of(study, inputs) if processes.main else "")
             journals = {arm: Journal(out.parent, f"{model}.{arm}", identity, processes.rank) for arm in ARMS}
@@ -306,3 +325,4 @@ def respond(study: Study, model: str) -> None:
         storage.write_json(out / "metrics.json", numbers_of(answers))
         for journal in journals.values():
             journal.close()
+        forget(out.parent, model)
