@@ -44,7 +44,8 @@ class Votes:
         whole = content.rfind(b"\n") + 1
         first, last = content[:whole].partition(b"\n")[0], content[whole:]
         complete = is_vote(last)
-        if (whole and not is_vote(first)) or not (complete or last.startswith(BEGIN[: len(last)])):
+        written = last.rstrip(b"\0")  # what a power cut leaves of a line may end in zeros
+        if (whole and not is_vote(first)) or not (complete or written.startswith(BEGIN[: len(written)])):
             self.close()
             raise Problem(str(self.path), "lines that are no votes", "a file of votes, or none yet", "choose another --votes")
         if complete:
