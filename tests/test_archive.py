@@ -77,7 +77,7 @@ def populate(folder: Path) -> None:
     lock = {
         "schema": "2.0",
         "stages": {
-            name: {"outs": [{"path": f"runs/mini/{name}", "md5": hashed(folder / "runs/mini" / name)}]}
+            name: {"cmd": name, "outs": [{"path": f"runs/mini/{name}", "md5": hashed(folder / "runs/mini" / name)}]}
             for name in ("report", "score")
         },
     }
@@ -229,7 +229,7 @@ def test_without_the_audit_the_table_says_so(copy: Path) -> None:
 
 def test_a_committed_audit_is_held_against_its_lock(copy: Path, tmp_path: Path) -> None:
     stages = {
-        name: {"outs": [{"path": f"runs/paper/{name}", "md5": hashed(copy / f"runs/paper/{name}")}]}
+        name: {"cmd": name, "outs": [{"path": f"runs/paper/{name}", "md5": hashed(copy / f"runs/paper/{name}")}]}
         for name in ("audit", "acquire")
     }
     with (copy / "dvc.lock").open("w") as file:

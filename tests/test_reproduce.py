@@ -15,6 +15,7 @@ import pytest
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from ruamel.yaml import YAML
 
+from mi_llm.compare import stages
 from mi_llm.reproduce import mend
 from mi_llm.study import load
 
@@ -69,6 +70,7 @@ def small(clone: Path) -> Path:
 def waiting(folder: Path, seconds: float) -> tuple[int | None, str]:
     """What becomes of a run that first waits for others: its status, None while it waits, and what it said."""
     code = """from pathlib import Path
+from mi_llm.compare import stages
 from mi_llm.reproduce import wait_for_others
 from mi_llm.study import load
 wait_for_others(load(Path("mini/params.yaml")))"""
@@ -190,3 +192,33 @@ def test_dvc_can_show_the_study(clone: Path, words: list[str]) -> None:
     if words[0] == "plots":
         page = clone / "dvc_plots/index.html"
         assert "loss" in page.read_text(encoding="utf-8")
+
+
+def test_finished_outputs_are_fetched_and_what_the_remote_lacks_is_computed(clone: Path, tmp_path: Path) -> None:
+    run(clone, "mini")
+    remote = f"[core]\n    remote = lab\n['remote \"lab\"']\n    url = {tmp_path / 'lab'}\n"
+    (clone / ".dvc/config.local").write_text(remote, encoding="utf-8")
+    for words in (
+        [str(Path(sys.executable).parent / "dvc"), "push", "--quiet", "data.dvc", "pretrain/dvc.yaml", "mini/dvc.yaml"],
+        [
+            "git",
+            "-c",
+            "user.name=test",
+            "-c",
+            "user.email=test@example.org",
+            "commit",
+            "-q",
+            "--allow-empty",
+            "-m",
+            "run",
+            "mini",
+        ],
+        ["git", "clone", "-q", str(clone), str(tmp_path / "bundle")],
+    ):
+        subprocess.run(words, cwd=clone, check=True, capture_output=True)
+    (entry,) = stages((clone / "mini/dvc.lock").read_text(encoding="utf-8"))["score"]["outs"]
+    (tmp_path / "lab/files/md5" / entry["md5"][:2] / entry["md5"][2:]).unlink()
+    (tmp_path / "bundle/.dvc/config.local").write_text(remote, encoding="utf-8")
+    lines = run(tmp_path / "bundle", "mini", "--pull").splitlines()
+    assert [line for line in lines if line.startswith("Running stage")] == ["Running stage 'mini/dvc.yaml:score':"]
+    assert lines[-1] == "compared with the committed lock: 36 identical, 0 within tolerance, 0 differ"

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from mi_llm import storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.certificate.certify import certify
-from mi_llm.compare import committed, lock_of, stages
+from mi_llm.compare import committed, lock_of, outputs, stages
 from mi_llm.doctor import fitting, machine
 from mi_llm.problem import Problem
 from mi_llm.study import Study, file_of, load
@@ -87,6 +87,17 @@ def earlier_run(process: psutil.Process, verbs: set[str]) -> bool:
         and process.info["cwd"] == str(Path.cwd())
         and (process.info["create_time"], process.pid) < (me.create_time(), me.pid)
     )
+
+
+def fetching(study: Study) -> list[str]:
+    """How DVC takes finished outputs from the default remote, and computes those that it does not have.
+
+    Where all outputs are here already, though not in DVC's cache (from the archive, say), they are taken as they are:
+    `--allow-missing`. Otherwise it would keep DVC from fetching anything at all.
+    """
+    lock = lock_of(study)
+    whole = lock.exists() and all(Path(path).exists() for path in outputs(storage.read_text(lock)))
+    return ["--pull", "--allow-missing"] if whole else ["--pull"]
 
 
 def retry_missing(study: Study) -> None:
@@ -168,8 +179,7 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
             "see the message above",
         )
     retry_missing(study)
-    command = ["repro", str(study.beside("dvc.yaml"))]
-    if status := dvc([*command, "--pull", "--allow-missing"] if pull else command):
+    if status := dvc(["repro", str(study.beside("dvc.yaml")), *(fetching(study) if pull else [])]):
         print("\nthe run stopped; the message above says why. What is done is kept: run the same command again.", file=sys.stderr)
         return int(status)
     put_in_order(lock_of(study))
