@@ -28,7 +28,7 @@ from results import Result, Skipped, show, spread
 from transformers import AutoModelForCausalLM, GlmConfig, PreTrainedModel
 
 from mi_llm.models.base import PRECISION, prepare_torch
-from mi_llm.models.estimate import LABELLED, SHARE, Card, Plan, Shape, here, plan, weight_bytes, worst
+from mi_llm.models.estimate import LABELLED, SHARE, Card, Plan, Shape, here, plans, weight_bytes
 from mi_llm.models.finetune import Resume, adapt, fit, share_out
 from mi_llm.models.hub import entries
 from mi_llm.models.processes import Processes
@@ -47,20 +47,8 @@ TRIAL = Shape(
 
 def ways(shape: Shape, options: Finetune, card: Card) -> list[Plan]:
     """With and without checkpointing: one process, and one a card, each with the base or with a share of it; what should fit."""
-    spread_out = [(1, False)] if card.count == 1 else [(1, False), (card.count, False), (card.count, True)]
-    found = [
-        plan(
-            shape,
-            options.model_copy(update={"checkpointing": again}),
-            worst(options),
-            card.memory,
-            processes=count,
-            shared=shared,
-        )
-        for again in (False, True)
-        for count, shared in spread_out
-    ]
-    return [way for way in found if way.fits]
+    found = [way for way in plans(shape, options, card.memory, card.count) if way.fits and not way.four_bit]
+    return sorted(found, key=lambda way: (way.checkpointing, way.processes, way.shared))
 
 
 def paper_settings() -> Finetune:
