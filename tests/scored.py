@@ -49,7 +49,7 @@ def make_scored(study: Study) -> None:
         storage.write_text(training / "adapter" / "README.md", card(study, model, source_of(study, model), NUMBERS))
     for model in study.models:
         for arm, reply in (("base", "您应该早点休息。"), ("tuned", "听起来您很累，又放不下。您愿意先试哪一样？")):
-            dialogs = converse(study, model, arm, always(reply), yes=False)
+            dialogs = converse(study, model, arm, always(reply))
             write_dialogs(study.folder / "simulate" / model / f"{arm}.jsonl", dialogs)
     for stage in (blind, code, miti, summary, audit):
         stage(study)

@@ -268,7 +268,7 @@ BY_MODEL = [
 
 def test_a_model_cuts_then_codes_and_what_it_said_is_replayed(blinded: Study, coder: type[Coder]) -> None:
     study = recording(blinded, coder)
-    coders.code(study, yes=True)
+    coders.code(study)
     assert written(study) == BY_MODEL
     ratings = [f"llm:some-model,{name},{code},3" for name in SAID for code in sorted(Global)]
     assert written(study, "globals") == ["rater,packet,code,rating", *ratings]
@@ -284,24 +284,20 @@ def test_a_model_cuts_then_codes_and_what_it_said_is_replayed(blinded: Study, co
 def test_unusable_answers_are_asked_for_again_and_kept_as_such(blinded: Study, coder: type[Coder]) -> None:
     coder.spoilt = {"utterances", "codes", "globals"}
     study = recording(blinded, coder)
-    coders.code(study, yes=True)
+    coders.code(study)
     assert written(study) == BY_MODEL
     problems = Counter(known["problem"] for known in Cassette.open(study.folder / "code/cassette.jsonl").records)
     assert problems[None] == 8
     assert sum(problems.values()) == 16
 
 
-def test_a_dry_run_counts_both_passes_and_asks_nothing(
-    blinded: Study, coder: type[Coder], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_stage_would_ask_is_counted_with_both_passes_and_nothing_is_asked(blinded: Study, coder: type[Coder]) -> None:
     study = recording(blinded, coder)
-    llm.dry_run(study, "code", coders.questions(study))
-    assert "requests  8 of 8" in capsys.readouterr().out
+    assert llm.workload(study, "code", coders.questions(study)).count == 8
     assert not coder.asked
     assert not (study.folder / "code").exists()
-    coders.code(study, yes=True)
-    llm.dry_run(study, "code", coders.questions(study))
-    assert "requests  0 of 8" in capsys.readouterr().out
+    coders.code(study)
+    assert llm.workload(study, "code", coders.questions(study)).requests.startswith("0 of 8 ")
     assert coders.questions(blinded) == []  # words alone take no request
 
 
@@ -316,7 +312,7 @@ def test_without_recorded_answers_there_are_no_codes_and_the_stage_says_so(
 @pytest.mark.parametrize("kept", [7, 4, 1])
 def test_half_a_recording_names_what_is_missing(blinded: Study, coder: type[Coder], kept: int) -> None:
     study = recording(blinded, coder)
-    coders.code(study, yes=True)
+    coders.code(study)
     path = study.folder / "code/cassette.jsonl"
     path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:kept]), encoding="utf-8")
     with pytest.raises(Problem, match=r"no recorded answer of some-model for the (codes|utterances|globals) "):
@@ -328,7 +324,7 @@ def test_where_a_model_codes_it_is_held_against_the_experts(study: Study, coder:
     read(study, "annomi")
     validating = recording(study, coder).model_copy(update={"miti": study.miti.model_copy(update={"transcripts": 5})})
     asked = validation.questions(validating)
-    validation.miti(validating, yes=True)
+    validation.miti(validating)
     assert len(coder.asked) == len({question.key for question in asked})
     found = pd.read_csv(study.folder / "miti/coder_validation.csv").set_index(["coder", "code"])
     assert found.loc[("llm:some-model", "question"), "kappa"] > 0.8

@@ -160,7 +160,7 @@ def test_recording_from_a_server_gives_what_was_shipped(corpora: Path, author: s
     Path("mini/params.yaml").write_text(text, encoding="utf-8")
     theirs = Cassette.open(Path(f"data/cassettes/{name}.jsonl")).good
     (corpora / "data").unlink()
-    ASKING[name](load(Path("mini/params.yaml")), yes=True)
+    ASKING[name](load(Path("mini/params.yaml")))
     ours = Cassette.open(corpora / f"runs/mini/{name}/cassette.jsonl").good
     assert len(ours) == {"rate": 30, "transcribe": 72, "translate": 8}[name]
     assert {key: text_of(answer) for key, answer in ours.items()} == {key: text_of(answer) for key, answer in theirs.items()}

@@ -182,7 +182,7 @@ def test_a_budget_stops_the_recording_and_keeps_what_was_paid_for(
 ) -> None:
     study = small(two_hundred(start()), mode="record", budget=budget, prices={"some-model": Price(input=1, output=1)})
     with pytest.raises(Problem, match=f"stopped \\({said}"):
-        transcribe.transcribe(study, yes=True)
+        transcribe.transcribe(study)
     cassette = Cassette.open(study.folder / "transcribe/cassette.jsonl")
     assert 0 < len(cassette.good) < 200
     used = sum(known["usage"]["total_tokens"] for known in cassette.records)
@@ -191,7 +191,7 @@ def test_a_budget_stops_the_recording_and_keeps_what_was_paid_for(
     assert used / 1e6 <= budget.usd
     assert len(served(tmp_path)) == len(cassette.records)
     with pytest.raises(Problem, match="stopped"):
-        transcribe.transcribe(study, yes=True)
+        transcribe.transcribe(study)
     assert len(served(tmp_path)) == len(cassette.records)
 
 
@@ -238,7 +238,7 @@ def test_a_wrong_key_stops_at_once(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-0123456789")
     study = small(two_hundred(start(key=KEY)), mode="record")
     with pytest.raises(Problem, match=r"stopped .AuthenticationError 401") as refusal:
-        transcribe.transcribe(study, yes=True)
+        transcribe.transcribe(study)
     assert "sk-wrong" not in str(refusal.value)
     assert len(served(tmp_path)) <= study.llm.concurrency
 
@@ -246,7 +246,7 @@ def test_a_wrong_key_stops_at_once(
 def test_no_server_at_all_is_noticed_before_every_question_was_tried(two_hundred: Callable[[str], Study]) -> None:
     study = small(two_hundred("http://127.0.0.1:9/v1"), mode="record", network_retries=1)
     with pytest.raises(Problem, match=r"stopped .APIConnectionError.* with 200 of 200 requests unanswered"):
-        transcribe.transcribe(study, yes=True)
+        transcribe.transcribe(study)
 
 
 def test_a_batch_is_found_again_after_a_kill_and_bad_answers_are_asked_again(
@@ -261,7 +261,7 @@ def test_a_batch_is_found_again_after_a_kill_and_bad_answers_are_asked_again(
     run.wait()
     monkeypatch.setattr(batch, "SHORTEST", 0.05)
     monkeypatch.setattr(batch, "LONGEST", 0.05)
-    transcribe.transcribe(small(study, mode="batch"), yes=True)
+    transcribe.transcribe(small(study, mode="batch"))
     cassette = Cassette.open(study.folder / "transcribe/cassette.jsonl")
     assert len(cassette.good) == 200
     assert {known["batch"] for known in cassette.records} >= {"batch-0", "batch-1"}
@@ -277,7 +277,7 @@ def test_dry_run_says_what_it_would_take_and_asks_nothing(
     words = [*command()[:2], "--mode", "record", "--dry-run"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "requests  200 of 200" in done.stdout
-    assert "a token a character" in done.stdout
+    assert "one token per character" in done.stdout
     assert "some-model has no entry in llm.prices" in done.stdout
     assert served(tmp_path) == []
     refused = subprocess.run([*command()[:2], "--mode", "record"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -377,8 +377,8 @@ def test_the_key_is_the_whole_request() -> None:
 
 def test_live_asks_anew_and_keeps_both_answers(start: Start, two_hundred: Callable[[str], Study]) -> None:
     study = two_hundred(start())
-    transcribe.transcribe(small(study, mode="record"), yes=True)
-    transcribe.transcribe(small(study, mode="live"), yes=True)
+    transcribe.transcribe(small(study, mode="record"))
+    transcribe.transcribe(small(study, mode="live"))
     cassette = Cassette.open(study.folder / "transcribe/cassette.jsonl")
     assert (len(cassette.records), len(cassette.good)) == (400, 200)
 
@@ -391,6 +391,6 @@ def test_text_of_a_key_is_removed_wherever_it_stands(monkeypatch: pytest.MonkeyP
 def test_answers_come_back_in_the_order_of_the_questions(start: Start, two_hundred: Callable[[str], Study]) -> None:
     study = small(two_hundred(start(faults=0.1)), mode="record")
     asked = transcribe.questions(study)
-    got = llm.answers(study, "transcribe", asked, yes=True)
+    got = llm.answers(study, "transcribe", asked)
     assert [known["key"] for known in got] == [question.key for question in asked]
     assert transcribe.turns_of(text_of(got[0]))[0].role == "client"

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
@@ -18,6 +19,7 @@ from mi_llm.study import Llm, Study, file_of, load
 
 if TYPE_CHECKING:
     from mi_llm.construct.cassette import Question
+    from mi_llm.construct.llm import Workload
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 StudyFile = Annotated[
@@ -62,7 +64,7 @@ def rate(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, ye
     """Have a language model rate dialogs of each corpus."""
     from mi_llm.construct import rate as stage
 
-    asking(stage.rate, stage.questions, study, mode=mode, dry_run=dry_run, yes=yes)
+    asking("rate", stage.rate, listed(stage.questions, "rate"), with_mode(load(study), mode), dry_run=dry_run, yes=yes)
 
 
 @app.command()
@@ -70,7 +72,8 @@ def transcribe(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = Fal
     """Collect the MI-style counterparts of a sample of dialogs."""
     from mi_llm.construct import transcribe as stage
 
-    asking(stage.transcribe, stage.questions, study, mode=mode, dry_run=dry_run, yes=yes)
+    work = listed(stage.questions, "transcribe")
+    asking("transcribe", stage.transcribe, work, with_mode(load(study), mode), dry_run=dry_run, yes=yes)
 
 
 @app.command()
@@ -78,26 +81,29 @@ def translate(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = Fals
     """Put a sample of AnnoMI's transcripts into Chinese."""
     from mi_llm.construct import translate as stage
 
-    asking(stage.translate, stage.questions, study, mode=mode, dry_run=dry_run, yes=yes)
+    work = listed(stage.questions, "translate")
+    asking("translate", stage.translate, work, with_mode(load(study), mode), dry_run=dry_run, yes=yes)
+
+
+def listed(questions: "Callable[[Study], Sequence[Question]]", name: str) -> "Callable[[Study], Workload]":
+    """What a stage would ask whose questions are known before it runs."""
+    from mi_llm.construct import llm
+
+    return lambda study: llm.workload(study, name, questions(study))
 
 
 def asking(
-    run: Callable[..., None],
-    questions: "Callable[[Study], Sequence[Question]]",
-    path: Path,
-    *,
-    mode: str | None,
-    dry_run: bool,
-    yes: bool,
+    name: str, run: Callable[[Study], None], work: "Callable[[Study], Workload]", study: Study, *, dry_run: bool, yes: bool
 ) -> None:
-    """Run a stage that asks a language model, or only say what that would take."""
+    """Run a stage that may ask a language model, after a person agreed to all it would ask; or only say what that is."""
     from mi_llm.construct import llm
 
-    study = with_mode(load(path), mode)
     if dry_run:
-        llm.dry_run(study, run.__name__, questions(study))
-    else:
-        run(study, yes=yes)
+        print(f"{name}: answers to be recorded\n{llm.forecast(study.llm, work(study))}", end="")
+        return
+    if study.llm.mode != "replay":
+        llm.consent(study, name, work(study), yes=yes)
+    run(study)
 
 
 def with_mode(study: Study, mode: str | None) -> Study:
@@ -175,12 +181,14 @@ def score(study: StudyFile = MINI) -> None:
 
 
 @app.command()
-def simulate(model: Item, study: StudyFile = MINI, mode: Mode = None, yes: Yes = False) -> None:
+def simulate(model: Item, study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
     """Let standardized clients talk with a base model and its tuned one."""
-    from mi_llm.miti.simulate import simulate as run
+    from mi_llm.miti import simulate as stage
 
     settings = with_mode(load(study), mode)
-    run(settings, member(model, settings.models, "models", settings), yes=yes)
+    member(model, settings.models, "models", settings)
+    run, work = partial(stage.simulate, model=model), partial(stage.workload, model=model)
+    asking(f"simulate {model}", run, work, settings, dry_run=dry_run, yes=yes)
 
 
 @app.command()
@@ -196,7 +204,7 @@ def code(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, ye
     """Have every packet coded by MITI: by people, a language model or words alone."""
     from mi_llm.miti import coders as stage
 
-    asking(stage.code, stage.questions, study, mode=mode, dry_run=dry_run, yes=yes)
+    asking("code", stage.code, listed(stage.questions, "code"), with_mode(load(study), mode), dry_run=dry_run, yes=yes)
 
 
 @app.command()
@@ -204,7 +212,7 @@ def miti(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, ye
     """Hold the automatic coders against AnnoMI's experts, and code the released dialogs."""
     from mi_llm.miti import validation as stage
 
-    asking(stage.miti, stage.questions, study, mode=mode, dry_run=dry_run, yes=yes)
+    asking("miti", stage.miti, listed(stage.questions, "miti"), with_mode(load(study), mode), dry_run=dry_run, yes=yes)
 
 
 @app.command()

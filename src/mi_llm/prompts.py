@@ -6,7 +6,7 @@ At the paper's scale the authors' exact rating and transcription prompts are rea
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -58,11 +58,15 @@ class Prompt:
         return {"name": self.path.as_posix(), "sha256": storage.sha256(self.path)}
 
 
-def load(study: Study, name: str) -> Prompt:
-    """The prompt of a stage; raises Problem where the study wants the authors' and their appendix is not here."""
-    section = getattr(study, name)
-    if getattr(section, "prompt", "bundle") == "bundle":
-        return Prompt(name, FOLDER / f"{name}.jinja", authors=False)
+def bundled(name: str) -> Prompt:
+    """One of the bundle's own prompts."""
+    return Prompt(name, FOLDER / f"{name}.jinja", authors=False)
+
+
+def load(study: Study, name: Literal["rate", "transcribe"]) -> Prompt:
+    """The prompt of a stage that may use the authors'; raises Problem where it does and their appendix is not here."""
+    if getattr(study, name).prompt == "bundle":
+        return bundled(name)
     path = study.folder / "read" / "release" / "prompts" / RELEASED[name]
     if not storage.read_text(path).strip():
         raise Problem(

@@ -17,6 +17,8 @@ from mi_llm.problem import Problem
 
 Corpus = Literal["cpsycound", "psydtcorpus", "smilechat", "psy_insight", "efaqa", "annomi", "release"]
 CORPORA = get_args(Corpus)
+Arm = Literal["base", "tuned"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
 Share = Field(ge=0, le=1)
 
 
@@ -128,9 +130,13 @@ class Translate(Section):
 
 
 class Split(Section):
-    """How many dialogs are kept for the test, or that the authors' rounds are the test: as published, or repaired (`aligned`)."""
+    """What the test is: `test_dialogs` of the transcribed dialogs, or the authors' rounds, as published or repaired (`aligned`).
 
-    test: Literal["transcribed", "release", "aligned"]
+    `divided`: the authors' released test dialogs are both: `test_dialogs` of them are the test, the others train. The paper did
+    not do so; it is a way to train and test on the authors' own dialogs without their training file.
+    """
+
+    test: Literal["transcribed", "release", "aligned", "divided"]
     test_dialogs: PositiveInt
 
 
@@ -153,12 +159,14 @@ class Lora(Section):
 class Finetune(Section):
     """Training settings (paper, Methods of Fine-Tuning; appendix, section 5).
 
-    `instruction`: the file with the fixed instruction. `records`: a dialog, or a round with its history, a record; or as the
+    `models`: which of the study's models are tuned; the others are answered and scored as they are. `instruction`: the file
+    with the fixed instruction. `records`: a dialog, or a round with its history, a record; or as the
     authors' training file has them. `max_samples`: only the first so many records. `loss`: on all counselor turns of a record
     or on its last. `packed`: the tokens of a step's records in one row, each attending to its own only; else padded.
     `checkpointing`: compute activations again in the backward pass, to save memory. `four_bit`: keep the frozen base in 4 bits.
     """
 
+    models: tuple[str, ...]
     instruction: str
     instruction_placement: Literal["query", "system"]
     records: Literal["dialog", "round", "release"]
@@ -340,8 +348,13 @@ class Study(Section):
                     raise ValueError(f"{section} names {name}, which is not among corpora: {', '.join(self.corpora)}")
         if set(self.models) != set(self.base.formats):
             raise ValueError("models and base.formats must name the same models")
-        if unknown := sorted(set(self.prefer.models) - set(self.models)):
-            raise ValueError(f"prefer.models names {unknown[0]}, which is not among models: {', '.join(self.models)}")
+        if unknown := sorted(set(self.finetune.models) - set(self.models)):
+            raise ValueError(f"finetune.models names {unknown[0]}, which is not among models: {', '.join(self.models)}")
+        if untuned := sorted(set(self.prefer.models) - set(self.finetune.models)):
+            tuned = ", ".join(self.finetune.models) or "none"
+            raise ValueError(f"prefer.models names {untuned[0]}, which is not among finetune.models: {tuned}")
+        if self.split.test == "divided" and self.finetune.records == "release":
+            raise ValueError("split.test is divided, so finetune.records must be dialog or round: there is no training file")
         if self.simulate.client == "scripted" and self.simulate.profiles == "release":
             raise ValueError("simulate.client is scripted, but the authors' outlines have no script: llm or person")
         if self.split.test != "transcribed" and "release" not in self.corpora:
@@ -350,6 +363,15 @@ class Study(Section):
         if self.transcribe.source == "recorded" and self.split.test == "transcribed" and self.split.test_dialogs >= total:
             raise ValueError(f"split.test_dialogs must be smaller than the {total} transcribed dialogs")
         return self
+
+    def arms(self, model: str) -> tuple[Arm, ...]:
+        """The arms of a model: the base, and the tuned one if the study tunes it."""
+        return ARMS if model in self.finetune.models else ("base",)
+
+    @property
+    def training(self) -> Literal["recorded", "release", "divided"]:
+        """Where the training dialogs are from: recorded answers, the authors' training file, or their divided test dialogs."""
+        return "divided" if self.split.test == "divided" else self.transcribe.source
 
     @property
     def folder(self) -> Path:

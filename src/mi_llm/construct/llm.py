@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,56 @@ from mi_llm.problem import Problem
 from mi_llm.study import Llm, Study
 
 
-def forecast(options: Llm, wanted: Sequence[Question], of: int) -> str:
-    """What asking would take, in words: requests, tokens, cost."""
-    tokens = sum(count_tokens(options.model, message["content"]) for asked in wanted for message in asked.request["messages"])
-    how = "" if encoding_of(options.model) else ", counting a token a character: tiktoken has no table for the model here"
+@dataclass(frozen=True)
+class Workload:
+    """What a whole stage would ask: the requests without a recorded answer, in words (`requests`) and counted, and their tokens.
+
+    `answered` tokens are an assumption, which `assumed` states.
+    """
+
+    requests: str
+    count: int
+    sent: int
+    answered: int
+    assumed: str
+
+
+def workload(study: Study, name: str, questions: Sequence[Question]) -> Workload:
+    """What a stage with these questions would ask."""
+    cassettes, asked = recorded(study, name), distinct(questions)
+    wanted = [one for one in asked if study.llm.mode == "live" or found(cassettes, one) is None]
+    model = study.llm.model
+    tokens = sum(count_tokens(model, message["content"]) for one in wanted for message in one.request["messages"])
+    requests = f"{len(wanted)} of {len(asked)} different ones (the others are recorded)"
+    return Workload(requests, len(wanted), tokens, tokens, "answers are as long as their questions")
+
+
+def forecast(options: Llm, work: Workload) -> str:
+    """What asking would take, in words: requests, tokens, cost in US dollars."""
+    how = "" if encoding_of(options.model) else ", counting one token per character: tiktoken has no table for this model here"
     price = options.prices.get(options.model)
     if price is None:
         money = f"unknown: {options.model} has no entry in llm.prices"
     else:
         share = options.batch_discount if options.mode == "batch" else 1.0
-        money = f"about {cost(price, tokens, tokens) * share:.2f} US dollars, if answers are as long as their questions"
+        money = f"about {cost(price, work.sent, work.answered) * share:.2f} US dollars, if {work.assumed}"
     return (
         f"  model     {options.model} at {options.base_url}\n"
-        f"  requests  {len(wanted)} of {of} (the others are recorded)\n"
-        f"  tokens    {tokens} to be sent{how}\n"
+        f"  requests  {work.requests}\n"
+        f"  tokens    {work.sent} to be sent{how}\n"
         f"  cost      {money}; budget {options.budget.usd:g}\n"
     )
 
 
-def consent(options: Llm, name: str, wanted: Sequence[Question], of: int, *, yes: bool) -> None:
-    """Say what asking would take and have a person agree; under DVC and with `--yes` the parameters' budget is the agreement."""
-    print(f"{name}: answers to be recorded\n{forecast(options, wanted, of)}", file=sys.stderr)
-    if not wanted or yes or "DVC_STAGE" in os.environ:
+def consent(study: Study, name: str, work: Workload, *, yes: bool) -> None:
+    """Say what the whole stage would ask and have a person agree, once; raises Problem if nobody does.
+
+    Under DVC and with `--yes` the parameters' budget is the agreement. Where everything is recorded nobody is asked.
+    """
+    if not work.count:
+        return
+    print(f"{name}: answers to be recorded\n{forecast(study.llm, work)}", file=sys.stderr)
+    if yes or "DVC_STAGE" in os.environ:
         return
     if not sys.stdin.isatty():
         raise Problem(f"mi-llm {name}", "no terminal to ask on", "a person's yes before money is spent", "add --yes")
@@ -67,15 +96,10 @@ def distinct(questions: Sequence[Question]) -> list[Question]:
     return list({asked.key: asked for asked in questions}.values())
 
 
-def dry_run(study: Study, name: str, questions: Sequence[Question]) -> None:
-    """Print what recording a stage's missing answers would take; asks nothing and writes nothing."""
-    cassettes = recorded(study, name)
-    wanted = [asked for asked in distinct(questions) if study.llm.mode == "live" or found(cassettes, asked) is None]
-    print(f"{name}: answers to be recorded\n{forecast(study.llm, wanted, len(questions))}", end="")
-
-
-def answers(study: Study, name: str, questions: Sequence[Question], *, yes: bool = False) -> list[Record]:
+def answers(study: Study, name: str, questions: Sequence[Question]) -> list[Record]:
     """The answers to a stage's questions, in their order, after recording those that the mode asks for.
+
+    Whoever calls this with a mode other than `replay` has a person's agreement (`consent`).
 
     The stage's own cassette, `<out>/<name>/cassette.jsonl`, then holds all of them. An empty list means that nothing at all is
     recorded for the stage. Raises Problem if some are recorded and others are not, or if recording failed.
@@ -90,7 +114,6 @@ def answers(study: Study, name: str, questions: Sequence[Question], *, yes: bool
             own.append(list(copied.values()))
         wanted = [asked for asked in distinct(questions) if options.mode == "live" or asked.key not in own.good]
         if options.mode != "replay" and wanted:
-            consent(options, name, wanted, len(questions), yes=yes)
             ask = batch.record if options.mode == "batch" else record
             ask(options, wanted, own, name)
             wanted = []
@@ -100,8 +123,8 @@ def answers(study: Study, name: str, questions: Sequence[Question], *, yes: bool
 
 
 def how_to_record(study: Study, name: str) -> str:
-    """The command that records a stage's answers."""
-    return f"OPENAI_API_KEY=… mi-llm {name} --study {study.params} --mode record"
+    """The command that records a stage's answers; of one model `name` is `stage/model`."""
+    return f"OPENAI_API_KEY=… mi-llm {name.replace('/', ' ')} --study {study.params} --mode record"
 
 
 def missing(study: Study, name: str, wanted: Sequence[Question]) -> Problem:

@@ -154,11 +154,11 @@ def summarise(study: Study, ratings: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
     return pd.DataFrame(means, columns=MEANS).round(4), pd.DataFrame(choice, columns=CHOICE).sort_values("rank").round(4)
 
 
-def rate(study: Study, *, yes: bool = False) -> None:
+def rate(study: Study) -> None:
     """Collect the ratings of the study's sample; without any recorded answer there are none, and the stage says so."""
     with stage(study, "rate", None, [study.folder / "read" / corpus for corpus in study.rate.corpora]) as out:
         drawn = [(corpus, dialog) for corpus in study.rate.corpora for dialog in sample(study, corpus)]
-        answers = llm.answers(study, "rate", questions(study), yes=yes)
+        answers = llm.answers(study, "rate", questions(study))
         rows = [
             {"corpus": corpus, "dialog": dialog.id, **ratings_of(text_of(answer))}
             for (corpus, dialog), answer in zip(drawn if answers else [], answers, strict=True)

@@ -8,12 +8,16 @@ The authors' test dialogs were made from public ones, mostly CPsyCounD's, whose 
 recording of one's own draws from the same corpora. So where the authors' rounds are the test and the training dialogs are a
 recording, a training dialog whose client says what a test dialog's client says is left out: `split/left_out.csv` names it, the
 test dialog and the share that they have in common, and `metrics.json` counts.
+
+With `split.test: divided` the authors' test dialogs themselves are divided: some train, the others test; dialogs of one source stay
+together. That is an experiment of the bundle's own, for those who do not have the authors' training file.
 """
 
 import csv
 import io
 import random
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog, Round, features, read_dialogs, read_rounds, write_dialogs, write_rounds
@@ -53,45 +57,93 @@ def repaired(published: Sequence[Round], aligned: Sequence[Round]) -> list[Round
     ]
 
 
+def by_source(dialogs: Sequence[Dialog]) -> list[list[int]]:
+    """The dialogs' indices, grouped by source: clients that share more than `SHARED` of the shorter one's trigrams are one."""
+    told = [trigrams([dialog]) for dialog in dialogs]
+    groups: list[list[int]] = []
+    for index, mine in enumerate(told):
+        near = [
+            group
+            for group in groups
+            if any(len(mine & told[other]) > SHARED * min(len(mine), len(told[other])) for other in group)
+        ]
+        groups = [group for group in groups if group not in near] + [
+            sorted([index, *(other for group in near for other in group)])
+        ]
+    return sorted(groups)
+
+
+def divide(
+    study: Study, dialogs: Sequence[Dialog], groups: Sequence[Sequence[int]], path: Path
+) -> tuple[list[Dialog], list[Dialog]]:
+    """Training and test dialogs, in their order: `split.test_dialogs` for the test, drawn with the seed, each group whole."""
+    wanted = study.split.test_dialogs
+    if wanted >= len(groups):
+        raise Problem(
+            str(path), f"{len(dialogs)} dialogs of {len(groups)} sources", f"more than the {wanted} of the test",
+            f"lower split.test_dialogs in {study.params}",
+        )  # fmt: skip
+    held: list[int] = []
+    for number in random.Random(study.seed_of("split")).sample(range(len(groups)), wanted):
+        if len(held) + len(groups[number]) <= wanted:
+            held += groups[number]
+    test = set(held)
+    return (
+        [dialog for index, dialog in enumerate(dialogs) if index not in test],
+        [dialog for index, dialog in enumerate(dialogs) if index in test],
+    )
+
+
+def without_leaks(study: Study, train: Sequence[Dialog], test: Sequence[Dialog], out: Path) -> list[Dialog]:
+    """The training dialogs of which no test dialog's client says the same; the others are named in `left_out.csv`."""
+    corpora = [study.folder / "read" / corpus / "dialogs.jsonl" for corpus in study.transcribe.sample]
+    found = leaks(train, [dialog for path in corpora for dialog in read_dialogs(path)], test)
+    table = io.StringIO(newline="")
+    rows = [("dialog", "test_dialog", "shared"), *((name, *near) for name, near in found.items())]
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    storage.write_text(out / "left_out.csv", table.getvalue())
+    return [dialog for dialog in train if dialog.id not in found]
+
+
+def no_training(study: Study, screened: Path) -> Problem:
+    """What to say where models are to be tuned and there is nothing to tune them on."""
+    return Problem(
+        str(screened),
+        "no dialog to train on",
+        f"training dialogs for {', '.join(study.finetune.models)}",
+        f"see {study.folder}/acquire/release/missing.csv for the authors' training file; or set in {study.params} one of"
+        " transcribe.source: recorded (with a recording of yours), split.test: divided (to train on some of the authors' test"
+        " dialogs), finetune.models: [] (to tune nothing)",
+    )
+
+
 def split(study: Study) -> None:
-    """Split at random, seeded, and keep the dialogs' order within each part; see the module."""
+    """Divide the dialogs, and cut the test into rounds; see the module."""
     screened = study.folder / "screen" / "dialogs.jsonl"
     release = study.folder / "read" / "release"
-    known = {"release": release / "rounds.jsonl", "aligned": release / "aligned.jsonl"}.get(study.split.test)
-    inputs = [screened, known] if known else [screened]
-    recorded = known is not None and study.transcribe.source == "recorded"
-    corpora = [study.folder / "read" / corpus / "dialogs.jsonl" for corpus in study.transcribe.sample] if recorded else []
-    inputs += corpora
+    published = {"release": release / "rounds.jsonl", "aligned": release / "aligned.jsonl"}.get(study.split.test)
+    inputs = [screened] if study.split.test == "transcribed" else [screened, release]
     with stage(study, "split", None, inputs) as out:
         counted: dict[str, int] = {}
-        dialogs = read_dialogs(screened)
-        if known:
-            train, test = dialogs, read_dialogs(release / "dialogs.jsonl")
-            rounds = read_rounds(known)
+        train = read_dialogs(screened)
+        if published:
+            test, rounds = read_dialogs(release / "dialogs.jsonl"), read_rounds(published)
             if not rounds:
                 raise Problem(
-                    str(known), "no round in it", "the authors' release", f"see {study.folder}/acquire/release/missing.csv"
+                    str(published), "no round in it", "the authors' release", f"see {study.folder}/acquire/release/missing.csv"
                 )
-            if recorded:
-                sources = [dialog for path in corpora for dialog in read_dialogs(path)]
-                found = leaks(train, sources, test)
-                train = [dialog for dialog in train if dialog.id not in found]
-                table = io.StringIO(newline="")
-                rows = [("dialog", "test_dialog", "shared"), *((name, *near) for name, near in found.items())]
-                csv.writer(table, lineterminator="\n").writerows(rows)
-                storage.write_text(out / "left_out.csv", table.getvalue())
-                counted = {"left_out": len(found)}
-        else:
-            wanted = study.split.test_dialogs
-            if wanted >= len(dialogs):
-                raise Problem(
-                    str(screened), f"{len(dialogs)} dialogs left after screening", f"more than the {wanted} of the test",
-                    f"lower split.test_dialogs in {study.params}",
-                )  # fmt: skip
-            held = set(random.Random(study.seed_of("split")).sample(range(len(dialogs)), wanted))
-            train = [dialog for place, dialog in enumerate(dialogs) if place not in held]
-            test = [dialog for place, dialog in enumerate(dialogs) if place in held]
+            if study.transcribe.source == "recorded":
+                kept = without_leaks(study, train, test, out)
+                counted, train = {"left_out": len(train) - len(kept)}, kept
+        elif study.split.test == "divided":
+            known = read_dialogs(release / "dialogs.jsonl")
+            train, test = divide(study, known, by_source(known), release / "dialogs.jsonl")
             rounds = [sample for dialog in test for sample in dialog.rounds()]
+        else:
+            train, test = divide(study, train, [[index] for index in range(len(train))], screened)
+            rounds = [sample for dialog in test for sample in dialog.rounds()]
+        if study.finetune.models and not train:
+            raise no_training(study, screened)
         write_dialogs(out / "train.jsonl", train)
         write_dialogs(out / "test.jsonl", test)
         write_rounds(out / "test_rounds.jsonl", rounds)

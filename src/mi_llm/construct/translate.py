@@ -66,7 +66,7 @@ def texts_of(answer: str) -> list[str]:
 
 def questions(study: Study) -> list[Question]:
     """The requests: one a piece of a transcript."""
-    found = prompts.load(study, "translate")
+    found = prompts.bundled("translate")
     return [
         Question(
             about=f"transcript {dialog.id} of annomi, piece {number}",
@@ -83,10 +83,10 @@ def questions(study: Study) -> list[Question]:
     ]
 
 
-def translate(study: Study, *, yes: bool = False) -> None:
+def translate(study: Study) -> None:
     """Collect the translations of the study's sample; without any recorded answer there are none, and the stage says so."""
     with stage(study, "translate", None, [study.folder / "read" / "annomi"]) as out:
-        answers = llm.answers(study, "translate", questions(study), yes=yes)
+        answers = llm.answers(study, "translate", questions(study))
         texts = iter([text for answer in answers for text in texts_of(text_of(answer))])
         translated = [
             Dialog(

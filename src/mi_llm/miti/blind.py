@@ -27,7 +27,6 @@ from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
-ARMS = ("base", "tuned")
 REAL = "real"
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that looks like another
 PHRASES = 10  # that tell most, a contrast
@@ -83,10 +82,10 @@ def suspected_names(turns: Sequence[Turn]) -> Iterator[tuple[int, str]]:
 
 
 def gathered(study: Study) -> list[tuple[Dialog, dict[str, str]]]:
-    """All talks with their row of the key, model by model, base and tuned, then the real sessions."""
+    """All talks with their row of the key, model by model and arm by arm, then the real sessions."""
     found = []
     for model in study.models:
-        for arm in ARMS:
+        for arm in study.arms(model):
             for dialog in read_dialogs(study.folder / "simulate" / model / f"{arm}.jsonl"):
                 about = {"source": model, "arm": arm, "profile": dialog.meta["profile"], "topic": dialog.meta["topic"]}
                 found.append((dialog, about))

@@ -128,9 +128,14 @@ def require(condition: bool, where: str, found: str, expected: str) -> None:
         raise refusal(where, found, expected)
 
 
+def automatic(rater: str) -> bool:
+    """Whether a rater is no person: the lexical coder, or a language model."""
+    return rater == LEXICAL or rater.startswith(MODEL)
+
+
 def whose(where: str, rater: str, packet: str, transcripts: Transcripts) -> tuple[str, str]:
     """The rater and packet of a row; refused where nobody coded, or no person, or where there is no such packet."""
-    person = rater == rater.strip() != "" and rater != LEXICAL and not rater.startswith(MODEL)
+    person = rater == rater.strip() != "" and not automatic(rater)
     require(person, where, f"the rater {rater!r}", f"a person's name or number, not {LEXICAL} or {MODEL}…")
     require(packet in transcripts, where, f"the packet {packet!r}", "the name of a packet of this study")
     return rater, packet
@@ -280,7 +285,7 @@ def ratings_of(answer: str) -> dict[Global, int]:
 
 def question(study: Study, about: str, name: str, answer: dict[str, Any], check: Check, **inputs: object) -> Question:
     """A request with one of the coder's prompts."""
-    prompt = prompts.Prompt(name, prompts.FOLDER / f"{name}.jinja", authors=False)
+    prompt = prompts.bundled(name)
     request = {
         "model": study.llm.model,
         "messages": [{"role": "user", "content": prompts.render(name, **inputs)}],
@@ -356,20 +361,20 @@ def pieces_of(transcripts: Transcripts) -> dict[Place, list[str]]:
     }
 
 
-def by_model(study: Study, name: str, transcripts: Transcripts, *, yes: bool = False) -> list[Coding]:
+def by_model(study: Study, name: str, transcripts: Transcripts) -> list[Coding]:
     """What the study's language model codes, as it is recorded for stage `name`; nothing where nothing is recorded.
 
     The second pass asks about what the first one answered, so it is recorded after it, into the same cassette.
     """
     pieces = pieces_of(transcripts)
     first, about_all = cutting(study, pieces), rating(study, transcripts)
-    answers = [text_of(answer) for answer in llm.answers(study, name, [*first.values(), *about_all.values()], yes=yes)]
+    answers = [text_of(answer) for answer in llm.answers(study, name, [*first.values(), *about_all.values()])]
     if not answers:
         return []
     cut = dict(zip(first, answers[: len(first)], strict=True))
     utterances = {place: utterances_of(cut[place], some) if place in cut else some for place, some in pieces.items()}
     second = coding(study, transcripts, utterances)
-    coded = [text_of(answer) for answer in llm.answers(study, name, list(second.values()), yes=yes)]
+    coded = [text_of(answer) for answer in llm.answers(study, name, list(second.values()))]
     if second and not coded:
         raise llm.missing(study, name, list(second.values()))
     seen = {place: volley(behaviours_of(answer, len(utterances[place]))) for place, answer in zip(second, coded, strict=True)}
@@ -425,7 +430,7 @@ def read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return codes, pd.read_csv(folder / "globals.csv", dtype=names | {"rating": int}, keep_default_na=False)
 
 
-def code(study: Study, *, yes: bool = False) -> None:
+def code(study: Study) -> None:
     """Have all packets coded; see the module."""
     folder, human = study.folder / "blind" / "packets", Path(study.code.human)
     with stage(study, "code", None, [folder, human] if study.code.coder == "human" else [folder]) as out:
@@ -433,7 +438,7 @@ def code(study: Study, *, yes: bool = False) -> None:
         if study.code.coder == "human":
             codings = by_people(human, transcripts)
         elif study.code.coder == "llm":
-            codings = by_model(study, "code", transcripts, yes=yes)
+            codings = by_model(study, "code", transcripts)
         else:
             codings = [Coding(LEXICAL, packet, by_words(turns), {}) for packet, turns in transcripts.items()]
         if not codings and study.code.coder != "lexical":

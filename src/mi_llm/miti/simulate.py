@@ -8,24 +8,24 @@ the models are read from `simulate.folder` instead.
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
 from tqdm import tqdm
 
 from mi_llm import prompts, storage
 from mi_llm.construct import llm
 from mi_llm.construct.cassette import Question, text_of
-from mi_llm.construct.record import record
+from mi_llm.construct.record import count_tokens, record
 from mi_llm.dialog import Dialog, Round, Turn, features, read_dialogs, write_dialogs
 from mi_llm.miti.clients import Profile, Scripted, bundled, outlined
-from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
-from mi_llm.models.branching import Branching, branching_attention, greedy
+from mi_llm.models.base import chat_format, checkpoint, prepare_torch
+from mi_llm.models.branching import Branching, greedy
 from mi_llm.models.respond import (
-    ARMS,
+    acting_as,
+    adapters,
     answer_of,
     chats,
     enough_memory,
@@ -35,14 +35,16 @@ from mi_llm.models.respond import (
     sampler,
     served_name,
     unfinished,
+    with_adapter,
 )
 from mi_llm.models.template import prompt
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
-from mi_llm.study import Study
+from mi_llm.study import ARMS, Study
 
 ENDING = "[告别]"
 START = "（咨询开始，请你先说。）"
+VOLLEY = 53  # tokens of a volley, for estimates: the longest mean of a counselor's in the paper's Table 4, in characters
 Counselor = Callable[[Sequence[Round]], list[str]]  # the last client volleys, with their histories: the replies
 
 
@@ -75,11 +77,9 @@ def waiting_round(talk: Talk, name: str) -> Round:
 
 @contextmanager
 def local_counselors(study: Study, model: str) -> Iterator[dict[str, Counselor]]:
-    """Both arms as counselors, from one loaded base; greedy, or sampled with a seed for each volley, as `respond` has it."""
+    """A model's arms as counselors, from one loaded base; greedy, or sampled with a seed for each volley, as `respond` has it."""
     options, form = study.respond, chat_format(study, model)
-    loaded, tokenizer = load(checkpoint(study, model), options.precision)
-    branching_attention(loaded)
-    tuned = PeftModel.from_pretrained(loaded, study.folder / "finetune" / model / "adapter").eval()
+    tuned, tokenizer = with_adapter(study, model)
 
     def counselor(arm: str) -> Counselor:
         def replies(rounds: Sequence[Round]) -> list[str]:
@@ -87,21 +87,18 @@ def local_counselors(study: Study, model: str) -> Iterator[dict[str, Counselor]]
             most = options.max_new_tokens
             choose = greedy if options.decoding == "greedy" else sampler(options.sampling, rounds, study, arm, most)
             branching = Branching(tuned, form.stop_ids(tokenizer), options.batch, most, choose)
-            with (
-                enough_memory(f"simulate {model}", options.batch),
-                tuned.disable_adapter() if arm == "base" else nullcontext(),
-            ):
+            with enough_memory(f"simulate {model}", options.batch), acting_as(arm, tuned):
                 said = {place: ids for place, ids, _ in branching.answers(plans(rounds, asked, {}))}
             return [tokenizer.decode(said[place], skip_special_tokens=True).strip() for place in range(len(rounds))]
 
         return replies
 
-    yield {arm: counselor(arm) for arm in ARMS}
+    yield {arm: counselor(arm) for arm in study.arms(model)}
 
 
 @contextmanager
 def served_counselors(study: Study, model: str) -> Iterator[dict[str, Counselor]]:
-    """Both arms from a model server; replies are kept until the talks are written, so that an interrupted run goes on."""
+    """A model's arms from a model server; replies are kept until the talks are written, so that an interrupted run goes on."""
 
     def counselor(arm: str) -> Counselor:
         options = study.llm.model_copy(update={"base_url": study.respond.server, "model": served_name(model, arm)})
@@ -117,7 +114,7 @@ def served_counselors(study: Study, model: str) -> Iterator[dict[str, Counselor]
 
         return replies
 
-    yield {arm: counselor(arm) for arm in ARMS}
+    yield {arm: counselor(arm) for arm in study.arms(model)}
 
 
 def says_something(answer: str) -> str | None:
@@ -127,7 +124,7 @@ def says_something(answer: str) -> str | None:
 
 def client_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
     """What a language model that plays the clients is asked: the talk so far, seen from the client's chair."""
-    prompt_file = prompts.load(study, "client")
+    prompt_file = prompts.bundled("client")
     found = []
     for talk in talks:
         instruction = prompt_file.render(talk.turns, profile=talk.profile, ending=ENDING)
@@ -141,11 +138,31 @@ def client_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
     return found
 
 
-def ask_clients(study: Study, model: str, talks: Sequence[Talk], *, yes: bool) -> bool:
+def workload(study: Study, model: str) -> llm.Workload:
+    """The most that the clients of one model's talks would be asked: each talk of both arms with all its rounds."""
+    options = study.simulate
+    if options.client != "llm":
+        return llm.Workload("none: no language model plays the clients", 0, 0, 0, "nothing is asked")
+    arms = len(study.arms(model))
+    talks = arms * options.dialogs
+    opening = client_questions(study, [Talk(profile) for profile in profiles(study)])
+    told = [count_tokens(study.llm.model, message["content"]) for asked in opening for message in asked.request["messages"]]
+    history = options.dialogs * VOLLEY * options.rounds * (options.rounds - 1)  # 2 volleys more in each further round
+    count = talks * options.rounds
+    return llm.Workload(
+        requests=f"at most {count}: {talks} talks of {options.rounds} rounds; what is recorded is not asked again",
+        count=count,
+        sent=arms * (sum(told) * options.rounds + history),
+        answered=count * VOLLEY,
+        assumed=f"no talk ends early and a volley has {VOLLEY} tokens",
+    )
+
+
+def ask_clients(study: Study, model: str, talks: Sequence[Talk]) -> bool:
     """Let a language model say the next volley of each talk; False if nothing at all is recorded for the stage."""
     name = f"simulate/{model}"
     asked = client_questions(study, talks)
-    answers = llm.answers(study, name, asked, yes=yes)
+    answers = llm.answers(study, name, asked)
     if not answers and any(talk.turns for talk in talks):
         raise llm.missing(study, name, asked)
     for talk, answer in zip(talks, answers, strict=False):
@@ -154,6 +171,12 @@ def ask_clients(study: Study, model: str, talks: Sequence[Talk], *, yes: bool) -
             talk.ended = "farewell"
         talk.turns.append(Turn(role="client", text=text.replace(ENDING, "").strip()))
     return bool(answers)
+
+
+def without_clients(study: Study, model: str) -> bool:
+    """Whether the clients' words would have to be recorded answers and there are none: then no model has to be loaded."""
+    recorded = llm.recorded(study, f"simulate/{model}")
+    return study.simulate.client == "llm" and study.llm.mode == "replay" and not any(cassette.good for cassette in recorded)
 
 
 def follow_script(talk: Talk) -> None:
@@ -166,7 +189,7 @@ def follow_script(talk: Talk) -> None:
         talk.turns.append(Turn(role="client", text=said))
 
 
-def converse(study: Study, model: str, arm: str, counselor: Counselor, *, yes: bool) -> list[Dialog]:
+def converse(study: Study, model: str, arm: str, counselor: Counselor) -> list[Dialog]:
     """All talks of one arm, side by side, until each client has said farewell or `simulate.rounds` are over.
 
     The counselor has the last word. No talk at all where the clients' words are not recorded.
@@ -174,12 +197,12 @@ def converse(study: Study, model: str, arm: str, counselor: Counselor, *, yes: b
     options = study.simulate
     common = bundled()[1]
     talks = [Talk(profile, Scripted(profile, common) if options.client == "scripted" else None) for profile in profiles(study)]
-    for number in tqdm(range(1, options.rounds + 1), desc=f"simulate {model} {arm}", unit="round"):
+    for _ in tqdm(range(options.rounds), desc=f"simulate {model} {arm}", unit="round"):
         going = [talk for talk in talks if not talk.ended]
         if not going:
             break
         if options.client == "llm":
-            if not ask_clients(study, model, going, yes=yes or number > 1):
+            if not ask_clients(study, model, going):
                 return []
         else:
             for talk in going:
@@ -220,23 +243,29 @@ def had_by_people(study: Study, model: str, arm: str) -> list[Dialog]:
     return found
 
 
-def simulate(study: Study, model: str, *, yes: bool = False) -> None:
+def simulate(study: Study, model: str) -> None:
     """Let the study's clients talk with both arms of a model; see the module."""
     prepare_torch(study)
     options, inputs = study.simulate, [Path(study.finetune.instruction)]
     if options.client == "person":
         inputs.append(Path(options.folder))
     elif study.respond.engine == "local":
-        inputs += [checkpoint(study, model), study.folder / "finetune" / model / "adapter"]
+        inputs += [checkpoint(study, model), *adapters(study, model)]
     with stage(study, "simulate", model, inputs) as out:
         if options.client == "person":
-            found = {arm: had_by_people(study, model, arm) for arm in ARMS}
+            found = {arm: had_by_people(study, model, arm) for arm in study.arms(model)}
+        elif without_clients(study, model):
+            print(f"simulate@{model}: no client is recorded; to record: {llm.how_to_record(study, f'simulate/{model}')}")
+            found = {arm: [] for arm in study.arms(model)}
         else:
             counselors = served_counselors if study.respond.engine == "server" else local_counselors
             with counselors(study, model) as arms:
-                found = {arm: converse(study, model, arm, arms[arm], yes=yes) for arm in ARMS}
-        for arm, dialogs in found.items():
-            write_dialogs(out / f"{arm}.jsonl", dialogs)
+                found = {arm: converse(study, model, arm, arms[arm]) for arm in study.arms(model)}
+        for arm in ARMS:
+            if arm in found:
+                write_dialogs(out / f"{arm}.jsonl", found[arm])
+            else:  # an earlier run may have had it
+                (out / f"{arm}.jsonl").unlink(missing_ok=True)
         numbers = {arm: features(dialogs) for arm, dialogs in found.items()}
         storage.write_json(out / "metrics.json", numbers)
         forget(out.parent, model)

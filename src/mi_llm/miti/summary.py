@@ -68,11 +68,8 @@ def transcripts(study: Study, packets: dict[str, tuple[Turn, ...]]) -> pd.DataFr
     """A row for each coded transcript: what it is (`ABOUT`), its rounds (counselor volleys), and every indicator."""
     codes, ratings = read_tables(study.folder / "code")
     counts, given = counts_of(codes), globals_of(ratings)
-    table = (
-        read_key(study)[ABOUT]
-        .merge(counts, left_on="packet", right_index=True)
-        .merge(given, "left", left_on="packet", right_index=True)
-    )
+    table = read_key(study).set_index("packet").join(counts, how="inner").join(given, how="left")
+    table = table.rename_axis("packet").reset_index()[[*ABOUT, *counts, *given]]
     table.insert(len(ABOUT), "rounds", [sum(turn.role == "counselor" for turn in packets[name]) for name in table["packet"]])
     for summary in SUMMARIES:
         table[summary.code] = [summed(summary, row) for row in table.to_dict("records")]

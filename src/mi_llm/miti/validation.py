@@ -324,7 +324,7 @@ def arms(study: Study) -> dict[tuple[str, str], list[Dialog]]:
     return found | ({("annomi", "real"): real} if real else {})
 
 
-def miti(study: Study, *, yes: bool = False) -> None:
+def miti(study: Study) -> None:
     """Validate the coders, and code what was released; see the module."""
     folders = [study.folder / "acquire" / "annomi", study.folder / "read" / "annomi"]
     folders += [study.folder / "read" / "release"] if "release" in study.corpora else []
@@ -343,7 +343,7 @@ def miti(study: Study, *, yes: bool = False) -> None:
         qualities += quality(EXPERTS, told, held_out, draw)
         by_words = [Coding(coders.LEXICAL, session.name, coders.by_words(session.turns), {}) for session in held_out]
         chosen = validated_by_model(study, held_out)
-        by_model = coders.by_model(study, "miti", {session.name: session.turns for session in chosen}, yes=yes)
+        by_model = coders.by_model(study, "miti", {session.name: session.turns for session in chosen})
         if chosen and not by_model:
             print(f"miti: of the model nothing is recorded; to record: {llm.how_to_record(study, 'miti')}")
         for codings, sessions in ((by_words, held_out), (by_model, chosen)):

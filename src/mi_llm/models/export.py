@@ -158,5 +158,5 @@ def tell(study: Study, out: Path, files: list[Listed]) -> None:
     for file in files:
         print(f"{file.sha256}  {file.size:>12,}  {file.name}")
     print(f"written: {out}; nothing was uploaded (docs/remotes.md tells how)")
-    if study.transcribe.source == "release":
+    if study.training != "recorded":
         print("note: for the training dialogs their authors stated no licence; ask them before you pass the adapter on")

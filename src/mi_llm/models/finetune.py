@@ -61,7 +61,10 @@ from mi_llm.study import Finetune, Study
 
 
 def finetune(study: Study, model: str) -> None:
-    """Tune one model; see the module."""
+    """Tune one model, or leave it as it is if the study does not tune it; see the module."""
+    if model not in study.finetune.models:
+        leave(study, model)
+        return
     prepare_torch(study)
     processes, options, title = Processes(), study.finetune, f"finetune {model}"
     torch.set_num_threads(max(1, study.threads // processes.beside))
@@ -95,6 +98,14 @@ def finetune(study: Study, model: str) -> None:
         if processes.main:
             save(study, model, out, adapted=adapted, taken=taken, progress=progress)
             resume.discard()
+
+
+def leave(study: Study, model: str) -> None:
+    """Leave a model untuned: it has no adapter, nor what an earlier run made of it."""
+    with stage(study, "finetune", model, []) as out:
+        for path in out.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        storage.write_json(out / "metrics.json", {"tuned": False})
 
 
 def inputs_of(study: Study, model: str) -> list[Path]:
@@ -563,6 +574,9 @@ def write_notes(path: Path, notes: Sequence[tuple[str, str, str]]) -> None:
 
 def dry_run(study: Study, model: str) -> None:
     """Print what `finetune` would do, and what it would take on the hardware found; writes nothing."""
+    if model not in study.finetune.models:
+        print(f"finetune {model}: left as it is; finetune.models of {study.params} does not name it")
+        return
     for path in inputs_of(study, model):
         if not path.exists():
             raise Problem(str(path), "missing", f"the input of finetune@{model}", "run the stages before it")

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,8 @@ from mi_llm.models.processes import Processes
 from mi_llm.models.template import ChatFormat, Message, messages, prompt
 from mi_llm.problem import Problem
 from mi_llm.stage import stage, tracked_parameters
-from mi_llm.study import Sampling, Study
+from mi_llm.study import ARMS, Sampling, Study
 
-ARMS = ("base", "tuned")
 Answer = dict[str, Any]
 
 
@@ -190,17 +189,29 @@ def enough_memory(title: str, batch: int) -> Iterator[None]:
         ) from error
 
 
-def answer_locally(study: Study, model: str, rounds: Sequence[Round], journals: dict[str, Journal]) -> dict[str, list[Answer]]:
-    """The answers of both arms, from one loaded base; empty for all processes but the first."""
-    processes, form = Processes(), chat_format(study, model)
+def with_adapter(study: Study, model: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A loaded base, with its adapter if the study tunes it, and its tokenizer."""
     loaded, tokenizer = load(checkpoint(study, model), study.respond.precision)
     branching_attention(loaded)
-    tuned: torch.nn.Module = PeftModel.from_pretrained(loaded, study.folder / "finetune" / model / "adapter").eval()
+    if "tuned" not in study.arms(model):
+        return loaded.eval(), tokenizer
+    return PeftModel.from_pretrained(loaded, study.folder / "finetune" / model / "adapter").eval(), tokenizer
+
+
+def acting_as(arm: str, model: torch.nn.Module) -> AbstractContextManager[None]:
+    """Let a model with an adapter be one of its arms inside this block."""
+    return model.disable_adapter() if arm == "base" and isinstance(model, PeftModel) else nullcontext()
+
+
+def answer_locally(study: Study, model: str, rounds: Sequence[Round], journals: dict[str, Journal]) -> dict[str, list[Answer]]:
+    """The answers of the model's arms, from one loaded base; empty for all processes but the first."""
+    processes, form = Processes(), chat_format(study, model)
+    tuned, tokenizer = with_adapter(study, model)
     found: dict[str, list[Answer]] = {}
     for arm, journal in journals.items():
         if arm == "tuned" and study.respond.adapter == "merged":
             tuned = tuned.merge_and_unload()
-        with tuned.disable_adapter() if arm == "base" else nullcontext():
+        with acting_as(arm, tuned):
             answer_all(tuned, tokenizer, form, rounds, study=study, journal=journal)
         processes.all(arm)  # here each waits for the others
         if processes.main:
@@ -256,9 +267,9 @@ def forget(folder: Path, model: str) -> None:
 
 
 def answer_by_server(study: Study, model: str, rounds: Sequence[Round], out: Path) -> dict[str, list[Answer]]:
-    """The answers of both arms from a model server, and in the output the recorded responses."""
+    """The answers of the model's arms from a model server, and in the output the recorded responses."""
     found: dict[str, list[Answer]] = {}
-    for arm in ARMS:
+    for arm in study.arms(model):
         options = study.llm.model_copy(update={"base_url": study.respond.server, "model": served_name(model, arm)})
         asked = questions(study, rounds, model, arm)
         cassette = unfinished(study, out.parent, model, arm)
@@ -293,19 +304,24 @@ def numbers_of(answers: dict[str, list[Answer]]) -> dict[str, float]:
     return numbers
 
 
+def adapters(study: Study, model: str) -> list[Path]:
+    """The adapter that a model's arms need, if the study tunes it."""
+    return [study.folder / "finetune" / model / "adapter"] if "tuned" in study.arms(model) else []
+
+
 def identity_of(study: Study, inputs: Sequence[Path]) -> str:
     """What makes two runs the same: parameters and inputs."""
     return storage.dump([tracked_parameters(study, "respond"), *(storage.sha256(path) for path in inputs)])
 
 
 def respond(study: Study, model: str) -> None:
-    """Answer the test rounds with base and tuned model; see the module."""
+    """Answer the test rounds with a model's arms; see the module."""
     prepare_torch(study)
     processes, title = Processes(), f"respond {model}"
     asked, place = study.folder / "split", study.folder / "respond" / model
     inputs = [asked, Path(study.finetune.instruction)]
     if study.respond.engine == "local":
-        inputs = [checkpoint(study, model), study.folder / "finetune" / model / "adapter", *inputs]
+        inputs = [checkpoint(study, model), *adapters(study, model), *inputs]
     with (
         processes.together(title),
         stage(study, "respond", model, inputs) if processes.main else nullcontext(place) as out,
@@ -316,12 +332,15 @@ def respond(study: Study, model: str) -> None:
             processes.all("answered")  # here each waits for the others
         else:
             identity = processes.from_main(identity_of(study, inputs) if processes.main else "")
-            journals = {arm: Journal(out.parent, f"{model}.{arm}", identity, processes.rank) for arm in ARMS}
+            journals = {arm: Journal(out.parent, f"{model}.{arm}", identity, processes.rank) for arm in study.arms(model)}
             answers = answer_locally(study, model, rounds, journals)
         if not processes.main:
             return
         for arm in ARMS:
-            storage.write_lines(out / f"{arm}.jsonl", answers[arm])
+            if arm in answers:
+                storage.write_lines(out / f"{arm}.jsonl", answers[arm])
+            else:  # an earlier run may have had it
+                (out / f"{arm}.jsonl").unlink(missing_ok=True)
         storage.write_json(out / "metrics.json", numbers_of(answers))
         for journal in journals.values():
             journal.close()

@@ -42,7 +42,10 @@ def box(token: Token, number: int) -> list[Token]:
 
 def cards(study: Study) -> dict[str, Markup]:
     """The card of each tuned model."""
-    return {model: html(storage.read_text(study.folder / "finetune" / model / "adapter" / "README.md")) for model in study.models}
+    return {
+        model: html(storage.read_text(study.folder / "finetune" / model / "adapter" / "README.md"))
+        for model in study.finetune.models
+    }
 
 
 def datasheet() -> Markup:

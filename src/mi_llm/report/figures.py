@@ -60,8 +60,9 @@ def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: tuple[
         figure = Figure(figsize=(8.6, 6.0), layout="constrained")
         for axes, (metric, title) in zip(figure.subplots(2, 2).flat, METRIC_NAMES.items(), strict=True):
             for shift, arm, colour in ((-0.19, "base", BASE), (0.19, "tuned", TUNED)):
-                rows = table.loc[(metric, arm)].loc[list(models)]
-                places = [place + shift for place in range(len(models))]
+                there = [place for place, model in enumerate(models) if (metric, arm, model) in table.index]
+                rows = table.loc[[(metric, arm, models[place]) for place in there]]
+                places = [place + shift for place in there]
                 whiskers = [rows["mean"] - rows["lo"], rows["hi"] - rows["mean"]]
                 axes.bar(places, rows["mean"], 0.36, color=colour, label=arm)
                 axes.errorbar(places, rows["mean"], whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=3)

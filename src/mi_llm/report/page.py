@@ -46,7 +46,7 @@ def examples(study: Study, shown: Sequence[ShownRound]) -> list[ShownRound]:
 
 def example_talk(study: Study) -> Dialog | None:
     """One talk of a tuned model with a standardized client, drawn with the seed; None where there are none."""
-    talks = [talk for model in study.models for talk in read_dialogs(study.folder / "simulate" / model / "tuned.jsonl")]
+    talks = [talk for model in study.finetune.models for talk in read_dialogs(study.folder / "simulate" / model / "tuned.jsonl")]
     return random.Random(study.seed_of("report", "talk")).choice(talks) if talks else None
 
 
@@ -92,6 +92,11 @@ def figure_arms(study: Study) -> Markup:
     known = set(table["indicator"])
     names = {code: name for code, name in manual.NAMES.items() if code in known and code not in COUNTED}
     return Markup(figures.arms(table, names, study.models)) if names else Markup("")  # noqa: S704 — drawn by us from numbers
+
+
+def figure_losses(curves: pd.DataFrame) -> Markup:
+    """The loss curves; nothing where no model was tuned."""
+    return Markup(figures.losses(curves)) if len(curves.columns) else Markup("")  # noqa: S704 — drawn by us from numbers
 
 
 def all_tables(study: Study) -> dict[str, pd.DataFrame]:
@@ -160,7 +165,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "evaluation": storage.read_json(study.folder / "summary" / "metrics.json"),
         "globals_given": len(pd.read_csv(study.folder / "code" / "globals.csv")) > 0,
         "figure_arms": figure_arms(study),
-        "losses": Markup(figures.losses(shown["loss"])),  # noqa: S704 — drawn by us from numbers
+        "losses": figure_losses(shown["loss"]),
         "examples": examples(study, rounds),
         "example_talk": example_talk(study),
         "division": storage.read_json(study.folder / "split" / "metrics.json"),

@@ -61,13 +61,13 @@ def released(study: Study) -> bool:
 
 def tuned_alike(study: Study) -> bool:
     """Whether the tuned models are the paper's: its base models, trained on the authors' own dialogs."""
-    return study.base.source == "hub" and study.transcribe.source == "release"
+    return study.base.source == "hub" and study.training == "release"
 
 
 def own_dialogs(study: Study) -> Iterable[Own]:
     """Table 3, and the sizes of the parts: counts of given dialogs, so without an interval."""
     parts = storage.read_json(study.folder / "split" / "metrics.json")
-    train = study.transcribe.source == "release"
+    train = study.training == "release"
     for corpus, short in (("cpsycound", "CPsy"), ("psydtcorpus", "PsyDT")):
         found = storage.read_json(study.folder / "read" / corpus / "metrics.json")
         same = corpus in study.acquire.upstream and found["dialogs"] > 0
@@ -85,7 +85,8 @@ def own_scores(study: Study) -> Iterable[Own]:
     table = table[(table["set"] == table["set"].iloc[0]) & (table["metric"] == "bleu_4")].set_index(["model", "arm"])
     alike = {"base": study.base.source == "hub", "tuned": tuned_alike(study)}
     for model in study.models:
-        for arm, word in (("base", "base"), ("tuned", "ft")):
+        for arm in study.arms(model):
+            word = {"base": "base", "tuned": "ft"}[arm]
             found, same = table.loc[(model, arm)], alike[arm] and study.split.test == "release"
             yield Own(f"X-bleu-{word}-{SCORED[study.base.formats[model]]}", found["mean"], found["lo"], found["hi"], same)
 

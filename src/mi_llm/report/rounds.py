@@ -15,7 +15,7 @@ from markupsafe import Markup
 from mi_llm import storage
 from mi_llm.dialog import Round
 from mi_llm.report.tables import METRIC_NAMES, SET_NAMES
-from mi_llm.score.score import ARMS, test_sets
+from mi_llm.score.score import test_sets
 from mi_llm.study import Study
 
 
@@ -27,7 +27,7 @@ class ShownReply(TypedDict):
 
 
 class ShownModel(TypedDict):
-    """A model's replies by arm, and what tuning gained in each metric."""
+    """A model's replies by arm, and what tuning gained in each metric (nothing for an untuned model)."""
 
     name: str
     arms: dict[str, ShownReply]
@@ -48,7 +48,7 @@ def answers(study: Study) -> dict[tuple[str, str], dict[str, str]]:
     return {
         (model, arm): {row["round"]: row["text"] for row in storage.read_lines(study.folder / "respond" / model / f"{arm}.jsonl")}
         for model in study.models
-        for arm in ARMS
+        for arm in study.arms(model)
     }
 
 
@@ -64,9 +64,10 @@ def shown_rounds(study: Study) -> list[ShownRound]:
             models = []
             for model in study.models:
                 arms: dict[str, ShownReply] = {
-                    arm: {"text": replies[model, arm][sample.id], "scores": lines[name, model, arm, sample.id]} for arm in ARMS
+                    arm: {"text": replies[model, arm][sample.id], "scores": lines[name, model, arm, sample.id]}
+                    for arm in study.arms(model)
                 }
-                pairs = zip(arms["tuned"]["scores"], arms["base"]["scores"], strict=True)
+                pairs = zip(arms["tuned"]["scores"], arms["base"]["scores"], strict=True) if "tuned" in arms else ()
                 gains = [round(tuned - base, 4) for tuned, base in pairs]
                 models.append(ShownModel(name=model, arms=arms, gains=gains))
             found.append({"set": name, "anchor": f"{name}-{number}", "round": sample, "models": models})

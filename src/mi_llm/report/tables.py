@@ -6,7 +6,8 @@ import pandas as pd
 
 from mi_llm import storage
 from mi_llm.audit.verdict import claims
-from mi_llm.study import Study
+from mi_llm.miti.coders import automatic, read_tables
+from mi_llm.study import ARMS, Study
 
 CORPUS_NAMES = {
     "cpsycound": "CPsyCounD",
@@ -133,7 +134,7 @@ def counts(study: Study) -> pd.DataFrame:
 def training(study: Study) -> pd.DataFrame:
     """How much each model was trained on, and its loss."""
     rows = []
-    for model in study.models:
+    for model in study.finetune.models:
         numbers = storage.read_json(study.folder / "finetune" / model / "metrics.json")
         rows.append(
             {
@@ -145,7 +146,7 @@ def training(study: Study) -> pd.DataFrame:
                 "Last loss": f"{numbers['last_loss']:.3f}",
             }
         )
-    return pd.DataFrame(rows).set_index("Model")
+    return pd.DataFrame(rows, columns=None if rows else ["Model"]).set_index("Model")
 
 
 def replies(study: Study) -> pd.DataFrame:
@@ -153,7 +154,7 @@ def replies(study: Study) -> pd.DataFrame:
     rows = []
     for model in study.models:
         numbers = storage.read_json(study.folder / "respond" / model / "metrics.json")
-        for arm in ("base", "tuned"):
+        for arm in study.arms(model):
             mean, cut = numbers[f"{arm}_tokens_mean"], numbers[f"{arm}_cut_share"]
             rows.append({"Replies of": f"{model} {arm}", "Tokens, mean": f"{mean:.1f}", "Cut": f"{cut:.1%}"})
     return pd.DataFrame(rows).set_index("Replies of")
@@ -180,9 +181,10 @@ def not_had(study: Study) -> pd.DataFrame:
         rows.append(("Ratings of the corpora", "not published, and none recorded", f"mi-llm rate {record}"))
     if not storage.read_json(study.folder / "translate" / "metrics.json")["transcripts"]:
         rows.append(("AnnoMI in Chinese", "not published, and none recorded", f"mi-llm translate {record}"))
-    if not storage.read_json(study.folder / "summary" / "metrics.json")["packets"]:
-        rows.append(("Talks with standardized clients", "none recorded", f"mi-llm simulate MODEL {record}"))
-    if study.code.coder != "human":
+    if not pd.read_csv(study.folder / "blind" / "key.csv")["arm"].isin(ARMS).any():
+        remedy = f"mi-llm simulate MODEL {record}" if study.simulate.client == "llm" else "docs/human-evaluation.md"
+        rows.append(("Talks with standardized clients", "none recorded", remedy))
+    if all(map(automatic, read_tables(study.folder / "code")[0]["rater"])):
         rows.append(("Codes given by people", "no person has coded these transcripts", "docs/human-evaluation.md"))
     open_ = (pd.read_csv(study.folder / "audit" / "claims.csv")["verdict"] == "not recomputable").sum()
     rows.append((f"Evidence for {open_} of the paper's numbers", "not public, or not in this study", "audit/claims.csv"))
@@ -240,7 +242,7 @@ def losses(study: Study) -> pd.DataFrame:
     place = "dvclive/plots/metrics/loss.tsv"
     curves = {
         model: pd.read_csv(study.folder / "finetune" / model / place, sep="\t").set_index("step")["loss"]
-        for model in study.models
+        for model in study.finetune.models
     }
     return pd.DataFrame(curves)
 
@@ -282,7 +284,7 @@ def figure_3(study: Study) -> pd.DataFrame:
     table = paired(study)
     table = table[table["second"].str.endswith(" base")].copy()
     table["Model"] = table["second"].str.removesuffix(" base")
-    for arm in ("base", "tuned"):
+    for arm in ARMS:
         places = zip(table["set"], table["Model"], table["metric"], strict=True)
         table[arm.capitalize()] = [interval(both.loc[(name, model, arm, metric)]) for name, model, metric in places]
     table = table.rename(columns={"Difference": "Tuned − base"})

@@ -24,17 +24,18 @@ from mi_llm.score.text import LLAMA_FACTORY, SIGNATURES, all_scores
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
-ARMS = ("base", "tuned")
 Arm = tuple[str, str]  # model, base or tuned
 
 
 Tables = dict[str, pd.DataFrame]
+PAIRED = ["first", "second", "metric", "mean", "lo", "hi", "p", "p_holm", "d", "superiority"]
 
 
 def score(study: Study) -> None:
     """Score all models, base and tuned, on each test set; see the module."""
     split = study.folder / "split"
-    answers = {(model, arm): study.folder / "respond" / model / f"{arm}.jsonl" for model in study.models for arm in ARMS}
+    arms: list[Arm] = [(model, arm) for model in study.models for arm in study.arms(model)]
+    answers = {(model, arm): study.folder / "respond" / model / f"{arm}.jsonl" for model, arm in arms}
     with stage(study, "score", None, [split, *answers.values()]) as out:
         replies = {arm: {answer["round"]: answer["text"] for answer in storage.read_lines(path)} for arm, path in answers.items()}
         found: dict[str, Tables] = {}
@@ -122,9 +123,10 @@ def compare_arms(
     `mean` is of first minus second, sample by sample. Holm's correction takes all rows of the test set as one family.
     """
     models = list(dict.fromkeys(model for model, _ in samples))
-    pairs = [((model, "tuned"), (model, "base")) for model in models]
-    pairs += [((one, "tuned"), (other, "tuned")) for one, other in combinations(models, 2)]
-    rows = []
+    tuned = [model for model in models if (model, "tuned") in samples]
+    pairs = [((model, "tuned"), (model, "base")) for model in tuned]
+    pairs += [((one, "tuned"), (other, "tuned")) for one, other in combinations(tuned, 2)]
+    rows: list[dict[str, Any]] = []
     for first, second in pairs:
         for metric in LLAMA_FACTORY:
             differences = samples[first][metric].to_numpy() - samples[second][metric].to_numpy()
@@ -133,9 +135,9 @@ def compare_arms(
                 | bootstrap.estimate(differences).rounded()
                 | {"p": swaps.p_value(differences), "d": cohens_d(differences, dialogs), "superiority": superiority(differences)}
             )
-    table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"].tolist()))
-    return table.round({"p": 6, "p_holm": 6, "d": 4, "superiority": 4})
+    for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = corrected
+    return pd.DataFrame(rows, columns=PAIRED).round({"p": 6, "p_holm": 6, "d": 4, "superiority": 4})
 
 
 def numbers_of(tables: Tables) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,7 +22,6 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from peft import PeftModel
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 from transformers import PreTrainedTokenizerBase
@@ -33,9 +31,8 @@ from mi_llm.apps.model.door import Door
 from mi_llm.apps.model.engine import Asked, Closing, Engine, Finish, Full, Piece, Reply, Told
 from mi_llm.apps.model.metrics import Metrics
 from mi_llm.apps.model.protocol import Answer, ChatRequest, Error, Refusal, described, event, invalid, usage
-from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
-from mi_llm.models.branching import branching_attention
-from mi_llm.models.respond import ARMS, served_name
+from mi_llm.models.base import chat_format, checkpoint, prepare_torch
+from mi_llm.models.respond import adapters, served_name, with_adapter
 from mi_llm.models.template import ChatFormat, prompt
 from mi_llm.problem import Problem
 from mi_llm.study import Study
@@ -76,17 +73,10 @@ class Served:
     marks: tuple[str, ...]
 
 
-def adapter(study: Study, model: str) -> Path:
-    """Where a model's adapter lies."""
-    return study.folder / "finetune" / model / "adapter"
-
-
 def opened(study: Study, model: str, queue: int, tell: Callable[[Told], None]) -> Served:
-    """Load a model with its adapter, and start the thread that writes its replies."""
+    """Load a model with its adapter, if it has one, and start the thread that writes its replies."""
     try:
-        loaded, tokenizer = load(checkpoint(study, model), study.respond.precision)
-        branching_attention(loaded)
-        tuned = PeftModel.from_pretrained(loaded, adapter(study, model)).eval()
+        tuned, tokenizer = with_adapter(study, model)
     except torch.OutOfMemoryError:
         raise Problem(model, "the GPU's memory is full", "room for all models", "serve fewer at once with --models") from None
     form = chat_format(study, model)
@@ -99,7 +89,7 @@ def opened(study: Study, model: str, queue: int, tell: Callable[[Told], None]) -
         tell=tell,
     )
     marks = tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return Served(engine, tokenizer, form, min(CONTEXT, loaded.config.max_position_embeddings), marks)
+    return Served(engine, tokenizer, form, min(CONTEXT, tuned.config.max_position_embeddings), marks)
 
 
 class House:
@@ -137,7 +127,7 @@ class House:
 
     def names(self) -> list[tuple[str, str, str]]:
         """What is offered: name, model, arm."""
-        return [(served_name(model, arm), model, arm) for model in self.models for arm in ARMS]
+        return [(served_name(model, arm), model, arm) for model in self.models for arm in self.study.arms(model)]
 
     async def reply(self, asked: ChatRequest) -> tuple[str, Served, Reply]:
         """Encode a chat and let its reply wait for its turn; returns the arm's name too."""
@@ -380,8 +370,9 @@ class Listener(uvicorn.Server):
 def check(study: Study, models: Sequence[str]) -> None:
     """Raise Problem if a model has not been trained here."""
     for model in models:
-        for path, stage in ((checkpoint(study, model), "base"), (adapter(study, model), "finetune")):
+        for path in (checkpoint(study, model), *adapters(study, model)):
             if not path.is_dir():
+                stage = path.relative_to(study.folder).parts[0]
                 raise Problem(
                     str(path), "not here", f"the output of stage {stage}", f"run the study first, or mi-llm {stage} {model}"
                 )

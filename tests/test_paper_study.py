@@ -1,0 +1,205 @@
+"""The paper's own study in its own shape: the root's parameters with other sizes, models and paths, run from end to end.
+
+Its inputs are made up (`made_up_release.py`), so that it never skips. The first run has nothing recorded and nothing coded, the
+second has talks with recorded clients and two raters' codes.
+"""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import made_up_release
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from mi_llm import storage
+from mi_llm.dialog import read_dialogs
+from mi_llm.miti.coding import Global
+
+ROOT = Path(__file__).parent.parent
+MI_LLM = str(Path(sys.executable).parent / "mi-llm")
+MODEL = "tiny-glm4"
+CHANGED: dict[str, Any] = {  # sizes, models and paths; everything else is the root's
+    "threads": 2,
+    "llm.base_url": "",  # of the server that plays the clients; see `Clients`
+    "models": [MODEL],
+    "weights": "pretrain/models",
+    "expect.disk_gb": 1,
+    "rate.dialogs": 3,
+    "translate.transcripts": 2,
+    "base.source": "folder",
+    "base.formats": {MODEL: "glm4"},
+    "respond.max_new_tokens": 12,
+    "simulate.dialogs": 2,
+    "simulate.rounds": 3,
+}
+
+
+def values(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a parameters file by their dotted keys."""
+    for key, value in content.items():
+        name = f"{above}{key}"
+        if isinstance(value, dict) and name not in CHANGED:
+            yield from values(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def paper_shaped(text: str, base_url: str) -> str:
+    """The root's parameters with the values of `CHANGED`, and no other difference."""
+    yaml = YAML()
+    content = yaml.load(text)
+    before = dict(values(YAML(typ="safe").load(text)))
+    for name, value in (CHANGED | {"llm.base_url": base_url}).items():
+        *sections, key = name.split(".")
+        section = content
+        for part in sections:
+            section = section[part]
+        section[key] = value
+    stream = io.StringIO()
+    yaml.dump(content, stream)
+    after = dict(values(YAML(typ="safe").load(stream.getvalue())))
+    assert before.keys() == after.keys()
+    assert {name for name in before if before[name] != after[name]} == CHANGED.keys()
+    return stream.getvalue()
+
+
+class Clients(BaseHTTPRequestHandler):
+    """A chat server that plays clients: they say where the talk stands, and those who are unwilling say farewell at once."""
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        rounds = len(request["messages"]) // 2
+        text = f"我想多动一动，可是第{rounds}次还是没有时间。" + ("[告别]" if rounds == 2 and request["temperature"] else "")
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
+        head = {"id": "x", "object": "chat.completion", "created": 0, "model": f"{request['model']}-test"}
+        content = json.dumps(head | {"choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *words: object) -> None:
+        """Say nothing."""
+
+
+class Bundle:
+    """A clone with the paper-shaped study at its root, and the mirror folder that it takes its corpora from."""
+
+    def __init__(self, folder: Path, mirror: Path) -> None:
+        self.folder, self.mirror = folder, mirror
+
+    def run(self, *words: str, status: int = 0, **environment: str) -> str:
+        """Run `mi-llm` in the clone, with the clone's own code; returns all it printed."""
+        code = {"PYTHONPATH": str(self.folder / "src"), "MI_LLM_MIRROR": str(self.mirror)}
+        done = subprocess.run(
+            [MI_LLM, *words],
+            cwd=self.folder,
+            env={**os.environ, **code, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    def dvc(self, *words: str) -> None:
+        """Run DVC in the clone."""
+        code = {
+            "PYTHONPATH": str(self.folder / "src"),
+            "MI_LLM_MIRROR": str(self.mirror),
+            "PATH": f"{Path(MI_LLM).parent}:{os.environ['PATH']}",
+        }
+        subprocess.run([str(Path(MI_LLM).parent / "dvc"), *words], cwd=self.folder, env={**os.environ, **code}, check=True)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table of the report."""
+        return pd.read_csv(self.folder / "runs/paper/report/tables" / f"{name}.csv", index_col=0)
+
+
+@pytest.fixture(scope="module")
+def clients() -> Iterator[str]:
+    """The address of a running server of clients."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Clients) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, clients: str) -> Bundle:
+    """The paper-shaped study, not yet run."""
+    folder = tmp_path_factory.mktemp("paper") / "bundle"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
+    shutil.copytree(ROOT / "src", folder / "src", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "params.yaml").write_text(paper_shaped(storage.read_text(ROOT / "params.yaml"), clients), encoding="utf-8")
+    (folder / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    (folder / "reference.json").unlink()  # of the audit of the real release
+    mirror = folder.parent / "mirror"
+    released = made_up_release.files(ROOT / "data")
+    made_up_release.make_mirror(mirror, ROOT / "data", folder / "src/mi_llm/corpora/sources.yaml", released)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run(["git", *identity, "commit", "-q", "-a", "-m", "paper-shaped"], cwd=folder, check=True)
+    return Bundle(folder, mirror)
+
+
+RECORDINGS = {"Ratings of the corpora", "AnnoMI in Chinese"}
+PEOPLE = {"Talks with standardized clients", "Codes given by people"}
+
+
+def test_with_nothing_recorded_and_nothing_coded_the_report_says_what_is_absent(bundle: Bundle) -> None:
+    bundle.run("reproduce", "paper", "--yes")
+    assert set(bundle.table("not-had").index) >= RECORDINGS | PEOPLE
+    scores = bundle.table("scores")
+    assert set(scores["Test set"]) == {"as published", "repaired"}
+    assert "Table 6" in storage.read_text(bundle.folder / "runs/paper/report/index.html")
+
+
+def code_packets(folder: Path, out: Path) -> None:
+    """Two raters code every packet: the first sees a simple reflection in each volley, the second nothing in the first one."""
+    codes, ratings = ["rater,packet,volley,code"], ["rater,packet,code,rating"]
+    for rater in ("rater-1", "rater-2"):
+        for packet in storage.read_json(folder / "raters.json")[rater]:
+            turns = storage.read_json(folder / f"{packet}.json")["turns"]
+            numbers = [number for number, turn in enumerate(turns, 1) if turn["role"] == "counselor"]
+            for number in numbers:
+                code = "" if rater == "rater-2" and number == numbers[0] else "SR"
+                codes.append(f"{rater},{packet},{number},{code}")
+            ratings += [f"{rater},{packet},{code},3" for code in Global]
+    storage.write_text(out / "codes.csv", "\n".join(codes) + "\n")
+    storage.write_text(out / "globals.csv", "\n".join(ratings) + "\n")
+
+
+def test_with_recorded_clients_and_two_raters_the_manual_evaluation_is_filled(bundle: Bundle) -> None:
+    if not (bundle.folder / "dvc.lock").exists():
+        bundle.run("reproduce", "paper", "--yes")
+    simulating = ("simulate", MODEL, "--study", "params.yaml", "--mode", "record")
+    assert "at most 12: 4 talks of 3 rounds" in bundle.run(*simulating, "--dry-run")
+    refused = bundle.run(*simulating, status=2)  # no terminal to ask on
+    assert "at most 12" in refused
+    assert "add --yes" in refused
+    bundle.run(*simulating, "--yes")
+    bundle.dvc("repro", "--quiet", "dvc.yaml:blind")
+    code_packets(bundle.folder / "runs/paper/blind/packets", bundle.folder / "people/codes")
+    bundle.run("reproduce", "paper", "--yes")
+    talks = read_dialogs(bundle.folder / "runs/paper/simulate" / MODEL / "tuned.jsonl")
+    assert [talk.meta["client"] for talk in talks] == ["llm", "llm"]
+    assert [talk.meta["ended"] for talk in talks] == ["farewell", "farewell"]
+    assert not any("[告别]" in turn.text for talk in talks for turn in talk.turns)
+    absent = set(bundle.table("not-had").index)
+    assert absent >= RECORDINGS
+    assert not PEOPLE & absent
+    indicators = bundle.table("indicators")
+    assert indicators.loc["Simple reflections", f"{MODEL} tuned"] == "1.50 (0.00)"  # two volleys, the first by one rater only
+    assert set(bundle.table("reliability")["Raters"]) == {"rater-1, rater-2"}
