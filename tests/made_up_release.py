@@ -118,7 +118,8 @@ def files(data: Path, shape: Shape = "dialog", *, train: int = 12, test: int = 4
 def make_mirror(folder: Path, data: Path, sources: Path, released: dict[str, bytes]) -> None:
     """Write a mirror folder with every corpus that `sources` (a copy of sources.yaml) names, and pin it there.
 
-    The corpora are the bundle's samples; the release is what is given. What has no archive lies there as a loose file.
+    The corpora are the bundle's samples; the release is what is given. The training file, which is optional, lies there loose, like
+    what has no archive.
     """
     folder.mkdir()
     content = YAML(typ="safe").load(sources)
@@ -130,7 +131,10 @@ def make_mirror(folder: Path, data: Path, sources: Path, released: dict[str, byt
         if not source.commit:
             continue
         for commit in [source.commit, *([source.earlier.commit] if source.earlier else [])]:
-            write_archive(folder / source.archive(commit), [File(f"top/{name}", part) for name, part in known.items()])
+            packed = [File(f"top/{name}", part) for name, part in known.items() if name not in source.optional]
+            write_archive(folder / source.archive(commit), packed)
+        for name in source.optional:
+            (folder / Path(name).name).write_bytes(known[name])
         for pins in ("paths", "optional"):
             for path in entry.get(pins, {}):
                 entry[pins][path] = git_id(known, path)

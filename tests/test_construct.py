@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import made_up_release
 import pandas as pd
 import pytest
 from author_server import serve
@@ -12,12 +13,14 @@ from author_server import serve
 from mi_llm import prompts, storage
 from mi_llm.construct import rate, screen, split, transcribe, translate
 from mi_llm.construct.cassette import Cassette, text_of
+from mi_llm.corpora import release
 from mi_llm.corpora.acquire import acquire
-from mi_llm.corpora.files import from_archive
+from mi_llm.corpora.files import File, from_archive, write_archive
 from mi_llm.corpora.read import READERS, read
 from mi_llm.corpora.reading import Repairs
 from mi_llm.dialog import Dialog, Turn, read_dialogs, read_rounds, write_dialogs, write_rounds
 from mi_llm.problem import Problem
+from mi_llm.report import published, tables
 from mi_llm.study import Study, load
 
 ASKING = {"rate": rate.rate, "transcribe": transcribe.transcribe, "translate": translate.translate}
@@ -298,9 +301,6 @@ def test_the_authors_dialogs_stand_in_for_a_recording(workspace: Path, study: St
     released = study.model_copy(update={"transcribe": study.transcribe.model_copy(update={"source": "release"})})
     folder = workspace / "runs/mini/read/release"
     folder.mkdir(parents=True)
-    (folder / "training.jsonl").write_text("", encoding="utf-8")
-    with pytest.raises(Problem, match="none of the authors' 2,000 training dialogs"):
-        transcribe.transcribe(released)
     turns = [{"role": role, "text": text} for role, text in [*WELL, ("client", "谢谢。")]]
     storage.write_lines(folder / "training.jsonl", [{"id": "train-1", "source": "mi-llm-release", "turns": turns, "meta": {}}])
     transcribe.transcribe(released)
@@ -311,6 +311,61 @@ def test_the_authors_dialogs_stand_in_for_a_recording(workspace: Path, study: St
     table = pd.read_csv(workspace / "runs/mini/screen/screening.csv")
     assert table.loc[0, "who"] == "the paper's authors"
     assert "nobody answers" in table.loc[0, "changed"]
+
+
+def without_training_file(study: Study, **changes: dict[str, object]) -> Study:
+    """A study of the authors' release of four dialogs, without its training file, transcribed and screened."""
+    files = made_up_release.files(Path("data"))
+    del files[release.TRAINING]
+    write_archive(study.folder / "acquire/release/files.tar", [File(name, content) for name, content in files.items()])
+    storage.write_text(study.folder / "acquire/release/manifest.csv", "path,bytes,blob\n" + "x,0,x\n" * len(files))
+    read(study, "release")
+    sections = {"transcribe": {"source": "release"}, "screen": {"policy": "person"}, **changes}
+    updates = {name: getattr(study, name).model_copy(update=values) for name, values in sections.items()}
+    released = study.model_copy(update=updates)
+    transcribe.transcribe(released)
+    screen.screen(released)
+    return released
+
+
+def test_without_the_training_file_nothing_is_tuned_and_the_way_out_is_said(workspace: Path, study: Study) -> None:
+    released = without_training_file(study, split={"test": "release"})
+    assert tables.screening(released).empty
+    with pytest.raises(Problem) as refusal:
+        split.split(released)
+    for way in ("missing.csv", "transcribe.source: recorded", "split.test: divided", "finetune.models: []"):
+        assert way in refusal.value.remedy
+    split.split(without_training_file(study, split={"test": "release"}, finetune={"models": ()}))
+    assert read_dialogs(workspace / "runs/mini/split/train.jsonl") == []
+    assert len(read_rounds(workspace / "runs/mini/split/test_rounds.jsonl")) > 0
+
+
+def test_the_authors_dialogs_are_divided_into_training_and_test(workspace: Path, study: Study) -> None:
+    divided = without_training_file(study, split={"test": "divided", "test_dialogs": 1})
+    split.split(divided)
+    train, test = (read_dialogs(workspace / "runs/mini/split" / f"{part}.jsonl") for part in ("train", "test"))
+    assert (len(train), len(test)) == (3, 1)
+    whole = read_dialogs(workspace / "runs/mini/read/release/dialogs.jsonl")
+    assert sorted(dialog.id for dialog in [*train, *test]) == sorted(dialog.id for dialog in whole)
+    assert read_rounds(workspace / "runs/mini/split/test_rounds.jsonl") == list(test[0].rounds())
+    assert not published.released(divided)
+    assert not published.tuned_alike(divided.model_copy(update={"base": study.base.model_copy(update={"source": "hub"})}))
+
+
+def test_dialogs_of_one_source_are_on_one_side(workspace: Path, study: Study) -> None:
+    divided = without_training_file(study, split={"test": "divided", "test_dialogs": 2})
+    path = workspace / "runs/mini/read/release/dialogs.jsonl"
+    first, *others = read_dialogs(path)
+    twin = first.model_copy(update={"id": "twin", "turns": (*first.turns[:-2], *others[0].turns[-2:])})
+    write_dialogs(path, [first, *others, twin])
+    for seed in range(12):
+        split.split(divided.model_copy(update={"seed": seed}))
+        folder = workspace / "runs/mini/split"
+        parts = [{dialog.id for dialog in read_dialogs(folder / f"{part}.jsonl")} for part in ("train", "test")]
+        assert any({first.id, "twin"} <= part for part in parts)
+        assert len(parts[1]) == 2
+    with pytest.raises(Problem, match="5 dialogs of 4 sources"):
+        split.split(divided.model_copy(update={"split": divided.split.model_copy(update={"test_dialogs": 4})}))
 
 
 def turns(*said: str) -> list[Turn]:

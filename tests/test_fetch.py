@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -137,6 +138,36 @@ def test_files_that_later_commits_dropped_come_from_the_earlier_one(server: File
     files = list(fetch.fetch(wanted, None, tmp_path, []))
     assert [file.name for file in files] == ["data/1.txt", "earlier-old/data/9.txt"]
     acquire.verify(wanted, {file.name: storage.blob_id(file.content) for file in files})
+
+
+def test_a_file_that_the_mirrors_archive_lacks_is_taken_loose_or_from_the_network(server: Files, tmp_path: Path) -> None:
+    rare = {"extra/rare.json": storage.blob_id(b"rare")}
+    wanted = source(server, {"data/1.txt": b"one"}, optional=rare)
+    mirror, scratch = tmp_path / "mirror", tmp_path / "scratch"
+    mirror.mkdir()
+    (mirror / "corpus-abc.tar.gz").write_bytes(archive("corpus-abc", {"data/1.txt": b"one"}))
+
+    def fetched() -> tuple[dict[str, bytes], list[fetch.Missing]]:
+        missing: list[fetch.Missing] = []
+        files = {file.name: file.content for file in fetch.fetch(wanted, mirror, scratch, missing)}
+        acquire.verify(wanted, {name: storage.blob_id(content) for name, content in files.items()})
+        return files, missing
+
+    files, (row,) = fetched()
+    assert list(files) == ["data/1.txt"]
+    assert (row.path, row.why) == ("extra/rare.json", "not in the repository")
+    assert "put rare.json from github.com/some/corpus at abc into the folder that MI_LLM_MIRROR names" in row.remedy
+    shutil.rmtree(scratch)
+    server.content["/some/corpus/tar.gz/abc"] = archive("corpus-abc", {"data/1.txt": b"one", "extra/rare.json": b"rare"})
+    assert fetched() == ({"data/1.txt": b"one", "extra/rare.json": b"rare"}, [])
+    server.content.clear()
+    shutil.rmtree(scratch)
+    assert fetched()[1][0].why == "neither in the mirror folder nor to be had over the network"
+    (mirror / "rare.json").write_bytes(b"rare")
+    assert fetched() == ({"data/1.txt": b"one", "extra/rare.json": b"rare"}, [])
+    (mirror / "rare.json").write_bytes(b"other")
+    with pytest.raises(Problem, match=r"rare\.json: git id"):
+        fetched()
 
 
 def test_a_tampered_download_is_refused_and_not_kept(server: Files, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

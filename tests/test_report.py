@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -18,6 +19,9 @@ from mi_llm.audit.verdict import Printed, claims
 from mi_llm.construct import rate, translate
 from mi_llm.dialog import read_rounds, write_rounds
 from mi_llm.doctor import fitting, machine
+from mi_llm.miti.blind import blind
+from mi_llm.miti.coders import code
+from mi_llm.miti.summary import summary
 from mi_llm.problem import Problem
 from mi_llm.report import published
 from mi_llm.report.chinese import chinese
@@ -104,6 +108,30 @@ def test_both_test_sets_are_scored_and_shown(repaired: Study) -> None:
     rounds = (repaired.folder / "report" / "rounds.html").read_text(encoding="utf-8")
     assert rounds.count("<article") == 241
     assert '<option value="aligned">repaired</option>' in rounds
+
+
+@pytest.mark.parametrize("tuned", [(), ("tiny-glm4",)])
+def test_models_that_are_not_tuned_are_scored_and_shown_by_their_base_alone(scored: Study, tuned: tuple[str, ...]) -> None:
+    study = scored.model_copy(update={"finetune": scored.finetune.model_copy(update={"models": tuned})})
+    for model in set(study.models) - set(tuned):
+        (study.folder / "respond" / model / "tuned.jsonl").unlink()
+        (study.folder / "simulate" / model / "tuned.jsonl").unlink()
+        numbers = storage.read_json(study.folder / "respond" / model / "metrics.json")
+        base = {name: value for name, value in numbers.items() if name.startswith("base")}
+        storage.write_json(study.folder / "respond" / model / "metrics.json", base)
+        shutil.rmtree(study.folder / "finetune" / model / "adapter")
+    for stage in (score, blind, code, summary, report):
+        stage(study)
+    folder = study.folder / "report" / "tables"
+    for name in ("scores", "training", "replies", "indicators"):
+        text = storage.read_text(folder / f"{name}.csv")
+        assert all((model in text) == (model in tuned) for model in study.models) or name in ("replies", "indicators")
+    assert len(pd.read_csv(study.folder / "score" / "scores.csv")["model"].unique()) == 3
+    assert set(pd.read_csv(folder / "replies.csv")["Replies of"]) == {
+        f"{model} {arm}" for model in study.models for arm in study.arms(model)
+    }
+    page = storage.read_text(study.folder / "report" / "index.html")
+    assert ("no model was tuned" in page) == (not tuned)
 
 
 def test_a_missing_answer_is_named(scored: Study) -> None:

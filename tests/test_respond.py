@@ -24,6 +24,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from mi_llm.dialog import Dialog, Round, read_rounds, write_rounds
 from mi_llm.models.base import base, checkpoint, load
 from mi_llm.models.branching import Branching, Plan, branching_attention, greedy, plan
+from mi_llm.models.finetune import finetune
 from mi_llm.models.respond import chats, plans, respond, sampler
 from mi_llm.models.template import FORMATS, Placement, prompt
 from mi_llm.problem import Problem
@@ -91,6 +92,19 @@ def test_a_dialog_of_one_round_is_answered_like_any(ready: Study) -> None:
     plain = one_by_one(loaded, asked, [5, 9])
     branching_attention(loaded)
     assert [ids for _, ids, _ in Branching(loaded, [5, 9], 10, MOST, greedy).answers(plans(first, asked, {}))] == plain
+
+
+def test_a_model_that_is_not_tuned_is_answered_without_an_adapter(ready: Study) -> None:
+    respond(ready, "tiny-glm4")
+    out = ready.folder / "respond" / "tiny-glm4"
+    base_alone = (out / "base.jsonl").read_bytes()
+    shutil.rmtree(ready.folder / "finetune" / "tiny-glm4")
+    untuned = study_with(finetune_models="[tiny-baichuan2, tiny-llama3]")
+    finetune(untuned, "tiny-glm4")
+    respond(untuned, "tiny-glm4")
+    assert (out / "base.jsonl").read_bytes() == base_alone
+    assert not (out / "tuned.jsonl").exists()
+    assert sorted(path.name for path in (untuned.folder / "finetune/tiny-glm4").iterdir()) == ["metrics.json", "provenance.json"]
 
 
 def test_a_dialog_is_read_once_and_each_round_from_its_fork() -> None:

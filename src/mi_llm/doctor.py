@@ -24,6 +24,7 @@ import psutil
 
 from mi_llm.models import hub
 from mi_llm.models.estimate import Card, Plan, duration, gib, instead, peak_of, plans
+from mi_llm.needs import listed, needs
 from mi_llm.study import Study
 
 BF16_SINCE = 8.0  # CUDA compute capability of the first cards with BF16 arithmetic
@@ -149,8 +150,7 @@ def fitting(study: Study, found: Machine) -> list[str]:
         missing.append(f"{found.disk:.1f} GB of disk are free, {study.expect.disk_gb:g} are needed")
     if study.base.source == "hub":
         missing += unfit(study, found)
-    if study.acquire.upstream and not found.mirror and not found.network:
-        missing.append("neither network nor a mirror folder of the public corpora (MI_LLM_MIRROR)")
+    missing += [f"{need.what}: {need.remedy}" for need in needs(study, found) if need.missing]
     if study.llm.mode != "replay" and not found.key:
         missing.append("no OPENAI_API_KEY, which recording needs")
     return missing
@@ -158,16 +158,8 @@ def fitting(study: Study, found: Machine) -> list[str]:
 
 def unfit(study: Study, found: Machine) -> list[str]:
     """What keeps the hub's models from being fetched and fine-tuned here."""
-    from mi_llm.models.base import checkpoint  # PyTorch and transformers come with it
-
-    missing, entries = [], {model: hub.entry_of(study, model) for model in study.models}
-    absent = [
-        model
-        for model, entry in entries.items()
-        if not checkpoint(study, model).exists() and hub.local_folder(model, entry) is None
-    ]
-    if absent and not found.hub:
-        missing.append(f"{hub.endpoint()} is not reachable, and no folder (MI_LLM_MODELS) has {', '.join(absent)}")
+    missing: list[str] = []
+    entries = {model: hub.entry_of(study, model) for model in study.models}
     card = found.card
     if card is None:
         return [*missing, "no NVIDIA GPU"]
@@ -250,6 +242,7 @@ def doctor(studies: list[Study]) -> int:
         print(f"\nstudy {study.name}: {'can run here' if not missing else 'cannot run here'}")
         for line in missing:
             print(f"  - {line}")
+        print(f"  needs\n{listed(needs(study, found))}")
         if study.base.source == "hub":
             print("\n".join(tables(study, found)))
         if study is studies[0] and missing:

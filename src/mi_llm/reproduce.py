@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from mi_llm.audit.verdict import VERDICTS
 from mi_llm.certificate.certify import certify
 from mi_llm.compare import committed, lock_of, outputs, stages
 from mi_llm.doctor import fitting, machine
+from mi_llm.models import hub
+from mi_llm.needs import Need, listed, needs, outlook
 from mi_llm.problem import Problem
 from mi_llm.study import Study, file_of, load
 
@@ -137,8 +140,15 @@ def audit(study: Study) -> int:
     return certify(study)
 
 
-def plan(study: Study) -> None:
-    """Say what will happen, where, and what it takes."""
+def accept_licences(study: Study) -> None:
+    """Have the licences of all models accepted whose weights are still to come, so that nobody is asked hours later."""
+    for model in study.models if study.base.source == "hub" else ():
+        if not (study.folder / "base" / model / "checkpoint").exists():
+            hub.accept_licence(study, model, hub.entry_of(study, model))
+
+
+def plan(study: Study, wanted: Sequence[Need]) -> None:
+    """Say what will happen, where, what it takes, what it needs, and what it will give."""
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     expect = study.expect
     print(
@@ -146,7 +156,8 @@ def plan(study: Study) -> None:
         f"  runs    the stages of {study.beside('dvc.yaml')} that are not done yet\n"
         f"  writes  {study.out}/ and DVC's cache, .dvc/cache/; nothing outside this folder\n"
         f"  takes   {expect.disk_gb:g} GB of disk ({free:.0f} GB are free), {expect.minutes} minutes ({expect.measured_on})\n"
-        f"  stops   at any moment (Ctrl-C), and continues when run again\n",
+        f"  stops   at any moment (Ctrl-C), and continues when run again\n"
+        f"  needs\n{listed(wanted)}\n",
         file=sys.stderr,
     )
 
@@ -158,17 +169,6 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
     os.environ["SHELL"] = shutil.which("bash") or "/bin/sh"  # bash runs a stage in its own place: no shell is left in between
     if name == "audit":
         return audit(study)
-    missing = fitting(study, machine())
-    if missing:
-        raise Problem(
-            f"study {study.name}",
-            "; ".join(missing),
-            "a machine that can run it",
-            "run ./reproduce.sh mini, which needs none of it",
-        )
-    plan(study)
-    if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":
-        return 1
     wait_for_others(study)
     mend(study)
     if dvc(["pull", "--quiet", *SHIPPED]):
@@ -178,8 +178,24 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
             f"{', '.join(SHIPPED)} in the remote `store`",
             "see the message above",
         )
+    wanted = needs(study, machine())
+    if missing := fitting(study, machine()):
+        optional = "".join(f"\n  - not needed to begin: {line}" for line in outlook(wanted))
+        raise Problem(
+            f"study {study.name}",
+            "this is missing:" + "".join(f"\n  - {line}" for line in missing) + optional,
+            "everything that the run cannot do without",
+            "bring it, and run the same command again; or run ./reproduce.sh mini, which needs none of it",
+        )
+    plan(study, wanted)
+    if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":
+        return 1
+    accept_licences(study)
     retry_missing(study)
-    if status := dvc(["repro", str(study.beside("dvc.yaml")), *(fetching(study) if pull else [])]):
+    pipeline, options = study.beside("dvc.yaml"), fetching(study) if pull else []
+    # What may turn out to be missing comes first: without training dialogs no weights are fetched.
+    first = [f"{pipeline}:split"] if any(need.stage == "base" and need.state == "to be fetched" for need in wanted) else []
+    if status := (first and dvc(["repro", *first, *options])) or dvc(["repro", str(pipeline), *options]):
         print("\nthe run stopped; the message above says why. What is done is kept: run the same command again.", file=sys.stderr)
         return int(status)
     put_in_order(lock_of(study))

@@ -29,6 +29,7 @@ from mi_llm.stage import stage
 from mi_llm.study import Screen, Study
 
 COLUMNS = ["dialog", "decision", "reason", "who", "when"]
+ROWS = ["dialog", "decision", "kinds", "proposal", "seen", "reason", "who", "changed"]  # of screening.csv
 AUTOMATIC, AUTHORS = "automatic", "the paper's authors"
 LABELS = {"来访者": "client", "咨询师": "counselor"}
 ENDS = tuple("。！？…~～”」』）)】!?.")
@@ -235,7 +236,7 @@ def write(
     out: Path, rows: list[dict[str, str]], waiting: list[dict[str, str]], pages: list[dict[str, Any]], study: Study
 ) -> None:
     """Write what a person reads: the table, the proposals still to be decided, and the page, flagged dialogs first."""
-    storage.write_text(out / "screening.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    storage.write_text(out / "screening.csv", pd.DataFrame(rows, columns=ROWS).to_csv(index=False, lineterminator="\n"))
     proposed = [
         {"dialog": row["dialog"], "decision": row["proposal"], "reason": row["seen"], "who": "", "when": ""} for row in waiting
     ]

@@ -9,7 +9,7 @@ recording of one's own draws from the same corpora. So where the authors' rounds
 recording, a training dialog whose client says what a test dialog's client says is left out: `split/left_out.csv` names it, the
 test dialog and the share that they have in common, and `metrics.json` counts.
 
-With `split.test: divided` the authors' test dialogs themselves are divided: some train, the others test; dialogs of one source stay
+With `split.test: divided` the authors' test dialogs themselves are divided: some train, others test; dialogs of one source stay
 together. That is an experiment of the bundle's own, for those who do not have the authors' training file.
 """
 
@@ -84,7 +84,7 @@ def divide(
             f"lower split.test_dialogs in {study.params}",
         )  # fmt: skip
     held: list[int] = []
-    for number in random.Random(study.seed_of("split")).sample(range(len(groups)), wanted):
+    for number in random.Random(study.seed_of("split")).sample(range(len(groups)), len(groups)):
         if len(held) + len(groups[number]) <= wanted:
             held += groups[number]
     test = set(held)

@@ -1,7 +1,8 @@
 """Transport: from a pinned source to its files, by mirror folder or HTTPS, resumable, never trusted before it is verified.
 
 `fetch` yields a source's files one by one and collects in `missing` what could not be had. A mirror folder
-(`MI_LLM_MIRROR`) is looked at first: it holds `<repository>-<commit>.tar.gz` archives and single files by name.
+(`MI_LLM_MIRROR`) is looked at first: it holds `<repository>-<commit>.tar.gz` archives and single files by name. A file that an
+archive in the mirror lacks may lie there by itself; else the network's archive is asked for it.
 """
 
 import hashlib
@@ -84,11 +85,9 @@ def fetch(source: Source, mirror: Path | None, scratch: Path, missing: list[Miss
         for file in taken(archive, [*source.paths, *source.optional]):
             names.add(file.name)
             yield file
-        missing += [
-            Missing(path, "not in the archive", f"take it from github.com/{source.repository} at {source.commit}")
-            for path in source.optional
-            if path not in names
-        ]
+        for path in source.optional:
+            if path not in names:
+                yield from lacking(source, path, archive, mirror=mirror, scratch=scratch, missing=missing)
         if source.earlier:
             commit = source.earlier.commit
             archive = locate(source.archive(commit), source.address(commit), mirror, scratch)
@@ -105,6 +104,25 @@ def fetch(source: Source, mirror: Path | None, scratch: Path, missing: list[Miss
             missing.append(absent(name, source, name))
         else:
             yield whole(found, name)
+
+
+def lacking(
+    source: Source, path: str, archive: Path, *, mirror: Path | None, scratch: Path, missing: list[Missing]
+) -> Iterator[File]:
+    """Yield a file that a repository's archive lacks: loose in the mirror folder, else from the network's archive."""
+    name = PurePosixPath(path).name
+    if mirror is not None and (mirror / name).exists():
+        yield whole(mirror / name, path)
+        return
+    complete = archive
+    if archive.parent != scratch:  # an archive of the mirror may be a part of the repository's
+        complete = locate(archive.name, source.address(source.commit), None, scratch) or archive
+    if complete != archive and (files := list(taken(complete, [path]))):
+        yield from files
+        return
+    where = "neither in the mirror folder nor to be had over the network" if complete == archive else "not in the repository"
+    remedy = f"put {name} from github.com/{source.repository} at {source.commit} into the folder that MI_LLM_MIRROR names"
+    missing.append(Missing(path, where, remedy))
 
 
 def whole(path: Path, name: str) -> File:

@@ -157,15 +157,30 @@ def check_room(study: Study, model: str, entry: Entry) -> None:
         )
 
 
+def acceptance(model: str, entry: Entry) -> dict[str, str]:
+    """What is remembered of an accepted licence: it holds for one revision of one model."""
+    return {"model": model, "licence": entry.licence.name, "revision": entry.revision}
+
+
+def remembered(study: Study, model: str, entry: Entry) -> bool:
+    """Whether a person has accepted a model's licence in an earlier run."""
+    path = beside(study, model, "licence.json")
+    return path.exists() and bool(storage.read_json(path) == acceptance(model, entry))
+
+
+def accepted_by_environment() -> set[str]:
+    """The models whose licences the environment says are accepted."""
+    return {name.strip() for name in os.environ.get("MI_LLM_ACCEPT_LICENCES", "").split(",")} - {""}
+
+
 def accept_licence(study: Study, model: str, entry: Entry) -> None:
     """Show a model's licence and have it accepted, once for each revision: by a person at a terminal, or by the environment."""
-    remembered, licence = beside(study, model, "licence.json"), entry.licence
-    acceptance = {"model": model, "licence": licence.name, "revision": entry.revision}
-    if remembered.exists() and storage.read_json(remembered) == acceptance:
+    if remembered(study, model, entry):
         return
+    licence = entry.licence
     duties = "".join(f"\n  - {duty}" for duty in licence.duties)
     print(f"\n{model} ({entry.repository}) comes under: {licence.name}\n  {licence.address}{duties}\n", file=sys.stderr)
-    named = {name.strip() for name in os.environ.get("MI_LLM_ACCEPT_LICENCES", "").split(",")}
+    named = accepted_by_environment()
     if model not in named:
         if not sys.stdin.isatty():
             raise Problem(
@@ -173,14 +188,14 @@ def accept_licence(study: Study, model: str, entry: Entry) -> None:
                 "not accepted yet, and there is no terminal to ask at",
                 f"a person who has read {licence.address} and accepts it",
                 f"run `mi-llm base {model} --study {study.params}` at a terminal and type yes, "
-                f"or set MI_LLM_ACCEPT_LICENCES={','.join(sorted(named - {''} | {model}))} for this run",
+                f"or set MI_LLM_ACCEPT_LICENCES={','.join(sorted(named | {model}))} for this run",
             )
         print("Type yes to accept it: ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() != "yes":
             raise Problem(
                 f"licence of {model}", "not accepted", "yes", "take the model out of models and base.formats, or accept it"
             )
-    storage.write_json(remembered, acceptance)
+    storage.write_json(beside(study, model, "licence.json"), acceptance(model, entry))
 
 
 def obtain(study: Study, model: str, entry: Entry) -> Obtained:

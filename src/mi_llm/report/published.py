@@ -55,8 +55,8 @@ def row(claim: Claim, own: Own) -> dict[str, str]:
 
 
 def released(study: Study) -> bool:
-    """Whether the test dialogs are the authors' own."""
-    return study.split.test != "transcribed"
+    """Whether the test dialogs are the authors' own, all of them."""
+    return study.split.test in ("release", "aligned")
 
 
 def tuned_alike(study: Study) -> bool:

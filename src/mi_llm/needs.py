@@ -1,0 +1,205 @@
+"""What a run needs beside a machine, stage by stage: corpora, training file, weights with their licences, recordings, people.
+
+Looks at files only; what the network has is not known before it is asked. `./reproduce.sh` prints the list before it starts: what
+is here, what will be fetched, and what is absent, with the tables that then stay empty. What the run cannot do without stops it
+at once, before anything large is fetched.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from mi_llm import storage
+from mi_llm.construct import llm
+from mi_llm.corpora import release
+from mi_llm.corpora.fetch import Source, sources
+from mi_llm.corpora.files import from_archive
+from mi_llm.models import hub
+from mi_llm.study import Study
+
+if TYPE_CHECKING:
+    from mi_llm.doctor import Machine
+
+State = Literal["here", "to be fetched", "to be recorded", "you will be asked", "absent"]
+ORDER = ("acquire", "rate", "transcribe", "screen", "translate", "base", "simulate", "code")
+BASE, TUNED = "Figure 3, base models", "Figure 3, tuned models"
+TALKS, SESSIONS = "Tables 4 and 5, the models' talks", "Tables 4 and 5, real sessions"
+RECORDED = {
+    "rate": "ratings",
+    "transcribe": "dialogs in MI style",
+    "translate": "AnnoMI in Chinese",
+    "simulate": "talks",
+    "code": "codes",
+}
+PARTS = ("Table 3", "Figure 2", BASE, TUNED, TALKS, SESSIONS, "Table 6")  # what depends on the run; Tables 1 and 2 do not
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing that a stage needs: its state, the tables and figures that need it, and what to do if it is absent.
+
+    `stops`: a study that wants it cannot end without it.
+    """
+
+    stage: str
+    what: str
+    state: State
+    fills: str = ""
+    remedy: str = ""
+    stops: bool = False
+
+    @property
+    def missing(self) -> bool:
+        """Whether the run cannot begin."""
+        return self.stops and self.state == "absent"
+
+
+def needs(study: Study, machine: "Machine") -> list[Need]:
+    """Everything that the study's stages need, in their order."""
+    found = [
+        *corpora(study, machine),
+        *training_file(study, machine),
+        *recordings(study),
+        *weights(study, machine),
+        *people(study),
+    ]
+    return sorted(found, key=lambda need: ORDER.index(need.stage))
+
+
+def mirror_has(source: Source, machine: "Machine") -> bool:
+    """Whether the mirror folder has a source's archive or files."""
+    names = [source.archive(source.commit)] if source.commit else list(source.files)
+    return machine.mirror is not None and all((Path(machine.mirror) / name).exists() for name in names)
+
+
+def corpora(study: Study, machine: "Machine") -> Iterator[Need]:
+    """The public corpora."""
+    for corpus in study.acquire.upstream:
+        source, acquired = sources()[corpus], study.folder / "acquire" / corpus / "metrics.json"
+        fetchable = machine.network and (source.commit or any(source.files.values()))
+        state: State = "absent"
+        if acquired.exists() and storage.read_json(acquired)["files"]:
+            state = "here"
+        elif mirror_has(source, machine) or fetchable:
+            state = "to be fetched"
+        names = source.archive(source.commit) if source.commit else ", ".join(source.files)
+        remedy = source.obtain or f"connect to the network, or put {names} into the folder that MI_LLM_MIRROR names"
+        stops = corpus == "release" and study.split.test != "transcribed"
+        yield Need("acquire", f"corpus {corpus}", state, "Table 3" if stops else "its row of Table 3", remedy, stops)
+
+
+def training_file(study: Study, machine: "Machine") -> Iterator[Need]:
+    """The authors' training file, where models are tuned on it."""
+    if study.training != "release" or not study.finetune.models:
+        return
+    known, name = study.folder / "read" / "release" / "training.jsonl", PurePosixPath(release.TRAINING).name
+    source = sources()["release"]
+    state: State = "absent"
+    if known.exists() and known.stat().st_size:
+        state = "here"
+    elif machine.network or in_mirror(source, machine):
+        state = "to be fetched"
+    remedy = (
+        f"put {name} from github.com/{source.repository} at {source.commit[:12]} into the folder that MI_LLM_MIRROR names;"
+        f" or set in {study.params} split.test: divided (train on some of the authors' test dialogs),"
+        " transcribe.source: recorded (your own recording), or finetune.models: [] (tune nothing)"
+    )
+    yield Need("transcribe", f"the authors' training file, {name}", state, TUNED, remedy, stops=True)
+
+
+def in_mirror(source: Source, machine: "Machine") -> bool:
+    """Whether the mirror folder has the training file, loose or in the release's archive."""
+    if machine.mirror is None:
+        return False
+    folder = Path(machine.mirror)
+    archive = folder / source.archive(source.commit)
+    loose = (folder / PurePosixPath(release.TRAINING).name).exists()
+    return loose or (archive.exists() and any(file.name.endswith(release.TRAINING) for file in from_archive(archive)))
+
+
+def recordings(study: Study) -> Iterator[Need]:
+    """The recorded answers of the study's language model."""
+    if not Path("data").exists():  # the bundle's own recordings are not here yet: nothing can be said
+        return
+    asking = {"rate": "Figure 2", "translate": SESSIONS}
+    if study.training == "recorded":
+        asking["transcribe"] = TUNED
+    if study.simulate.client == "llm":
+        asking |= {f"simulate/{model}": TALKS for model in study.models}
+    if study.code.coder == "llm":
+        asking["code"] = "Table 6"
+    for name, fills in asking.items():
+        state: State = "to be recorded" if study.llm.mode != "replay" else "here" if recorded(study, name) else "absent"
+        stage, _, model = name.partition("/")
+        what = f"{RECORDED[stage]}{f' with {model}' if model else ''}, recorded from {study.llm.model}"
+        yield Need(stage, what, state, fills, llm.how_to_record(study, name), stops=stage == "transcribe")
+
+
+def recorded(study: Study, name: str) -> bool:
+    """Whether any good answer of the study's model is recorded for a stage."""
+    answers = (record for cassette in llm.recorded(study, name) for record in cassette.good.values())
+    return any(record["request"]["model"] == study.llm.model for record in answers)
+
+
+def weights(study: Study, machine: "Machine") -> Iterator[Need]:
+    """The models of the hub, and whether a person has accepted their licences."""
+    entries = {model: hub.entry_of(study, model) for model in (study.models if study.base.source == "hub" else ())}
+    coming = {model: entry for model, entry in entries.items() if not (study.folder / "base" / model / "checkpoint").exists()}
+    if here := [model for model in entries if model not in coming]:
+        yield Need("base", f"weights of {', '.join(here)}", "here")
+    local = [model for model, entry in coming.items() if hub.local_folder(model, entry) is not None]
+    for model, entry in coming.items():
+        state: State = "to be fetched" if machine.hub or model in local else "absent"
+        remedy = f"make {hub.endpoint()} reachable, or name a folder that has them in MI_LLM_MODELS"
+        yield Need("base", f"weights of {model} ({entry.download_gb:g} GB)", state, BASE, remedy, stops=True)
+    accepted = hub.accepted_by_environment()
+    wanted = {model: entry for model, entry in coming.items() if not (model in accepted or hub.remembered(study, model, entry))}
+    if wanted:
+        addresses = ", ".join(entry.licence.address for entry in wanted.values())
+        remedy = f"read {addresses}; to accept, run at a terminal, or set MI_LLM_ACCEPT_LICENCES={','.join(study.models)}"
+        state = "you will be asked" if sys.stdin.isatty() else "absent"
+        yield Need("base", f"your acceptance of the licences of {', '.join(wanted)}", state, BASE, remedy, stops=True)
+
+
+def people(study: Study) -> Iterator[Need]:
+    """What people do for the study: decisions, talks with the models, codes."""
+    if study.screen.policy == "person" and study.training == "recorded":
+        decided = rows(Path(study.screen.decisions) / "decisions.csv")
+        remedy = "the run stops at stage screen and waits for them"
+        yield Need("screen", "a person's decisions on the transcribed dialogs", "here" if decided else "absent", "", remedy)
+    if study.simulate.client == "person":
+        talks = any(Path(study.simulate.folder).glob("*/*.jsonl"))
+        yield Need("simulate", "people's talks with the models", "here" if talks else "absent", TALKS, "docs/human-evaluation.md")
+    if study.code.coder == "human":
+        coded = rows(Path(study.code.human) / "codes.csv")
+        yield Need("code", "codes by people", "here" if coded else "absent", "Table 6", "docs/human-evaluation.md")
+
+
+def rows(path: Path) -> int:
+    """The rows of a table below its head; 0 without the file."""
+    return max(0, len(storage.read_text(path).splitlines()) - 1) if path.exists() else 0
+
+
+def outlook(found: Sequence[Need]) -> list[str]:
+    """The optional things that are absent, a line each: what stays empty without it, and what to do."""
+    return [
+        f"{need.what}: absent{f' (then empty: {need.fills})' if need.fills else ''}; {need.remedy}"
+        for need in found
+        if need.state == "absent" and not need.stops
+    ]
+
+
+def listed(found: Sequence[Need]) -> str:
+    """The needs, a line each; then which tables and figures the run will fill, and which stay empty and how that is mended."""
+    empty = {need.fills for need in found if need.state == "absent"}
+    if {TALKS, SESSIONS} <= empty:
+        empty.add("Table 6")
+    filled = ["Tables 1 and 2", *(part for part in PARTS if part not in empty)]
+    lines = [f"    {need.stage:<12}{need.what}: {need.state}" for need in found]
+    lines.append(f"  fills   {'; '.join(filled)}")
+    if left := [part for part in PARTS if part in empty]:
+        lines.append(f"  empty   {'; '.join(left)}")
+        lines += [f"    {line}" for line in outlook(found)]
+    return "\n".join(lines)
