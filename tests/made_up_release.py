@@ -118,8 +118,8 @@ def files(data: Path, shape: Shape = "dialog", *, train: int = 12, test: int = 4
 def make_mirror(folder: Path, data: Path, sources: Path, released: dict[str, bytes]) -> None:
     """Write a mirror folder with every corpus that `sources` (a copy of sources.yaml) names, and pin it there.
 
-    The corpora are the bundle's samples; the release is what is given. The training file, which is optional, lies there loose, like
-    what has no archive.
+    The corpora are the bundle's samples; the release is what is given. Its training file, which is optional, lies there loose,
+    like what has no archive.
     """
     folder.mkdir()
     content = YAML(typ="safe").load(sources)
@@ -131,14 +131,18 @@ def make_mirror(folder: Path, data: Path, sources: Path, released: dict[str, byt
         if not source.commit:
             continue
         for commit in [source.commit, *([source.earlier.commit] if source.earlier else [])]:
-            packed = [File(f"top/{name}", part) for name, part in known.items() if name not in source.optional]
-            write_archive(folder / source.archive(commit), packed)
+            pack(folder / source.archive(commit), {name: part for name, part in known.items() if name not in source.optional})
         for name in source.optional:
             (folder / Path(name).name).write_bytes(known[name])
         for pins in ("paths", "optional"):
             for path in entry.get(pins, {}):
                 entry[pins][path] = git_id(known, path)
     YAML(typ="safe").dump(content, sources)
+
+
+def pack(archive: Path, files: dict[str, bytes]) -> None:
+    """Write a repository's archive, as a mirror folder holds it."""
+    write_archive(archive, [File(f"top/{name}", content) for name, content in files.items()])
 
 
 def git_id(known: dict[str, bytes], path: str) -> str:

@@ -26,7 +26,7 @@ State = Literal["here", "to be fetched", "to be recorded", "you will be asked", 
 ORDER = ("acquire", "rate", "transcribe", "screen", "translate", "base", "simulate", "code")
 BASE, TUNED = "Figure 3, base models", "Figure 3, tuned models"
 TALKS, SESSIONS = "Tables 4 and 5, the models' talks", "Tables 4 and 5, real sessions"
-RECORDED = {
+RECORDED = {  # what a stage has recorded
     "rate": "ratings",
     "transcribe": "dialogs in MI style",
     "translate": "AnnoMI in Chinese",

@@ -147,6 +147,15 @@ def accept_licences(study: Study) -> None:
             hub.accept_licence(study, model, hub.entry_of(study, model))
 
 
+def targets_in_turn(pipeline: Path, wanted: Sequence[Need]) -> list[str]:
+    """What DVC is to make: the division into training and test first where weights are to come, then everything.
+
+    Whether there are training dialogs is known only then, and without any no weights are fetched.
+    """
+    coming = any(need.stage == "base" and need.state == "to be fetched" for need in wanted)
+    return [*([f"{pipeline}:split"] if coming else []), str(pipeline)]
+
+
 def plan(study: Study, wanted: Sequence[Need]) -> None:
     """Say what will happen, where, what it takes, what it needs, and what it will give."""
     free = shutil.disk_usage(Path.cwd()).free / 1e9
@@ -193,9 +202,10 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
     accept_licences(study)
     retry_missing(study)
     pipeline, options = study.beside("dvc.yaml"), fetching(study) if pull else []
-    # What may turn out to be missing comes first: without training dialogs no weights are fetched.
-    first = [f"{pipeline}:split"] if any(need.stage == "base" and need.state == "to be fetched" for need in wanted) else []
-    if status := (first and dvc(["repro", *first, *options])) or dvc(["repro", str(pipeline), *options]):
+    for targets in targets_in_turn(pipeline, wanted):
+        if status := dvc(["repro", targets, *options]):
+            break
+    if status:
         print("\nthe run stopped; the message above says why. What is done is kept: run the same command again.", file=sys.stderr)
         return int(status)
     put_in_order(lock_of(study))

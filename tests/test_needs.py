@@ -1,0 +1,131 @@
+"""What a run needs is known before it starts: what is here, what will be fetched, what is absent and what then stays empty."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import made_up_release
+import pytest
+
+from mi_llm import storage
+from mi_llm.construct.cassette import Cassette, key_of, sealed
+from mi_llm.corpora.fetch import sources
+from mi_llm.doctor import Machine, fitting
+from mi_llm.needs import PARTS, listed, needs, outlook
+from mi_llm.reproduce import accept_licences, targets_in_turn
+from mi_llm.study import Study, load
+
+ROOT = Path(__file__).parent.parent
+BARE = Machine(
+    python="3.11", cores=2, memory=24, disk=1000, gpus=(), engine=None, fonts=True, network=False, hub=False, key=False, mirror=None
+)  # fmt: skip
+
+
+@pytest.fixture
+def paper(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The root's own study, of which nothing is here."""
+    for name in ("MI_LLM_MODELS", "MI_LLM_ACCEPT_LICENCES"):
+        monkeypatch.delenv(name, raising=False)
+    for path in ("params.yaml", "dvc.yaml", "people/codes/codes.csv", "decisions/decisions.csv"):
+        (workspace / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, workspace / path)
+    return load(Path("params.yaml"))
+
+
+def states(study: Study, machine: Machine) -> dict[str, str]:
+    """The state of each need, by the stage and the first word of what it is."""
+    return {f"{need.stage}: {need.what}": need.state for need in needs(study, machine)}
+
+
+def test_a_bare_machine_is_told_in_one_list_what_is_missing(paper: Study) -> None:
+    missing = "\n".join(fitting(paper, BARE))
+    for what in (
+        "no NVIDIA GPU",
+        "corpus release",
+        "trian_2000.json",
+        "weights of glm-4-9b (18.9 GB)",
+        "licences of baichuan2-7b, glm",
+    ):
+        assert what in missing
+    assert "corpus smilechat" not in missing  # a run can do without
+    optional = "\n".join(outlook(needs(paper, BARE)))
+    for what in ("corpus smilechat", "ratings", "AnnoMI in Chinese", "talks with glm-4-9b", "codes by people"):
+        assert what in optional
+    lines = listed(needs(paper, BARE)).splitlines()
+    (empty,) = (line.removeprefix("  empty   ").split("; ") for line in lines if line.startswith("  empty"))
+    assert empty == list(PARTS)
+
+
+def test_the_training_file_is_looked_for_loose_and_in_the_mirrors_archive(paper: Study, tmp_path: Path) -> None:
+    key, mirror = "transcribe: the authors' training file, trian_2000.json", tmp_path / "mirror"
+    mirror.mkdir()
+    machine = replace(BARE, mirror=str(mirror))
+    released = made_up_release.files(ROOT / "data")
+    archive = mirror / sources()["release"].archive(sources()["release"].commit)
+    made_up_release.pack(archive, {name: part for name, part in released.items() if not name.endswith("trian_2000.json")})
+    assert states(paper, machine)["acquire: corpus release"] == "to be fetched"
+    assert states(paper, machine)[key] == "absent"
+    (mirror / "trian_2000.json").write_bytes(b"[]")
+    assert states(paper, machine)[key] == "to be fetched"
+    (mirror / "trian_2000.json").unlink()
+    made_up_release.pack(archive, released)
+    assert states(paper, machine)[key] == "to be fetched"
+    storage.write_text(paper.folder / "read/release/training.jsonl", "{}\n")
+    assert states(paper, BARE)[key] == "here"
+    untuned = paper.model_copy(update={"finetune": paper.finetune.model_copy(update={"models": ()})})
+    assert key not in states(untuned, BARE)
+
+
+def test_recordings_count_if_they_are_the_studys_models(paper: Study) -> None:
+    def answered(model: str) -> None:
+        request = {"model": model, "messages": []}
+        record = {"key": key_of(request), "request": request, "problem": None, "response": {}, "usage": {}, "model": model}
+        Cassette(paper.folder / "rate/cassette.jsonl").append([sealed(record)])
+
+    answered("another")
+    key = "rate: ratings, recorded from gpt-4"
+    assert states(paper, BARE)[key] == "absent"
+    answered("gpt-4")
+    assert states(paper, BARE)[key] == "here"
+    recording = paper.model_copy(update={"llm": paper.llm.model_copy(update={"mode": "record"})})
+    assert states(recording, BARE)["translate: AnnoMI in Chinese, recorded from gpt-4"] == "to be recorded"
+
+
+def test_the_miniature_needs_nothing_that_is_not_here(study: Study) -> None:
+    found = needs(study, BARE)
+    assert {need.state for need in found} == {"here"}
+    assert "empty" not in listed(found)
+
+
+def test_all_licences_are_accepted_before_anything_is_fetched(paper: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    acceptance = "base: your acceptance of the licences of baichuan2-7b, glm-4-9b, llama-3-8b-chinese"
+    assert states(paper, BARE)[acceptance] == "absent"
+    monkeypatch.setenv("MI_LLM_ACCEPT_LICENCES", ",".join(paper.models))
+    assert acceptance not in states(paper, BARE)
+    accept_licences(paper)
+    monkeypatch.delenv("MI_LLM_ACCEPT_LICENCES")
+    assert acceptance not in states(paper, BARE)  # remembered
+
+
+def test_where_weights_are_to_come_the_training_dialogs_come_first(paper: Study, study: Study) -> None:
+    reachable = replace(BARE, hub=True, network=True)
+    assert targets_in_turn(Path("dvc.yaml"), needs(paper, reachable)) == ["dvc.yaml:split", "dvc.yaml"]
+    assert targets_in_turn(Path("mini/dvc.yaml"), needs(study, reachable)) == ["mini/dvc.yaml"]
+
+
+def test_the_papers_study_stops_at_once_on_a_machine_without_any_of_it(tmp_path: Path) -> None:
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "bundle")], check=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MI_LLM_")}
+    command = [str(Path(sys.executable).parent / "mi-llm"), "reproduce", "paper", "--yes"]
+    done = subprocess.run(
+        command, cwd=tmp_path / "bundle", env={**environment, "HF_ENDPOINT": "http://127.0.0.1:9"}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    for what in ("no NVIDIA GPU", "weights of baichuan2-7b", "licences of baichuan2-7b", "not needed to begin: ratings"):
+        assert what in done.stderr
+    assert done.stderr.count("what to do") == 1
+    assert not (tmp_path / "bundle/runs").exists()
