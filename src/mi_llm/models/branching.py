@@ -8,12 +8,15 @@ knows which of them belong together. In float32 the tokens are those of plain on
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
+
+from mi_llm.models.base import nondeterministic
 
 ATTENTION = "mi_llm_rounds"
 ROOM = 64  # tokens by which the room for the replies' keys and values grows
@@ -288,8 +291,9 @@ def drawn(logits: torch.Tensor, temperature: torch.Tensor, top_k: int, top_p: to
     """
     likeliest, tokens = (logits / temperature[:, None]).topk(min(top_k, logits.shape[-1]))
     shares = likeliest.softmax(-1)
-    shares[shares.cumsum(-1) - shares >= top_p[:, None]] = 0.0
-    summed = shares.cumsum(-1)
+    with nondeterministic("cumsum") if shares.is_cuda else nullcontext():
+        shares[shares.cumsum(-1) - shares >= top_p[:, None]] = 0.0
+        summed = shares.cumsum(-1)
     places = torch.searchsorted(summed, chance[:, None] * summed[:, -1:], right=True)
     return tokens.gather(-1, places.clamp(max=tokens.shape[-1] - 1))[:, 0]
 
