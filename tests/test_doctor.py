@@ -178,7 +178,7 @@ def test_a_forecast_says_what_a_run_takes_and_what_would_fit_instead(options: Fi
     said = forecast("llama-3-8b-chinese", shape, options, small, worst(options), records=2000, tokens=1_000_000)
     lines = said.splitlines()
     assert lines[0] == "finetune llama-3-8b-chinese: 2000 records, 3 epochs (checkpointing)"
-    assert lines[1].split() == ["steps", "750", "of", "8", "records"]
+    assert lines[1].split() == ["steps", "750", "of", "8", "records", "(for", "at", "most", "8", "processes)"]
     assert lines[2].split() == ["tokens", "3000000"]
     assert "estimated" in lines[3]
     assert lines[4].split()[1:] == [

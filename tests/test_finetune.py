@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -458,6 +459,32 @@ def test_four_bits_need_an_nvidia_gpu(study: Study) -> None:
         four_bit(study.finetune, Processes())
 
 
+def with_settings(**changes: int) -> Study:
+    """The study with other numbers in its section `finetune`."""
+    path = Path("mini/params.yaml")
+    text = path.read_text(encoding="utf-8")
+    head, section, rest = text.partition("\nfinetune:\n")
+    for name, value in changes.items():
+        rest, count = re.subn(rf"^  {name}: \d+", f"  {name}: {value}", rest, count=1, flags=re.MULTILINE)
+        assert count == 1
+    path.write_text(head + section + rest, encoding="utf-8")
+    return load_study(path)
+
+
+def test_more_processes_than_records_of_a_step_are_refused(ready: Study) -> None:
+    assert ended(started(with_settings(batch=1), 2)) == [2, 2]
+    said = Path("said.0").read_text(encoding="utf-8")
+    assert "mi-llm: finetune tiny-llama3: 2 processes\n  expected: at most 1: they share the 1 records of a step" in said
+    assert not (ready.folder / "finetune").exists()
+
+
+def test_processes_that_do_not_divide_a_step_are_told(ready: Study) -> None:
+    assert ended(started(with_settings(batch=3, epochs=1), 2)) == [0, 0]
+    line = "finetune tiny-llama3: 2 processes share 3 records a step unevenly: all wait for those that have 2\n"
+    assert line in Path("said.0").read_text(encoding="utf-8")
+    assert line not in Path("said.1").read_text(encoding="utf-8")
+
+
 # ---- before and after
 
 
@@ -465,7 +492,7 @@ def test_a_dry_run_counts_and_estimates_and_writes_nothing(ready: Study, capsys:
     dry_run(ready, "tiny-glm4")
     said = capsys.readouterr().out
     assert "finetune tiny-glm4: 8 records, 3 epochs" in said
-    assert "steps     6 of 4 records" in said
+    assert "steps     6 of 4 records (for at most 4 processes)" in said
     assert not (ready.folder / "finetune").exists()
 
 

@@ -206,6 +206,14 @@ def test_two_processes_give_the_same_file_as_one(ready: Study) -> None:
     assert outputs(ready, "tiny-glm4") == whole
 
 
+def test_more_processes_than_dialogs_are_refused(ready: Study) -> None:
+    write_rounds(ready.folder / "split" / "test_rounds.jsonl", [one for one in rounds_of(ready) if one.dialog == "case_1"])
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(command("tiny-glm4", *torchrun), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "mi-llm: respond tiny-glm4: 2 processes\n  expected: at most 1: they share 1 dialogs" in done.stderr
+
+
 LATE = """
 import os, sys, time
 from pathlib import Path

@@ -318,7 +318,7 @@ def forecast(
     parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in vars(way.memory).items())
     lines = [
         f"finetune {model}: {records} records, {options.epochs} epochs ({way.name})",
-        f"  steps     {math.ceil(records * options.epochs / whole)} of {whole} records",
+        f"  steps     {math.ceil(records * options.epochs / whole)} of {whole} records (for at most {whole} processes)",
         f"  tokens    {tokens * options.epochs}",
         f"  memory    {gib(way.memory.total)} estimated: {parts}",
     ]

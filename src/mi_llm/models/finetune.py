@@ -64,6 +64,7 @@ def finetune(study: Study, model: str) -> None:
     """Tune one model; see the module."""
     prepare_torch(study)
     processes, options, title = Processes(), study.finetune, f"finetune {model}"
+    refuse_idle(processes, options, title)
     torch.set_num_threads(max(1, study.threads // processes.beside))
     inputs, place = inputs_of(study, model), study.folder / "finetune" / model
     with (
@@ -95,6 +96,16 @@ def finetune(study: Study, model: str) -> None:
         if processes.main:
             save(study, model, out, adapted=adapted, taken=taken, progress=progress)
             resume.discard()
+
+
+def refuse_idle(processes: Processes, options: Finetune, title: str) -> None:
+    """Refuse more processes than a step has records; say so where they do not share them evenly."""
+    records = options.batch * options.accumulation
+    processes.refuse_idle(title, records, f"the {records} records of a step (finetune.batch × finetune.accumulation)")
+    if processes.main and records % processes.count:
+        most = math.ceil(records / processes.count)
+        uneven = f"{processes.count} processes share {records} records a step unevenly"
+        print(f"{title}: {uneven}: all wait for those that have {most}", file=sys.stderr)
 
 
 def inputs_of(study: Study, model: str) -> list[Path]:
@@ -568,6 +579,7 @@ def dry_run(study: Study, model: str) -> None:
             raise Problem(str(path), "missing", f"the input of finetune@{model}", "run the stages before it")
     prepare_torch(study)
     processes, options, folder = Processes(), study.finetune, checkpoint(study, model)
+    refuse_idle(processes, options, f"finetune {model}")
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     taken = records_of(study, model, tokenizer)
     lengths = [len(record.ids) for record in taken.encoded]

@@ -311,7 +311,10 @@ def respond(study: Study, model: str) -> None:
         stage(study, "respond", model, inputs) if processes.main else nullcontext(place) as out,
     ):
         rounds, journals = asked_rounds(study), dict[str, Journal]()
-        if study.respond.engine == "server":
+        dialogs = len({sample.dialog for sample in rounds})
+        local = study.respond.engine == "local"
+        processes.refuse_idle(title, dialogs if local else 1, f"{dialogs} dialogs" if local else "one server")
+        if not local:
             answers = answer_by_server(study, model, rounds, out)
             processes.all("answered")  # here each waits for the others
         else:
