@@ -15,10 +15,9 @@ import torch
 from peft import PeftModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mi_llm import storage
 from mi_llm.doctor import fitting, gpus, machine, ways_on
 from mi_llm.models import hub
-from mi_llm.models.base import header, load
+from mi_llm.models.base import config_of, header, load
 from mi_llm.models.estimate import (
     Card,
     Load,
@@ -68,7 +67,7 @@ def tuned(folder: Path, options: Finetune) -> tuple[PeftModel, Shape]:
     adapted = adapt(model, options, seed=1)
     make_ready(adapted, options)
     model.enable_input_require_grads()  # else the first layer is spared the gradient of its input
-    return adapted, shape_of(storage.read_json(folder / "config.json"))
+    return adapted, shape_of(config_of(folder))
 
 
 def passed(model: PeftModel, tokens: int) -> torch.Tensor:
@@ -151,6 +150,11 @@ def test_operations_are_those_of_a_real_step(name: str, checkpointing: bool, che
 def test_the_papers_models_have_the_sizes_that_are_known_of_them(options: Finetune) -> None:
     known = hub.entries(ROOT / "src/mi_llm/models/hub.yaml")
     assert [entry.shape.adapter(8) for entry in known.values()] == [19988480, 23797760, 20971520]
+    published = [entry.shape.adapter(8, entry.original.joined_qkv) for entry in known.values()]
+    assert published == [17891328, 21176320, 20971520]
+    told = (ROOT / "docs/determinism.md").read_text(encoding="utf-8")
+    for there, entry in zip(published, known.values(), strict=True):
+        assert f"| {there:,} | {entry.shape.adapter(8):,} |" in told
     assert weight_bytes(known["llama-3-8b-chinese"].shape, "bfloat16") == 16060522496
     four_bit = weight_bytes(known["llama-3-8b-chinese"].shape, "bfloat16", four_bit=True)
     assert 5.6e9 < four_bit < 5.8e9  # as bitsandbytes reports for Llama 3 8B with double quantisation

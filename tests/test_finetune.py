@@ -26,10 +26,12 @@ from ruamel.yaml import YAML
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from mi_llm import storage
 from mi_llm.cli import guarded
 from mi_llm.dialog import Dialog, Turn, write_dialogs
-from mi_llm.models.base import base, checkpoint, load
+from mi_llm.models.base import base, checkpoint, config_of, load
 from mi_llm.models.card import card, source_of
+from mi_llm.models.estimate import shape_of
 from mi_llm.models.finetune import (
     Resume,
     Training,
@@ -37,14 +39,12 @@ from mi_llm.models.finetune import (
     dry_run,
     finetune,
     fit,
-    four_bit,
     make_ready,
     order,
     records,
     records_of,
 )
 from mi_llm.models.packing import first_fit, shares
-from mi_llm.models.processes import Processes
 from mi_llm.models.template import FORMATS, IGNORED, LLAMA3, Encoded
 from mi_llm.problem import Problem
 from mi_llm.study import Finetune, Study
@@ -453,12 +453,6 @@ def test_too_little_memory_says_what_to_lower(ready: Study) -> None:
         resource.setrlimit(resource.RLIMIT_AS, limit)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here 4 bits are possible")
-def test_four_bits_need_an_nvidia_gpu(study: Study) -> None:
-    with pytest.raises(Problem, match=r"(?s)four_bit.*an NVIDIA GPU"):
-        four_bit(study.finetune, Processes())
-
-
 def with_settings(**changes: int) -> Study:
     """The study with other numbers in its section `finetune`."""
     path = Path("mini/params.yaml")
@@ -486,6 +480,30 @@ def test_processes_that_do_not_divide_a_step_are_told(ready: Study) -> None:
 
 
 # ---- before and after
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_config_that_leaves_out_what_transformers_adds_has_the_same_shape(ready: Study, model: str) -> None:
+    folder = checkpoint(ready, model)
+    whole, config = shape_of(config_of(folder)), storage.read_json(folder / "config.json")
+    left_out = {"attention_bias", "rope_parameters"}
+    if model != "tiny-glm4":  # whose class has other sizes than these as defaults
+        left_out |= {"head_dim"}
+    if model == "tiny-baichuan2":
+        left_out |= {"num_key_value_heads"}
+    storage.write_json(folder / "config.json", {key: value for key, value in config.items() if key not in left_out})
+    dry_run(ready, model)
+    assert shape_of(config_of(folder)) == whole
+
+
+def test_a_model_of_another_architecture_is_refused_in_words(ready: Study) -> None:
+    path = checkpoint(ready, "tiny-llama3") / "config.json"
+    path.write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    with pytest.raises(Problem, match=r"config\.json of a gpt2: no num_key_value_heads"):
+        dry_run(ready, "tiny-llama3")
+    path.write_text('{"model_type": "abacus"}', encoding="utf-8")
+    with pytest.raises(Problem, match=r"(?s)config\.json: .*an architecture of transformers' own classes"):
+        dry_run(ready, "tiny-llama3")
 
 
 def test_a_dry_run_counts_and_estimates_and_writes_nothing(ready: Study, capsys: pytest.CaptureFixture[str]) -> None:
@@ -516,15 +534,15 @@ def test_the_card_beside_the_adapter_tells_how_to_load_it_and_holds_no_path_of_t
 
 
 @pytest.mark.parametrize(
-    ("model", "repository", "duty", "converted"),
+    ("model", "repository", "duty", "converted", "joined"),
     [
-        ("baichuan2-7b", "baichuan-inc/Baichuan2-7B-Chat", "opensource@baichuan-inc.com", True),
-        ("glm-4-9b", "zai-org/glm-4-9b-chat-hf", 'begins with "glm-4"', False),
-        ("llama-3-8b-chinese", "shenzhi-wang/Llama3-8B-Chinese-Chat", 'begins with "Llama 3"', False),
+        ("baichuan2-7b", "baichuan-inc/Baichuan2-7B-Chat", "opensource@baichuan-inc.com", True, 17891328),
+        ("glm-4-9b", "zai-org/glm-4-9b-chat-hf", 'begins with "glm-4"', False, 21176320),
+        ("llama-3-8b-chinese", "shenzhi-wang/Llama3-8B-Chinese-Chat", 'begins with "Llama 3"', False, None),
     ],
 )
 def test_the_card_of_a_hub_model_names_its_commit_licence_and_duties(
-    model: str, repository: str, duty: str, converted: bool, workspace: Path
+    model: str, repository: str, duty: str, converted: bool, joined: int | None, workspace: Path
 ) -> None:
     paper = load_study(ROOT / "params.yaml")
     source = source_of(paper, model)
@@ -544,6 +562,8 @@ def test_the_card_of_a_hub_model_names_its_commit_licence_and_duties(
     assert (front["base_model"], front["base_model_revision"], front["library_name"]) == (repository, source.revision, "peft")
     assert (front["license"], front["language"]) == ("other", "zh")
     assert duty in text
+    assert ("are one matrix, to which LoRA gives one A" in text) is (joined is not None)
+    assert joined is None or f"the published layout has {joined} trainable parameters" in text
     loads = f"runs/paper/base/{model}/checkpoint" if converted else repository
     assert f'AutoModelForCausalLM.from_pretrained("{loads}"' in text
     assert "stated no licence" in text

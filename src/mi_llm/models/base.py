@@ -24,13 +24,14 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
 from mi_llm import storage
-from mi_llm.models import hub
+from mi_llm.models import estimate, hub
 from mi_llm.models.template import FORMATS, ChatFormat
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
@@ -160,7 +161,12 @@ def from_hub(study: Study, model: str) -> None:
         entry = hub.entry_of(study, model)
         hub.check_room(study, model, entry)
         hub.accept_licence(study, model, entry)
-        obtained = hub.obtain(study, model, entry)
+
+        def check_native(folder: Path) -> None:
+            if not convertible(folder):
+                check_config(folder, entry)
+
+        obtained = hub.obtain(study, model, entry, check_native)
         target = checkpoint(study, model)
         shutil.rmtree(target, ignore_errors=True)
         record: dict[str, Any] = {
@@ -177,6 +183,7 @@ def from_hub(study: Study, model: str) -> None:
             target.mkdir()
             for name in obtained.sha256:
                 put(obtained.folder / name, target / name)
+        check_config(target, entry)
         put(obtained.folder / entry.licence.file, out / "LICENCE" / entry.licence.file)
         parameters = check_weights(target)
         if parameters != entry.parameters:
@@ -227,6 +234,49 @@ def header(path: Path) -> dict[str, list[int]]:
     return {name: weight["shape"] for name, weight in described.items()}
 
 
+def config_of(folder: Path) -> PreTrainedConfig:
+    """A checkpoint's configuration as transformers loads it, with defaults for what config.json omits."""
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError) as error:
+        raise Problem(
+            str(folder / "config.json"),
+            " ".join(str(error).split())[:200],
+            "an architecture of transformers' own classes",
+            "use a model of such an architecture, or convert it first",
+        ) from error
+    return config
+
+
+def check_config(folder: Path, entry: hub.Entry) -> None:
+    """Compare a checkpoint's configuration with what its original says (hub.yaml); no weight shows a wrong rotary base."""
+    config, original = config_of(folder), entry.original
+    rope = config.rope_parameters
+    found = {
+        "rope_type": rope["rope_type"],
+        "rope_theta": rope["rope_theta"],
+        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0),
+        "rms_norm_eps": config.rms_norm_eps,
+        **estimate.shape_of(config).model_dump(),
+    }
+    stated = {"rope_type": "default", **original.model_dump(include=set(found)), **entry.shape.model_dump()}
+    differing = [name for name, value in stated.items() if found[name] != value]
+    if not differing:
+        return
+    remedy = f"correct the entry in hub.yaml if {original.repository} says otherwise; else get the files anew"
+    if original.repository != entry.repository:
+        remedy = (
+            f"use the original repository, {original.repository}, whose layout this stage converts: put its name, its commit and "
+            "the SHA-256 of its weight files into hub.yaml, from its pages; the bundle's makers could not see them"
+        )
+    raise Problem(
+        str(folder / "config.json"),
+        ", ".join(f"{name} {found[name]}" for name in differing),
+        ", ".join(f"{name} {stated[name]}" for name in differing) + f", as {original.repository} has it",
+        remedy,
+    )
+
+
 def check_weights(folder: Path) -> int:
     """Check that a checkpoint holds every weight its architecture has, whole, without loading one; returns their number.
 
@@ -238,9 +288,8 @@ def check_weights(folder: Path) -> int:
     found: dict[str, list[int]] = {}
     for name in files:
         found.update(header(folder / name))
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with torch.device("meta"):
-        wanted = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        wanted = AutoModelForCausalLM.from_config(config_of(folder), trust_remote_code=False)
     for name, weight in wanted.named_parameters():
         if found.get(name) != list(weight.shape):
             raise Problem(f"{folder}: {name}", f"{found.get(name, 'missing')}", f"a weight of {list(weight.shape)}", AGAIN)

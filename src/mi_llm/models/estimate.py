@@ -8,12 +8,13 @@ the room that CUDA takes) is an assumption, named below, and whatever depends on
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from mi_llm.problem import Problem
 from mi_llm.study import Finetune
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -47,20 +48,26 @@ class Shape(BaseModel):
     intermediate: PositiveInt
     vocabulary: PositiveInt
     fused_gate_up: bool = False
+    head_dim: PositiveInt = Field(default_factory=lambda sizes: sizes["hidden"] // sizes["heads"])
     qkv_bias: bool = False
     tied: bool = False
 
     @property
+    def query(self) -> int:
+        """Width of a layer's queries."""
+        return self.head_dim * self.heads
+
+    @property
     def key_value(self) -> int:
         """Width of a layer's keys, and of its values."""
-        return self.hidden // self.heads * self.key_value_heads
+        return self.head_dim * self.key_value_heads
 
     @property
     def linears(self) -> list[tuple[int, int]]:
         """Inputs and outputs of each linear layer of one decoder layer."""
         up = [(self.hidden, 2 * self.intermediate)] if self.fused_gate_up else 2 * [(self.hidden, self.intermediate)]
-        attention = [(self.hidden, width) for width in (self.hidden, self.key_value, self.key_value, self.hidden)]
-        return [*attention, *up, (self.intermediate, self.hidden)]
+        attention = [(self.hidden, width) for width in (self.query, self.key_value, self.key_value)]
+        return [*attention, (self.query, self.hidden), *up, (self.intermediate, self.hidden)]
 
     @property
     def linear(self) -> int:
@@ -75,28 +82,41 @@ class Shape(BaseModel):
     @property
     def parameters(self) -> int:
         """All parameters, a tied output head counted once."""
-        biases = self.layers * (self.hidden + 2 * self.key_value) if self.qkv_bias else 0
+        biases = self.layers * (self.query + 2 * self.key_value) if self.qkv_bias else 0
         norms = (2 * self.layers + 1) * self.hidden
         return self.linear + self.embedding * (1 if self.tied else 2) + biases + norms
 
-    def adapter(self, rank: int) -> int:
-        """Parameters of LoRA matrices of this rank on every linear layer but the output head (Hu et al. 2021, section 4.1)."""
-        return self.layers * sum(rank * (inputs + outputs) for inputs, outputs in self.linears)
+    def adapter(self, rank: int, joined_qkv: bool = False) -> int:
+        """Parameters of LoRA matrices of this rank on every linear layer but the output head (Hu et al. 2021, section 4.1).
+
+        `joined_qkv`: as many as there are where queries, keys and values are one matrix, which has one A in place of three.
+        """
+        fewer = 2 * self.hidden if joined_qkv else 0
+        return self.layers * rank * (sum(inputs + outputs for inputs, outputs in self.linears) - fewer)
 
 
-def shape_of(config: Mapping[str, Any]) -> Shape:
-    """The shape that a native checkpoint's `config.json` tells."""
-    return Shape(
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        heads=config["num_attention_heads"],
-        key_value_heads=config["num_key_value_heads"],
-        intermediate=config["intermediate_size"],
-        vocabulary=config["vocab_size"],
-        fused_gate_up=config["model_type"] == "glm",
-        qkv_bias=config["attention_bias"],
-        tied=config["tie_word_embeddings"],
-    )
+def shape_of(config: Any) -> Shape:
+    """The shape that a checkpoint's configuration tells, as transformers loads it: with defaults for what config.json omits."""
+    try:
+        return Shape(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=config.num_attention_heads,
+            key_value_heads=config.num_key_value_heads,
+            intermediate=config.intermediate_size,
+            vocabulary=config.vocab_size,
+            fused_gate_up=config.model_type == "glm",
+            head_dim=config.head_dim,
+            qkv_bias=config.attention_bias,
+            tied=config.tie_word_embeddings,
+        )
+    except AttributeError as error:
+        raise Problem(
+            f"config.json of a {config.model_type}",
+            f"no {error.name}",
+            "the sizes of a Llama or GLM decoder",
+            "use a model of one of these architectures",
+        ) from None
 
 
 def weight_bytes(shape: Shape, precision: str, four_bit: bool = False) -> float:
@@ -116,9 +136,9 @@ def layer_bytes(shape: Shape, precision: str, rank: int, dropout: bool = False) 
     of its own, and a mask that takes as much (on a GPU, less).
     """
     size, hidden, wide = BYTES[precision], shape.hidden, shape.intermediate
-    inputs = 2 * sum(width for width, _ in shape.linears) if dropout else 3 * hidden + wide
+    inputs = 2 * sum(width for width, _ in shape.linears) if dropout else 2 * hidden + shape.query + wide
     inputs += rank * len(shape.linears)
-    attention = size * 2 * (hidden + shape.key_value) + 4 * shape.heads
+    attention = size * 2 * (shape.query + shape.key_value) + 4 * shape.heads
     return size * inputs + attention + size * 3 * wide + 2 * (size * hidden + 4)
 
 
@@ -127,11 +147,11 @@ def flops_per_token(shape: Shape, rank: int, checkpointing: bool, context: float
 
     A weight takes 2 operations forward and 2 for the gradient of its input; a frozen one needs no gradient of its own, the
     adapter's does (2 more). Checkpointing computes the forward pass of all decoder layers but the last once more. Attention
-    (scores and weighted sum, half of the record on average): 4 × hidden × context / 2 a layer, twice that backward (Kaplan et
-    al. 2020, Table 1; Chowdhery et al. 2022, appendix B).
+    (scores and weighted sum, half of the record on average): 4 × width of the queries × context / 2 a layer, twice that backward
+    (Kaplan et al. 2020, Table 1; Chowdhery et al. 2022, appendix B).
     """
     again = int(checkpointing) * (1 - 1 / shape.layers)
-    attention = shape.layers * 4 * shape.hidden * context / 2
+    attention = shape.layers * 4 * shape.query * context / 2
     frozen = shape.linear * (4 + 2 * again) + shape.embedding * 4
     return frozen + shape.adapter(rank) * (6 + 2 * again) + attention * (3 + again)
 

@@ -50,7 +50,7 @@ from transformers import (
 from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.models import card, estimate
-from mi_llm.models.base import PRECISION, chat_format, checkpoint, is_out_of_memory, load, prepare_torch
+from mi_llm.models.base import PRECISION, chat_format, checkpoint, config_of, is_out_of_memory, load, prepare_torch
 from mi_llm.models.gradients import write_out
 from mi_llm.models.packing import ATTENTION, Batch, loss_sum, pack, pad, shares
 from mi_llm.models.processes import Processes
@@ -223,7 +223,7 @@ def is_shared(folder: Path, options: Finetune, processes: Processes) -> bool:
         return False
     if told or processes.device.type != "cuda":
         return told
-    shape = estimate.shape_of(storage.read_json(folder / "config.json"))
+    shape = estimate.shape_of(config_of(folder))
     room = torch.cuda.get_device_properties(processes.device).total_memory
     return not estimate.plan(shape, options, estimate.worst(options), room, processes=processes.count).fits
 
@@ -594,7 +594,7 @@ def dry_run(study: Study, model: str) -> None:
         labelled=sum(labelled(taken.encoded[place]) for place in largest),
         context=sum(lengths) / len(lengths),
     )
-    shape = estimate.shape_of(storage.read_json(folder / "config.json"))
+    shape = estimate.shape_of(config_of(folder))
     if processes.main:
         text = estimate.forecast(
             model, shape, options, estimate.here(), load,
