@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from mi_llm.models.estimate import (
     Card,
     Load,
     Shape,
+    after_tuning,
     flops_per_token,
     forecast,
     layer_bytes,
@@ -266,8 +268,10 @@ def test_what_keeps_the_papers_models_from_a_machine_is_listed(
     monkeypatch.setenv("PATH", f"{driver(tmp_path, 'Tesla V100-SXM2-16GB, 16384, 7.0')}:{os.environ['PATH']}")
     missing = fitting(paper, machine())
     assert "Tesla V100-SXM2-16GB has no BF16 arithmetic" in missing
-    (line,) = (line for line in missing if line.startswith("glm-4-9b"))
-    assert line.startswith("glm-4-9b does not fit as params.yaml sets finetune; 4-bit base, checkpointing: ")
+    tuning, *after = (line for line in missing if line.startswith("glm-4-9b"))
+    assert tuning.startswith("glm-4-9b does not fit as params.yaml sets finetune; 4-bit base, checkpointing: ")
+    assert [line.split(",")[0] for line in after] == [f"glm-4-9b does not fit in {stage}" for stage in ("respond", "simulate")]
+    assert "finetune.four_bit: true would fit, with 11.3 GiB" in after[0]
     four_bit = paper.model_copy(update={"finetune": paper.finetune.model_copy(update={"four_bit": True})})
     wanted = any("bitsandbytes" in line for line in fitting(four_bit, machine()))
     assert wanted is (find_spec("bitsandbytes") is None)
@@ -284,6 +288,35 @@ def test_a_model_that_fits_nowhere_is_said_to(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(ROOT)
     paper: Study = load_study(Path("params.yaml"))
     (row, *_) = ways_on(Card("GeForce GTX 1050", 2 * GIB, None), paper)
-    assert row.startswith("  baichuan2-7b        no way does: the least is 4-bit base, checkpointing, 8.5 GiB")
+    assert row.startswith("  baichuan2-7b        no way does: the least is 4-bit base, 43.1 GiB")
     (row, *_) = ways_on(Card("Some Card", 80 * GIB, None), paper)
     assert row.endswith("time not known")
+
+
+def test_a_way_is_promised_only_where_the_stages_after_it_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    paper, card = load_study(Path("params.yaml")), Card("Some Card", 24 * GIB, None)
+    rows = ways_on(card, paper)
+    assert rows[0] == "  baichuan2-7b        no way does: the least is 4-bit base, 43.1 GiB"  # fine-tuning would take 17.3 GiB
+    assert "  baichuan2-7b does not fit in simulate, which takes 30.6 GiB as params.yaml sets it; " in rows[2]
+    settings = re.search(r"; respond\.batch: (\d+) would fit, with 23\.1 GiB$", rows[2])
+    assert settings
+    shape = hub.entry_of(paper, "baichuan2-7b").shape
+    for batch, fits in ((int(settings[1]), True), (int(settings[1]) + 1, False)):
+        smaller = paper.model_copy(update={"respond": paper.respond.model_copy(update={"batch": batch})})
+        need = after_tuning(smaller, "baichuan2-7b", shape, four_bit=False)["simulate"]
+        assert (need.total <= card.memory) is fits
+
+
+def test_stages_that_another_machine_or_people_do_take_no_memory_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    paper, shape = load_study(Path("params.yaml")), Shape.model_validate(LLAMA)
+    people = paper.model_copy(update={"simulate": paper.simulate.model_copy(update={"client": "person"})})
+    served = paper.model_copy(update={"respond": paper.respond.model_copy(update={"engine": "server"})})
+    liked = paper.model_copy(update={"prefer": paper.prefer.model_copy(update={"models": ("glm-4-9b",)})})
+    stages = [[*after_tuning(study, "glm-4-9b", shape, four_bit=False)] for study in (paper, people, served, liked)]
+    assert stages == [["respond", "simulate"], ["respond"], [], ["respond", "simulate", "prefer"]]
+    halved = [after_tuning(paper, "glm-4-9b", shape, four_bit)["respond"] for four_bit in (False, True)]
+    assert halved[0].weights == weight_bytes(shape, "bfloat16")
+    assert halved[1].weights == weight_bytes(shape, "bfloat16", four_bit=True)
+    assert halved[0].keys_and_values == halved[1].keys_and_values

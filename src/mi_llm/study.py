@@ -344,6 +344,10 @@ class Study(Section):
             raise ValueError(f"prefer.models names {unknown[0]}, which is not among models: {', '.join(self.models)}")
         if self.simulate.client == "scripted" and self.simulate.profiles == "release":
             raise ValueError("simulate.client is scripted, but the authors' outlines have no script: llm or person")
+        if self.finetune.four_bit and self.respond.adapter == "merged":
+            raise ValueError("respond.adapter is merged, but no adapter can be merged into the 4-bit base of finetune.four_bit")
+        if self.finetune.four_bit and self.prefer.models:
+            raise ValueError("prefer.models names a model, but no adapter can be merged into the 4-bit base of finetune.four_bit")
         if self.split.test != "transcribed" and "release" not in self.corpora:
             raise ValueError(f"split.test is {self.split.test}, so corpora must include release")
         total = sum(self.transcribe.sample.values())

@@ -22,7 +22,7 @@ from mi_llm.construct.cassette import Question, text_of
 from mi_llm.construct.record import record
 from mi_llm.dialog import Dialog, Round, Turn, features, read_dialogs, write_dialogs
 from mi_llm.miti.clients import Profile, Scripted, bundled, outlined
-from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
+from mi_llm.models.base import chat_format, checkpoint, load_base, prepare_torch
 from mi_llm.models.branching import Branching, branching_attention, greedy
 from mi_llm.models.respond import (
     ARMS,
@@ -77,7 +77,7 @@ def waiting_round(talk: Talk, name: str) -> Round:
 def local_counselors(study: Study, model: str) -> Iterator[dict[str, Counselor]]:
     """Both arms as counselors, from one loaded base; greedy, or sampled with a seed for each volley, as `respond` has it."""
     options, form = study.respond, chat_format(study, model)
-    loaded, tokenizer = load(checkpoint(study, model), options.precision)
+    loaded, tokenizer = load_base(study, model, options.precision)
     branching_attention(loaded)
     tuned = PeftModel.from_pretrained(loaded, study.folder / "finetune" / model / "adapter").eval()
 

@@ -15,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,28 @@ def load(
             "end what else uses that memory, serve fewer models at once; `mi-llm doctor` says what fits",
         ) from error
     return model, tokenizer
+
+
+def load_base(
+    study: Study, model: str, precision: str, *, in_main_memory: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a study's base model, as every stage does: in 4 bits if `finetune.four_bit` says so, so that an adapter meets the
+    base that it was trained on.
+    """
+    quantization = four_bit(precision) if study.finetune.four_bit else None
+    return load(checkpoint(study, model), precision, in_main_memory=in_main_memory, quantization=quantization)
+
+
+def four_bit(precision: str) -> BitsAndBytesConfig:
+    """NF4 with double quantization, as in QLoRA (Dettmers et al. 2023) and LLaMA-Factory; computes in `precision`."""
+    if find_spec("bitsandbytes") is None:  # not in the lock: only a 4-bit base needs it
+        raise Problem("finetune.four_bit", "true", "the package bitsandbytes", "pip install bitsandbytes, into this environment")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=PRECISION[precision],
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -135,7 +135,8 @@ class Opening:
             own[0][number, :, : self.sizes[number]], own[1][number, :, : self.sizes[number]] = key[0], value[0]
             keys, values = torch.cat([trunk[0][:, :, :fork], key], 2), torch.cat([trunk[1][:, :, :fork], value], 2)
             parts.append(scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True))
-        self.talk.layers[layer] = Memory((trunk[0][0], trunk[1][0]), (own[0], own[1]))
+        kept = [piece[0] if length else piece[0].clone() for piece in trunk]  # a view of no tokens would hold the whole row
+        self.talk.layers[layer] = Memory((kept[0], kept[1]), (own[0], own[1]))
         return torch.cat(parts, 2)
 
 

@@ -28,7 +28,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,6 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 from transformers import (
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     get_cosine_schedule_with_warmup,
@@ -50,7 +48,7 @@ from transformers import (
 from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.models import card, estimate
-from mi_llm.models.base import PRECISION, chat_format, checkpoint, config_of, is_out_of_memory, load, prepare_torch
+from mi_llm.models.base import chat_format, checkpoint, config_of, is_out_of_memory, load_base, prepare_torch
 from mi_llm.models.gradients import write_out
 from mi_llm.models.packing import ATTENTION, Batch, loss_sum, pack, pad, shares
 from mi_llm.models.processes import Processes
@@ -73,8 +71,7 @@ def finetune(study: Study, model: str) -> None:
     ):
         identity = processes.from_main(identity_of(study, inputs) if processes.main else "")
         shared = is_shared(checkpoint(study, model), options, processes)
-        quantization = four_bit(options, processes) if options.four_bit else None
-        loaded, tokenizer = load(checkpoint(study, model), options.precision, in_main_memory=shared, quantization=quantization)
+        loaded, tokenizer = load_base(study, model, options.precision, in_main_memory=shared)
         taken = records_of(study, model, tokenizer)
         seed = study.seed_of("finetune", model)
         adapted = adapt(loaded, options, seed)
@@ -226,20 +223,6 @@ def is_shared(folder: Path, options: Finetune, processes: Processes) -> bool:
     shape = estimate.shape_of(config_of(folder))
     room = torch.cuda.get_device_properties(processes.device).total_memory
     return not estimate.plan(shape, options, estimate.worst(options), room, processes=processes.count).fits
-
-
-def four_bit(options: Finetune, processes: Processes) -> BitsAndBytesConfig:
-    """NF4 with double quantisation, as in QLoRA (Dettmers et al. 2023) and LLaMA-Factory."""
-    if processes.device.type != "cuda":
-        raise Problem("finetune.four_bit", "true, on a machine without CUDA", "an NVIDIA GPU", "set finetune.four_bit: false")
-    if find_spec("bitsandbytes") is None:  # not in the lock: only a 4-bit base needs it
-        raise Problem("finetune.four_bit", "true", "the package bitsandbytes", "pip install bitsandbytes, into this environment")
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=PRECISION[options.precision],
-    )
 
 
 def lora_of(options: Finetune) -> LoraConfig:

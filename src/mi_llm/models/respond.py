@@ -26,7 +26,7 @@ from mi_llm import prompts, storage
 from mi_llm.construct.cassette import Cassette, Question, key_of
 from mi_llm.construct.record import record
 from mi_llm.dialog import Round, Turn, read_rounds
-from mi_llm.models.base import chat_format, checkpoint, is_out_of_memory, load, prepare_torch
+from mi_llm.models.base import chat_format, checkpoint, is_out_of_memory, load_base, prepare_torch
 from mi_llm.models.branching import Branching, Choose, Plan, branching_attention, drawn, greedy, plan
 from mi_llm.models.processes import Processes
 from mi_llm.models.template import ChatFormat, Message, messages, prompt
@@ -193,7 +193,7 @@ def enough_memory(title: str, batch: int) -> Iterator[None]:
 def answer_locally(study: Study, model: str, rounds: Sequence[Round], journals: dict[str, Journal]) -> dict[str, list[Answer]]:
     """The answers of both arms, from one loaded base; empty for all processes but the first."""
     processes, form = Processes(), chat_format(study, model)
-    loaded, tokenizer = load(checkpoint(study, model), study.respond.precision)
+    loaded, tokenizer = load_base(study, model, study.respond.precision)
     branching_attention(loaded)
     tuned: torch.nn.Module = PeftModel.from_pretrained(loaded, study.folder / "finetune" / model / "adapter").eval()
     found: dict[str, list[Answer]] = {}

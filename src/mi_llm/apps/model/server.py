@@ -33,7 +33,7 @@ from mi_llm.apps.model.door import Door
 from mi_llm.apps.model.engine import Asked, Closing, Engine, Finish, Full, Piece, Reply, Told
 from mi_llm.apps.model.metrics import Metrics
 from mi_llm.apps.model.protocol import Answer, ChatRequest, Error, Refusal, described, event, invalid, usage
-from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
+from mi_llm.models.base import chat_format, checkpoint, load_base, prepare_torch
 from mi_llm.models.branching import branching_attention
 from mi_llm.models.respond import ARMS, served_name
 from mi_llm.models.template import ChatFormat, prompt
@@ -84,7 +84,7 @@ def adapter(study: Study, model: str) -> Path:
 def opened(study: Study, model: str, queue: int, tell: Callable[[Told], None]) -> Served:
     """Load a model with its adapter, and start the thread that writes its replies."""
     try:
-        loaded, tokenizer = load(checkpoint(study, model), study.respond.precision)
+        loaded, tokenizer = load_base(study, model, study.respond.precision)
         branching_attention(loaded)
         tuned = PeftModel.from_pretrained(loaded, adapter(study, model)).eval()
     except torch.OutOfMemoryError:
