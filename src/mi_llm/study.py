@@ -156,7 +156,8 @@ class Finetune(Section):
     `instruction`: the file with the fixed instruction. `records`: a dialog, or a round with its history, a record; or as the
     authors' training file has them. `max_samples`: only the first so many records. `loss`: on all counselor turns of a record
     or on its last. `packed`: the tokens of a step's records in one row, each attending to its own only; else padded.
-    `checkpointing`: compute activations again in the backward pass, to save memory. `four_bit`: keep the frozen base in 4 bits.
+    `checkpointing`: compute activations again in the backward pass, to save memory. `four_bit`: keep the frozen base in 4 bits,
+    here and in every stage that answers with it.
     """
 
     instruction: str
