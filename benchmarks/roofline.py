@@ -63,7 +63,7 @@ def random_model(shape: Shape, precision: str, device: torch.device) -> PreTrain
         hidden_size=shape.hidden,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.key_value_heads,
-        head_dim=shape.hidden // shape.heads,
+        head_dim=shape.head_dim,
         intermediate_size=shape.intermediate,
         vocab_size=shape.vocabulary,
         attention_bias=shape.qkv_bias,

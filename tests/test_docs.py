@@ -178,6 +178,17 @@ def test_commands_for_a_finished_study_run(page: Path, finished: Path, tmp_path:
             do(block, folder)
 
 
+def test_the_jobs_for_a_cluster_have_no_more_processes_than_a_step_has_records() -> None:
+    options = load(ROOT / "params.yaml").finetune
+    text = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+    (slurm,) = re.findall(r"^#SBATCH --nodes=(\d+)$", text, re.M)
+    found = [
+        int(nodes or slurm) * int(each) for nodes, each in re.findall(r"--nnodes (?:(\d+)|\S+) --nproc_per_node (\d+)", text)
+    ]
+    assert len(found) == 2
+    assert max(found) <= options.batch * options.accumulation
+
+
 def test_two_nodes_tune_an_added_model(clone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(clone, folder, symlinks=True)
@@ -193,7 +204,7 @@ def test_two_nodes_tune_an_added_model(clone: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         head = f"127.0.0.1:{free.getsockname()[1]}"
-    for theirs, ours in {"glm-4-9b": "my-llama", "HEAD:29500": head, "_node 8": "_node 1"}.items():
+    for theirs, ours in {"glm-4-9b": "my-llama", "HEAD:29500": head, "_node 4": "_node 1"}.items():
         found = [text.replace(theirs, ours) for text in found]
     node, commit = (re.sub(r" (params|dvc)\.yaml", r" mine/\1.yaml", text) for text in found)
     bash(f"{node} & {node}; wait $!", folder)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,14 +16,14 @@ import torch
 from peft import PeftModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mi_llm import storage
 from mi_llm.doctor import fitting, gpus, machine, ways_on
 from mi_llm.models import hub
-from mi_llm.models.base import header, load
+from mi_llm.models.base import config_of, header, load
 from mi_llm.models.estimate import (
     Card,
     Load,
     Shape,
+    after_tuning,
     flops_per_token,
     forecast,
     layer_bytes,
@@ -68,7 +69,7 @@ def tuned(folder: Path, options: Finetune) -> tuple[PeftModel, Shape]:
     adapted = adapt(model, options, seed=1)
     make_ready(adapted, options)
     model.enable_input_require_grads()  # else the first layer is spared the gradient of its input
-    return adapted, shape_of(storage.read_json(folder / "config.json"))
+    return adapted, shape_of(config_of(folder))
 
 
 def passed(model: PeftModel, tokens: int) -> torch.Tensor:
@@ -151,6 +152,11 @@ def test_operations_are_those_of_a_real_step(name: str, checkpointing: bool, che
 def test_the_papers_models_have_the_sizes_that_are_known_of_them(options: Finetune) -> None:
     known = hub.entries(ROOT / "src/mi_llm/models/hub.yaml")
     assert [entry.shape.adapter(8) for entry in known.values()] == [19988480, 23797760, 20971520]
+    published = [entry.shape.adapter(8, entry.original.joined_qkv) for entry in known.values()]
+    assert published == [17891328, 21176320, 20971520]
+    told = (ROOT / "docs/determinism.md").read_text(encoding="utf-8")
+    for there, entry in zip(published, known.values(), strict=True):
+        assert f"| {there:,} | {entry.shape.adapter(8):,} |" in told
     assert weight_bytes(known["llama-3-8b-chinese"].shape, "bfloat16") == 16060522496
     four_bit = weight_bytes(known["llama-3-8b-chinese"].shape, "bfloat16", four_bit=True)
     assert 5.6e9 < four_bit < 5.8e9  # as bitsandbytes reports for Llama 3 8B with double quantisation
@@ -178,7 +184,7 @@ def test_a_forecast_says_what_a_run_takes_and_what_would_fit_instead(options: Fi
     said = forecast("llama-3-8b-chinese", shape, options, small, worst(options), records=2000, tokens=1_000_000)
     lines = said.splitlines()
     assert lines[0] == "finetune llama-3-8b-chinese: 2000 records, 3 epochs (checkpointing)"
-    assert lines[1].split() == ["steps", "750", "of", "8", "records"]
+    assert lines[1].split() == ["steps", "750", "of", "8", "records", "(for", "at", "most", "8", "processes)"]
     assert lines[2].split() == ["tokens", "3000000"]
     assert "estimated" in lines[3]
     assert lines[4].split()[1:] == [
@@ -262,8 +268,10 @@ def test_what_keeps_the_papers_models_from_a_machine_is_listed(
     monkeypatch.setenv("PATH", f"{driver(tmp_path, 'Tesla V100-SXM2-16GB, 16384, 7.0')}:{os.environ['PATH']}")
     missing = fitting(paper, machine())
     assert "Tesla V100-SXM2-16GB has no BF16 arithmetic" in missing
-    (line,) = (line for line in missing if line.startswith("glm-4-9b"))
-    assert line.startswith("glm-4-9b does not fit as params.yaml sets finetune; 4-bit base, checkpointing: ")
+    tuning, *after = (line for line in missing if line.startswith("glm-4-9b"))
+    assert tuning.startswith("glm-4-9b does not fit as params.yaml sets finetune; 4-bit base, checkpointing: ")
+    assert [line.split(",")[0] for line in after] == [f"glm-4-9b does not fit in {stage}" for stage in ("respond", "simulate")]
+    assert "finetune.four_bit: true would fit, with 11.3 GiB" in after[0]
     four_bit = paper.model_copy(update={"finetune": paper.finetune.model_copy(update={"four_bit": True})})
     wanted = any("bitsandbytes" in line for line in fitting(four_bit, machine()))
     assert wanted is (find_spec("bitsandbytes") is None)
@@ -280,6 +288,35 @@ def test_a_model_that_fits_nowhere_is_said_to(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(ROOT)
     paper: Study = load_study(Path("params.yaml"))
     (row, *_) = ways_on(Card("GeForce GTX 1050", 2 * GIB, None), paper)
-    assert row.startswith("  baichuan2-7b        no way does: the least is 4-bit base, checkpointing, 8.5 GiB")
+    assert row.startswith("  baichuan2-7b        no way does: the least is 4-bit base, 43.1 GiB")
     (row, *_) = ways_on(Card("Some Card", 80 * GIB, None), paper)
     assert row.endswith("time not known")
+
+
+def test_a_way_is_promised_only_where_the_stages_after_it_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    paper, card = load_study(Path("params.yaml")), Card("Some Card", 24 * GIB, None)
+    rows = ways_on(card, paper)
+    assert rows[0] == "  baichuan2-7b        no way does: the least is 4-bit base, 43.1 GiB"  # fine-tuning would take 17.3 GiB
+    assert "  baichuan2-7b does not fit in simulate, which takes 30.6 GiB as params.yaml sets it; " in rows[2]
+    settings = re.search(r"; respond\.batch: (\d+) would fit, with 23\.1 GiB$", rows[2])
+    assert settings
+    shape = hub.entry_of(paper, "baichuan2-7b").shape
+    for batch, fits in ((int(settings[1]), True), (int(settings[1]) + 1, False)):
+        smaller = paper.model_copy(update={"respond": paper.respond.model_copy(update={"batch": batch})})
+        need = after_tuning(smaller, "baichuan2-7b", shape, four_bit=False)["simulate"]
+        assert (need.total <= card.memory) is fits
+
+
+def test_stages_that_another_machine_or_people_do_take_no_memory_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    paper, shape = load_study(Path("params.yaml")), Shape.model_validate(LLAMA)
+    people = paper.model_copy(update={"simulate": paper.simulate.model_copy(update={"client": "person"})})
+    served = paper.model_copy(update={"respond": paper.respond.model_copy(update={"engine": "server"})})
+    liked = paper.model_copy(update={"prefer": paper.prefer.model_copy(update={"models": ("glm-4-9b",)})})
+    stages = [[*after_tuning(study, "glm-4-9b", shape, four_bit=False)] for study in (paper, people, served, liked)]
+    assert stages == [["respond", "simulate"], ["respond"], [], ["respond", "simulate", "prefer"]]
+    halved = [after_tuning(paper, "glm-4-9b", shape, four_bit)["respond"] for four_bit in (False, True)]
+    assert halved[0].weights == weight_bytes(shape, "bfloat16")
+    assert halved[1].weights == weight_bytes(shape, "bfloat16", four_bit=True)
+    assert halved[0].keys_and_values == halved[1].keys_and_values

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -25,10 +26,12 @@ from ruamel.yaml import YAML
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from mi_llm import storage
 from mi_llm.cli import guarded
 from mi_llm.dialog import Dialog, Turn, write_dialogs
-from mi_llm.models.base import base, checkpoint, load
+from mi_llm.models.base import base, checkpoint, config_of, load
 from mi_llm.models.card import card, source_of
+from mi_llm.models.estimate import shape_of
 from mi_llm.models.finetune import (
     Resume,
     Training,
@@ -36,14 +39,12 @@ from mi_llm.models.finetune import (
     dry_run,
     finetune,
     fit,
-    four_bit,
     make_ready,
     order,
     records,
     records_of,
 )
 from mi_llm.models.packing import first_fit, shares
-from mi_llm.models.processes import Processes
 from mi_llm.models.template import FORMATS, IGNORED, LLAMA3, Encoded
 from mi_llm.problem import Problem
 from mi_llm.study import Finetune, Study
@@ -452,20 +453,64 @@ def test_too_little_memory_says_what_to_lower(ready: Study) -> None:
         resource.setrlimit(resource.RLIMIT_AS, limit)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here 4 bits are possible")
-def test_four_bits_need_an_nvidia_gpu(study: Study) -> None:
-    with pytest.raises(Problem, match=r"(?s)four_bit.*an NVIDIA GPU"):
-        four_bit(study.finetune, Processes())
+def with_settings(**changes: int) -> Study:
+    """The study with other numbers in its section `finetune`."""
+    path = Path("mini/params.yaml")
+    text = path.read_text(encoding="utf-8")
+    head, section, rest = text.partition("\nfinetune:\n")
+    for name, value in changes.items():
+        rest, count = re.subn(rf"^  {name}: \d+", f"  {name}: {value}", rest, count=1, flags=re.MULTILINE)
+        assert count == 1
+    path.write_text(head + section + rest, encoding="utf-8")
+    return load_study(path)
+
+
+def test_more_processes_than_records_of_a_step_are_refused(ready: Study) -> None:
+    assert ended(started(with_settings(batch=1), 2)) == [2, 2]
+    said = Path("said.0").read_text(encoding="utf-8")
+    assert "mi-llm: finetune tiny-llama3: 2 processes\n  expected: at most 1: they share the 1 records of a step" in said
+    assert not (ready.folder / "finetune").exists()
+
+
+def test_processes_that_do_not_divide_a_step_are_told(ready: Study) -> None:
+    assert ended(started(with_settings(batch=3, epochs=1), 2)) == [0, 0]
+    line = "finetune tiny-llama3: 2 processes share 3 records a step unevenly: all wait for those that have 2\n"
+    assert line in Path("said.0").read_text(encoding="utf-8")
+    assert line not in Path("said.1").read_text(encoding="utf-8")
 
 
 # ---- before and after
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_config_that_leaves_out_what_transformers_adds_has_the_same_shape(ready: Study, model: str) -> None:
+    folder = checkpoint(ready, model)
+    whole, config = shape_of(config_of(folder)), storage.read_json(folder / "config.json")
+    left_out = {"attention_bias", "rope_parameters"}
+    if model != "tiny-glm4":  # whose class has other sizes than these as defaults
+        left_out |= {"head_dim"}
+    if model == "tiny-baichuan2":
+        left_out |= {"num_key_value_heads"}
+    storage.write_json(folder / "config.json", {key: value for key, value in config.items() if key not in left_out})
+    dry_run(ready, model)
+    assert shape_of(config_of(folder)) == whole
+
+
+def test_a_model_of_another_architecture_is_refused_in_words(ready: Study) -> None:
+    path = checkpoint(ready, "tiny-llama3") / "config.json"
+    path.write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    with pytest.raises(Problem, match=r"config\.json of a gpt2: no num_key_value_heads"):
+        dry_run(ready, "tiny-llama3")
+    path.write_text('{"model_type": "abacus"}', encoding="utf-8")
+    with pytest.raises(Problem, match=r"(?s)config\.json: .*an architecture of transformers' own classes"):
+        dry_run(ready, "tiny-llama3")
 
 
 def test_a_dry_run_counts_and_estimates_and_writes_nothing(ready: Study, capsys: pytest.CaptureFixture[str]) -> None:
     dry_run(ready, "tiny-glm4")
     said = capsys.readouterr().out
     assert "finetune tiny-glm4: 8 records, 3 epochs" in said
-    assert "steps     6 of 4 records" in said
+    assert "steps     6 of 4 records (for at most 4 processes)" in said
     assert not (ready.folder / "finetune").exists()
 
 
@@ -489,15 +534,15 @@ def test_the_card_beside_the_adapter_tells_how_to_load_it_and_holds_no_path_of_t
 
 
 @pytest.mark.parametrize(
-    ("model", "repository", "duty", "converted"),
+    ("model", "repository", "duty", "converted", "joined"),
     [
-        ("baichuan2-7b", "baichuan-inc/Baichuan2-7B-Chat", "opensource@baichuan-inc.com", True),
-        ("glm-4-9b", "zai-org/glm-4-9b-chat-hf", 'begins with "glm-4"', False),
-        ("llama-3-8b-chinese", "shenzhi-wang/Llama3-8B-Chinese-Chat", 'begins with "Llama 3"', False),
+        ("baichuan2-7b", "baichuan-inc/Baichuan2-7B-Chat", "opensource@baichuan-inc.com", True, 17891328),
+        ("glm-4-9b", "zai-org/glm-4-9b-chat-hf", 'begins with "glm-4"', False, 21176320),
+        ("llama-3-8b-chinese", "shenzhi-wang/Llama3-8B-Chinese-Chat", 'begins with "Llama 3"', False, None),
     ],
 )
 def test_the_card_of_a_hub_model_names_its_commit_licence_and_duties(
-    model: str, repository: str, duty: str, converted: bool, workspace: Path
+    model: str, repository: str, duty: str, converted: bool, joined: int | None, workspace: Path
 ) -> None:
     paper = load_study(ROOT / "params.yaml")
     source = source_of(paper, model)
@@ -517,6 +562,8 @@ def test_the_card_of_a_hub_model_names_its_commit_licence_and_duties(
     assert (front["base_model"], front["base_model_revision"], front["library_name"]) == (repository, source.revision, "peft")
     assert (front["license"], front["language"]) == ("other", "zh")
     assert duty in text
+    assert ("are one matrix, to which LoRA gives one A" in text) is (joined is not None)
+    assert joined is None or f"the published layout has {joined} trainable parameters" in text
     loads = f"runs/paper/base/{model}/checkpoint" if converted else repository
     assert f'AutoModelForCausalLM.from_pretrained("{loads}"' in text
     assert "stated no licence" in text

@@ -163,6 +163,7 @@ def pinned(server: Hub, name: str = "tiny-llama3", **changes: Any) -> Study:
             "vocabulary": 900,
             "tied": True,
         },
+        "original": {"repository": REPOSITORY, "rope_theta": 500000, "rms_norm_eps": 1e-6},
         "licence": {"name": "Licence of Kindness", "address": "https://kind.example", "file": "LICENSE", "duties": ["be kind"]},
         "citation": "Nobody, never",
     }
@@ -450,6 +451,42 @@ def test_a_checkpoint_of_another_size_is_refused(server: Hub) -> None:
 
 
 @pytest.mark.usefixtures("accepted")
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, "rope_theta 10000.0"),
+        ({"rope_parameters": None, "rope_theta": 10000}, "rope_theta 10000"),
+        ({"rope_parameters": None}, "rope_theta 10000.0"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 500000.0, "factor": 2.0}},
+            "rope_type linear",
+        ),
+        ({"rope_parameters": None, "rope_theta": 500000.0, "partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"rms_norm_eps": 1e-5}, "rms_norm_eps 1e-05"),
+        ({"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}, "heads 8, key_value_heads 4, head_dim 4"),
+    ],
+)
+def test_a_configuration_that_contradicts_the_original_is_refused_before_weights_are_fetched(
+    written: dict[str, Any], said: str, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**json.loads(server.files["config.json"]), **written}
+    server.files["config.json"] = json.dumps({key: value for key, value in config.items() if value is not None}).encode()
+    study = pinned(server, original={"repository": "its-makers/tiny", "rope_theta": 500000, "rms_norm_eps": 1e-6})
+    problem = refusal(study)
+    assert problem.found == said
+    assert problem.expected.endswith(", as its-makers/tiny has it")
+    assert "use the original repository, its-makers/tiny" in problem.remedy
+    assert "its commit and the SHA-256 of its weight files" in problem.remedy
+    assert {name for name, _ in server.asked} == {"config.json"}
+    folder = tmp_path / "mine" / "tiny-llama3"
+    folder.mkdir(parents=True)
+    for name, content in server.files.items():
+        (folder / name).write_bytes(content)
+    monkeypatch.setenv("MI_LLM_MODELS", str(tmp_path / "mine"))
+    assert refusal(study).found == said
+
+
+@pytest.mark.usefixtures("accepted")
 def test_a_published_layout_is_converted(
     checkpoints: Path, sample_dialogs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,7 +501,18 @@ def test_a_published_layout_is_converted(
         "LICENSE",
     ]
     with serve(files_of(published), monkeypatch) as server:
-        study = pinned(server, "tiny-baichuan2", files=wanted, weights={}, converted=True, parameters=242848)
+        entry = {
+            "files": wanted,
+            "weights": {},
+            "converted": True,
+            "parameters": 242848,
+            "shape": {"layers": 2, "hidden": 32, "heads": 4, "key_value_heads": 4, "intermediate": 48, "vocabulary": 3520},
+        }
+        original = {"repository": REPOSITORY, "rope_theta": 10000, "rms_norm_eps": 1e-6}
+        study = pinned(server, "tiny-baichuan2", **entry, original=original | {"rope_theta": 5000000})
+        problem = refusal(study, "tiny-baichuan2")
+        assert (problem.found, problem.expected) == ("rope_theta 10000.0", f"rope_theta 5000000.0, as {REPOSITORY} has it")
+        study = pinned(server, "tiny-baichuan2", **entry, original=original)
         base(study, "tiny-baichuan2")
         server.shutdown()
     assert storage.read_json(checkpoint(study, "tiny-baichuan2") / "conversion.json")["to"] == "llama"
@@ -526,6 +574,11 @@ def test_the_papers_models_are_pinned() -> None:
         "ea66ced17780ca3db39bc9f8aa601d8463db3da5",
         "8599336fc6c125203efb2360bfaf4c80eef1d1bf",
         "b293440ad1601915565e7accbffd89081c076bd2",
+    ]
+    assert [(one.original.rope_theta, one.original.partial_rotary_factor, one.shape.head_dim) for one in known.values()] == [
+        (10_000, 1, 128),
+        (5_000_000, 0.5, 128),
+        (500_000, 1, 128),
     ]
     for entry in known.values():
         assert entry.shape.parameters == entry.parameters

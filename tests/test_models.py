@@ -1,10 +1,15 @@
 """Templates, fine-tuning, answering: formats to the token, training that survives a kill, answers without batch effects."""
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from mi_llm.dialog import Turn
+from mi_llm.models.base import named, nondeterministic, prepare_torch
 from mi_llm.models.template import BAICHUAN2, FORMATS, GLM4, IGNORED, LLAMA3, ChatFormat, encode, messages, prompt
+from mi_llm.study import Study
 
 TALK = [
     Turn(role="client", text="你好"),
@@ -64,3 +69,45 @@ def test_a_prompt_is_the_beginning_of_the_training_record(form: ChatFormat, toke
 def test_any_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
     for text in ("我 想  戒烟，OK？\n好", "😀龘é", "<0x41> a_b\t"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+# ---- determinism
+
+
+@pytest.fixture
+def strict(study: Study, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """PyTorch as the stages set it up on a GPU."""
+    before = torch.get_deterministic_debug_mode()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # these are flags, which need no GPU
+    prepare_torch(study)
+    monkeypatch.undo()
+    named.clear()
+    yield
+    torch.set_deterministic_debug_mode(before)
+
+
+def put() -> torch.Tensor:
+    """An operation that has no deterministic form on any device."""
+    return torch.zeros(4).put_(torch.tensor([1, 2]), torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.usefixtures("strict")
+def test_on_a_gpu_too_an_operation_without_a_deterministic_form_is_an_error() -> None:
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()  # attention looks at it when it goes back
+    with pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation"):
+        put()
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.filterwarnings("error")
+def test_an_operation_is_let_through_by_name_and_the_log_says_so_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        with nondeterministic("put_"):
+            assert put().tolist() == [0, 1, 2, 0]
+    assert capsys.readouterr().err == "put_: PyTorch has no deterministic form of it on this device; it is let through\n"
+    with pytest.raises(RuntimeError, match="put_"):
+        put()
+    with pytest.raises(ZeroDivisionError), nondeterministic("put_"):
+        _ = 1 / 0
+    assert torch.get_deterministic_debug_mode() == 2

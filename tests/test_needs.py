@@ -20,7 +20,8 @@ from mi_llm.study import Study, load
 
 ROOT = Path(__file__).parent.parent
 BARE = Machine(
-    python="3.11", cores=2, memory=24, disk=1000, gpus=(), engine=None, fonts=True, network=False, hub=False, key=False, mirror=None
+    python="3.11", cores=2, memory=24, disk=1000, gpus=(), engine=None, fonts=True, network=False, hub=False, key=False,
+    mirror=None,
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from mi_llm.report import published
 from mi_llm.report.chinese import chinese
 from mi_llm.report.figures import stages
 from mi_llm.report.page import PAGES, SUFFIXES, report
+from mi_llm.report.tables import settings
 from mi_llm.score.score import score
 from mi_llm.study import Study, load
 
@@ -46,6 +47,24 @@ def test_scores_of_references_and_of_echoes(scored: Study) -> None:
     scores = pd.read_csv(scored.folder / "score" / "scores.csv")
     assert scores[["lo", "hi", "signature"]].notna().all().all()
     assert len(scores) == len(scored.models) * 2 * 9
+
+
+def test_the_settings_say_how_many_parameters_lora_trains_on_either_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    rows = settings(load(Path("params.yaml"))).filter(like="Trained parameters", axis=0)
+    assert rows["This study"].to_dict() == {
+        "Trained parameters of baichuan2-7b": "19,988,480 (q, k, v: three matrices)",
+        "Trained parameters of glm-4-9b": "23,797,760 (q, k, v: three matrices)",
+    }
+    assert rows["Paper"].tolist() == [
+        "not stated; 17,891,328 on the published layout (q, k, v: one matrix)",
+        "not stated; 21,176,320 on the published layout (q, k, v: one matrix)",
+    ]
+    name, (_, theirs, ours) = rows.index[0], rows.reset_index().iloc[0]
+    assert chinese(name) == "baichuan2-7b 训练的参数"
+    assert chinese(theirs) == "未说明；按发布时的结构（q、k、v 为一个矩阵）为 17,891,328"
+    assert chinese(ours) == "19,988,480（q、k、v 为三个矩阵）"
+    assert settings(load(Path("mini/params.yaml"))).filter(like="Trained parameters", axis=0).empty
 
 
 def test_tuned_is_compared_with_base_and_with_other_tuned_models(scored: Study) -> None:

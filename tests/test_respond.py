@@ -23,7 +23,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from mi_llm.dialog import Dialog, Round, read_rounds, write_rounds
 from mi_llm.models.base import base, checkpoint, load
-from mi_llm.models.branching import Branching, Plan, branching_attention, greedy, plan
+from mi_llm.models.branching import Branching, Plan, Talk, branching_attention, greedy, plan
+from mi_llm.models.estimate import Answering, keys_and_values, shape_of
 from mi_llm.models.finetune import finetune
 from mi_llm.models.respond import chats, plans, respond, sampler
 from mi_llm.models.template import FORMATS, Placement, prompt
@@ -138,6 +139,33 @@ def test_a_round_that_ends_leaves_and_the_others_go_on(ready: Study) -> None:
     assert branching.decoded == sum(len(ids) - (finish == "length") for ids, finish in said.values())
 
 
+class Weighed(Branching):
+    """Branching that notes how many bytes of keys and values it holds at the fullest moment."""
+
+    held = 0
+
+    def step(self, talks: list[Talk]) -> None:
+        super().step(talks)
+        kept = [part for talk in talks for memory in talk.layers.values() for part in (*memory.trunk, *memory.own)]
+        self.held = max(self.held, sum({part.data_ptr(): part.untyped_storage().nbytes() for part in kept}.values()))
+
+
+@pytest.mark.parametrize("model", MODELS[:2])  # one with as many keys as queries, one with fewer
+@pytest.mark.parametrize(
+    "asked", [Answering(2, 3, 100, 20, 150), Answering(4, 1, 0, 120, 66), Answering(1, 8, 40, 7, 65)], ids=str
+)
+def test_keys_and_values_take_what_is_estimated(ready: Study, model: str, asked: Answering) -> None:
+    loaded, _ = load(checkpoint(ready, model), "float32")
+    branching_attention(loaded)
+    shape, found = shape_of(loaded.config), []
+    for dialog in range(asked.dialogs):
+        trunk, places = [20 + dialog] * asked.trunk, range(dialog * asked.rounds, (dialog + 1) * asked.rounds)
+        found.append(plan(places, [[*trunk, 50 + number, *[9] * (asked.own - 1)] for number in range(asked.rounds)]))
+    branching = Weighed(loaded, [], asked.dialogs * asked.rounds, asked.reply, greedy)
+    assert len(list(branching.answers(found))) == asked.dialogs * asked.rounds
+    assert branching.held == pytest.approx(keys_and_values(shape, "float32", asked), rel=0.01)
+
+
 def sampled(model: PreTrainedModel, study: Study, asked: Sequence[list[int]], most: int, only: int) -> dict[int, list[int]]:
     choose = sampler(study.respond.sampling, rounds_of(study), study, "base", MOST)
     branching = Branching(model, [], most, MOST, choose)
@@ -220,18 +248,26 @@ def test_two_processes_give_the_same_file_as_one(ready: Study) -> None:
     assert outputs(ready, "tiny-glm4") == whole
 
 
+def test_more_processes_than_dialogs_are_refused(ready: Study) -> None:
+    write_rounds(ready.folder / "split" / "test_rounds.jsonl", [one for one in rounds_of(ready) if one.dialog == "case_1"])
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(command("tiny-glm4", *torchrun), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "mi-llm: respond tiny-glm4: 2 processes\n  expected: at most 1: they share 1 dialogs" in done.stderr
+
+
 LATE = """
 import os, sys, time
 from pathlib import Path
 from mi_llm.models import respond
 from mi_llm.study import load
 
-def late(*given, there=respond.load):
+def late(*given, there=respond.load_base):
     found = there(*given)
     time.sleep(4 * int(os.environ["RANK"]))
     return found
 
-respond.load = late
+respond.load_base = late
 respond.respond(load(Path("mini/params.yaml")), "tiny-glm4")
 """
 

@@ -2,7 +2,7 @@
 
 Looks at the machine, the parameters and the models' pins; writes nothing. For each model it lists the ways that fit the GPU
 found (plain, checkpointing, a 4-bit base, several processes) with memory and time, both estimated; without a GPU, for three
-common cards.
+common cards. A way fits if the stages that then answer with the model fit, too.
 """
 
 import math
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from mi_llm.models import hub
-from mi_llm.models.estimate import Card, Plan, duration, gib, instead, peak_of, plans
+from mi_llm.models.estimate import Card, Plan, Shape, after_tuning, duration, gib, instead, peak_of, plans
 from mi_llm.needs import listed, needs
 from mi_llm.study import Study
 
@@ -162,7 +162,7 @@ def unfit(study: Study, found: Machine) -> list[str]:
     entries = {model: hub.entry_of(study, model) for model in study.models}
     card = found.card
     if card is None:
-        return [*missing, "no NVIDIA GPU"]
+        return ["no NVIDIA GPU"]
     if study.finetune.precision == "bfloat16" and any(gpu.capability < BF16_SINCE for gpu in found.gpus):
         missing.append(f"{card.name} has no BF16 arithmetic")
     if study.finetune.four_bit and find_spec("bitsandbytes") is None:
@@ -171,10 +171,45 @@ def unfit(study: Study, found: Machine) -> list[str]:
     if trouble:
         missing.append(f"PyTorch {version}: {trouble}")
     for model, entry in entries.items():
-        ways = plans(entry.shape, study.finetune, card.memory, card.count)
-        if not any(as_set(way, study) for way in ways if way.fits):
+        ways = ways_of(study, model, entry.shape, card)
+        if model in study.finetune.models and not any(as_set(way, study) for way in ways if way.memory.total <= card.memory):
             missing.append(f"{model} does not fit as {study.params} sets finetune; {instead(ways)}")
+        missing += too_large(study, model, entry.shape, card)
     return missing
+
+
+def ways_of(study: Study, model: str, shape: Shape, card: Card) -> list[Plan]:
+    """All ways to fine-tune a model here, the best first; one fits if all stages after it do."""
+
+    def after(four_bit: bool) -> float:
+        if four_bit and model in study.prefer.models:  # which merges an adapter into the base
+            return math.inf
+        return max((need.total for need in after_tuning(study, model, shape, four_bit).values()), default=0.0)
+
+    return plans(shape, study.finetune, card.memory, card.count, after=after)
+
+
+def too_large(study: Study, model: str, shape: Shape, card: Card) -> list[str]:
+    """The stages after fine-tuning that do not fit a card as the parameters set them, with settings that would fit."""
+    return [
+        f"{model} does not fit in {stage}, which takes {gib(need.total)} as {study.params} sets it; "
+        f"{smaller(study, model, shape, card, stage)}"
+        for stage, need in after_tuning(study, model, shape, study.finetune.four_bit).items()
+        if need.total > card.memory
+    ]
+
+
+def smaller(study: Study, model: str, shape: Shape, card: Card, stage: str) -> str:
+    """The settings nearest to the study's with which a stage fits a card: a smaller batch, or a 4-bit base, or both."""
+    for four_bit in dict.fromkeys((study.finetune.four_bit, model not in study.prefer.models)):
+        for batch in range(study.respond.batch, 0, -1):
+            fewer = study.model_copy(update={"respond": study.respond.model_copy(update={"batch": batch})})
+            need = after_tuning(fewer, model, shape, four_bit)[stage].total
+            if need <= card.memory:
+                words = [f"respond.batch: {batch}"] if batch < study.respond.batch else []
+                words += ["finetune.four_bit: true"] if four_bit > study.finetune.four_bit else []
+                return f"{' and '.join(words)} would fit, with {gib(need)}"
+    return "neither a smaller respond.batch nor a 4-bit base makes it fit"
 
 
 def as_set(way: Plan, study: Study) -> bool:
@@ -183,12 +218,16 @@ def as_set(way: Plan, study: Study) -> bool:
 
 
 def ways_on(card: Card, study: Study) -> list[str]:
-    """A table of the ways to fine-tune each model that fit a card, the best first, each leaner than the one before."""
+    """A table of the ways to fine-tune each model that fit a card, the best first, each leaner than the one before.
+
+    Its columns: memory of fine-tuning, most memory of the stages after it, time of fine-tuning.
+    """
     options = study.finetune
     tokens = options.max_samples * options.cutoff * options.epochs
     table = []
     for model in study.models:
-        ways = plans(hub.entry_of(study, model).shape, options, card.memory, card.count)
+        shape = hub.entry_of(study, model).shape
+        ways = ways_of(study, model, shape, card)
         if not ways[0].fits:
             table.append(f"  {model:<20}{instead(ways)}")
         least = math.inf
@@ -197,7 +236,8 @@ def ways_on(card: Card, study: Study) -> list[str]:
                 least = min(least, way.memory.total)
                 time = duration(way.hours(tokens, card.peak)) if card.peak else "time not known"
                 mark = "   as the parameters set it" if as_set(way, study) else ""
-                table.append(f"  {model:<20}{way.name:<48}{gib(way.memory.total):>9}{time:>16}{mark}")
+                table.append(f"  {model:<20}{way.name:<48}{gib(way.memory.total):>9}{gib(way.after):>10}{time:>16}{mark}")
+        table += [f"  {line}" for line in too_large(study, model, shape, card)]
     return table
 
 
@@ -213,7 +253,11 @@ def tables(study: Study, found: Machine) -> list[str]:
         f"all estimated: at most {options.max_samples} records of {options.cutoff} tokens, {options.epochs} epochs,"
         f" {options.batch} record{'s' if options.batch > 1 else ''} at once"
     )
-    return [line for title, one in cards for line in ("", f"fine-tuning {title}; {said}", *ways_on(one, study))]
+    then = (
+        f"  (second size: the stages after it, with {study.respond.batch} rounds at once, prompts of {options.cutoff} tokens and"
+        f" replies of {study.respond.max_new_tokens})"
+    )
+    return [line for title, one in cards for line in ("", f"fine-tuning {title}; {said}", then, *ways_on(one, study))]
 
 
 def doctor(studies: list[Study]) -> int:

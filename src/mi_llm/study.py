@@ -163,7 +163,8 @@ class Finetune(Section):
     with the fixed instruction. `records`: a dialog, or a round with its history, a record; or as the
     authors' training file has them. `max_samples`: only the first so many records. `loss`: on all counselor turns of a record
     or on its last. `packed`: the tokens of a step's records in one row, each attending to its own only; else padded.
-    `checkpointing`: compute activations again in the backward pass, to save memory. `four_bit`: keep the frozen base in 4 bits.
+    `checkpointing`: compute activations again in the backward pass, to save memory. `four_bit`: keep the frozen base in 4 bits,
+    here and in every stage that answers with it.
     """
 
     models: tuple[str, ...]
@@ -357,6 +358,10 @@ class Study(Section):
             raise ValueError("split.test is divided, so finetune.records must be dialog or round: there is no training file")
         if self.simulate.client == "scripted" and self.simulate.profiles == "release":
             raise ValueError("simulate.client is scripted, but the authors' outlines have no script: llm or person")
+        if self.finetune.four_bit and self.respond.adapter == "merged":
+            raise ValueError("respond.adapter is merged, but no adapter can be merged into the 4-bit base of finetune.four_bit")
+        if self.finetune.four_bit and self.prefer.models:
+            raise ValueError("prefer.models names a model, but no adapter can be merged into the 4-bit base of finetune.four_bit")
         if self.split.test != "transcribed" and "release" not in self.corpora:
             raise ValueError(f"split.test is {self.split.test}, so corpora must include release")
         total = sum(self.transcribe.sample.values())

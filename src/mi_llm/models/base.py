@@ -10,7 +10,12 @@ import json
 import math
 import os
 import shutil
+import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +25,14 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
 from mi_llm import storage
-from mi_llm.models import hub
+from mi_llm.models import estimate, hub
 from mi_llm.models.template import FORMATS, ChatFormat
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
@@ -82,6 +88,28 @@ def load(
     return model, tokenizer
 
 
+def load_base(
+    study: Study, model: str, precision: str, *, in_main_memory: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a study's base model, as every stage does: in 4 bits if `finetune.four_bit` says so, so that an adapter meets the
+    base that it was trained on.
+    """
+    quantization = four_bit(precision) if study.finetune.four_bit else None
+    return load(checkpoint(study, model), precision, in_main_memory=in_main_memory, quantization=quantization)
+
+
+def four_bit(precision: str) -> BitsAndBytesConfig:
+    """NF4 with double quantization, as in QLoRA (Dettmers et al. 2023) and LLaMA-Factory; computes in `precision`."""
+    if find_spec("bitsandbytes") is None:  # not in the lock: only a 4-bit base needs it
+        raise Problem("finetune.four_bit", "true", "the package bitsandbytes", "pip install bitsandbytes, into this environment")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=PRECISION[precision],
+    )
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether PyTorch had no memory, of a GPU or of the machine: for the latter it has no error of its own."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
@@ -90,15 +118,35 @@ def is_out_of_memory(error: Exception) -> bool:
 def prepare_torch(study: Study) -> None:
     """Fixed thread count and deterministic algorithms: the same run on a CPU gives the same bytes.
 
-    On a GPU an operation without a deterministic form only warns: there runs may differ, within the study's tolerances.
+    On a GPU, too: the strict form, since `warn_only` has attention go back in a way that is not deterministic. An operation
+    without a deterministic form is an error unless it is named: see `nondeterministic`.
     Fresh memory is not filled with NaN first, as torch would: nothing here reads what it has not written, and that took nearly
     half of the time of training. On a GPU cuDNN's attention, which is not deterministic backward, is not chosen.
     """
     torch.set_num_threads(study.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic; read when CUDA starts
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+lifted = threading.Lock()  # the mode is the whole process's; the model server's threads must not end each other's exception
+named = set[str]()
+
+
+@contextmanager
+def nondeterministic(operation: str) -> Iterator[None]:
+    """Allow one operation that has no deterministic form on this device, in this block only; the log names it once."""
+    if operation not in named:
+        named.add(operation)
+        print(f"{operation}: PyTorch has no deterministic form of it on this device; it is let through", file=sys.stderr)
+    with lifted, warnings.catch_warnings(action="ignore", category=UserWarning):
+        before = torch.get_deterministic_debug_mode()
+        torch.set_deterministic_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.set_deterministic_debug_mode(before)
 
 
 def base(study: Study, model: str) -> None:
@@ -136,7 +184,12 @@ def from_hub(study: Study, model: str) -> None:
         entry = hub.entry_of(study, model)
         hub.check_room(study, model, entry)
         hub.accept_licence(study, model, entry)
-        obtained = hub.obtain(study, model, entry)
+
+        def check_native(folder: Path) -> None:
+            if not convertible(folder):
+                check_config(folder, entry)
+
+        obtained = hub.obtain(study, model, entry, check_native)
         target = checkpoint(study, model)
         shutil.rmtree(target, ignore_errors=True)
         record: dict[str, Any] = {
@@ -153,6 +206,7 @@ def from_hub(study: Study, model: str) -> None:
             target.mkdir()
             for name in obtained.sha256:
                 put(obtained.folder / name, target / name)
+        check_config(target, entry)
         put(obtained.folder / entry.licence.file, out / "LICENCE" / entry.licence.file)
         parameters = check_weights(target)
         if parameters != entry.parameters:
@@ -203,6 +257,49 @@ def header(path: Path) -> dict[str, list[int]]:
     return {name: weight["shape"] for name, weight in described.items()}
 
 
+def config_of(folder: Path) -> PreTrainedConfig:
+    """A checkpoint's configuration as transformers loads it, with defaults for what config.json omits."""
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError) as error:
+        raise Problem(
+            str(folder / "config.json"),
+            " ".join(str(error).split())[:200],
+            "an architecture of transformers' own classes",
+            "use a model of such an architecture, or convert it first",
+        ) from error
+    return config
+
+
+def check_config(folder: Path, entry: hub.Entry) -> None:
+    """Compare a checkpoint's configuration with what its original says (hub.yaml); no weight shows a wrong rotary base."""
+    config, original = config_of(folder), entry.original
+    rope = config.rope_parameters
+    found = {
+        "rope_type": rope["rope_type"],
+        "rope_theta": rope["rope_theta"],
+        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0),
+        "rms_norm_eps": config.rms_norm_eps,
+        **estimate.shape_of(config).model_dump(),
+    }
+    stated = {"rope_type": "default", **original.model_dump(include=set(found)), **entry.shape.model_dump()}
+    differing = [name for name, value in stated.items() if found[name] != value]
+    if not differing:
+        return
+    remedy = f"correct the entry in hub.yaml if {original.repository} says otherwise; else get the files anew"
+    if original.repository != entry.repository:
+        remedy = (
+            f"use the original repository, {original.repository}, whose layout this stage converts: put its name, its commit and "
+            "the SHA-256 of its weight files into hub.yaml, from its pages; the bundle's makers could not see them"
+        )
+    raise Problem(
+        str(folder / "config.json"),
+        ", ".join(f"{name} {found[name]}" for name in differing),
+        ", ".join(f"{name} {stated[name]}" for name in differing) + f", as {original.repository} has it",
+        remedy,
+    )
+
+
 def check_weights(folder: Path) -> int:
     """Check that a checkpoint holds every weight its architecture has, whole, without loading one; returns their number.
 
@@ -214,9 +311,8 @@ def check_weights(folder: Path) -> int:
     found: dict[str, list[int]] = {}
     for name in files:
         found.update(header(folder / name))
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with torch.device("meta"):
-        wanted = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        wanted = AutoModelForCausalLM.from_config(config_of(folder), trust_remote_code=False)
     for name, weight in wanted.named_parameters():
         if found.get(name) != list(weight.shape):
             raise Problem(f"{folder}: {name}", f"{found.get(name, 'missing')}", f"a weight of {list(weight.shape)}", AGAIN)

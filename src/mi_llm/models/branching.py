@@ -8,12 +8,15 @@ knows which of them belong together. In float32 the tokens are those of plain on
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
+
+from mi_llm.models.base import nondeterministic
 
 ATTENTION = "mi_llm_rounds"
 ROOM = 64  # tokens by which the room for the replies' keys and values grows
@@ -132,7 +135,8 @@ class Opening:
             own[0][number, :, : self.sizes[number]], own[1][number, :, : self.sizes[number]] = key[0], value[0]
             keys, values = torch.cat([trunk[0][:, :, :fork], key], 2), torch.cat([trunk[1][:, :, :fork], value], 2)
             parts.append(scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True))
-        self.talk.layers[layer] = Memory((trunk[0][0], trunk[1][0]), (own[0], own[1]))
+        kept = [piece[0] if length else piece[0].clone() for piece in trunk]  # a view of no tokens would hold the whole row
+        self.talk.layers[layer] = Memory((kept[0], kept[1]), (own[0], own[1]))
         return torch.cat(parts, 2)
 
 
@@ -288,8 +292,9 @@ def drawn(logits: torch.Tensor, temperature: torch.Tensor, top_k: int, top_p: to
     """
     likeliest, tokens = (logits / temperature[:, None]).topk(min(top_k, logits.shape[-1]))
     shares = likeliest.softmax(-1)
-    shares[shares.cumsum(-1) - shares >= top_p[:, None]] = 0.0
-    summed = shares.cumsum(-1)
+    with nondeterministic("cumsum") if shares.is_cuda else nullcontext():
+        shares[shares.cumsum(-1) - shares >= top_p[:, None]] = 0.0
+        summed = shares.cumsum(-1)
     places = torch.searchsorted(summed, chance[:, None] * summed[:, -1:], right=True)
     return tokens.gather(-1, places.clamp(max=tokens.shape[-1] - 1))[:, 0]
 

@@ -23,7 +23,10 @@ GRANULARITY = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where a base model is from. `loadable`: plain transformers can load it from there, so that no conversion is needed."""
+    """Where a base model is from. `loadable`: plain transformers can load it from there, so that no conversion is needed.
+
+    `joined_parameters`: how many LoRA would train on the published layout, where that keeps q, k and v in one matrix.
+    """
 
     name: str
     revision: str | None = None
@@ -32,6 +35,7 @@ class Source:
     duties: tuple[str, ...] = ()
     citation: str = ""
     loadable: bool = False
+    joined_parameters: int | None = None
 
     @property
     def hub(self) -> bool:
@@ -44,9 +48,16 @@ def source_of(study: Study, model: str) -> Source:
     if study.base.source != "hub":
         return Source(model)
     entry = hub.entry_of(study, model)
-    licence = entry.licence
+    licence, rank = entry.licence, study.finetune.lora.rank
     return Source(
-        entry.repository, entry.revision, licence.name, licence.address, licence.duties, entry.citation, not entry.converted
+        entry.repository,
+        entry.revision,
+        licence.name,
+        licence.address,
+        licence.duties,
+        entry.citation,
+        not entry.converted,
+        entry.shape.adapter(rank, joined_qkv=True) if entry.original.joined_qkv else None,
     )
 
 

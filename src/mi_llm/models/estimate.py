@@ -1,4 +1,4 @@
-"""What fine-tuning will take, before it is started: memory, time, and the ways in which a model fits a card.
+"""What fine-tuning and answering will take, before they are started: memory, time, and the ways in which a model fits a card.
 
 Reads nothing and writes nothing: arithmetic on a model's shape, the training settings and a card. Sizes are counted from the
 architecture and agree with real checkpoints and adapters; what cannot be counted (the share of its peak that a card reaches,
@@ -8,13 +8,14 @@ the room that CUDA takes) is an assumption, named below, and whatever depends on
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from mi_llm.study import Finetune
+from mi_llm.problem import Problem
+from mi_llm.study import Finetune, Study
 
 BYTES = {"float32": 4, "bfloat16": 2}
 # NF4 with double quantisation: 4 bits a weight, an 8-bit scale for 64 weights, a 32-bit scale for 256 scales (Dettmers et al.
@@ -24,6 +25,8 @@ ADAPTER_BYTES = 16  # a parameter in float32, as peft keeps it: weight, gradient
 LOGIT_BYTES = 6  # float32, overwritten with their gradient; and once in bfloat16, as the model gives and takes them
 WORKSPACE = 1.5e9  # assumption: bytes that CUDA, its libraries and gaps between blocks take
 LABELLED = 0.6  # assumption: the share of a record's tokens that the loss sees
+ROUNDS = 8  # assumption: rounds of a dialog
+OWN = 512  # assumption: tokens of a round's prompt that its dialog does not share: the instruction and the last client volley
 SHARE = 0.4  # assumption: the share of its peak that a card reaches in fine-tuning
 SHARE_FOUR_BIT = 0.25  # assumption: the same, where each weight is unpacked before it is used
 # Dense BF16 with float32 accumulation, in 10^12 operations a second, from NVIDIA's data sheets and architecture white papers;
@@ -47,20 +50,26 @@ class Shape(BaseModel):
     intermediate: PositiveInt
     vocabulary: PositiveInt
     fused_gate_up: bool = False
+    head_dim: PositiveInt = Field(default_factory=lambda sizes: sizes["hidden"] // sizes["heads"])
     qkv_bias: bool = False
     tied: bool = False
 
     @property
+    def query(self) -> int:
+        """Width of a layer's queries."""
+        return self.head_dim * self.heads
+
+    @property
     def key_value(self) -> int:
         """Width of a layer's keys, and of its values."""
-        return self.hidden // self.heads * self.key_value_heads
+        return self.head_dim * self.key_value_heads
 
     @property
     def linears(self) -> list[tuple[int, int]]:
         """Inputs and outputs of each linear layer of one decoder layer."""
         up = [(self.hidden, 2 * self.intermediate)] if self.fused_gate_up else 2 * [(self.hidden, self.intermediate)]
-        attention = [(self.hidden, width) for width in (self.hidden, self.key_value, self.key_value, self.hidden)]
-        return [*attention, *up, (self.intermediate, self.hidden)]
+        attention = [(self.hidden, width) for width in (self.query, self.key_value, self.key_value)]
+        return [*attention, (self.query, self.hidden), *up, (self.intermediate, self.hidden)]
 
     @property
     def linear(self) -> int:
@@ -75,28 +84,41 @@ class Shape(BaseModel):
     @property
     def parameters(self) -> int:
         """All parameters, a tied output head counted once."""
-        biases = self.layers * (self.hidden + 2 * self.key_value) if self.qkv_bias else 0
+        biases = self.layers * (self.query + 2 * self.key_value) if self.qkv_bias else 0
         norms = (2 * self.layers + 1) * self.hidden
         return self.linear + self.embedding * (1 if self.tied else 2) + biases + norms
 
-    def adapter(self, rank: int) -> int:
-        """Parameters of LoRA matrices of this rank on every linear layer but the output head (Hu et al. 2021, section 4.1)."""
-        return self.layers * sum(rank * (inputs + outputs) for inputs, outputs in self.linears)
+    def adapter(self, rank: int, joined_qkv: bool = False) -> int:
+        """Parameters of LoRA matrices of this rank on every linear layer but the output head (Hu et al. 2021, section 4.1).
+
+        `joined_qkv`: as many as there are where queries, keys and values are one matrix, which has one A in place of three.
+        """
+        fewer = 2 * self.hidden if joined_qkv else 0
+        return self.layers * rank * (sum(inputs + outputs for inputs, outputs in self.linears) - fewer)
 
 
-def shape_of(config: Mapping[str, Any]) -> Shape:
-    """The shape that a native checkpoint's `config.json` tells."""
-    return Shape(
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        heads=config["num_attention_heads"],
-        key_value_heads=config["num_key_value_heads"],
-        intermediate=config["intermediate_size"],
-        vocabulary=config["vocab_size"],
-        fused_gate_up=config["model_type"] == "glm",
-        qkv_bias=config["attention_bias"],
-        tied=config["tie_word_embeddings"],
-    )
+def shape_of(config: Any) -> Shape:
+    """The shape that a checkpoint's configuration tells, as transformers loads it: with defaults for what config.json omits."""
+    try:
+        return Shape(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=config.num_attention_heads,
+            key_value_heads=config.num_key_value_heads,
+            intermediate=config.intermediate_size,
+            vocabulary=config.vocab_size,
+            fused_gate_up=config.model_type == "glm",
+            head_dim=config.head_dim,
+            qkv_bias=config.attention_bias,
+            tied=config.tie_word_embeddings,
+        )
+    except AttributeError as error:
+        raise Problem(
+            f"config.json of a {config.model_type}",
+            f"no {error.name}",
+            "the sizes of a Llama or GLM decoder",
+            "use a model of one of these architectures",
+        ) from None
 
 
 def weight_bytes(shape: Shape, precision: str, four_bit: bool = False) -> float:
@@ -116,9 +138,9 @@ def layer_bytes(shape: Shape, precision: str, rank: int, dropout: bool = False) 
     of its own, and a mask that takes as much (on a GPU, less).
     """
     size, hidden, wide = BYTES[precision], shape.hidden, shape.intermediate
-    inputs = 2 * sum(width for width, _ in shape.linears) if dropout else 3 * hidden + wide
+    inputs = 2 * sum(width for width, _ in shape.linears) if dropout else 2 * hidden + shape.query + wide
     inputs += rank * len(shape.linears)
-    attention = size * 2 * (hidden + shape.key_value) + 4 * shape.heads
+    attention = size * 2 * (shape.query + shape.key_value) + 4 * shape.heads
     return size * inputs + attention + size * 3 * wide + 2 * (size * hidden + 4)
 
 
@@ -127,11 +149,11 @@ def flops_per_token(shape: Shape, rank: int, checkpointing: bool, context: float
 
     A weight takes 2 operations forward and 2 for the gradient of its input; a frozen one needs no gradient of its own, the
     adapter's does (2 more). Checkpointing computes the forward pass of all decoder layers but the last once more. Attention
-    (scores and weighted sum, half of the record on average): 4 × hidden × context / 2 a layer, twice that backward (Kaplan et
-    al. 2020, Table 1; Chowdhery et al. 2022, appendix B).
+    (scores and weighted sum, half of the record on average): 4 × width of the queries × context / 2 a layer, twice that backward
+    (Kaplan et al. 2020, Table 1; Chowdhery et al. 2022, appendix B).
     """
     again = int(checkpointing) * (1 - 1 / shape.layers)
-    attention = shape.layers * 4 * shape.hidden * context / 2
+    attention = shape.layers * 4 * shape.query * context / 2
     frozen = shape.linear * (4 + 2 * again) + shape.embedding * 4
     return frozen + shape.adapter(rank) * (6 + 2 * again) + attention * (3 + again)
 
@@ -160,11 +182,12 @@ class Memory:
     activations: float
     logits: float
     workspace: float
+    keys_and_values: float = 0.0
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.weights + self.adapter + self.activations + self.logits + self.workspace
+        return float(sum(vars(self).values()))
 
 
 def memory(shape: Shape, options: Finetune, load: Load, shared_by: int = 1) -> Memory:
@@ -174,9 +197,7 @@ def memory(shape: Shape, options: Finetune, load: Load, shared_by: int = 1) -> M
     there for labelled tokens only.
     """
     size = BYTES[options.precision]
-    weights, workspace = weight_bytes(shape, options.precision, options.four_bit), WORKSPACE
-    if options.four_bit:  # the matrix that is unpacked at the moment
-        workspace += size * max(inputs * outputs for inputs, outputs in shape.linears)
+    weights = weight_bytes(shape, options.precision, options.four_bit)
     if shared_by > 1:  # embedding, head and two layers are whole at a time: the one at work, the next on its way
         whole = 2 * shape.linear / shape.layers + shape.embedding * (1 if shape.tied else 2)
         weights = weights / shared_by + whole * size
@@ -187,8 +208,76 @@ def memory(shape: Shape, options: Finetune, load: Load, shared_by: int = 1) -> M
         adapter=ADAPTER_BYTES * shape.adapter(options.lora.rank),
         activations=kept * load.tokens,
         logits=LOGIT_BYTES * shape.vocabulary * load.labelled,
-        workspace=workspace,
+        workspace=workspace(shape, options.precision, options.four_bit),
     )
+
+
+def workspace(shape: Shape, precision: str, four_bit: bool) -> float:
+    """Bytes that CUDA takes, and the largest matrix of a 4-bit base, unpacked while it is used."""
+    return WORKSPACE + four_bit * BYTES[precision] * max(inputs * outputs for inputs, outputs in shape.linears)
+
+
+@dataclass(frozen=True)
+class Answering:
+    """What is answered at once: dialogs of so many rounds; tokens of a dialog's trunk, of a round's own prompt, of a reply."""
+
+    dialogs: int
+    rounds: int
+    trunk: int
+    own: int
+    reply: int
+
+
+def keys_and_values(shape: Shape, precision: str, load: Answering) -> float:
+    """Bytes of keys and values when every reply is as long as it may be, as `models/branching.py` holds them.
+
+    Of each dialog the row that it was read as, trunk and prompts, where it has a trunk; of each round room for its own prompt
+    and its reply, which grows by `ROOM` tokens. The last token of a reply has no key.
+    """
+    from mi_llm.models.branching import ROOM
+
+    row = load.trunk + load.rounds * load.own if load.trunk else 0
+    room = load.own + ROOM * max(1, math.ceil((load.reply - 1) / ROOM))
+    return 2 * shape.layers * shape.key_value * BYTES[precision] * load.dialogs * (row + load.rounds * room)
+
+
+def answering(shape: Shape, study: Study, four_bit: bool, load: Answering) -> Memory:
+    """Memory of one process that answers with base and adapter; one dialog is read at a time, without a backward pass."""
+    precision = study.respond.precision
+    read = load.trunk + load.rounds * load.own
+    return Memory(
+        weights=weight_bytes(shape, precision, four_bit),
+        adapter=BYTES["float32"] * shape.adapter(study.finetune.lora.rank),
+        activations=BYTES[precision] * read * (2 * shape.hidden + 3 * shape.intermediate),
+        logits=LOGIT_BYTES * shape.vocabulary * load.dialogs * load.rounds,
+        workspace=workspace(shape, precision, four_bit),
+        keys_and_values=keys_and_values(shape, precision, load),
+    )
+
+
+def after_tuning(study: Study, model: str, shape: Shape, four_bit: bool) -> dict[str, Memory]:
+    """Memory of the stages that use a model once it is tuned, by stage; those that ask a server or people take none here.
+
+    Prompts are taken to be as long as the longest training record. `respond` and `prefer` answer whole dialogs together, a
+    client of `simulate` talks for himself. `prefer` also trains, on `prefer.batch` pairs in which the loss sees every token.
+    """
+    options, cutoff = study.respond, study.finetune.cutoff
+    if options.engine == "server":
+        return {}
+    reply = options.max_new_tokens
+
+    def together(rounds: int) -> Memory:
+        return answering(shape, study, four_bit, Answering(max(1, options.batch // rounds), rounds, cutoff, OWN, reply))
+
+    found = {"respond": together(ROUNDS)}
+    if study.simulate.client != "person":
+        talks = Answering(min(options.batch, study.simulate.dialogs), 1, 0, cutoff, reply)
+        found["simulate"] = answering(shape, study, four_bit, talks)
+    if model in study.prefer.models:
+        tokens = 2 * study.prefer.batch * cutoff
+        training = memory(shape, study.finetune, Load(tokens, tokens, cutoff))
+        found["prefer"] = max(together(ROUNDS * study.prefer.candidates), training, key=lambda need: need.total)
+    return found
 
 
 @dataclass(frozen=True)
@@ -210,13 +299,17 @@ def peak_of(name: str) -> float | None:
 
 @dataclass(frozen=True)
 class Plan:
-    """One way to fine-tune, with what it takes; `flops` are those of one token."""
+    """One way to fine-tune, with what it takes; `flops` are those of one token.
+
+    `after` are the bytes of the stage after it that takes most.
+    """
 
     checkpointing: bool
     four_bit: bool
     processes: int
     shared: bool
     memory: Memory
+    after: float
     flops: float
     fits: bool
 
@@ -231,6 +324,11 @@ class Plan:
         return ", ".join(words)
 
     @property
+    def most(self) -> float:
+        """Bytes of the stage that takes most."""
+        return max(self.memory.total, self.after)
+
+    @property
     def share(self) -> float:
         """The assumed share of the peak."""
         return SHARE_FOUR_BIT if self.four_bit else SHARE
@@ -240,8 +338,17 @@ class Plan:
         return tokens * self.flops / (peak * self.share * self.processes) / 3600
 
 
-def plan(shape: Shape, options: Finetune, load: Load, card_memory: float, *, processes: int = 1, shared: bool = False) -> Plan:
-    """What fine-tuning takes as the options say, on cards of so many bytes."""
+def plan(
+    shape: Shape,
+    options: Finetune,
+    load: Load,
+    card_memory: float,
+    *,
+    processes: int = 1,
+    shared: bool = False,
+    after: float = 0.0,
+) -> Plan:
+    """What fine-tuning takes as the options say, on cards of so many bytes, and the stages after it (`after` bytes)."""
     need = memory(shape, options, load, processes if shared else 1)
     return Plan(
         checkpointing=options.checkpointing,
@@ -249,14 +356,24 @@ def plan(shape: Shape, options: Finetune, load: Load, card_memory: float, *, pro
         processes=processes,
         shared=shared,
         memory=need,
+        after=after,
         flops=flops_per_token(shape, options.lora.rank, options.checkpointing, load.context),
-        fits=need.total <= card_memory,
+        fits=max(need.total, after) <= card_memory,
     )
 
 
-def plans(shape: Shape, options: Finetune, gpu_memory: float, gpus: int, load: Load | None = None) -> list[Plan]:
+def plans(
+    shape: Shape,
+    options: Finetune,
+    gpu_memory: float,
+    gpus: int,
+    load: Load | None = None,
+    *,
+    after: Callable[[bool], float] = lambda four_bit: 0.0,
+) -> list[Plan]:
     """All ways to fine-tune on `gpus` cards of `gpu_memory` bytes, the best first; by default under the worst load.
 
+    `after` gives the bytes that the stages after it take at most, with a 4-bit base or without.
     What fits comes first; then BF16, which the paper used, before 4 bits; then the faster; then the simpler.
     """
     ways = [(1, False)] if gpus == 1 else [(1, False), (gpus, False), (gpus, True)]
@@ -268,6 +385,7 @@ def plans(shape: Shape, options: Finetune, gpu_memory: float, gpus: int, load: L
             gpu_memory,
             processes=processes,
             shared=shared,
+            after=after(four_bit),
         )
         for four_bit in (False, True)
         for again in (False, True)
@@ -315,10 +433,10 @@ def forecast(
     if processes > 1 and not way.fits and not options.four_bit:
         way = plan(shape, options, load, card.memory, processes=processes, shared=True)
     whole = options.batch * options.accumulation
-    parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in vars(way.memory).items())
+    parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in vars(way.memory).items() if size)
     lines = [
         f"finetune {model}: {records} records, {options.epochs} epochs ({way.name})",
-        f"  steps     {math.ceil(records * options.epochs / whole)} of {whole} records",
+        f"  steps     {math.ceil(records * options.epochs / whole)} of {whole} records (for at most {whole} processes)",
         f"  tokens    {tokens * options.epochs}",
         f"  memory    {gib(way.memory.total)} estimated: {parts}",
     ]
@@ -336,6 +454,6 @@ def forecast(
 def instead(ways: Sequence[Plan]) -> str:
     """What would fit, of ways of which the first is the best; else what comes nearest."""
     if ways[0].fits:
-        return f"{ways[0].name}: {gib(ways[0].memory.total)} would fit"
-    least = min(ways, key=lambda way: way.memory.total)
-    return f"no way does: the least is {least.name}, {gib(least.memory.total)}"
+        return f"{ways[0].name}: {gib(ways[0].most)} would fit"
+    least = min(ways, key=lambda way: way.most)
+    return f"no way does: the least is {least.name}, {gib(least.most)}"

@@ -28,7 +28,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,6 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 from transformers import (
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     get_cosine_schedule_with_warmup,
@@ -50,7 +48,7 @@ from transformers import (
 from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.models import card, estimate
-from mi_llm.models.base import PRECISION, chat_format, checkpoint, is_out_of_memory, load, prepare_torch
+from mi_llm.models.base import chat_format, checkpoint, config_of, is_out_of_memory, load_base, prepare_torch
 from mi_llm.models.gradients import write_out
 from mi_llm.models.packing import ATTENTION, Batch, loss_sum, pack, pad, shares
 from mi_llm.models.processes import Processes
@@ -67,6 +65,7 @@ def finetune(study: Study, model: str) -> None:
         return
     prepare_torch(study)
     processes, options, title = Processes(), study.finetune, f"finetune {model}"
+    refuse_idle(processes, options, title)
     torch.set_num_threads(max(1, study.threads // processes.beside))
     inputs, place = inputs_of(study, model), study.folder / "finetune" / model
     with (
@@ -75,8 +74,7 @@ def finetune(study: Study, model: str) -> None:
     ):
         identity = processes.from_main(identity_of(study, inputs) if processes.main else "")
         shared = is_shared(checkpoint(study, model), options, processes)
-        quantization = four_bit(options, processes) if options.four_bit else None
-        loaded, tokenizer = load(checkpoint(study, model), options.precision, in_main_memory=shared, quantization=quantization)
+        loaded, tokenizer = load_base(study, model, options.precision, in_main_memory=shared)
         taken = records_of(study, model, tokenizer)
         seed = study.seed_of("finetune", model)
         adapted = adapt(loaded, options, seed)
@@ -106,6 +104,16 @@ def leave(study: Study, model: str) -> None:
         for path in out.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         storage.write_json(out / "metrics.json", {"tuned": False})
+
+
+def refuse_idle(processes: Processes, options: Finetune, title: str) -> None:
+    """Refuse more processes than a step has records; say so where they do not share them evenly."""
+    records = options.batch * options.accumulation
+    processes.refuse_idle(title, records, f"the {records} records of a step (finetune.batch × finetune.accumulation)")
+    if processes.main and records % processes.count:
+        most = math.ceil(records / processes.count)
+        uneven = f"{processes.count} processes share {records} records a step unevenly"
+        print(f"{title}: {uneven}: all wait for those that have {most}", file=sys.stderr)
 
 
 def inputs_of(study: Study, model: str) -> list[Path]:
@@ -223,23 +231,9 @@ def is_shared(folder: Path, options: Finetune, processes: Processes) -> bool:
         return False
     if told or processes.device.type != "cuda":
         return told
-    shape = estimate.shape_of(storage.read_json(folder / "config.json"))
+    shape = estimate.shape_of(config_of(folder))
     room = torch.cuda.get_device_properties(processes.device).total_memory
     return not estimate.plan(shape, options, estimate.worst(options), room, processes=processes.count).fits
-
-
-def four_bit(options: Finetune, processes: Processes) -> BitsAndBytesConfig:
-    """NF4 with double quantisation, as in QLoRA (Dettmers et al. 2023) and LLaMA-Factory."""
-    if processes.device.type != "cuda":
-        raise Problem("finetune.four_bit", "true, on a machine without CUDA", "an NVIDIA GPU", "set finetune.four_bit: false")
-    if find_spec("bitsandbytes") is None:  # not in the lock: only a 4-bit base needs it
-        raise Problem("finetune.four_bit", "true", "the package bitsandbytes", "pip install bitsandbytes, into this environment")
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=PRECISION[options.precision],
-    )
 
 
 def lora_of(options: Finetune) -> LoraConfig:
@@ -582,6 +576,7 @@ def dry_run(study: Study, model: str) -> None:
             raise Problem(str(path), "missing", f"the input of finetune@{model}", "run the stages before it")
     prepare_torch(study)
     processes, options, folder = Processes(), study.finetune, checkpoint(study, model)
+    refuse_idle(processes, options, f"finetune {model}")
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     taken = records_of(study, model, tokenizer)
     lengths = [len(record.ids) for record in taken.encoded]
@@ -596,7 +591,7 @@ def dry_run(study: Study, model: str) -> None:
         labelled=sum(labelled(taken.encoded[place]) for place in largest),
         context=sum(lengths) / len(lengths),
     )
-    shape = estimate.shape_of(storage.read_json(folder / "config.json"))
+    shape = estimate.shape_of(config_of(folder))
     if processes.main:
         text = estimate.forecast(
             model, shape, options, estimate.here(), load,

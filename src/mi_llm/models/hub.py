@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -49,6 +49,17 @@ class Licence(BaseModel):
     duties: tuple[str, ...]
 
 
+class Original(BaseModel):
+    """What the authors' own repository says of positions and norms, and whether it keeps q, k and v of a layer in one matrix."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    rope_theta: PositiveFloat
+    partial_rotary_factor: PositiveFloat = 1.0
+    rms_norm_eps: PositiveFloat
+    joined_qkv: bool = False
+
+
 class Entry(BaseModel):
     """One entry of `hub.yaml`; its head explains the keys."""
 
@@ -61,6 +72,7 @@ class Entry(BaseModel):
     download_gb: PositiveFloat
     parameters: PositiveInt
     shape: Shape
+    original: Original
     licence: Licence
     citation: str
 
@@ -198,10 +210,13 @@ def accept_licence(study: Study, model: str, entry: Entry) -> None:
     storage.write_json(beside(study, model, "licence.json"), acceptance(model, entry))
 
 
-def obtain(study: Study, model: str, entry: Entry) -> Obtained:
-    """The model's verified files: from the MI_LLM_MODELS folder, else from the hub."""
+def obtain(study: Study, model: str, entry: Entry, check: Callable[[Path], None]) -> Obtained:
+    """The model's verified files: from the MI_LLM_MODELS folder, else from the hub.
+
+    `check` is given the folder as soon as config.json is there, before gigabytes are hashed or downloaded.
+    """
     source = local_folder(model, entry)
-    return verified_copy(source, entry) if source else download(beside(study, model, "download"), entry)
+    return verified_copy(source, entry, check) if source else download(beside(study, model, "download"), entry, check)
 
 
 def discard(study: Study, model: str) -> None:
@@ -235,13 +250,14 @@ def sha256(path: Path) -> str:
 # ---- a folder of the reader's own
 
 
-def verified_copy(folder: Path, entry: Entry) -> Obtained:
+def verified_copy(folder: Path, entry: Entry, check: Callable[[Path], None]) -> Obtained:
     """Check a local copy against the pins, and against the notes that the hub's own client leaves beside what it downloads.
 
     `.cache/huggingface/download/<file>.metadata` holds a line with the commit and one with the hub's entity tag, which is the
     SHA-256 of a large file and the git blob id of a small one.
     """
     names = chosen([file.name for file in folder.iterdir() if file.is_file()], entry, str(folder))
+    check(folder)
     found, unverified = {}, []
     for name in names:
         found[name] = sha256(folder / name)
@@ -286,15 +302,20 @@ def endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
 
 
-def download(folder: Path, entry: Entry) -> Obtained:
-    """Download a model's wanted files into a folder, or what is still missing of them."""
+def download(folder: Path, entry: Entry, check: Callable[[Path], None]) -> Obtained:
+    """Download a model's wanted files into a folder, or what is still missing of them; config.json first, to be checked."""
     with alone(folder.parent), online():
         folder.mkdir(exist_ok=True)
         wanted = listing(entry)
         size = sum(remote.size for remote in wanted) / 1e9
         what = f"{entry.repository} at {entry.revision[:7]}: {len(wanted)} files, {size:.1f} GB"
         print(f"{what}, from {endpoint()} into {folder}", file=sys.stderr)
-        return Obtained(folder, {remote.name: receive_verified(folder, entry, remote) for remote in wanted}, ())
+        digests = dict[str, str]()
+        for remote in sorted(wanted, key=lambda remote: remote.name != "config.json"):
+            digests[remote.name] = receive_verified(folder, entry, remote)
+            if remote.name == "config.json":
+                check(folder)
+        return Obtained(folder, digests, ())
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from mi_llm.dialog import Round, characters, read_dialogs
 from mi_llm.miti import coding, lexical
 from mi_llm.miti.coding import Behaviour, Coded, volley
 from mi_llm.models import card
-from mi_llm.models.base import chat_format, checkpoint, load, prepare_torch
+from mi_llm.models.base import chat_format, checkpoint, load_base, prepare_torch
 from mi_llm.models.branching import branching_attention
 from mi_llm.models.finetune import lora_of
 from mi_llm.models.processes import Processes
@@ -132,7 +132,7 @@ def candidates(study: Study, model: str, rounds: Sequence[Round], journal: Journ
 def answers_of(study: Study, model: str, adapter: Path, rounds: Sequence[Round], journal: Journal) -> list[Answer]:
     """The answers of a base with an adapter, in the rounds' order, with the machinery of `respond`."""
     gc.collect()  # a card may have no room for the model of the step before, which refers to itself
-    loaded, tokenizer = load(checkpoint(study, model), study.respond.precision)
+    loaded, tokenizer = load_base(study, model, study.respond.precision)
     branching_attention(loaded)
     adapted: torch.nn.Module = PeftModel.from_pretrained(loaded, adapter).eval()
     if study.respond.adapter == "merged":
@@ -277,7 +277,7 @@ def trainer_of(study: Study, model: str, pairs: Sequence[Pair], scratch: Path) -
     """DPO with a fresh LoRA on the base into which the tuned adapter is merged: with the LoRA off, that is the reference."""
     options, finetuned = study.prefer, study.finetune
     gc.collect()
-    loaded, tokenizer = load(checkpoint(study, model), finetuned.precision)
+    loaded, tokenizer = load_base(study, model, finetuned.precision)
     merged = PeftModel.from_pretrained(loaded, study.folder / "finetune" / model / "adapter").merge_and_unload()
     on_gpu = torch.cuda.is_available()
     settings = DPOConfig(

@@ -57,6 +57,16 @@ class Processes:
             distributed.all_gather_object(values, value)
         return values
 
+    def refuse_idle(self, title: str, parts: int, what: str) -> None:
+        """Raise Problem if there are more processes than parts of the work: some would have nothing to do."""
+        if self.count > parts:
+            raise Problem(
+                title,
+                f"{self.count} processes",
+                f"at most {parts}: they share {what}, and more would have nothing to do",
+                f"start {parts} processes at most",
+            )
+
     @contextmanager
     def together(self, title: str) -> Iterator[None]:
         """Work that all processes do: when another one dies or torchrun ends this one, a sentence says so."""

@@ -26,7 +26,7 @@ from mi_llm import prompts, storage
 from mi_llm.construct.cassette import Cassette, Question, key_of
 from mi_llm.construct.record import record
 from mi_llm.dialog import Round, Turn, read_rounds
-from mi_llm.models.base import chat_format, checkpoint, is_out_of_memory, load, prepare_torch
+from mi_llm.models.base import chat_format, checkpoint, is_out_of_memory, load_base, prepare_torch
 from mi_llm.models.branching import Branching, Choose, Plan, branching_attention, drawn, greedy, plan
 from mi_llm.models.processes import Processes
 from mi_llm.models.template import ChatFormat, Message, messages, prompt
@@ -191,7 +191,7 @@ def enough_memory(title: str, batch: int) -> Iterator[None]:
 
 def with_adapter(study: Study, model: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """A loaded base, with its adapter if the study tunes it, and its tokenizer."""
-    loaded, tokenizer = load(checkpoint(study, model), study.respond.precision)
+    loaded, tokenizer = load_base(study, model, study.respond.precision)
     branching_attention(loaded)
     if "tuned" not in study.arms(model):
         return loaded.eval(), tokenizer
@@ -327,7 +327,10 @@ def respond(study: Study, model: str) -> None:
         stage(study, "respond", model, inputs) if processes.main else nullcontext(place) as out,
     ):
         rounds, journals = asked_rounds(study), dict[str, Journal]()
-        if study.respond.engine == "server":
+        dialogs = len({sample.dialog for sample in rounds})
+        local = study.respond.engine == "local"
+        processes.refuse_idle(title, dialogs if local else 1, f"{dialogs} dialogs" if local else "one server")
+        if not local:
             answers = answer_by_server(study, model, rounds, out)
             processes.all("answered")  # here each waits for the others
         else:

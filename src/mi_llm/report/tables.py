@@ -106,10 +106,29 @@ def settings(study: Study) -> pd.DataFrame:
         ("Steps between log entries", claimed("X-hp-logging_steps"), f"{tune.log_every}"),
         ("Steps between saves", claimed("X-hp-save_steps"), f"{tune.save_every}"),
         ("LoRA rank, alpha, dropout", claimed("X-lora"), f"{tune.lora.rank}, {tune.lora.alpha}, {tune.lora.dropout:g}"),
+        *trained(study),
         ("Decoding", claimed("X-lora"), respond.decoding),
         ("Seed", claimed("X-lora"), f"{study.seed}"),
     ]
     return pd.DataFrame(rows, columns=["Setting", "Paper", "This study"]).set_index("Setting")
+
+
+def trained(study: Study) -> list[tuple[str, str, str]]:
+    """Rows of the settings: parameters that LoRA trains in models of the hub whose published layout has another number."""
+    if study.base.source != "hub":
+        return []
+    from mi_llm.models import hub  # no other study needs what it imports
+
+    entries, rank = {model: hub.entry_of(study, model) for model in study.models}, study.finetune.lora.rank
+    return [
+        (
+            f"Trained parameters of {model}",
+            f"{claimed('X-lora')}; {entry.shape.adapter(rank, joined_qkv=True):,} on the published layout (q, k, v: one matrix)",
+            f"{entry.shape.adapter(rank):,} (q, k, v: three matrices)",
+        )
+        for model, entry in entries.items()
+        if entry.original.joined_qkv
+    ]
 
 
 def counts(study: Study) -> pd.DataFrame:
