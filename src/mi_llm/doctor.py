@@ -174,7 +174,7 @@ def unfit(study: Study, found: Machine) -> list[str]:
     if study.finetune.precision == "bfloat16" and any(gpu.capability < BF16_SINCE for gpu in found.gpus):
         missing.append(f"{card.name} has no BF16 arithmetic")
     if study.finetune.four_bit and find_spec("bitsandbytes") is None:
-        missing.append("the package bitsandbytes, which a 4-bit base needs")
+        missing.append("no package bitsandbytes, which a 4-bit base needs: pip install -c requirements-cuda.lock bitsandbytes")
     version, trouble = pytorch()
     if trouble:
         missing.append(f"PyTorch {version}: {trouble}")

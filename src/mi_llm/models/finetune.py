@@ -221,8 +221,9 @@ def four_bit(options: Finetune, processes: Processes) -> BitsAndBytesConfig:
     """NF4 with double quantisation, as in QLoRA (Dettmers et al. 2023) and LLaMA-Factory."""
     if processes.device.type != "cuda":
         raise Problem("finetune.four_bit", "true, on a machine without CUDA", "an NVIDIA GPU", "set finetune.four_bit: false")
-    if find_spec("bitsandbytes") is None:  # not in the lock: only a 4-bit base needs it
-        raise Problem("finetune.four_bit", "true", "the package bitsandbytes", "pip install bitsandbytes, into this environment")
+    if find_spec("bitsandbytes") is None:  # setup.sh and the container have it with a CUDA build of PyTorch only
+        remedy = "pip install -c requirements-cuda.lock bitsandbytes, into this environment"
+        raise Problem("finetune.four_bit", "true", "the package bitsandbytes", remedy)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
