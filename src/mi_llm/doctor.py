@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from mi_llm.disk import held
 from mi_llm.models import hub
 from mi_llm.models.estimate import Card, Plan, duration, gib, instead, peak_of, plans
 from mi_llm.study import Study
@@ -145,8 +146,9 @@ def machine() -> Machine:
 def fitting(study: Study, found: Machine) -> list[str]:
     """What keeps a study from running here."""
     missing = []
-    if found.disk < study.expect.disk_gb:
-        missing.append(f"{found.disk:.1f} GB of disk are free, {study.expect.disk_gb:g} are needed")
+    wanted = study.expect.disk_gb - held(study)
+    if found.disk < wanted:
+        missing.append(f"{found.disk:.1f} GB of disk are free, {wanted:.1f} are needed beside what the study holds")
     if study.base.source == "hub":
         missing += unfit(study, found)
     if study.acquire.upstream and not found.mirror and not found.network:

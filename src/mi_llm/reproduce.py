@@ -21,6 +21,7 @@ from mi_llm import storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.certificate.certify import certify
 from mi_llm.compare import committed, lock_of, outputs, stages
+from mi_llm.disk import held, link_bases
 from mi_llm.doctor import fitting, machine
 from mi_llm.problem import Problem
 from mi_llm.study import Study, file_of, load
@@ -100,6 +101,14 @@ def fetching(study: Study) -> list[str]:
     return ["--pull", "--allow-missing"] if whole else ["--pull"]
 
 
+def targets(study: Study) -> list[str]:
+    """What DVC is asked for, in this order: all at once, but the hub's models one by one, each linked before the next comes."""
+    whole = str(study.beside("dvc.yaml"))
+    if study.base.source != "hub":
+        return [whole]
+    return [f"{whole}:split", *(f"{whole}:base@{model}" for model in study.models), whole]
+
+
 def retry_missing(study: Study) -> None:
     """Try again to acquire what an earlier run could not have: DVC knows nothing of networks and mirror folders."""
     pipeline = study.beside("dvc.yaml")
@@ -139,13 +148,14 @@ def audit(study: Study) -> int:
 
 def plan(study: Study) -> None:
     """Say what will happen, where, and what it takes."""
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    free, holds = shutil.disk_usage(Path.cwd()).free / 1e9, held(study)
     expect = study.expect
     print(
         f"\n{study.title}\n"
         f"  runs    the stages of {study.beside('dvc.yaml')} that are not done yet\n"
         f"  writes  {study.out}/ and DVC's cache, .dvc/cache/; nothing outside this folder\n"
-        f"  takes   {expect.disk_gb:g} GB of disk ({free:.0f} GB are free), {expect.minutes} minutes ({expect.measured_on})\n"
+        f"  takes   {expect.disk_gb:g} GB of disk ({holds:.1f} GB are taken already, {free:.0f} GB are free)\n"
+        f"          and {expect.minutes} minutes ({expect.measured_on})\n"
         f"  stops   at any moment (Ctrl-C), and continues when run again\n",
         file=sys.stderr,
     )
@@ -179,9 +189,12 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
             "see the message above",
         )
     retry_missing(study)
-    if status := dvc(["repro", str(study.beside("dvc.yaml")), *(fetching(study) if pull else [])]):
-        print("\nthe run stopped; the message above says why. What is done is kept: run the same command again.", file=sys.stderr)
-        return int(status)
+    for target in targets(study):
+        if status := dvc(["repro", target, *(fetching(study) if pull else [])]):
+            said = "the run stopped; the message above says why. What is done is kept: run the same command again."
+            print(f"\n{said}", file=sys.stderr)
+            return int(status)
+        link_bases(study)
     put_in_order(lock_of(study))
     print(f"\nreport: {study.out}/report/index.html")
     return certify(study)
