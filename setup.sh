@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv/ with the exact versions of requirements.lock, and of requirements-cuda.lock where torch is a CUDA build. Both commands of
-# the README call this; it does nothing when done.
+# Make .venv/ with the exact versions of requirements.lock, and of requirements-cuda.lock where torch is a CUDA build. Both commands
+# of the README call this; it does nothing when done.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -17,7 +17,7 @@ if [ -z "$python" ]; then
   exit 2
 fi
 
-echo "Installing the packages of requirements.lock into .venv/ (a few minutes, once) ..." >&2
+echo "Installing the packages of requirements.lock into .venv/ (a few minutes, once; 2 GB of disk, or 6 with CUDA) ..." >&2
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 .venv/bin/python -m pip install --progress-bar on --quiet -r requirements.lock -c requirements-cuda.lock
