@@ -1,6 +1,6 @@
 # The study's images: `study` runs it on a mounted repository, `web` holds the model server, the chat and the coding desk, `store`
-# is a DVC remote. The base is CUDA's; docker-compose.yml names a smaller one for machines without a GPU. docs/containers.md explains.
-ARG BASE_IMAGE=nvidia/cuda:13.0.1-runtime-ubuntu24.04@sha256:c3fde347d52d578c84fd644bc177bc7ec333feaf11550d990da4084d7612e4c7
+# is a DVC remote. CUDA's libraries come once, with PyTorch's packages; the host's driver is mounted. docs/containers.md explains.
+ARG BASE_IMAGE=ubuntu:24.04@sha256:008173c23f95b170204355c12626cb5a965d779a7e1283b09e9cffbb1bf33ca3
 ARG STORE_IMAGE=nginx:1.30.4-alpine@sha256:97d490c12ba55b4946b01546d1c3ed324e8d41ab1c9fcb2a616aa470620e5b46
 
 # ---- what every stage stands on: Python, an init process that passes signals on, a user without rights
@@ -23,7 +23,7 @@ RUN if name=$(id -nu 1000 2>/dev/null); then userdel --remove "$name" 2>/dev/nul
     && install -d -o study -g study /study \
     && rm -f /etc/passwd- /etc/group- /etc/shadow- /etc/gshadow- /etc/subuid- /etc/subgid- /var/log/*log
 
-# ---- the packages of requirements.lock, in an environment that the images below copy
+# ---- the packages of both lock files, in an environment that the images below copy
 FROM system AS packages
 # hadolint ignore=DL3008
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \
@@ -39,8 +39,11 @@ ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} PIP_CONFIG_FILE=/run/secrets/pip PIP_
 RUN --mount=type=cache,target=/var/cache/pip,sharing=locked \
     --mount=type=secret,id=pip,target=/run/secrets/pip \
     --mount=type=bind,source=requirements.lock,target=/requirements.lock \
+    --mount=type=bind,source=requirements-cuda.lock,target=/requirements-cuda.lock \
     python3 -m venv /opt/venv \
-    && /opt/venv/bin/python -m pip install --no-compile -r /requirements.lock \
+    && /opt/venv/bin/python -m pip install --no-compile -r /requirements.lock -c /requirements-cuda.lock \
+    && if /opt/venv/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; \
+       then /opt/venv/bin/python -m pip install --no-compile --no-deps -c /requirements-cuda.lock bitsandbytes; fi \
     && find /opt/venv -name __pycache__ -prune -exec rm -rf {} + \
     && { /opt/venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /opt/venv || true; } \
     && /opt/venv/bin/python -c 'import dvc, peft, torch, transformers' \

@@ -40,15 +40,15 @@ PACKETS ?= runs/mini/blind/packets
 DESK ?= desk
 
 desk: setup
-	$(BIN)/mi-llm desk --packets $(PACKETS) --data $(DESK)
+	$(BIN)/mi-llm desk --packets "$(PACKETS)" --data "$(DESK)"
 
 # The chat on this machine, with the models of a study that has run.
 STUDY ?= mini/params.yaml
 
 chat: setup
 	@trap 'kill 0' EXIT; \
-	$(BIN)/mi-llm serve --study $(STUDY) & \
-	$(BIN)/mi-llm chat --study $(STUDY) --model-url http://127.0.0.1:8000/v1
+	$(BIN)/mi-llm serve --study "$(STUDY)" & \
+	$(BIN)/mi-llm chat --study "$(STUDY)" --model-url http://127.0.0.1:8000/v1
 
 # DVC's clients for SSH, WebDAV and S3; folders and HTTP need none of them.
 remotes: setup
@@ -60,13 +60,13 @@ PULL = $(BIN)/dvc pull --remote $(REMOTE)
 PIPELINE = $(STUDY:params.yaml=dvc.yaml)
 
 pull-chat: setup
-	$(PULL) $(PIPELINE):base $(PIPELINE):finetune
+	$(PULL) "$(PIPELINE):base" "$(PIPELINE):finetune"
 
 pull-audit: setup
-	$(PULL) data.dvc $(PIPELINE):acquire $(PIPELINE):read
+	$(PULL) data.dvc "$(PIPELINE):acquire" "$(PIPELINE):read"
 
 pull-all: setup
-	$(PULL) data.dvc pretrain/dvc.yaml $(PIPELINE)
+	$(PULL) data.dvc pretrain/dvc.yaml "$(PIPELINE)"
 
 # dist/mi-llm-<version>.zip: the study in one file; needs a committed folder and finished outputs (./reproduce.sh).
 archive: setup

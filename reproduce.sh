@@ -43,9 +43,19 @@ no_container() {
   fi
 }
 
-# Whether there is an NVIDIA GPU that containers can be given.
+# Whether there is an NVIDIA GPU that containers can be given: through the runtime of NVIDIA's toolkit, or as a CDI device, which
+# engines before 28.2 do not list: then a specification of it lies in one of their folders. Sets how Compose has to ask for CDI.
 gpu_for_containers() {
-  nvidia-smi --list-gpus >/dev/null 2>&1 && docker info --format '{{json .Runtimes}} {{json .CDISpecDirs}}' 2>/dev/null | grep -q nvidia
+  nvidia-smi --list-gpus >/dev/null 2>&1 || return 1
+  local folder
+  docker info --format '{{range $name, $_ := .Runtimes}}{{println $name}}{{end}}' 2>/dev/null | grep -x nvidia >/dev/null && return
+  {
+    docker info --format '{{range .DiscoveredDevices}}{{println .ID}}{{end}}'
+    docker info --format '{{range .CDISpecDirs}}{{println .}}{{end}}' |
+      while read -r folder; do cat "$folder"/*.yaml "$folder"/*.json; done
+    true
+  } 2>/dev/null | grep nvidia.com/gpu >/dev/null || return 1
+  export MI_LLM_GPU_DRIVER="${MI_LLM_GPU_DRIVER:-cdi}" MI_LLM_GPUS="${MI_LLM_GPUS:-nvidia.com/gpu=all}"
 }
 
 # Whether a study needs the GPU: the one whose models come from the hub does.

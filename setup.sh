@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Make .venv/ with the exact versions of requirements.lock. Both commands of the README call this; it does nothing when done.
+# Make .venv/ with the exact versions of requirements.lock, and of requirements-cuda.lock where torch is a CUDA build. Both commands
+# of the README call this; it does nothing when done.
 set -euo pipefail
 cd "$(dirname "$0")"
 
-wanted=$(cat requirements.lock pyproject.toml | cksum)
+wanted=$(cat requirements.lock requirements-cuda.lock pyproject.toml | cksum)
 [ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ] && exit 0
 
 for python in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
@@ -16,8 +17,12 @@ if [ -z "$python" ]; then
   exit 2
 fi
 
-echo "Installing the packages of requirements.lock into .venv/ (a few minutes, once) ..." >&2
+echo "Installing the packages of requirements.lock into .venv/ (a few minutes, once; 2 GB of disk, or 6 with CUDA) ..." >&2
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install --disable-pip-version-check --progress-bar on --quiet -r requirements.lock
-.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+.venv/bin/python -m pip install --progress-bar on --quiet -r requirements.lock -c requirements-cuda.lock
+if .venv/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
+  .venv/bin/python -m pip install --quiet --no-deps -c requirements-cuda.lock bitsandbytes
+fi
+.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 printf '%s\n' "$wanted" > .venv/installed

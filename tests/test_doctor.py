@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mi_llm.doctor import fitting, gpus, machine, ways_on
+from mi_llm.doctor import fitting, gpus, machine, outdated, ways_on
 from mi_llm.models import hub
 from mi_llm.models.base import config_of, header, load
 from mi_llm.models.estimate import (
@@ -225,7 +225,8 @@ def driver(folder: Path, *printed: str, status: int = 0) -> Path:
     program = folder / "nvidia-smi"
     lines = "".join(f"echo '{line}'\n" for line in printed)
     asked = "--query-gpu=name,memory.total,compute_cap --format=csv,noheader,nounits"
-    program.write_text(f"#!/bin/sh\ntest \"$*\" = '{asked}' || exit 6\n{lines}exit {status}\n", encoding="utf-8")
+    version = "test \"$*\" = '--query-gpu=driver_version --format=csv,noheader' && echo 570.86.15 && exit"
+    program.write_text(f"#!/bin/sh\n{version}\ntest \"$*\" = '{asked}' || exit 6\n{lines}exit {status}\n", encoding="utf-8")
     program.chmod(0o755)
     return folder
 
@@ -241,6 +242,13 @@ def test_gpus_are_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.Monke
     assert gpus() == ()
 
 
+def test_a_driver_that_is_older_than_cuda_needs_is_named() -> None:
+    assert outdated("13.0", "570.86.15") == "CUDA 13.0 needs NVIDIA's driver 580 or newer, and this is 570.86.15"
+    assert [outdated("13.0", "580.65.06"), outdated("12.8", "570.86.15"), outdated("13.0", None)] == [None, None, None]
+    lock = (ROOT / "requirements-cuda.lock").read_text(encoding="utf-8")
+    assert "\ncuda-toolkit==13." in lock, "what doctor says of the driver is of another CUDA than the lock's"
+
+
 @pytest.mark.usefixtures("fresh")
 def test_the_doctor_says_how_each_model_fits_the_gpu_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = "NVIDIA GeForce RTX 4090, 24564, 8.9"
@@ -249,6 +257,7 @@ def test_the_doctor_says_how_each_model_fits_the_gpu_found(tmp_path: Path, monke
     command = [str(Path(sys.executable).parent / "mi-llm"), "doctor", "--study", "params.yaml"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     assert "NVIDIA GeForce RTX 4090, 24.0 GiB + NVIDIA GeForce RTX 4090, 24.0 GiB" in shown
+    assert "NVIDIA driver     570.86.15                         paper: 580 or newer, for CUDA 13" in shown
     assert "fine-tuning on 2 x NVIDIA GeForce RTX 4090 (24.0 GiB); all estimated" in shown
     assert f"PyTorch           {torch.__version__}, CUDA {'yes' if torch.cuda.is_available() else 'no'}" in shown
     rows = [line for line in shown.splitlines() if line.startswith("  glm-4-9b ")]

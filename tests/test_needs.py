@@ -15,13 +15,13 @@ from mi_llm.construct.cassette import Cassette, key_of, sealed
 from mi_llm.corpora.fetch import sources
 from mi_llm.doctor import Machine, fitting
 from mi_llm.needs import PARTS, listed, needs, outlook
-from mi_llm.reproduce import accept_licences, targets_in_turn
+from mi_llm.reproduce import accept_licences
 from mi_llm.study import Study, load
 
 ROOT = Path(__file__).parent.parent
 BARE = Machine(
     python="3.11", cores=2, memory=24, disk=1000, gpus=(), engine=None, fonts=True, network=False, hub=False, key=False,
-    mirror=None,
+    mirror=None, driver=None,
 )  # fmt: skip
 
 
@@ -109,12 +109,6 @@ def test_all_licences_are_accepted_before_anything_is_fetched(paper: Study, monk
     accept_licences(paper)
     monkeypatch.delenv("MI_LLM_ACCEPT_LICENCES")
     assert acceptance not in states(paper, BARE)  # remembered
-
-
-def test_where_weights_are_to_come_the_training_dialogs_come_first(paper: Study, study: Study) -> None:
-    reachable = replace(BARE, hub=True, network=True)
-    assert targets_in_turn(Path("dvc.yaml"), needs(paper, reachable)) == ["dvc.yaml:split", "dvc.yaml"]
-    assert targets_in_turn(Path("mini/dvc.yaml"), needs(study, reachable)) == ["mini/dvc.yaml"]
 
 
 def test_the_papers_study_stops_at_once_on_a_machine_without_any_of_it(tmp_path: Path) -> None:

@@ -357,6 +357,21 @@ def test_cassettes_are_listed_shown_merged_and_exported(tape: Path, tmp_path: Pa
     assert "问题4,回答4" in table[4]
 
 
+@pytest.mark.parametrize("link", ["hardlink_to", "symlink_to"])
+def test_what_a_linked_cassette_links_to_never_changes(tape: Path, tmp_path: Path, link: str) -> None:
+    """As in a clone whose DVC links outputs into its cache: DVC takes the link away before a stage runs, nobody does by hand."""
+    before, kept = tape.read_bytes(), tmp_path / "cache"
+    tape.rename(kept)
+    kept.chmod(0o444)
+    getattr(tape, link)(kept)
+    cassette = Cassette.open(tape)
+    with cassette.recording():
+        cassette.append([entry(4)])
+    cassette.append([entry(5)])
+    assert kept.read_bytes() == before
+    assert [known["about"] for known in Cassette.open(tape).records][3:] == ["dialog 4", "dialog 5"]
+
+
 def test_a_full_disk_leaves_the_cassette_as_it_was(tape: Path) -> None:
     before = tape.read_bytes()
     script = (

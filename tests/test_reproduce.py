@@ -173,6 +173,25 @@ def test_the_miniature_gives_the_committed_lock_and_a_third_run_runs_nothing(clo
     assert "Running stage" not in run(clone, "mini")
 
 
+def test_a_studys_folder_may_have_any_name(clone: Path) -> None:
+    folder = clone / "it's 我的 study"
+    folder.mkdir()
+    text = (ROOT / "mini/params.yaml").read_text(encoding="utf-8")
+    for old, new in (
+        ("params: mini/params.yaml", f'params: "{folder.name}/params.yaml"'),
+        ("out: runs/mini", f'out: "runs/{folder.name}"'),
+    ):
+        assert old in text, old
+        text = text.replace(old, new)
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    for file in ("dvc.yaml", "publish.yaml"):
+        shutil.copy(ROOT / "mini" / file, folder / file)
+    dvc = str(Path(sys.executable).parent / "dvc")
+    subprocess.run([dvc, "pull", "--quiet", "data.dvc"], cwd=clone, check=True)
+    subprocess.run([dvc, "repro", "--quiet", f"{folder.name}/dvc.yaml:read@annomi"], cwd=clone, check=True)
+    assert (clone / "runs" / folder.name / "read/annomi/dialogs.jsonl").is_file()
+
+
 def test_tuned_beats_base_for_each_model(clone: Path) -> None:
     paired = pd.read_csv(clone / "runs/mini/score/paired.csv")
     found = paired[paired["second"].str.endswith(" base") & paired["metric"].isin(["bleu_4", "rouge_l"])]

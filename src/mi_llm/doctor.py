@@ -22,12 +22,18 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from mi_llm.disk import held
 from mi_llm.models import hub
 from mi_llm.models.estimate import Card, Plan, Shape, after_tuning, duration, gib, instead, peak_of, plans
 from mi_llm.needs import listed, needs
 from mi_llm.study import Study
 
 BF16_SINCE = 8.0  # CUDA compute capability of the first cards with BF16 arithmetic
+DRIVER_SINCE = {
+    11: 450,
+    12: 525,
+    13: 580,
+}  # CUDA's major version: its first driver on Linux (NVIDIA's table of CUDA compatibility)
 COMMON = {"RTX 3060": 12, "RTX 4090": 24, "A100": 80}  # cards shown where there is none, with their GiB
 
 
@@ -49,6 +55,7 @@ class Machine:
     memory: float
     disk: float
     gpus: tuple[Gpu, ...]
+    driver: str | None
     engine: str | None
     fonts: bool
     network: bool
@@ -102,15 +109,23 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(found)
 
 
-def pytorch() -> tuple[str, str | None]:
-    """PyTorch's version, and what keeps it from using the GPU: None if nothing does."""
+def pytorch(driver: str | None) -> tuple[str, str | None]:
+    """PyTorch's version, and what keeps it from using the GPU with this version of NVIDIA's driver: None if nothing does."""
     import torch
 
     if torch.cuda.is_available():
         return torch.__version__, None
     if torch.version.cuda is None:
         return torch.__version__, "a build without CUDA"
-    return torch.__version__, f"no GPU that CUDA {torch.version.cuda} can use; the driver may be too old"
+    return torch.__version__, outdated(torch.version.cuda, driver) or f"no GPU that CUDA {torch.version.cuda} can use"
+
+
+def outdated(cuda: str, driver: str | None) -> str | None:
+    """What to say of a driver that is older than a version of CUDA needs; None of one that is not, or of none."""
+    needed = DRIVER_SINCE.get(int(cuda.partition(".")[0]), 0)
+    if driver is None or int(driver.partition(".")[0]) >= needed:
+        return None
+    return f"CUDA {cuda} needs NVIDIA's driver {needed} or newer, and this is {driver}"
 
 
 def reachable(address: str) -> bool:
@@ -134,6 +149,7 @@ def machine() -> Machine:
         memory=psutil.virtual_memory().total / 1e9,
         disk=shutil.disk_usage(Path.cwd()).free / 1e9,
         gpus=gpus(),
+        driver=answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         engine=answer("docker", "info", "--format", "docker {{.ServerVersion}}") or answer("podman", "--version"),
         fonts=bool(answer("fc-list", ":lang=zh", "family")),
         network=network,
@@ -146,8 +162,9 @@ def machine() -> Machine:
 def fitting(study: Study, found: Machine) -> list[str]:
     """What keeps a study from running here."""
     missing = []
-    if found.disk < study.expect.disk_gb:
-        missing.append(f"{found.disk:.1f} GB of disk are free, {study.expect.disk_gb:g} are needed")
+    wanted = study.expect.disk_gb - held(study)
+    if found.disk < wanted:
+        missing.append(f"{found.disk:.1f} GB of disk are free, {wanted:.1f} are needed beside what the study holds")
     if study.base.source == "hub":
         missing += unfit(study, found)
     missing += [f"{need.what}: {need.remedy}" for need in needs(study, found) if need.missing]
@@ -166,8 +183,8 @@ def unfit(study: Study, found: Machine) -> list[str]:
     if study.finetune.precision == "bfloat16" and any(gpu.capability < BF16_SINCE for gpu in found.gpus):
         missing.append(f"{card.name} has no BF16 arithmetic")
     if study.finetune.four_bit and find_spec("bitsandbytes") is None:
-        missing.append("the package bitsandbytes, which a 4-bit base needs")
-    version, trouble = pytorch()
+        missing.append("no package bitsandbytes, which a 4-bit base needs: pip install -c requirements-cuda.lock bitsandbytes")
+    version, trouble = pytorch(found.driver)
     if trouble:
         missing.append(f"PyTorch {version}: {trouble}")
     for model, entry in entries.items():
@@ -263,13 +280,14 @@ def tables(study: Study, found: Machine) -> list[str]:
 def doctor(studies: list[Study]) -> int:
     """Print what was found and what each study lacks; returns 0 if the first study can run."""
     found = machine()
-    version, trouble = pytorch()
+    version, trouble = pytorch(found.driver)
     rows = [
         ("Python", found.python, "3.11 or newer"),
         ("CPU cores", str(found.cores), "mini: 2"),
         ("memory", f"{found.memory:.0f} GB", "mini: 4 GB"),
         ("free disk", f"{found.disk:.0f} GB", ", ".join(f"{study.name}: {study.expect.disk_gb:g} GB" for study in studies)),
         ("NVIDIA GPU", found.gpu or "none", "paper"),
+        ("NVIDIA driver", found.driver or "none", f"paper: {DRIVER_SINCE[13]} or newer, for CUDA 13"),
         ("PyTorch", f"{version}, CUDA {'no' if trouble else 'yes'}", "paper: CUDA"),
         ("container engine", found.engine or "none", "paper in a container"),
         ("Chinese fonts", "yes" if found.fonts else "none", "to read the pages on this machine"),

@@ -22,6 +22,7 @@ from mi_llm import storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.certificate.certify import certify
 from mi_llm.compare import committed, lock_of, outputs, stages
+from mi_llm.disk import held, link_bases
 from mi_llm.doctor import fitting, machine
 from mi_llm.models import hub
 from mi_llm.needs import Need, listed, needs, outlook
@@ -103,6 +104,17 @@ def fetching(study: Study) -> list[str]:
     return ["--pull", "--allow-missing"] if whole else ["--pull"]
 
 
+def targets(study: Study) -> list[str]:
+    """What DVC is asked for, in this order: all at once, but the hub's models one by one, each linked before the next comes.
+
+    Whether there are training dialogs is known after `split`: without any, no weights are fetched.
+    """
+    whole = str(study.beside("dvc.yaml"))
+    if study.base.source != "hub":
+        return [whole]
+    return [f"{whole}:split", *(f"{whole}:base@{model}" for model in study.models), whole]
+
+
 def retry_missing(study: Study) -> None:
     """Try again to acquire what an earlier run could not have: DVC knows nothing of networks and mirror folders."""
     pipeline = study.beside("dvc.yaml")
@@ -147,24 +159,16 @@ def accept_licences(study: Study) -> None:
             hub.accept_licence(study, model, hub.entry_of(study, model))
 
 
-def targets_in_turn(pipeline: Path, wanted: Sequence[Need]) -> list[str]:
-    """What DVC is to make: the division into training and test first where weights are to come, then everything.
-
-    Whether there are training dialogs is known only then, and without any no weights are fetched.
-    """
-    coming = any(need.stage == "base" and need.state == "to be fetched" for need in wanted)
-    return [*([f"{pipeline}:split"] if coming else []), str(pipeline)]
-
-
 def plan(study: Study, wanted: Sequence[Need]) -> None:
     """Say what will happen, where, what it takes, what it needs, and what it will give."""
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    free, holds = shutil.disk_usage(Path.cwd()).free / 1e9, held(study)
     expect = study.expect
     print(
         f"\n{study.title}\n"
         f"  runs    the stages of {study.beside('dvc.yaml')} that are not done yet\n"
         f"  writes  {study.out}/ and DVC's cache, .dvc/cache/; nothing outside this folder\n"
-        f"  takes   {expect.disk_gb:g} GB of disk ({free:.0f} GB are free), {expect.minutes} minutes ({expect.measured_on})\n"
+        f"  takes   {expect.disk_gb:g} GB of disk ({holds:.1f} GB are taken already, {free:.0f} GB are free)\n"
+        f"          and {expect.minutes} minutes ({expect.measured_on})\n"
         f"  stops   at any moment (Ctrl-C), and continues when run again\n"
         f"  needs\n{listed(wanted)}\n",
         file=sys.stderr,
@@ -201,13 +205,12 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
         return 1
     accept_licences(study)
     retry_missing(study)
-    pipeline, options = study.beside("dvc.yaml"), fetching(study) if pull else []
-    for targets in targets_in_turn(pipeline, wanted):
-        if status := dvc(["repro", targets, *options]):
-            break
-    if status:
-        print("\nthe run stopped; the message above says why. What is done is kept: run the same command again.", file=sys.stderr)
-        return int(status)
+    for target in targets(study):
+        if status := dvc(["repro", target, *(fetching(study) if pull else [])]):
+            said = "the run stopped; the message above says why. What is done is kept: run the same command again."
+            print(f"\n{said}", file=sys.stderr)
+            return int(status)
+        link_bases(study)
     put_in_order(lock_of(study))
     print(f"\nreport: {study.out}/report/index.html")
     return certify(study)

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -44,6 +45,18 @@ def unwritable(path: Path, error: OSError) -> Problem:
         "a writable folder with free space",
         "free some space or fix the permissions (`mi-llm doctor` shows both), then run the same command again",
     )
+
+
+def unshare(path: Path) -> None:
+    """Give a linked file that will be added to a content of its own: what it shares with DVC's cache must not change."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # of two processes that come at once, the second finds it done
+        if path.exists() and (path.is_symlink() or path.stat().st_nlink > 1):
+            with path.open("rb") as shared, replacing(path) as own:
+                shutil.copyfileobj(shared, own)
+    finally:
+        os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:

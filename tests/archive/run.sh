@@ -25,7 +25,8 @@ trap '[ $? = 0 ] && rm -rf "$folder" || echo "test-archive: see $folder" >&2' EX
 if [ -n "$wheels" ]; then
   ln -s "$(realpath "$wheels")" "$folder/wheels"
 else
-  "$python" -m pip download --quiet --dest "$folder/wheels" --requirement "$folder/code/requirements.lock"
+  "$python" -m pip download --quiet --dest "$folder/wheels" \
+    --requirement "$folder/code/requirements.lock" --constraint "$folder/code/requirements-cuda.lock"
 fi
 if [ -d "$mirror" ]; then mirror=$(realpath "$mirror"); else mirror=; fi
 

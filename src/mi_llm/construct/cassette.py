@@ -123,6 +123,7 @@ class Cassette:
     def recording(self) -> Iterator[None]:
         """Be the only process that adds to the file: another one waits here until the first ends, and then knows its answers."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        storage.unshare(self.path)
         with self.path.open("ab") as file:
             storage.wait_alone(file.fileno(), f"records into {self.path}")
             self.mend()
@@ -144,6 +145,7 @@ class Cassette:
     def append(self, records: Sequence[Record]) -> None:
         """Add sealed records and make sure that they are on the disk; on a full disk the file stays as it was."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        storage.unshare(self.path)
         lines = b"".join(storage.dump(record).encode("utf-8") + b"\n" for record in records)
         before = self.path.stat().st_size if self.path.exists() else 0
         try:

@@ -100,8 +100,9 @@ def load_base(
 
 def four_bit(precision: str) -> BitsAndBytesConfig:
     """NF4 with double quantization, as in QLoRA (Dettmers et al. 2023) and LLaMA-Factory; computes in `precision`."""
-    if find_spec("bitsandbytes") is None:  # not in the lock: only a 4-bit base needs it
-        raise Problem("finetune.four_bit", "true", "the package bitsandbytes", "pip install bitsandbytes, into this environment")
+    if find_spec("bitsandbytes") is None:  # setup.sh and the container have it with a CUDA build of PyTorch only
+        remedy = "pip install -c requirements-cuda.lock bitsandbytes, into this environment"
+        raise Problem("finetune.four_bit", "true", "the package bitsandbytes", remedy)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
