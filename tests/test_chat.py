@@ -37,6 +37,7 @@ from mi_llm.study import load
 ROOT = Path(__file__).parent.parent
 CHAT = ROOT / "src" / "mi_llm" / "apps" / "chat"
 INSTRUCTION = "你是一位有20年经验的心理咨询师"
+NEUTRAL = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}  # said, to do nothing
 START = """
 import sys
 from pathlib import Path
@@ -361,7 +362,9 @@ def test_a_reply_comes_in_pieces_and_whole(shared: Served) -> None:
     assert request["messages"][0]["role"] == "system"
     assert INSTRUCTION in request["messages"][0]["content"]
     assert request["messages"][1:] == [{"role": "user", "content": "我晚上总是吃零食"}]
-    assert (request["temperature"], request["max_tokens"], "seed" in request) == (0.0, 96, False)
+    assert {name: request[name] for name in NEUTRAL} == NEUTRAL
+    assert (request["temperature"], request["top_k"], request["top_p"]) == (0.0, 0, 1.0)
+    assert (request["max_tokens"], "seed" in request) == (96, False)
 
 
 def test_the_server_builds_the_messages(shared: Served) -> None:
@@ -498,7 +501,8 @@ def test_edit_and_another_reply(shared: Served) -> None:
             assert final(events(answer))["finish"] == "stop"
         drawn = shared.asked()[-1]["request"]
         assert drawn["messages"] == messages
-        assert (drawn["temperature"], drawn["top_p"], drawn["seed"] >= 0) == (0.95, 0.7, True)
+        assert {name: drawn[name] for name in NEUTRAL} == NEUTRAL
+        assert (drawn["temperature"], drawn["top_k"], drawn["top_p"], drawn["seed"] >= 0) == (0.95, 50, 0.7, True)
         dialog = client.get(f"/talks/{talk}/dialogs/0").json()
         assert [turn["text"] for turn in dialog["turns"]] == ["说：第一个回复", "第一个回复", "说：改过的回复", "改过的回复"]
         assert {name: dialog["meta"][name] for name in ("edited", "drawn", "profile")} == {

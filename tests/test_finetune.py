@@ -254,6 +254,7 @@ def test_tuning_lowers_the_loss_and_plain_peft_loads_the_adapter(ready: Study, m
     curve = (folder / "dvclive/plots/metrics/loss.tsv").read_text().splitlines()
     assert curve[0] == "step\tloss"
     assert len(curve) == 7
+    assert sorted(path.name for path in (folder / "vllm").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     plain = AutoModelForCausalLM.from_pretrained(checkpoint(ready, model))
     adapted = PeftModel.from_pretrained(plain, folder / "adapter")
     tuned = {name.rsplit(".", 1)[-1] for name in adapted.peft_config["default"].target_modules}

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from mi_llm import storage
 from mi_llm.models import hub
 from mi_llm.models.base import base, checkpoint, load
+from mi_llm.models.template import LLAMA3
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 from mi_llm.study import load as load_study
@@ -199,13 +200,25 @@ def test_a_model_comes_from_its_pinned_commit_and_loads(server: Hub, checkpoints
     }  # fmt: skip
     source = storage.read_json(out / "source.json")
     assert source["sha256"]["config.json"] == hashlib.sha256(server.files["config.json"]).hexdigest()
-    assert "unverified" not in source
+    assert not {"unverified", "changed"} & {*source}
     assert (out / "LICENCE/LICENSE").read_bytes() == b"Be kind."
     assert sorted(path.name for path in out.parent.iterdir()) == [".tiny-llama3.licence.json", "tiny-llama3"]
     assert "modeling_tiny.py" not in dict(server.asked)
     model, tokenizer = load(folder, "float32")
     assert model.config.model_type == "llama"
     assert len(tokenizer) == 900
+
+
+@pytest.mark.usefixtures("accepted")
+def test_a_model_that_came_with_fewer_stop_tokens_gets_those_of_its_format_and_the_source_says_so(server: Hub) -> None:
+    server.files["generation_config.json"] = b'{"eos_token_id": 5, "top_p": 0.9}'
+    study = pinned(server)
+    base(study, "tiny-llama3")
+    folder, source = checkpoint(study, "tiny-llama3"), storage.read_json(study.folder / "base/tiny-llama3/source.json")
+    stops = LLAMA3.stop_ids(load(folder, "float32")[1])
+    assert storage.read_json(folder / "generation_config.json") == {"eos_token_id": stops, "top_p": 0.9}
+    assert source["changed"] == ["generation_config.json"]
+    assert source["sha256"]["generation_config.json"] == hashlib.sha256(server.files["generation_config.json"]).hexdigest()
 
 
 @pytest.mark.usefixtures("accepted")

@@ -233,6 +233,7 @@ def test_the_stage_from_pairs_to_tables(ready: Study) -> None:
     files = files_of(out)
     assert set(files) == {
         *(f"adapter/{name}" for name in ("README.md", "adapter_config.json", "adapter_model.safetensors")),
+        *(f"vllm/{name}" for name in ("adapter_config.json", "adapter_model.safetensors")),
         *("pairs.jsonl", "preferred.jsonl", "scores.csv", "codes.csv", "metrics.json", "provenance.json"),
     }
     assert not list(out.parent.glob(".*"))

@@ -194,6 +194,22 @@ def test_limits_stops_and_seeds_of_a_request(server: Server) -> None:
     parts = [{"role": "user", "content": [{"type": "text", "text": CHAT[0]["content"]}]}]
     assert asked.create(**ask(messages=parts)).choices[0].message.content == whole
     assert asked.create(**ask(temperature=1, top_p=0)).choices[0].message.content == whole
+    assert asked.create(**ask(temperature=1.5, seed=1), extra_body={"top_k": 1}).choices[0].message.content == whole
+    of_all = [
+        asked.create(**ask(temperature=1.5, top_p=1, seed=1), extra_body={"top_k": most}).choices[0].message.content
+        for most in (0, -1, 50)
+    ]
+    assert of_all[0] == of_all[1] != of_all[2] == by_chance[0]
+
+
+def test_a_request_that_says_every_setting_is_answered_as_one_that_says_what_the_study_has(server: Server) -> None:
+    settings = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "stop_token_ids": []}
+    replies = []
+    for more in ({}, settings | {"top_k": 50}):
+        got = post(server, ask(temperature=0.95, top_p=0.7, seed=3) | more)
+        assert got.status_code == 200
+        replies.append(got.json()["choices"][0]["message"])
+    assert replies[0] == replies[1]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -326,6 +342,11 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "many choices": (ask(n=8), 400, "n is not supported"),
     "tools": (ask(tools=[{"type": "function", "function": {"name": "rm"}}]), 400, "tools is not supported"),
     "an empty stop": (ask(stop=[""]), 400, "stop"),
+    "a repetition penalty": (ask(repetition_penalty=1.05), 400, "repetition_penalty is not supported"),
+    "a least probability": (ask(min_p=0.1), 400, "min_p is not supported"),
+    "stop tokens": (ask(stop_token_ids=[5]), 400, "stop_token_ids is not supported"),
+    "a top_k below all": (ask(top_k=-2), 400, "top_k"),
+    "a top_k beyond all numbers": (ask(top_k=2**80), 400, "top_k"),
 }  # fmt: skip
 
 
@@ -446,11 +467,11 @@ def test_after_a_failure_the_next_reply_comes(place: tuple[Path, Study], capsys:
         branching_attention(loaded)
         tuned = PeftModel.from_pretrained(loaded, study.folder / "finetune" / "tiny-llama3" / "adapter").eval()
     told: list[Piece] = []
-    engine = Engine(tuned, [], rows=2, queue=2, top_k=50, tell=lambda heard: told.extend(piece for _, piece in heard))
+    engine = Engine(tuned, [], rows=2, queue=2, tell=lambda heard: told.extend(piece for _, piece in heard))
 
     def finish() -> Finish:
         told.clear()
-        engine.ask(Reply(Asked([5, 6, 7], True, 4, 0.0, 1.0, 0, (), time.monotonic() + 30), tokenizer))
+        engine.ask(Reply(Asked([5, 6, 7], True, 4, 0.0, 1, 1.0, 0, (), time.monotonic() + 30), tokenizer))
         while not (told and told[-1].finish):
             time.sleep(0.005)
         return told[-1].finish

@@ -201,8 +201,8 @@ class Sampling(Section):
 class Respond(Section):
     """How test rounds are answered: `batch` rounds at a time, at most `max_new_tokens` each.
 
-    `engine`: this program, or an OpenAI-compatible server at `server`, which offers a model's arms as `<model>` and
-    `<model>+mi`. `adapter`: kept beside the base's weights, or merged into them.
+    `engine`: this program, or a model server at `server`, which offers a model's arms as `<model>` and `<model>+mi`: vLLM or
+    this bundle's own. `adapter`: kept beside the base's weights, or merged into them.
     """
 
     engine: Literal["local", "server"]
@@ -213,6 +213,14 @@ class Respond(Section):
     sampling: Sampling
     adapter: Literal["active", "merged"]
     precision: Literal["float32", "bfloat16"]
+
+    def requested(self, *, greedy: bool) -> dict[str, float]:
+        """The sampling settings of a request to a model server: all of them, so that none of its defaults takes part.
+
+        `top_k`, `min_p` and `repetition_penalty` are not OpenAI's but vLLM's. What the study does not have is set to do nothing.
+        """
+        chosen = {"temperature": 0.0, "top_k": 0, "top_p": 1.0} if greedy else self.sampling.model_dump()
+        return chosen | {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 class Score(Section):

@@ -219,7 +219,11 @@ class Recorder:
             self.ledger.in_flight += 1
             started = datetime.now(UTC)
             try:
-                response = await client.chat.completions.with_raw_response.create(**asked.request)
+                response = await client.chat.completions.with_raw_response.create(
+                    model=asked.request["model"],
+                    messages=asked.request["messages"],
+                    extra_body=asked.request,  # also settings of vLLM that OpenAI's client has no arguments for
+                )
             except openai.OpenAIError as error:
                 return self.network(error)
             finally:

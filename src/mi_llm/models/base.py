@@ -3,7 +3,7 @@
 Reads the shipped tiny checkpoint `<weights>/<model>/`, or for models of the hub the pins in the file `<weights>` and the
 model's files (see `hub.py`). Writes `base/<model>/checkpoint/` with a config, weights and tokenizer that plain transformers
 classes load, without remote code, and `metrics.json`; for a model of the hub also its licence, and in `source.json` where each
-file came from.
+file came from. `generation_config.json` names the stop tokens of the study's chat format, whatever the model came with.
 """
 
 import json
@@ -172,6 +172,8 @@ def from_folder(study: Study, model: str) -> None:
         for name in CHECKPOINT:
             with storage.replacing(target / name) as file:
                 file.write((source / name).read_bytes())
+        check_tokenizer(target, chat_format(study, model))
+        name_stops(target, chat_format(study, model))
         loaded, tokenizer = load(target, "float32")
         numbers = {"parameters": sum(weight.numel() for weight in loaded.parameters()), "vocabulary": len(tokenizer)}
         storage.write_json(out / "metrics.json", numbers)
@@ -212,9 +214,12 @@ def from_hub(study: Study, model: str) -> None:
         parameters = check_weights(target)
         if parameters != entry.parameters:
             raise Problem(str(target), f"{parameters} parameters", f"{entry.parameters} for {model}", AGAIN)
+        vocabulary = check_tokenizer(target, chat_format(study, model))
+        if name_stops(target, chat_format(study, model)):
+            record["changed"] = ["generation_config.json"]
         numbers = {
             "parameters": parameters,
-            "vocabulary": check_tokenizer(target, chat_format(study, model)),
+            "vocabulary": vocabulary,
             "revision": entry.revision,
             "licence": entry.licence.name,
         }
@@ -328,3 +333,18 @@ def check_tokenizer(folder: Path, form: ChatFormat) -> int:
         if token not in known:
             raise Problem(f"{folder}: tokenizer", f"no token {token}", f"the stop tokens of chat format {form.name}", AGAIN)
     return len(tokenizer)
+
+
+def name_stops(folder: Path, form: ChatFormat) -> bool:
+    """Let a checkpoint's `generation_config.json` name the tokens that end a reply here; returns whether it had to change.
+
+    vLLM and transformers' `generate` end a reply at the tokens named there; a model may have come with fewer.
+    """
+    path = folder / "generation_config.json"
+    settings = storage.read_json(path) if path.exists() else {}
+    named = settings.get("eos_token_id")
+    stops = form.stop_ids(AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
+    if {*stops} == {*(named if isinstance(named, list) else [named])}:
+        return False
+    storage.write_json(path, settings | {"eos_token_id": stops})
+    return True

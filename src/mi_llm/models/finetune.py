@@ -1,9 +1,10 @@
 """Stage `finetune@model`: LoRA-tune one base model on the training dialogs (paper, Methods of Fine-Tuning).
 
-Reads `split/train.jsonl` and `base/<model>/checkpoint/`. Writes `finetune/<model>/adapter/` (plain peft, with a model card), the
-loss curve in `finetune/<model>/dvclive/`, `metrics.json`, and `left_out.csv` if a record was cut or left out. Every `save_every`
-steps the whole state goes to `finetune/.<model>.resume/`, from which a stopped run continues; on a CPU the result is the same,
-byte for byte. Speed and memory, which no two runs share, are kept outside the outputs in `.speed/finetune-<model>.jsonl`.
+Reads `split/train.jsonl` and `base/<model>/checkpoint/`. Writes `finetune/<model>/adapter/` (plain peft, with a model card),
+`finetune/<model>/vllm/` (the same for vLLM), the loss curve in `finetune/<model>/dvclive/`, `metrics.json`, and `left_out.csv` if
+a record was cut or left out. Every `save_every` steps the whole state goes to `finetune/.<model>.resume/`, from which a stopped
+run continues; on a CPU the result is the same, byte for byte. Speed and memory, which no two runs share, are kept outside the
+outputs in `.speed/finetune-<model>.jsonl`.
 
 One process, or many that share each step's records:
 
@@ -53,6 +54,7 @@ from mi_llm.models.gradients import write_out
 from mi_llm.models.packing import ATTENTION, Batch, loss_sum, pack, pad, shares
 from mi_llm.models.processes import Processes
 from mi_llm.models.template import IGNORED, ChatFormat, Encoded, encode, messages
+from mi_llm.models.vllm import write_for_vllm
 from mi_llm.problem import Problem
 from mi_llm.stage import stage, tracked_parameters
 from mi_llm.study import Finetune, Study
@@ -524,6 +526,7 @@ def save(study: Study, model: str, out: Path, *, adapted: PeftModel, taken: Reco
     }
     save_adapter(adapted, out / "adapter", source.name, source.revision)
     storage.write_text(out / "adapter" / "README.md", card.card(study, model, source, numbers))
+    write_for_vllm(out / "adapter", out / "vllm")
     write_log(out / "dvclive", progress.log)
     write_notes(out / "left_out.csv", taken.notes)
     storage.write_json(out / "metrics.json", numbers)

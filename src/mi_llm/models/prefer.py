@@ -2,9 +2,9 @@
 
 Reads the checkpoint, `finetune/<model>/adapter/`, `split/` and `respond/<model>/`. The tuned model answers training rounds
 several times, the lexical coder codes each reply, and the best and the worst of a round are a pair for DPO (Rafailov et al.
-2023). Writes to `prefer/<model>/`: `adapter/` (plain peft, for the base, with a model card), `pairs.jsonl`, `preferred.jsonl`
-(answers to the test rounds), `scores.csv` and `codes.csv` (base, tuned, preferred), `metrics.json`. A stopped run keeps the
-replies it has; training, which is short beside them, begins again.
+2023). Writes to `prefer/<model>/`: `adapter/` (plain peft, for the base, with a model card), `vllm/` (the same for vLLM),
+`pairs.jsonl`, `preferred.jsonl` (answers to the test rounds), `scores.csv` and `codes.csv` (base, tuned, preferred),
+`metrics.json`. A stopped run keeps the replies it has; training, which is short beside them, begins again.
 
 The coder that judges is the coder that chose: its figures show whether training works, and are no evidence of better MI.
 """
@@ -43,6 +43,7 @@ from mi_llm.models.finetune import lora_of
 from mi_llm.models.processes import Processes
 from mi_llm.models.respond import Answer, Journal, answer_all, asked_rounds, chats, numbers_of, without_time
 from mi_llm.models.template import ChatFormat, encode, prompt
+from mi_llm.models.vllm import write_for_vllm
 from mi_llm.problem import Problem
 from mi_llm.score.diagnostics import repeated_4grams
 from mi_llm.score.score import test_sets, texts_of
@@ -84,6 +85,7 @@ def prefer(study: Study, model: str) -> None:
         numbers: dict[str, Any] = pair_numbers(sampled, judged, pairs)
         numbers |= optimise(study, model, pairs, Path(scratch) / "adapter")
         join([tuned, Path(scratch) / "adapter"], out / "adapter")
+        write_for_vllm(out / "adapter", out / "vllm")
         work.append(storage.sha256(out / "adapter"))
         answering = Journal(out.parent, f"{model}.preferred", storage.dump(work), 0)
         answers = answers_of(study, model, out / "adapter", asked_rounds(study), answering)

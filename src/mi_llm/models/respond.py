@@ -233,6 +233,7 @@ def served_name(model: str, arm: str) -> str:
 def questions(study: Study, rounds: Sequence[Round], model: str, arm: str) -> list[Question]:
     """The requests for the rounds' replies."""
     options, path = study.respond, Path(study.finetune.instruction)
+    greedily = options.decoding == "greedy"
     prompt_file = {"name": path.as_posix(), "sha256": storage.sha256(path)}
     found = []
     for sample, chat in zip(rounds, chats(rounds, study), strict=True):
@@ -240,11 +241,10 @@ def questions(study: Study, rounds: Sequence[Round], model: str, arm: str) -> li
             "model": served_name(model, arm),
             "messages": chat,
             "max_tokens": options.max_new_tokens,
-            "temperature": 0,
+            **options.requested(greedy=greedily),
         }
-        if options.decoding == "sample":
-            chosen, seed = options.sampling, study.seed_of("respond", arm, sample.id)
-            request |= {"temperature": chosen.temperature, "top_p": chosen.top_p, "seed": seed}
+        if not greedily:
+            request["seed"] = study.seed_of("respond", arm, sample.id)
         found.append(Question(f"round {sample.id}", request, prompt_file, check=lambda _: None, any_text=True))
     return found
 

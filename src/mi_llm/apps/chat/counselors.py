@@ -1,4 +1,4 @@
-"""The counselor models behind the chat: any server that speaks OpenAI's protocol, asked through the `openai` client.
+"""The counselor models behind the chat: our own server or vLLM, asked through the `openai` client.
 
 A model's arms go by name: `<model>` is the base, `<model>+mi` the tuned one. Nothing is read or written but what the server says.
 """
@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import openai
 
 from mi_llm.models.template import Message
+from mi_llm.study import Respond
 
 Arm = Literal["base", "tuned"]
 ARMS: tuple[Arm, ...] = ("base", "tuned")
@@ -33,14 +34,11 @@ class Unanswered(Exception):  # noqa: N818 — it says what happened
 
 @dataclass(frozen=True)
 class Manner:
-    """How the models are asked: the study's instruction and its placement, how long a reply may be, how one is drawn anew."""
+    """How the models are asked: the study's instruction and its placement, how long a reply may be, how one is drawn."""
 
     instruction: str
     placement: Literal["query", "system"]
-    most_tokens: int
-    greedy: bool
-    temperature: float
-    top_p: float
+    options: Respond
 
 
 class Counselors:
@@ -83,17 +81,17 @@ class Counselors:
 
         Closing the iterator ends the request, and a good server then ends its work. Raises Unanswered.
         """
-        greedy = manner.greedy and seed is None
+        options = manner.options
+        settings = options.requested(greedy=options.decoding == "greedy" and seed is None)
         said, ended = 0, ""
         try:
             stream = await self.client.chat.completions.create(
                 model=model + (TUNED if arm == "tuned" else ""),
                 messages=cast("Any", asked),
                 stream=True,
-                max_tokens=manner.most_tokens,
-                temperature=0.0 if greedy else manner.temperature,
-                top_p=1.0 if greedy else manner.top_p,
+                max_tokens=options.max_new_tokens,
                 seed=openai.omit if seed is None else seed,
+                extra_body=settings,
             )
             async with stream:
                 async for chunk in stream:

@@ -68,8 +68,5 @@ def manner(study: Study) -> Manner:
     return Manner(
         instruction=prompts.instruction(study),
         placement=study.finetune.instruction_placement,
-        most_tokens=study.respond.max_new_tokens,
-        greedy=study.respond.decoding == "greedy",
-        temperature=study.respond.sampling.temperature,
-        top_p=study.respond.sampling.top_p,
+        options=study.respond,
     )

@@ -47,6 +47,7 @@ class Asked:
     tuned: bool
     limit: int
     temperature: float
+    top_k: int
     top_p: float
     seed: int
     stop: tuple[str, ...]
@@ -78,9 +79,9 @@ Told = list[tuple[Reply, Piece]]
 class Arms(Branching):
     """Passes over rows of both arms: what the adapter adds is kept for the tuned arm's tokens, and dropped for the base's."""
 
-    def __init__(self, model: torch.nn.Module, stops: Sequence[int], rows: int, replies: dict[int, Reply], top_k: int) -> None:
+    def __init__(self, model: torch.nn.Module, stops: Sequence[int], rows: int, replies: dict[int, Reply]) -> None:
         super().__init__(model, stops, rows, 0, self.chosen)  # each reply has a limit of its own
-        self.replies, self.top_k = replies, top_k
+        self.replies = replies
         self.adapted, self.adding = [module for module in model.modules() if isinstance(module, LoraLayer)], True
         self.tuned = torch.empty(0, dtype=torch.bool)
         for module in self.adapted:
@@ -103,8 +104,8 @@ class Arms(Branching):
         """The next token of each reply, the likeliest or by chance."""
         tokens = logits.argmax(-1)
         asked = [self.replies[place].asked for place in places]
-        rows = [row for row, one in enumerate(asked) if one.temperature]
-        if rows:
+        for top_k in {one.top_k for one in asked if one.temperature}:
+            rows = [row for row, one in enumerate(asked) if one.temperature and one.top_k == top_k]
             temperature, top_p, chance = (
                 torch.tensor(numbers, dtype=torch.float32, device=self.device)
                 for numbers in (
@@ -113,7 +114,7 @@ class Arms(Branching):
                     [self.replies[places[row]].chance[counts[row]] for row in rows],
                 )
             )
-            tokens[rows] = drawn(logits[rows], temperature, self.top_k, top_p, chance)
+            tokens[rows] = drawn(logits[rows], temperature, top_k, top_p, chance)
         return tokens
 
 
@@ -124,11 +125,11 @@ class Engine:
     """
 
     def __init__(
-        self, model: torch.nn.Module, stops: Sequence[int], *, rows: int, queue: int, top_k: int, tell: Callable[[Told], None]
+        self, model: torch.nn.Module, stops: Sequence[int], *, rows: int, queue: int, tell: Callable[[Told], None]
     ) -> None:
         self.running: dict[int, Reply] = {}
         self.waiting = deque[Reply]()
-        self.passes = Arms(model, stops, rows, self.running, top_k)
+        self.passes = Arms(model, stops, rows, self.running)
         self.queue, self.tell = queue, tell
         self.written = 0
         self.talks: dict[int, Talk] = {}  # by the size of the prompts: rows of one talk are stored as long as the longest

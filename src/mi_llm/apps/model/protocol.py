@@ -1,7 +1,7 @@
 """What the model server is asked and what it answers: the part of OpenAI's chat completions that the study's models can do.
 
-A field that would change the reply and that these models cannot honour is refused; every other field we do not know is ignored,
-since each client library sends some of its own.
+`top_k` is vLLM's addition. A field, of OpenAI's or of vLLM's, that would change the reply and that these models cannot honour is
+refused; every other field we do not know is ignored, since each client library sends some of its own.
 """
 
 import json
@@ -18,7 +18,8 @@ MESSAGES, STOPS, STOP_CHARACTERS = 400, 4, 64
 REFUSED: dict[str, tuple[Any, ...]] = {  # a field that is not done here, and the values with which it asks for nothing
     "n": (1,), "logprobs": (False,), "top_logprobs": (0,), "logit_bias": ({},), "frequency_penalty": (0,),
     "presence_penalty": (0,), "tools": ([],), "functions": ([],), "response_format": ({"type": "text"},),
-    "modalities": (["text"],), "audio": (),
+    "modalities": (["text"],), "audio": (), "min_p": (0,), "repetition_penalty": (1,), "min_tokens": (0,), "ignore_eos": (False,),
+    "stop_token_ids": ([],), "allowed_token_ids": (), "bad_words": ([],),
 }  # fmt: skip
 
 
@@ -85,6 +86,7 @@ class ChatRequest(Strict):
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    top_k: int | None = Field(None, ge=-1, lt=2**31)
     top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Text | list[Text] | None = None

@@ -85,7 +85,6 @@ def opened(study: Study, model: str, queue: int, tell: Callable[[Told], None]) -
         form.stop_ids(tokenizer),
         rows=study.respond.batch,
         queue=queue,
-        top_k=study.respond.sampling.top_k,
         tell=tell,
     )
     marks = tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
@@ -165,12 +164,14 @@ class House:
             )
         options = self.study.respond
         temperature = options.sampling.temperature if asked.temperature is None else asked.temperature
+        top_k = options.sampling.top_k if asked.top_k is None else asked.top_k
         top_p = options.sampling.top_p if asked.top_p is None else asked.top_p
         return Asked(
             prompt=ids,
             tuned=tuned,
             limit=min(room, asked.max_completion_tokens or asked.max_tokens or options.max_new_tokens),
             temperature=temperature if temperature >= COLDEST and top_p > 0 else 0.0,
+            top_k=top_k if top_k > 0 else sys.maxsize,  # as vLLM: 0 and -1 leave all tokens
             top_p=top_p,
             seed=secrets.randbits(32) if asked.seed is None else asked.seed % 2**64,
             stop=asked.stops,
