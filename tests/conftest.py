@@ -5,16 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 from scored import make_scored
+from tiny import untrained
 from transformers import PreTrainedTokenizerFast
 
 from mi_llm.corpora.files import from_folder
 from mi_llm.corpora.read import READERS
 from mi_llm.corpora.reading import Repairs
 from mi_llm.dialog import Dialog
-from mi_llm.models.pretrain import FORMAT_OF, Pretraining, build, train_tokenizer
+from mi_llm.models.pretrain import train_tokenizer
 from mi_llm.report.page import report
 from mi_llm.study import Study, load
 
@@ -88,13 +88,4 @@ def tokenizer(sample_dialogs: list[Dialog]) -> PreTrainedTokenizerFast:
 @pytest.fixture
 def checkpoints(workspace: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     """Untrained checkpoints of the three architectures, where the miniature looks for its models."""
-    options = Pretraining(
-        seed=1, threads=1, vocabulary=900, tokenizer_dialogs=60, hidden=32, intermediate=64, layers=2, heads=4, key_value_heads=2,
-        block=64, batch=1, tokens=1, muon_learning_rate=0.01, adam_learning_rate=0.01, weight_decay=0.0, warmup_steps=1,
-        bf16=False, compiled=False,
-    )  # fmt: skip
-    for name in FORMAT_OF:
-        torch.manual_seed(1)
-        build(name, options, tokenizer).save_pretrained(workspace / "pretrain" / "models" / name)
-        tokenizer.save_pretrained(workspace / "pretrain" / "models" / name)
-    return workspace / "pretrain" / "models"
+    return untrained(workspace / "pretrain" / "models", tokenizer)

@@ -20,6 +20,8 @@ import made_up_release
 import pandas as pd
 import pytest
 from ruamel.yaml import YAML
+from tiny import untrained
+from transformers import PreTrainedTokenizerFast
 
 from mi_llm import storage
 from mi_llm.dialog import read_dialogs
@@ -32,12 +34,13 @@ CHANGED: dict[str, Any] = {  # sizes, models and paths; everything else is the r
     "threads": 2,
     "llm.base_url": "",  # of the server that plays the clients; see `Clients`
     "models": [MODEL],
-    "weights": "pretrain/models",
+    "weights": "untrained",
     "expect.disk_gb": 1,
     "rate.dialogs": 3,
     "translate.transcripts": 2,
     "base.source": "folder",
     "base.formats": {MODEL: "glm4"},
+    "finetune.models": [MODEL],
     "respond.max_new_tokens": 12,
     "simulate.dialogs": 2,
     "simulate.rounds": 3,
@@ -138,7 +141,7 @@ def clients() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, clients: str) -> Bundle:
+def bundle(tmp_path_factory: pytest.TempPathFactory, clients: str, tokenizer: PreTrainedTokenizerFast) -> Bundle:
     """The paper-shaped study, not yet run."""
     folder = tmp_path_factory.mktemp("paper") / "bundle"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
@@ -149,6 +152,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, clients: str) -> Bundle:
     mirror = folder.parent / "mirror"
     released = made_up_release.files(ROOT / "data")
     made_up_release.make_mirror(mirror, ROOT / "data", folder / "src/mi_llm/corpora/sources.yaml", released)
+    untrained(folder / "untrained", tokenizer)
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     subprocess.run(["git", *identity, "commit", "-q", "-a", "-m", "paper-shaped"], cwd=folder, check=True)
     return Bundle(folder, mirror)

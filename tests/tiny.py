@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from mi_llm.models.base import base, checkpoint, load
 from mi_llm.models.finetune import adapt
+from mi_llm.models.pretrain import FORMAT_OF, Pretraining, build
 from mi_llm.study import Study
 from mi_llm.study import load as load_study
 
@@ -40,6 +42,20 @@ def give_adapter(study: Study, model: str) -> None:
             if "lora_B" in name:
                 weight.normal_(0, 0.02)
     adapted.save_pretrained(study.folder / "finetune" / model / "adapter")
+
+
+def untrained(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """Write untrained checkpoints of the three architectures, small enough to train in a test."""
+    options = Pretraining(
+        seed=1, threads=1, vocabulary=900, tokenizer_dialogs=60, hidden=32, intermediate=64, layers=2, heads=4, key_value_heads=2,
+        block=64, batch=1, tokens=1, muon_learning_rate=0.01, adam_learning_rate=0.01, weight_decay=0.0, warmup_steps=1,
+        bf16=False, compiled=False,
+    )  # fmt: skip
+    for name in FORMAT_OF:
+        torch.manual_seed(1)
+        build(name, options, tokenizer).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
 
 
 @contextmanager
