@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# What only a GPU can settle, on any NVIDIA card of 80 GB or more, in about ten minutes; 64 GB of disk. Needs the repository with data/
-# and pretrain/models/ in it (`make data`), and Python with PyTorch: .venv/ or, without a network, what prepare.sh put into .gpu/.
+# What only a GPU can settle, on any NVIDIA card of 80 GB or more: ten minutes, 64 GB of disk. Needs the repository with data/ and
+# pretrain/models/ in it (`make data`), and Python with PyTorch: .venv/ or, without a network, what prepare.sh put into .gpu/.
 #
 #   benchmarks/gpu/run.sh              # each check has a limit of its own, and the others go on if one fails
 #   TRIAL=1 benchmarks/gpu/run.sh      # the same in miniature, on a processor: do all checks run?
 #
-# WORK: folder for a model of 19 GB and the results, results.json and log.txt. OUT: one to which those two are copied. PYTHON: which.
+# WORK: folder for a model of 19 GB and the results, results.json and log.txt. OUT: one to which those two are copied.
+# PYTHON: which Python.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 export WORK=${WORK:-/tmp/mi-llm-gpu} PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
@@ -14,9 +15,11 @@ python=${PYTHON:-$here}
 mkdir -p "$WORK"
 rm -f "$WORK/results.json"
 [ -n "${TRIAL:-}" ] && export OMP_NUM_THREADS=1
-paths=$PWD/src:$PWD/benchmarks
-if compgen -G '.gpu/*.whl' >/dev/null; then  # a bare machine: its own PyTorch, our packages
-  "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$WORK/site" .gpu/*.whl || exit 3
+export PYTHONPATH=$PWD/src:$PWD/benchmarks
+if ! "$python" -c 'import importlib.util; raise SystemExit(not importlib.util.find_spec("dvclive"))'; then
+  # A bare machine: its own PyTorch, our packages.
+  "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --upgrade \
+    --find-links .gpu --target "$WORK/site" -r .gpu/requirements.txt || exit 3
   # dvclive wants all of DVC; the curves that it writes are not looked at here.
   cat >"$WORK/site/dvclive.py" <<'PYTHON'
 class Live:
@@ -26,9 +29,8 @@ class Live:
     def log_metric(self, *_): pass
     def make_summary(self): pass
 PYTHON
-  paths=$WORK/site:$paths
+  PYTHONPATH=$WORK/site:$PYTHONPATH
 fi
-export PYTHONPATH=$paths
 
 failed=0
 check() {
