@@ -13,8 +13,8 @@ entry of `hub.yaml` with the stand-in's hashes. Through `mi-llm`'s own commands:
     python benchmarks/full_size.py FOLDER --layers 2 --hidden 256  # a miniature of it, in a minute
     python benchmarks/full_size.py FOLDER --serve                  # only the hub, for HF_ENDPOINT, until it is stopped
 
-It needs Linux, 32 GB of disk in FOLDER, which is left for you to delete, and 17 GiB of memory; docs/performance.md says how long
-it took. Writes `FOLDER/results.json` and at full size `benchmarks/results/full_size.json`; what the commands said is in
+It needs Linux, 32 GB of disk in FOLDER, which is left for you to delete, and 17 GiB of memory; half an hour on two cores with AMX
+(docs/performance.md). Writes `FOLDER/results.json` and at full size `benchmarks/results/full_size.json`; what the commands said is in
 `FOLDER/log.txt`. Ends with status 1 at the first thing that is not as it should be. Stopped, it goes on with the next stage.
 """
 
@@ -47,7 +47,7 @@ from mi_llm.models.hub import Entry, entries
 
 HUB_FILE = ROOT / "src" / "mi_llm" / "models" / "hub.yaml"
 MODEL = "baichuan2-7b"
-RECORDS, STEPS, ROUNDS = 24, 3, 6
+STEPS, ROUNDS = 3, 6
 # The keys of the root's params.yaml that are not the root's here.
 CHANGED: dict[str, Any] = {
     "threads": len(os.sched_getaffinity(0)),
@@ -55,9 +55,9 @@ CHANGED: dict[str, Any] = {
     "weights": "hub.yaml",
     "base.formats": {MODEL: "baichuan2"},
     "finetune.instruction": "prompts/counselor.jinja",
-    "finetune.max_samples": RECORDS,
+    "finetune.max_samples": STEPS,
     "finetune.epochs": 1,
-    "finetune.cutoff": 128,
+    "finetune.accumulation": 1,  # each record takes a processor a minute and more
     "finetune.save_every": 1,
     "respond.max_new_tokens": 32,
 }
@@ -299,7 +299,7 @@ def tune(work: Path) -> dict[str, Any]:
     whole = Command(work, "finetune", MODEL).succeed()
     expect(storage.md5s(folder / MODEL) == first, f"{len(first)} files of the resumed and the uninterrupted run have equal bytes")
     numbers = storage.read_json(folder / MODEL / "metrics.json")
-    expect(numbers["steps"] == STEPS and numbers["records"] == RECORDS, f"{STEPS} steps of {RECORDS // STEPS} records")
+    expect(numbers["steps"] == numbers["records"] == STEPS, f"{STEPS} steps of a record each")
     pace = list(storage.read_lines(folder.parent / ".speed" / f"finetune-{MODEL}.jsonl"))[-1]
     return {
         "seconds": whole.seconds,
@@ -348,8 +348,8 @@ def main() -> None:
             served.serve_forever()
     write_study(work / "study", CHANGED)
     write_hub_file(work / "study" / CHANGED["weights"], entry.shape, weights)
-    rounds = [sample for dialog in dialogs[RECORDS : RECORDS + 2] for sample in list(dialog.rounds())[: ROUNDS // 2]]
-    write_split(work / "study", dialogs[:RECORDS], rounds)
+    rounds = [sample for dialog in dialogs[STEPS : STEPS + 2] for sample in list(dialog.rounds())[: ROUNDS // 2]]
+    write_split(work / "study", dialogs[:STEPS], rounds)
     go_the_way(work, weights, entry)
     if entry == known:
         shutil.copy(work / "results.json", LATEST.with_name("full_size.json"))
@@ -358,10 +358,10 @@ def main() -> None:
 def go_the_way(work: Path, weights: Weights, entry: Entry) -> None:
     """Go through the stages that have no results yet, and add those of each."""
     path, shape = work / "results.json", entry.shape
-    if not path.exists():
-        served_gb, on_disk = round(weights.size / 1e9, 2), round(disk_used(work / "hub") / 1e9, 4)
-        model = {"parameters": shape.parameters, "served_gb": served_gb, "served_gb_on_disk": on_disk, **shape.model_dump()}
-        storage.write_json(path, {"machine": machine(), "model": model, "changed": CHANGED})
+    served_gb, on_disk = round(weights.size / 1e9, 2), round(disk_used(work / "hub") / 1e9, 4)
+    model = {"parameters": shape.parameters, "served_gb": served_gb, "served_gb_on_disk": on_disk, **shape.model_dump()}
+    before = storage.read_json(path) if path.exists() else {}
+    storage.write_json(path, before | {"machine": machine(), "model": model, "changed": CHANGED})
 
     def base() -> dict[str, Any]:
         with serving(work, shape) as address:
