@@ -13,9 +13,9 @@ entry of `hub.yaml` with the stand-in's hashes. Through `mi-llm`'s own commands:
     python benchmarks/full_size.py FOLDER --layers 2 --hidden 256  # a miniature of it, in a minute
     python benchmarks/full_size.py FOLDER --serve                  # only the hub, for HF_ENDPOINT, until it is stopped
 
-It needs Linux, 32 GB of disk in FOLDER, which is left for you to delete, and 17 GiB of memory; half an hour on two cores with AMX
-(docs/performance.md). Writes `FOLDER/results.json` and at full size `benchmarks/results/full_size.json`; what the commands said is in
-`FOLDER/log.txt`. Ends with status 1 at the first thing that is not as it should be. Stopped, it goes on with the next stage.
+It needs Linux, 32 GB of disk in FOLDER, which is left for you to delete, 17 GiB of memory, and half an hour on two cores with AMX
+(docs/performance.md). Writes `FOLDER/results.json`, at full size `benchmarks/results/full_size.json`, too; what the commands said
+is in `FOLDER/log.txt`. Ends with status 1 at the first thing that is not as it should be; a stopped run goes on where it was.
 """
 
 import argparse
