@@ -1,11 +1,15 @@
 # Every target makes its own environment (.venv/) first.
-.PHONY: test test-container test-archive lint format bench archive chat desk setup data remotes pull-chat pull-audit pull-all
+.PHONY: test test-long test-container test-archive lint format bench archive chat desk setup data remotes pull-chat pull-audit pull-all
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 test: data remotes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+# What a GPU or a full-size model runs otherwise, gone through in miniature: minutes.
+test-long: data
+	$(BIN)/python -m pytest -m slow
 
 # The images built, run and talked to; needs a Docker engine, or makes one on Debian, or says why not. Half an hour and more.
 test-container:

@@ -25,7 +25,7 @@ from typing import Any
 import peers
 import torch
 from results import Result, Skipped, show, spread
-from transformers import AutoModelForCausalLM, GlmConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, PreTrainedModel
 
 from mi_llm.models.base import PRECISION, prepare_torch
 from mi_llm.models.estimate import LABELLED, SHARE, Card, Plan, Shape, here, plans, weight_bytes
@@ -57,8 +57,8 @@ def paper_settings() -> Finetune:
 
 
 def random_model(shape: Shape, precision: str, device: torch.device) -> PreTrainedModel:
-    """An untrained GLM of a shape, made where it will be used."""
-    config = GlmConfig(
+    """An untrained model of a shape, made where it will be used: a GLM if gate and up projection are one matrix, else a Llama."""
+    config = (GlmConfig if shape.fused_gate_up else LlamaConfig)(
         num_hidden_layers=shape.layers,
         hidden_size=shape.hidden,
         num_attention_heads=shape.heads,
