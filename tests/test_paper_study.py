@@ -7,6 +7,7 @@ second has talks with recorded clients and two raters' codes.
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -101,30 +102,50 @@ class Bundle:
     """A clone with the paper-shaped study at its root, and the mirror folder that it takes its corpora from."""
 
     def __init__(self, folder: Path, mirror: Path) -> None:
-        self.folder, self.mirror = folder, mirror
+        self.folder = folder
+        self.locks: list[bytes] = []  # after each whole run
+        programs = f"{Path(MI_LLM).parent}{os.pathsep}{os.environ['PATH']}"
+        own = {"PYTHONPATH": str(folder / "src"), "MI_LLM_MIRROR": str(mirror), "PATH": programs}
+        self.environment = {**os.environ, **own}
 
-    def run(self, *words: str, status: int = 0, **environment: str) -> str:
+    @property
+    def lock(self) -> bytes:
+        """The study's lock as it is now."""
+        return (self.folder / "dvc.lock").read_bytes()
+
+    def run(self, *words: str, status: int = 0) -> str:
         """Run `mi-llm` in the clone, with the clone's own code; returns all it printed."""
-        code = {"PYTHONPATH": str(self.folder / "src"), "MI_LLM_MIRROR": str(self.mirror)}
-        done = subprocess.run(
-            [MI_LLM, *words],
-            cwd=self.folder,
-            env={**os.environ, **code, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [MI_LLM, *words]
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout + done.stderr
 
+    def reproduce(self) -> None:
+        """Run the whole study."""
+        self.run("reproduce", "paper", "--yes")
+        self.locks.append(self.lock)
+
+    def reproduce_killed(self, chance: random.Random, longest: float) -> int:
+        """Run the whole study and kill it at random moments, at most `longest` seconds apart, until it ends; counts the kills."""
+        kills = 0
+        while True:
+            process = subprocess.Popen(
+                [MI_LLM, "reproduce", "paper", "--yes"], cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+            try:
+                process.wait(2 + chance.random() * longest)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+                continue
+            assert process.returncode == 0
+            return kills
+
     def dvc(self, *words: str) -> None:
         """Run DVC in the clone."""
-        code = {
-            "PYTHONPATH": str(self.folder / "src"),
-            "MI_LLM_MIRROR": str(self.mirror),
-            "PATH": f"{Path(MI_LLM).parent}:{os.environ['PATH']}",
-        }
-        subprocess.run([str(Path(MI_LLM).parent / "dvc"), *words], cwd=self.folder, env={**os.environ, **code}, check=True)
+        subprocess.run([str(Path(MI_LLM).parent / "dvc"), *words], cwd=self.folder, env=self.environment, check=True)
 
     def table(self, name: str) -> pd.DataFrame:
         """A table of the report."""
@@ -140,10 +161,8 @@ def clients() -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, clients: str, tokenizer: PreTrainedTokenizerFast) -> Bundle:
-    """The paper-shaped study, not yet run."""
-    folder = tmp_path_factory.mktemp("paper") / "bundle"
+def make_bundle(folder: Path, clients: str, tokenizer: PreTrainedTokenizerFast) -> Bundle:
+    """Make a clone with the paper-shaped study, not yet run, and its mirror folder beside it."""
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
     shutil.copytree(ROOT / "src", folder / "src", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "params.yaml").write_text(paper_shaped(storage.read_text(ROOT / "params.yaml"), clients), encoding="utf-8")
@@ -158,12 +177,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, clients: str, tokenizer: Pr
     return Bundle(folder, mirror)
 
 
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, clients: str, tokenizer: PreTrainedTokenizerFast) -> Bundle:
+    """The paper-shaped study of this module's tests."""
+    return make_bundle(tmp_path_factory.mktemp("paper") / "bundle", clients, tokenizer)
+
+
 RECORDINGS = {"Ratings of the corpora", "AnnoMI in Chinese"}
 PEOPLE = {"Talks with standardized clients", "Codes given by people"}
 
 
 def test_with_nothing_recorded_and_nothing_coded_the_report_says_what_is_absent(bundle: Bundle) -> None:
-    bundle.run("reproduce", "paper", "--yes")
+    bundle.reproduce()
     assert set(bundle.table("not-had").index) >= RECORDINGS | PEOPLE
     scores = bundle.table("scores")
     assert set(scores["Test set"]) == {"as published", "repaired"}
@@ -186,8 +211,8 @@ def code_packets(folder: Path, out: Path) -> None:
 
 
 def test_with_recorded_clients_and_two_raters_the_manual_evaluation_is_filled(bundle: Bundle) -> None:
-    if not (bundle.folder / "dvc.lock").exists():
-        bundle.run("reproduce", "paper", "--yes")
+    if not bundle.locks:
+        bundle.reproduce()
     simulating = ("simulate", MODEL, "--study", "params.yaml", "--mode", "record")
     assert "at most 12: 4 talks of 3 rounds" in bundle.run(*simulating, "--dry-run")
     refused = bundle.run(*simulating, status=2)  # no terminal to ask on
@@ -196,7 +221,7 @@ def test_with_recorded_clients_and_two_raters_the_manual_evaluation_is_filled(bu
     bundle.run(*simulating, "--yes")
     bundle.dvc("repro", "--quiet", "dvc.yaml:blind")
     code_packets(bundle.folder / "runs/paper/blind/packets", bundle.folder / "people/codes")
-    bundle.run("reproduce", "paper", "--yes")
+    bundle.reproduce()
     talks = read_dialogs(bundle.folder / "runs/paper/simulate" / MODEL / "tuned.jsonl")
     assert [talk.meta["client"] for talk in talks] == ["llm", "llm"]
     assert [talk.meta["ended"] for talk in talks] == ["farewell", "farewell"]
@@ -207,3 +232,18 @@ def test_with_recorded_clients_and_two_raters_the_manual_evaluation_is_filled(bu
     indicators = bundle.table("indicators")
     assert indicators.loc["Simple reflections", f"{MODEL} tuned"] == "1.50 (0.00)"  # two volleys, the first by one rater only
     assert set(bundle.table("reliability")["Raters"]) == {"rater-1, rater-2"}
+
+
+@pytest.mark.slow
+def test_runs_killed_at_any_moment_end_in_the_same_locks(
+    bundle: Bundle, tmp_path: Path, clients: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    if len(bundle.locks) < 2:
+        test_with_recorded_clients_and_two_raters_the_manual_evaluation_is_filled(bundle)
+    other, chance = make_bundle(tmp_path / "bundle", clients, tokenizer), random.Random(7)
+    assert other.reproduce_killed(chance, longest=60) >= 2
+    assert other.lock == bundle.locks[0]
+    for path in (f"runs/paper/simulate/{MODEL}/cassette.jsonl", "people/codes/codes.csv", "people/codes/globals.csv"):
+        (other.folder / path).write_bytes((bundle.folder / path).read_bytes())
+    assert other.reproduce_killed(chance, longest=40) >= 1
+    assert other.lock == bundle.locks[1]
