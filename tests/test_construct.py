@@ -333,9 +333,14 @@ def test_without_the_training_file_nothing_is_tuned_and_the_way_out_is_said(work
     assert tables.screening(released).empty
     with pytest.raises(Problem) as refusal:
         split.split(released)
-    for way in ("missing.csv", "transcribe.source: recorded", "split.test: divided", "finetune.models: []"):
+    for way in (
+        "missing.csv",
+        "transcribe.source: recorded",
+        "split.test: divided",
+        "finetune.untuned: [tiny-baichuan2, tiny-glm4, tiny-llama3]",
+    ):
         assert way in refusal.value.remedy
-    split.split(without_training_file(study, split={"test": "release"}, finetune={"models": ()}))
+    split.split(without_training_file(study, split={"test": "release"}, finetune={"untuned": study.models}))
     assert read_dialogs(workspace / "runs/mini/split/train.jsonl") == []
     assert len(read_rounds(workspace / "runs/mini/split/test_rounds.jsonl")) > 0
 

@@ -76,7 +76,7 @@ def test_the_training_file_is_looked_for_loose_and_in_the_mirrors_archive(paper:
     assert states(paper, machine)[key] == "to be fetched"
     storage.write_text(paper.folder / "read/release/training.jsonl", "{}\n")
     assert states(paper, BARE)[key] == "here"
-    untuned = paper.model_copy(update={"finetune": paper.finetune.model_copy(update={"models": ()})})
+    untuned = paper.model_copy(update={"finetune": paper.finetune.model_copy(update={"untuned": paper.models})})
     assert key not in states(untuned, BARE)
 
 

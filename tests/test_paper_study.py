@@ -41,7 +41,6 @@ CHANGED: dict[str, Any] = {  # sizes, models and paths; everything else is the r
     "translate.transcripts": 2,
     "base.source": "folder",
     "base.formats": {MODEL: "glm4"},
-    "finetune.models": [MODEL],
     "respond.max_new_tokens": 12,
     "simulate.dialogs": 2,
     "simulate.rounds": 3,

@@ -131,8 +131,9 @@ def test_both_test_sets_are_scored_and_shown(repaired: Study) -> None:
 
 @pytest.mark.parametrize("tuned", [(), ("tiny-glm4",)])
 def test_models_that_are_not_tuned_are_scored_and_shown_by_their_base_alone(scored: Study, tuned: tuple[str, ...]) -> None:
-    study = scored.model_copy(update={"finetune": scored.finetune.model_copy(update={"models": tuned})})
-    for model in set(study.models) - set(tuned):
+    untuned = tuple(model for model in scored.models if model not in tuned)
+    study = scored.model_copy(update={"finetune": scored.finetune.model_copy(update={"untuned": untuned})})
+    for model in untuned:
         (study.folder / "respond" / model / "tuned.jsonl").unlink()
         (study.folder / "simulate" / model / "tuned.jsonl").unlink()
         numbers = storage.read_json(study.folder / "respond" / model / "metrics.json")

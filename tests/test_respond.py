@@ -100,7 +100,7 @@ def test_a_model_that_is_not_tuned_is_answered_without_an_adapter(ready: Study) 
     out = ready.folder / "respond" / "tiny-glm4"
     base_alone = (out / "base.jsonl").read_bytes()
     shutil.rmtree(ready.folder / "finetune" / "tiny-glm4")
-    untuned = study_with(finetune_models="[tiny-baichuan2, tiny-llama3]")
+    untuned = study_with(finetune_untuned="[tiny-glm4]")
     finetune(untuned, "tiny-glm4")
     respond(untuned, "tiny-glm4")
     assert (out / "base.jsonl").read_bytes() == base_alone

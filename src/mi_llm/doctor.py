@@ -189,7 +189,7 @@ def unfit(study: Study, found: Machine) -> list[str]:
         missing.append(f"PyTorch {version}: {trouble}")
     for model, entry in entries.items():
         ways = ways_of(study, model, entry.shape, card)
-        if model in study.finetune.models and not any(as_set(way, study) for way in ways if way.memory.total <= card.memory):
+        if model in study.tuned and not any(as_set(way, study) for way in ways if way.memory.total <= card.memory):
             missing.append(f"{model} does not fit as {study.params} sets finetune; {instead(ways)}")
         missing += too_large(study, model, entry.shape, card)
     return missing

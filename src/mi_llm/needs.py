@@ -92,7 +92,7 @@ def corpora(study: Study, machine: "Machine") -> Iterator[Need]:
 
 def training_file(study: Study, machine: "Machine") -> Iterator[Need]:
     """The authors' training file, where models are tuned on it."""
-    if study.training != "release" or not study.finetune.models:
+    if study.training != "release" or not study.tuned:
         return
     known, name = study.folder / "read" / "release" / "training.jsonl", PurePosixPath(release.TRAINING).name
     source = sources()["release"]
@@ -104,7 +104,7 @@ def training_file(study: Study, machine: "Machine") -> Iterator[Need]:
     remedy = (
         f"put {name} from github.com/{source.repository} at {source.commit[:12]} into the folder that MI_LLM_MIRROR names;"
         f" or set in {study.params} split.test: divided (train on some of the authors' test dialogs),"
-        " transcribe.source: recorded (your own recording), or finetune.models: [] (tune nothing)"
+        f" transcribe.source: recorded (your own recording), or finetune.untuned: [{', '.join(study.models)}] (tune nothing)"
     )
     yield Need("transcribe", f"the authors' training file, {name}", state, TUNED, remedy, stops=True)
 

@@ -159,7 +159,7 @@ class Lora(Section):
 class Finetune(Section):
     """Training settings (paper, Methods of Fine-Tuning; appendix, section 5).
 
-    `models`: which of the study's models are tuned; the others are answered and scored as they are. `instruction`: the file
+    `untuned`: those of the study's models that are answered and scored as they are, without an adapter. `instruction`: the file
     with the fixed instruction. `records`: a dialog, or a round with its history, a record; or as the
     authors' training file has them. `max_samples`: only the first so many records. `loss`: on all counselor turns of a record
     or on its last. `packed`: the tokens of a step's records in one row, each attending to its own only; else padded.
@@ -167,7 +167,7 @@ class Finetune(Section):
     here and in every stage that answers with it.
     """
 
-    models: tuple[str, ...]
+    untuned: tuple[str, ...]
     instruction: str
     instruction_placement: Literal["query", "system"]
     records: Literal["dialog", "round", "release"]
@@ -357,11 +357,11 @@ class Study(Section):
                     raise ValueError(f"{section} names {name}, which is not among corpora: {', '.join(self.corpora)}")
         if set(self.models) != set(self.base.formats):
             raise ValueError("models and base.formats must name the same models")
-        if unknown := sorted(set(self.finetune.models) - set(self.models)):
-            raise ValueError(f"finetune.models names {unknown[0]}, which is not among models: {', '.join(self.models)}")
-        if untuned := sorted(set(self.prefer.models) - set(self.finetune.models)):
-            tuned = ", ".join(self.finetune.models) or "none"
-            raise ValueError(f"prefer.models names {untuned[0]}, which is not among finetune.models: {tuned}")
+        if unknown := sorted((set(self.prefer.models) | set(self.finetune.untuned)) - set(self.models)):
+            section = "prefer.models" if unknown[0] in self.prefer.models else "finetune.untuned"
+            raise ValueError(f"{section} names {unknown[0]}, which is not among models: {', '.join(self.models)}")
+        if both := sorted(set(self.prefer.models) & set(self.finetune.untuned)):
+            raise ValueError(f"prefer.models names {both[0]}, which finetune.untuned leaves untuned")
         if self.split.test == "divided" and self.finetune.records == "release":
             raise ValueError("split.test is divided, so finetune.records must be dialog or round: there is no training file")
         if self.simulate.client == "scripted" and self.simulate.profiles == "release":
@@ -377,9 +377,14 @@ class Study(Section):
             raise ValueError(f"split.test_dialogs must be smaller than the {total} transcribed dialogs")
         return self
 
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """The models that the study tunes."""
+        return tuple(model for model in self.models if model not in self.finetune.untuned)
+
     def arms(self, model: str) -> tuple[Arm, ...]:
         """The arms of a model: the base, and the tuned one if the study tunes it."""
-        return ARMS if model in self.finetune.models else ("base",)
+        return ARMS if model in self.tuned else ("base",)
 
     @property
     def training(self) -> Literal["recorded", "release", "divided"]:

@@ -110,10 +110,10 @@ def no_training(study: Study, screened: Path) -> Problem:
     return Problem(
         str(screened),
         "no dialog to train on",
-        f"training dialogs for {', '.join(study.finetune.models)}",
+        f"training dialogs for {', '.join(study.tuned)}",
         f"see {study.folder}/acquire/release/missing.csv for the authors' training file; or set in {study.params} one of"
         " transcribe.source: recorded (with a recording of yours), split.test: divided (to train on some of the authors' test"
-        " dialogs), finetune.models: [] (to tune nothing)",
+        f" dialogs), finetune.untuned: [{', '.join(study.models)}] (to tune nothing)",
     )
 
 
@@ -142,7 +142,7 @@ def split(study: Study) -> None:
         else:
             train, test = divide(study, train, [[index] for index in range(len(train))], screened)
             rounds = [sample for dialog in test for sample in dialog.rounds()]
-        if study.finetune.models and not train:
+        if study.tuned and not train:
             raise no_training(study, screened)
         write_dialogs(out / "train.jsonl", train)
         write_dialogs(out / "test.jsonl", test)

@@ -62,7 +62,7 @@ from mi_llm.study import Finetune, Study
 
 def finetune(study: Study, model: str) -> None:
     """Tune one model, or leave it as it is if the study does not tune it; see the module."""
-    if model not in study.finetune.models:
+    if model not in study.tuned:
         leave(study, model)
         return
     prepare_torch(study)
@@ -571,8 +571,8 @@ def write_notes(path: Path, notes: Sequence[tuple[str, str, str]]) -> None:
 
 def dry_run(study: Study, model: str) -> None:
     """Print what `finetune` would do, and what it would take on the hardware found; writes nothing."""
-    if model not in study.finetune.models:
-        print(f"finetune {model}: left as it is; finetune.models of {study.params} does not name it")
+    if model not in study.tuned:
+        print(f"finetune {model}: left as it is; finetune.untuned of {study.params} names it")
         return
     for path in inputs_of(study, model):
         if not path.exists():

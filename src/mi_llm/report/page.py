@@ -46,7 +46,7 @@ def examples(study: Study, shown: Sequence[ShownRound]) -> list[ShownRound]:
 
 def example_talk(study: Study) -> Dialog | None:
     """One talk of a tuned model with a standardized client, drawn with the seed; None where there are none."""
-    talks = [talk for model in study.finetune.models for talk in read_dialogs(study.folder / "simulate" / model / "tuned.jsonl")]
+    talks = [talk for model in study.tuned for talk in read_dialogs(study.folder / "simulate" / model / "tuned.jsonl")]
     return random.Random(study.seed_of("report", "talk")).choice(talks) if talks else None
 
 

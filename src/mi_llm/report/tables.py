@@ -153,7 +153,7 @@ def counts(study: Study) -> pd.DataFrame:
 def training(study: Study) -> pd.DataFrame:
     """How much each model was trained on, and its loss."""
     rows = []
-    for model in study.finetune.models:
+    for model in study.tuned:
         numbers = storage.read_json(study.folder / "finetune" / model / "metrics.json")
         rows.append(
             {
@@ -260,8 +260,7 @@ def losses(study: Study) -> pd.DataFrame:
     """The training loss by step, a column a model."""
     place = "dvclive/plots/metrics/loss.tsv"
     curves = {
-        model: pd.read_csv(study.folder / "finetune" / model / place, sep="\t").set_index("step")["loss"]
-        for model in study.finetune.models
+        model: pd.read_csv(study.folder / "finetune" / model / place, sep="\t").set_index("step")["loss"] for model in study.tuned
     }
     return pd.DataFrame(curves)
 
