@@ -62,11 +62,12 @@ from mi_llm.study import Finetune, Study
 
 def finetune(study: Study, model: str) -> None:
     """Tune one model, or leave it as it is if the study does not tune it; see the module."""
-    if model not in study.tuned:
-        leave(study, model)
-        return
     prepare_torch(study)
     processes, options, title = Processes(), study.finetune, f"finetune {model}"
+    if model not in study.tuned:
+        if processes.main:
+            leave(study, model)
+        return
     refuse_idle(processes, options, title)
     torch.set_num_threads(max(1, study.threads // processes.beside))
     inputs, place = inputs_of(study, model), study.folder / "finetune" / model
