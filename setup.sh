@@ -22,7 +22,8 @@ echo "Installing the packages of requirements.lock into .venv/ (a few minutes, o
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 .venv/bin/python -m pip install --progress-bar on --quiet -r requirements.lock -c requirements-cuda.lock
 if .venv/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
-  .venv/bin/python -m pip install --quiet --no-deps -c requirements-cuda.lock bitsandbytes
+  .venv/bin/python -m pip install --quiet --no-deps -c requirements-cuda.lock bitsandbytes ||
+    echo "setup.sh: bitsandbytes could not be installed; only a base model in 4 bits (finetune.four_bit) needs it" >&2
 fi
 .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 printf '%s\n' "$wanted" > .venv/installed

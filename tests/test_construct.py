@@ -19,6 +19,7 @@ from mi_llm.corpora.files import File, from_archive, write_archive
 from mi_llm.corpora.read import READERS, read
 from mi_llm.corpora.reading import Repairs
 from mi_llm.dialog import Dialog, Turn, read_dialogs, read_rounds, write_dialogs, write_rounds
+from mi_llm.models.finetune import samples_of
 from mi_llm.problem import Problem
 from mi_llm.report import published, tables
 from mi_llm.study import Study, load
@@ -313,10 +314,31 @@ def test_the_authors_dialogs_stand_in_for_a_recording(workspace: Path, study: St
     assert "nobody answers" in table.loc[0, "changed"]
 
 
+@pytest.mark.parametrize(("shape", "records"), [("dialog", 12), ("round", None)])
+def test_the_training_file_is_read_in_either_shape(
+    workspace: Path, study: Study, shape: made_up_release.Shape, records: int | None
+) -> None:
+    released = screened(study, made_up_release.files(Path("data"), shape), split={"test": "release"})
+    split.split(released)
+    train = read_dialogs(workspace / "runs/mini/split/train.jsonl")
+    assert [[turn.text for turn in dialog.turns] for dialog in train] == [
+        [turn.text for turn in dialog.turns[: 2 * (len(dialog.turns) // 2)]]
+        for dialog in made_up_release.authored(Path("data"))[4:16]
+    ]
+    options = study.finetune.model_copy(update={"records": "release"})
+    taken = [sample for dialog in train for sample in samples_of(dialog, options)]
+    assert len(taken) == (records or sum(len(list(dialog.rounds())) for dialog in train))
+
+
 def without_training_file(study: Study, **changes: dict[str, object]) -> Study:
     """A study of the authors' release of four dialogs, without its training file, transcribed and screened."""
     files = made_up_release.files(Path("data"))
     del files[release.TRAINING]
+    return screened(study, files, **changes)
+
+
+def screened(study: Study, files: dict[str, bytes], **changes: dict[str, object]) -> Study:
+    """A study of a release, transcribed and screened."""
     write_archive(study.folder / "acquire/release/files.tar", [File(name, content) for name, content in files.items()])
     storage.write_text(study.folder / "acquire/release/manifest.csv", "path,bytes,blob\n" + "x,0,x\n" * len(files))
     read(study, "release")
@@ -355,6 +377,18 @@ def test_the_authors_dialogs_are_divided_into_training_and_test(workspace: Path,
     assert read_rounds(workspace / "runs/mini/split/test_rounds.jsonl") == list(test[0].rounds())
     assert not published.released(divided)
     assert not published.tuned_alike(divided.model_copy(update={"base": study.base.model_copy(update={"source": "hub"})}))
+
+
+def test_a_stage_asks_for_nothing_that_the_study_does_not_use(workspace: Path, study: Study) -> None:
+    released = study.model_copy(update={"transcribe": study.transcribe.model_copy(update={"source": "release"})})
+    assert transcribe.questions(released) == []
+    recorded = without_training_file(study, split={"test": "divided", "test_dialogs": 1})
+    for corpus in recorded.transcribe.sample:
+        acquire(study, corpus)
+        read(study, corpus)
+    llm = study.llm.model_copy(update={"model": "nobody"})
+    transcribe.transcribe(recorded.model_copy(update={"transcribe": study.transcribe, "llm": llm}))
+    assert storage.read_text(workspace / "runs/mini/transcribe/transcribed.jsonl") == ""
 
 
 def test_dialogs_of_one_source_are_on_one_side(workspace: Path, study: Study) -> None:

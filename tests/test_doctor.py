@@ -36,6 +36,7 @@ from mi_llm.models.estimate import (
 from mi_llm.models.finetune import adapt, make_ready
 from mi_llm.models.packing import pack
 from mi_llm.models.template import Encoded
+from mi_llm.needs import needs
 from mi_llm.study import Finetune, Study
 from mi_llm.study import load as load_study
 
@@ -275,22 +276,22 @@ def test_what_keeps_the_papers_models_from_a_machine_is_listed(
     paper = load_study(Path("params.yaml"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("PATH", f"{driver(tmp_path, 'Tesla V100-SXM2-16GB, 16384, 7.0')}:{os.environ['PATH']}")
-    missing = fitting(paper, machine())
+    missing = fitting(paper, machine(), needs(paper, machine()))
     assert "Tesla V100-SXM2-16GB has no BF16 arithmetic" in missing
     tuning, *after = (line for line in missing if line.startswith("glm-4-9b"))
     assert tuning.startswith("glm-4-9b does not fit as params.yaml sets finetune; 4-bit base, checkpointing: ")
     assert [line.split(",")[0] for line in after] == [f"glm-4-9b does not fit in {stage}" for stage in ("respond", "simulate")]
     assert "finetune.four_bit: true would fit, with 11.3 GiB" in after[0]
     four_bit = paper.model_copy(update={"finetune": paper.finetune.model_copy(update={"four_bit": True})})
-    wanted = any("bitsandbytes" in line for line in fitting(four_bit, machine()))
+    wanted = any("bitsandbytes" in line for line in fitting(four_bit, machine(), []))
     assert wanted is (find_spec("bitsandbytes") is None)
     for model in paper.models:
         (workspace / "mine" / model).mkdir(parents=True)
     monkeypatch.setenv("MI_LLM_MODELS", "mine")
-    assert not any("MI_LLM_MODELS" in line and "reachable" in line for line in fitting(paper, machine()))
+    assert not any("MI_LLM_MODELS" in line and "reachable" in line for line in fitting(paper, machine(), needs(paper, machine())))
     monkeypatch.setenv("PATH", "/nowhere")
     machine.cache_clear()
-    assert "no NVIDIA GPU" in fitting(paper, machine())
+    assert "no NVIDIA GPU" in fitting(paper, machine(), needs(paper, machine()))
 
 
 def test_a_model_that_fits_nowhere_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,14 +155,14 @@ def test_a_file_that_the_mirrors_archive_lacks_is_taken_loose_or_from_the_networ
 
     files, (row,) = fetched()
     assert list(files) == ["data/1.txt"]
-    assert (row.path, row.why) == ("extra/rare.json", "not in the repository")
-    assert "put rare.json from github.com/some/corpus at abc into the folder that MI_LLM_MIRROR names" in row.remedy
+    assert (row.path, row.why) == ("extra/rare.json", "not in the repository at the pinned commit")
+    assert "put rare.json of github.com/some/corpus into the folder that MI_LLM_MIRROR names" in row.remedy
     shutil.rmtree(scratch)
     server.content["/some/corpus/tar.gz/abc"] = archive("corpus-abc", {"data/1.txt": b"one", "extra/rare.json": b"rare"})
     assert fetched() == ({"data/1.txt": b"one", "extra/rare.json": b"rare"}, [])
     server.content.clear()
     shutil.rmtree(scratch)
-    assert fetched()[1][0].why == "neither in the mirror folder nor to be had over the network"
+    assert fetched()[1][0].why == "not in the mirror folder, and the network did not answer"
     (mirror / "rare.json").write_bytes(b"rare")
     assert fetched() == ({"data/1.txt": b"one", "extra/rare.json": b"rare"}, [])
     (mirror / "rare.json").write_bytes(b"other")

@@ -42,7 +42,7 @@ def states(study: Study, machine: Machine) -> dict[str, str]:
 
 
 def test_a_bare_machine_is_told_in_one_list_what_is_missing(paper: Study) -> None:
-    missing = "\n".join(fitting(paper, BARE))
+    missing = "\n".join(fitting(paper, BARE, needs(paper, BARE)))
     for what in (
         "no NVIDIA GPU",
         "corpus release",
@@ -55,7 +55,7 @@ def test_a_bare_machine_is_told_in_one_list_what_is_missing(paper: Study) -> Non
     optional = "\n".join(outlook(needs(paper, BARE)))
     for what in ("corpus smilechat", "ratings", "AnnoMI in Chinese", "talks with glm-4-9b", "codes by people"):
         assert what in optional
-    lines = listed(needs(paper, BARE)).splitlines()
+    lines = listed(paper, needs(paper, BARE)).splitlines()
     (empty,) = (line.removeprefix("  empty   ").split("; ") for line in lines if line.startswith("  empty"))
     assert empty == list(PARTS)
 
@@ -98,7 +98,7 @@ def test_recordings_count_if_they_are_the_studys_models(paper: Study) -> None:
 def test_the_miniature_needs_nothing_that_is_not_here(study: Study) -> None:
     found = needs(study, BARE)
     assert {need.state for need in found} == {"here"}
-    assert "empty" not in listed(found)
+    assert "empty" not in listed(study, found)
 
 
 def test_all_licences_are_accepted_before_anything_is_fetched(paper: Study, monkeypatch: pytest.MonkeyPatch) -> None:

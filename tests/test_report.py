@@ -22,6 +22,7 @@ from mi_llm.doctor import fitting, machine
 from mi_llm.miti.blind import blind
 from mi_llm.miti.coders import code
 from mi_llm.miti.summary import summary
+from mi_llm.needs import needs
 from mi_llm.problem import Problem
 from mi_llm.report import published
 from mi_llm.report.chinese import chinese
@@ -52,18 +53,15 @@ def test_scores_of_references_and_of_echoes(scored: Study) -> None:
 def test_the_settings_say_how_many_parameters_lora_trains_on_either_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     rows = settings(load(Path("params.yaml"))).filter(like="Trained parameters", axis=0)
+    joined = "on the published layout (q, k, v: one matrix)"
     assert rows["This study"].to_dict() == {
-        "Trained parameters of baichuan2-7b": "19,988,480 (q, k, v: three matrices)",
-        "Trained parameters of glm-4-9b": "23,797,760 (q, k, v: three matrices)",
+        "Trained parameters of baichuan2-7b": f"19,988,480 (q, k, v: three matrices); 17,891,328 {joined}",
+        "Trained parameters of glm-4-9b": f"23,797,760 (q, k, v: three matrices); 21,176,320 {joined}",
     }
-    assert rows["Paper"].tolist() == [
-        "not stated; 17,891,328 on the published layout (q, k, v: one matrix)",
-        "not stated; 21,176,320 on the published layout (q, k, v: one matrix)",
-    ]
-    name, (_, theirs, ours) = rows.index[0], rows.reset_index().iloc[0]
-    assert chinese(name) == "baichuan2-7b 训练的参数"
-    assert chinese(theirs) == "未说明；按发布时的结构（q、k、v 为一个矩阵）为 17,891,328"
-    assert chinese(ours) == "19,988,480（q、k、v 为三个矩阵）"
+    assert set(rows["Paper"]) == {"not stated"}
+    assert chinese(rows.index[0]) == "baichuan2-7b 训练的参数"
+    ours = "19,988,480（q、k、v 为三个矩阵）；按发布时的结构（q、k、v 为一个矩阵）为 17,891,328"
+    assert chinese(rows["This study"].iloc[0]) == ours
     assert settings(load(Path("mini/params.yaml"))).filter(like="Trained parameters", axis=0).empty
 
 
@@ -143,9 +141,13 @@ def test_models_that_are_not_tuned_are_scored_and_shown_by_their_base_alone(scor
     for stage in (score, blind, code, summary, report):
         stage(study)
     folder = study.folder / "report" / "tables"
-    for name in ("scores", "training", "replies", "indicators"):
-        text = storage.read_text(folder / f"{name}.csv")
-        assert all((model in text) == (model in tuned) for model in study.models) or name in ("replies", "indicators")
+    assert set(pd.read_csv(folder / "training.csv")["Model"]) == set(tuned)
+    shown = pd.read_csv(folder / "scores.csv", keep_default_na=False).set_index("Model")
+    assert set(shown.index) == set(study.models)
+    assert all((shown.loc[model, "Tuned"] != "").all() == (model in tuned) for model in study.models)
+    rounds = storage.read_text(study.folder / "report" / "rounds.html")
+    gains = [text.split('"')[0].split(" ") for text in rounds.split('data-gains="')[1:]]
+    assert {len(numbers) for numbers in gains} == {3 * 4}  # of each model in each metric
     assert len(pd.read_csv(study.folder / "score" / "scores.csv")["model"].unique()) == 3
     assert set(pd.read_csv(folder / "replies.csv")["Replies of"]) == {
         f"{model} {arm}" for model in study.models for arm in study.arms(model)
@@ -301,7 +303,9 @@ def test_a_run_at_the_papers_scale_gets_verdicts_and_no_reserve(scored: Study) -
         "base": {"source": "hub"}, "simulate": {"client": "person"}, "code": {"coder": "human"}, "report": {"notice": ""},
     }  # fmt: skip
     sections = {name: getattr(scored, name).model_copy(update=change) for name, change in changes.items()}
-    report(scored.model_copy(update=sections))
+    pins = YAML(typ="safe").load(ROOT / "src/mi_llm/models/hub.yaml")
+    YAML(typ="safe").dump(dict(zip(scored.models, pins.values(), strict=True)), Path("hub.yaml"))
+    report(scored.model_copy(update={**sections, "weights": "hub.yaml"}))
     found = pd.read_csv(scored.folder / "report/tables/published.csv")
     real = found["claim"].str.contains("-real-|-Real$")
     assert set(found.loc[real, "claim"].str[:2]) == {"T4", "T5", "T6"}
@@ -425,8 +429,9 @@ def test_doctor_says_what_is_missing_for_which_study() -> None:
     assert shown.returncode == 0, shown.stdout
     assert "study mini: can run here" in shown.stdout
     assert "study paper: cannot run here" in shown.stdout
+    released = load(ROOT / "released/params.yaml")
     poor = machine().__class__(**{**vars(machine()), "mirror": None})
-    assert any("MI_LLM_MIRROR" in line for line in fitting(load(ROOT / "released/params.yaml"), poor))
+    assert any("MI_LLM_MIRROR" in line for line in fitting(released, poor, needs(released, poor)))
 
 
 def test_unknown_studies_and_options_are_refused_in_words() -> None:

@@ -313,6 +313,8 @@ def four_bit() -> None:
         began = time.monotonic()
         status = command(stage, "four_bit.yaml").wait()
         note("four_bit", **{f"{stage}_rc": status, f"{stage}_s": round(time.monotonic() - began, 1)})
+        if status:
+            raise SystemExit(f"four_bit: {stage} ended with status {status}")
 
 
 CHECKS: dict[str, Callable[[], None]] = {

@@ -260,7 +260,7 @@ def serve(
 @app.command()
 def chat(
     *,
-    model_url: Annotated[str, typer.Option(help="a model server: `mi-llm serve`, or any that speaks OpenAI's protocol")],
+    model_url: Annotated[str, typer.Option(help="a model server: `mi-llm serve`, or vLLM")],
     study: StudyFile = MINI,
     host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for all, then set MI_LLM_CHAT_TOKEN")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,

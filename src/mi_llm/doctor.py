@@ -25,7 +25,7 @@ import psutil
 from mi_llm.disk import held
 from mi_llm.models import hub
 from mi_llm.models.estimate import Card, Plan, Shape, after_tuning, duration, gib, instead, peak_of, plans
-from mi_llm.needs import listed, needs
+from mi_llm.needs import Need, listed, needs
 from mi_llm.study import Study
 
 BF16_SINCE = 8.0  # CUDA compute capability of the first cards with BF16 arithmetic
@@ -159,15 +159,15 @@ def machine() -> Machine:
     )
 
 
-def fitting(study: Study, found: Machine) -> list[str]:
-    """What keeps a study from running here."""
+def fitting(study: Study, found: Machine, wanted: Sequence[Need]) -> list[str]:
+    """What keeps a study from running here: of the machine, and of what it needs beside it (`needs.py`)."""
     missing = []
-    wanted = study.expect.disk_gb - held(study)
-    if found.disk < wanted:
-        missing.append(f"{found.disk:.1f} GB of disk are free, {wanted:.1f} are needed beside what the study holds")
+    disk = study.expect.disk_gb - held(study)
+    if found.disk < disk:
+        missing.append(f"{found.disk:.1f} GB of disk are free, {disk:.1f} are needed beside what the study holds")
     if study.base.source == "hub":
         missing += unfit(study, found)
-    missing += [f"{need.what}: {need.remedy}" for need in needs(study, found) if need.missing]
+    missing += [f"{need.what}: {need.remedy}" for need in wanted if need.missing]
     if study.llm.mode != "replay" and not found.key:
         missing.append("no OPENAI_API_KEY, which recording needs")
     return missing
@@ -300,11 +300,12 @@ def doctor(studies: list[Study]) -> int:
         print(f"  {name:<18}{value:<34}{needed}")
     status = 0
     for study in studies:
-        missing = fitting(study, found)
+        wanted = needs(study, found)
+        missing = fitting(study, found, wanted)
         print(f"\nstudy {study.name}: {'can run here' if not missing else 'cannot run here'}")
         for line in missing:
             print(f"  - {line}")
-        print(f"  needs\n{listed(needs(study, found))}")
+        print(f"  needs\n{listed(study, wanted)}")
         if study.base.source == "hub":
             print("\n".join(tables(study, found)))
         if study is studies[0] and missing:

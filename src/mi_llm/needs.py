@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mi_llm import storage
 from mi_llm.construct import llm
+from mi_llm.construct.split import other_ways
 from mi_llm.corpora import release
 from mi_llm.corpora.fetch import Source, sources
 from mi_llm.corpora.files import from_archive
@@ -40,13 +41,13 @@ PARTS = ("Table 3", "Figure 2", BASE, TUNED, TALKS, SESSIONS, "Table 6")  # what
 class Need:
     """One thing that a stage needs: its state, the tables and figures that need it, and what to do if it is absent.
 
-    `stops`: a study that wants it cannot end without it.
+    `fills` are tables and figures of `PARTS` that stay empty without it. `stops`: a study that wants it cannot end without it.
     """
 
     stage: str
     what: str
     state: State
-    fills: str = ""
+    fills: tuple[str, ...] = ()
     remedy: str = ""
     stops: bool = False
 
@@ -87,12 +88,12 @@ def corpora(study: Study, machine: "Machine") -> Iterator[Need]:
         names = source.archive(source.commit) if source.commit else ", ".join(source.files)
         remedy = source.obtain or f"connect to the network, or put {names} into the folder that MI_LLM_MIRROR names"
         stops = corpus == "release" and study.split.test != "transcribed"
-        yield Need("acquire", f"corpus {corpus}", state, "Table 3" if stops else "its row of Table 3", remedy, stops)
+        yield Need("acquire", f"corpus {corpus}", state, ("Table 3",) if stops else (), remedy, stops)
 
 
 def training_file(study: Study, machine: "Machine") -> Iterator[Need]:
     """The authors' training file, where models are tuned on it."""
-    if study.training != "release" or not study.tuned:
+    if study.training != "release" or not study.needs_transcribed:
         return
     known, name = study.folder / "read" / "release" / "training.jsonl", PurePosixPath(release.TRAINING).name
     source = sources()["release"]
@@ -101,12 +102,9 @@ def training_file(study: Study, machine: "Machine") -> Iterator[Need]:
         state = "here"
     elif machine.network or in_mirror(source, machine):
         state = "to be fetched"
-    remedy = (
-        f"put {name} from github.com/{source.repository} at {source.commit[:12]} into the folder that MI_LLM_MIRROR names;"
-        f" or set in {study.params} split.test: divided (train on some of the authors' test dialogs),"
-        f" transcribe.source: recorded (your own recording), or finetune.untuned: [{', '.join(study.models)}] (tune nothing)"
-    )
-    yield Need("transcribe", f"the authors' training file, {name}", state, TUNED, remedy, stops=True)
+    place = f"put {name} from github.com/{source.repository} at {source.commit[:12]} into the folder that MI_LLM_MIRROR names"
+    remedy = f"{place}; {other_ways(study)}"
+    yield Need("transcribe", f"the authors' training file, {name}", state, (TUNED,), remedy, stops=True)
 
 
 def in_mirror(source: Source, machine: "Machine") -> bool:
@@ -123,13 +121,13 @@ def recordings(study: Study) -> Iterator[Need]:
     """The recorded answers of the study's language model."""
     if not Path("data").exists():  # the bundle's own recordings are not here yet: nothing can be said
         return
-    asking = {"rate": "Figure 2", "translate": SESSIONS}
-    if study.training == "recorded":
-        asking["transcribe"] = TUNED
+    asking: dict[str, tuple[str, ...]] = {"rate": ("Figure 2",), "translate": (SESSIONS,)}
+    if study.training == "recorded" and study.needs_transcribed:
+        asking["transcribe"] = (BASE, TUNED) if study.split.test == "transcribed" else (TUNED,)
     if study.simulate.client == "llm":
-        asking |= {f"simulate/{model}": TALKS for model in study.models}
+        asking |= {f"simulate/{model}": (TALKS,) for model in study.models}
     if study.code.coder == "llm":
-        asking["code"] = "Table 6"
+        asking["code"] = ("Table 6",)
     for name, fills in asking.items():
         state: State = "to be recorded" if study.llm.mode != "replay" else "here" if recorded(study, name) else "absent"
         stage, _, model = name.partition("/")
@@ -146,21 +144,23 @@ def recorded(study: Study, name: str) -> bool:
 def weights(study: Study, machine: "Machine") -> Iterator[Need]:
     """The models of the hub, and whether a person has accepted their licences."""
     entries = {model: hub.entry_of(study, model) for model in (study.models if study.base.source == "hub" else ())}
-    coming = {model: entry for model, entry in entries.items() if not (study.folder / "base" / model / "checkpoint").exists()}
+    coming = {model: entry for model, entry in entries.items() if not hub.in_place(study, model, entry)}
     if here := [model for model in entries if model not in coming]:
         yield Need("base", f"weights of {', '.join(here)}", "here")
     local = [model for model, entry in coming.items() if hub.local_folder(model, entry) is not None]
     for model, entry in coming.items():
         state: State = "to be fetched" if machine.hub or model in local else "absent"
         remedy = f"make {hub.endpoint()} reachable, or name a folder that has them in MI_LLM_MODELS"
-        yield Need("base", f"weights of {model} ({entry.download_gb:g} GB)", state, BASE, remedy, stops=True)
+        yield Need("base", f"weights of {model} ({entry.download_gb:g} GB)", state, (BASE, TUNED, TALKS), remedy, stops=True)
     accepted = hub.accepted_by_environment()
     wanted = {model: entry for model, entry in coming.items() if not (model in accepted or hub.remembered(study, model, entry))}
     if wanted:
         addresses = ", ".join(entry.licence.address for entry in wanted.values())
         remedy = f"read {addresses}; to accept, run at a terminal, or set MI_LLM_ACCEPT_LICENCES={','.join(study.models)}"
         state = "you will be asked" if sys.stdin.isatty() else "absent"
-        yield Need("base", f"your acceptance of the licences of {', '.join(wanted)}", state, BASE, remedy, stops=True)
+        yield Need(
+            "base", f"your acceptance of the licences of {', '.join(wanted)}", state, (BASE, TUNED, TALKS), remedy, stops=True
+        )
 
 
 def people(study: Study) -> Iterator[Need]:
@@ -168,13 +168,15 @@ def people(study: Study) -> Iterator[Need]:
     if study.screen.policy == "person" and study.training == "recorded":
         decided = rows(Path(study.screen.decisions) / "decisions.csv")
         remedy = "the run stops at stage screen and waits for them"
-        yield Need("screen", "a person's decisions on the transcribed dialogs", "here" if decided else "absent", "", remedy)
+        yield Need("screen", "a person's decisions on the transcribed dialogs", "here" if decided else "absent", remedy=remedy)
     if study.simulate.client == "person":
         talks = any(Path(study.simulate.folder).glob("*/*.jsonl"))
-        yield Need("simulate", "people's talks with the models", "here" if talks else "absent", TALKS, "docs/human-evaluation.md")
+        yield Need(
+            "simulate", "people's talks with the models", "here" if talks else "absent", (TALKS,), "docs/human-evaluation.md"
+        )
     if study.code.coder == "human":
         coded = rows(Path(study.code.human) / "codes.csv")
-        yield Need("code", "codes by people", "here" if coded else "absent", "Table 6", "docs/human-evaluation.md")
+        yield Need("code", "codes by people", "here" if coded else "absent", ("Table 6",), "docs/human-evaluation.md")
 
 
 def rows(path: Path) -> int:
@@ -184,22 +186,27 @@ def rows(path: Path) -> int:
 
 def outlook(found: Sequence[Need]) -> list[str]:
     """The optional things that are absent, a line each: what stays empty without it, and what to do."""
-    return [
-        f"{need.what}: absent{f' (then empty: {need.fills})' if need.fills else ''}; {need.remedy}"
-        for need in found
-        if need.state == "absent" and not need.stops
-    ]
+    lines = []
+    for need in found:
+        if need.state == "absent" and not need.stops:
+            without = f" (then empty: {'; '.join(need.fills)})" if need.fills else ""
+            lines.append(f"{need.what}: absent{without}; {need.remedy}")
+    return lines
 
 
-def listed(found: Sequence[Need]) -> str:
-    """The needs, a line each; then which tables and figures the run will fill, and which stay empty and how that is mended."""
-    empty = {need.fills for need in found if need.state == "absent"}
-    if {TALKS, SESSIONS} <= empty:
-        empty.add("Table 6")
-    filled = ["Tables 1 and 2", *(part for part in PARTS if part not in empty)]
+def listed(study: Study, found: Sequence[Need]) -> str:
+    """The needs, a line each; then which tables and figures the run will fill, and which stay empty and how that is mended.
+
+    Talks count as absent if they are so for every model; without talks and real sessions there is nothing to code.
+    """
+    lacking = [need for need in found if need.state == "absent"]
+    whole = {need.stage for need in found if need.state != "absent"}
+    empty = {part for need in lacking for part in need.fills if need.stage != "simulate" or "simulate" not in whole}
+    empty |= {"Table 6"} if {TALKS, SESSIONS} <= empty else set()
+    parts = [part for part in PARTS if part != TUNED or study.tuned]
     lines = [f"    {need.stage:<12}{need.what}: {need.state}" for need in found]
-    lines.append(f"  fills   {'; '.join(filled)}")
-    if left := [part for part in PARTS if part in empty]:
+    lines.append("  fills   " + "; ".join(["Tables 1 and 2", *(part for part in parts if part not in empty)]))
+    if left := [part for part in parts if part in empty]:
         lines.append(f"  empty   {'; '.join(left)}")
         lines += [f"    {line}" for line in outlook(found)]
     return "\n".join(lines)

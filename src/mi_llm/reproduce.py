@@ -155,8 +155,9 @@ def audit(study: Study) -> int:
 def accept_licences(study: Study) -> None:
     """Have the licences of all models accepted whose weights are still to come, so that nobody is asked hours later."""
     for model in study.models if study.base.source == "hub" else ():
-        if not (study.folder / "base" / model / "checkpoint").exists():
-            hub.accept_licence(study, model, hub.entry_of(study, model))
+        entry = hub.entry_of(study, model)
+        if not hub.in_place(study, model, entry):
+            hub.accept_licence(study, model, entry)
 
 
 def plan(study: Study, wanted: Sequence[Need]) -> None:
@@ -170,7 +171,7 @@ def plan(study: Study, wanted: Sequence[Need]) -> None:
         f"  takes   {expect.disk_gb:g} GB of disk ({holds:.1f} GB are taken already, {free:.0f} GB are free)\n"
         f"          and {expect.minutes} minutes ({expect.measured_on})\n"
         f"  stops   at any moment (Ctrl-C), and continues when run again\n"
-        f"  needs\n{listed(wanted)}\n",
+        f"  needs\n{listed(study, wanted)}\n",
         file=sys.stderr,
     )
 
@@ -192,7 +193,7 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
             "see the message above",
         )
     wanted = needs(study, machine())
-    if missing := fitting(study, machine()):
+    if missing := fitting(study, machine(), [] if pull else wanted):  # what is finished elsewhere needs nothing here
         optional = "".join(f"\n  - not needed to begin: {line}" for line in outlook(wanted))
         raise Problem(
             f"study {study.name}",

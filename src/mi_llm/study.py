@@ -387,6 +387,11 @@ class Study(Section):
         return ARMS if model in self.tuned else ("base",)
 
     @property
+    def needs_transcribed(self) -> bool:
+        """Whether anything is trained or tested on the transcribed dialogs."""
+        return self.split.test == "transcribed" or (self.split.test != "divided" and bool(self.tuned))
+
+    @property
     def training(self) -> Literal["recorded", "release", "divided"]:
         """Where the training dialogs are from: recorded answers, the authors' training file, or their divided test dialogs."""
         return "divided" if self.split.test == "divided" else self.transcribe.source

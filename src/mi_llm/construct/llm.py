@@ -63,7 +63,7 @@ def forecast(options: Llm, work: Workload) -> str:
 def consent(study: Study, name: str, work: Workload, *, yes: bool) -> None:
     """Say what the whole stage would ask and have a person agree, once; raises Problem if nobody does.
 
-    Under DVC and with `--yes` the parameters' budget is the agreement. Where everything is recorded nobody is asked.
+    Under DVC and with `--yes` the parameters' budget is the agreement. Where all requests are known and recorded nobody is asked.
     """
     if not work.count:
         return

@@ -79,15 +79,17 @@ def divide(
     """Training and test dialogs, in their order: `split.test_dialogs` for the test, drawn with the seed, each group whole."""
     wanted = study.split.test_dialogs
     if wanted >= len(groups):
-        raise Problem(
-            str(path), f"{len(dialogs)} dialogs of {len(groups)} sources", f"more than the {wanted} of the test",
-            f"lower split.test_dialogs in {study.params}",
-        )  # fmt: skip
+        sources = "" if len(groups) == len(dialogs) else f" of {len(groups)} sources"
+        expected = f"more than the {wanted} of the test"
+        raise Problem(str(path), f"{len(dialogs)} dialogs{sources}", expected, f"lower split.test_dialogs in {study.params}")
     held: list[int] = []
     for number in random.Random(study.seed_of("split")).sample(range(len(groups)), len(groups)):
         if len(held) + len(groups[number]) <= wanted:
             held += groups[number]
     test = set(held)
+    if not test:
+        least = min(map(len, groups))
+        raise Problem(str(path), f"sources of {least} dialogs or more", f"one of {wanted}", f"set split.test_dialogs: {least}")
     return (
         [dialog for index, dialog in enumerate(dialogs) if index not in test],
         [dialog for index, dialog in enumerate(dialogs) if index in test],
@@ -107,13 +109,17 @@ def without_leaks(study: Study, train: Sequence[Dialog], test: Sequence[Dialog],
 
 def no_training(study: Study, screened: Path) -> Problem:
     """What to say where models are to be tuned and there is nothing to tune them on."""
-    return Problem(
-        str(screened),
-        "no dialog to train on",
-        f"training dialogs for {', '.join(study.tuned)}",
-        f"see {study.folder}/acquire/release/missing.csv for the authors' training file; or set in {study.params} one of"
-        " transcribe.source: recorded (with a recording of yours), split.test: divided (to train on some of the authors' test"
-        f" dialogs), finetune.untuned: [{', '.join(study.models)}] (to tune nothing)",
+    missing = f"see {study.folder}/acquire/release/missing.csv for the authors' training file"
+    expected = f"training dialogs for {', '.join(study.tuned)}"
+    return Problem(str(screened), "no dialog to train on", expected, f"{missing}; {other_ways(study)}")
+
+
+def other_ways(study: Study) -> str:
+    """What can be set where the authors' training file cannot be had."""
+    return (
+        f"or set in {study.params} one of: split.test: divided, with split.test_dialogs: 10 and finetune.records: dialog (trains"
+        " on some of the authors' test dialogs); transcribe.source: recorded (trains on your own recording);"
+        f" finetune.untuned: [{', '.join(study.models)}] (tunes nothing)"
     )
 
 
@@ -123,6 +129,8 @@ def split(study: Study) -> None:
     release = study.folder / "read" / "release"
     published = {"release": release / "rounds.jsonl", "aligned": release / "aligned.jsonl"}.get(study.split.test)
     inputs = [screened] if study.split.test == "transcribed" else [screened, release]
+    if published and study.transcribe.source == "recorded":
+        inputs += [study.folder / "read" / corpus / "dialogs.jsonl" for corpus in study.transcribe.sample]
     with stage(study, "split", None, inputs) as out:
         counted: dict[str, int] = {}
         train = read_dialogs(screened)
@@ -142,7 +150,7 @@ def split(study: Study) -> None:
         else:
             train, test = divide(study, train, [[index] for index in range(len(train))], screened)
             rounds = [sample for dialog in test for sample in dialog.rounds()]
-        if study.tuned and not train:
+        if study.needs_transcribed and not train:
             raise no_training(study, screened)
         write_dialogs(out / "train.jsonl", train)
         write_dialogs(out / "test.jsonl", test)

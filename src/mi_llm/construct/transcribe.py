@@ -42,7 +42,9 @@ def drawn(study: Study) -> list[Dialog]:
 
 
 def questions(study: Study) -> list[Question]:
-    """The requests that ask for each dialog's MI-style counterpart."""
+    """The requests that ask for each dialog's MI-style counterpart; none where the authors' own dialogs are taken."""
+    if study.transcribe.source == "release":
+        return []
     found = prompts.load(study, "transcribe")
     instructions = [line for line in found.render(turns=()).splitlines() if len(line) >= 20]
     return [
@@ -142,11 +144,11 @@ def transcribe(study: Study) -> None:
         else:
             asked = questions(study)
             answers = llm.answers(study, "transcribe", asked)
-            if not answers:
+            if not answers and study.needs_transcribed:
                 raise llm.missing(study, "transcribe", asked)
             rows = [
                 {"dialog": dialog.id, "source": dialog.source, "key": answer["key"], "answer": text_of(answer)}
-                for dialog, answer in zip(drawn(study), answers, strict=True)
+                for dialog, answer in zip(drawn(study) if answers else [], answers, strict=True)
             ]
         storage.write_lines(out / "transcribed.jsonl", rows)
         storage.write_json(out / "metrics.json", {"answers": len(rows)})

@@ -114,15 +114,15 @@ def lacking(
     if mirror is not None and (mirror / name).exists():
         yield whole(mirror / name, path)
         return
-    complete = archive
+    whole_repository: Path | None = archive
     if archive.parent != scratch:  # an archive of the mirror may be a part of the repository's
-        complete = locate(archive.name, source.address(source.commit), None, scratch) or archive
-    if complete != archive and (files := list(taken(complete, [path]))):
-        yield from files
-        return
-    where = "neither in the mirror folder nor to be had over the network" if complete == archive else "not in the repository"
-    remedy = f"put {name} from github.com/{source.repository} at {source.commit} into the folder that MI_LLM_MIRROR names"
-    missing.append(Missing(path, where, remedy))
+        whole_repository = locate(archive.name, source.address(source.commit), None, scratch)
+        if whole_repository and (files := list(taken(whole_repository, [path]))):
+            yield from files
+            return
+    alone = "not in the mirror folder, and the network did not answer"
+    why = "not in the repository at the pinned commit" if whole_repository else alone
+    missing.append(Missing(path, why, f"put {name} of github.com/{source.repository} into the folder that MI_LLM_MIRROR names"))
 
 
 def whole(path: Path, name: str) -> File:

@@ -55,6 +55,9 @@ def export(study: Study, model: str, out: Path) -> None:
     The folder's name becomes the repository's, so it must be one that the hub takes and that the base's licence allows. Raises
     `Problem` for another name, for a folder that is there already, and for what the study has not made yet.
     """
+    if model not in study.tuned:
+        where, expected = f"{study.params}: finetune.untuned", "a model that the study tunes"
+        raise Problem(where, f"names {model}", expected, "take it out of the list")
     name, source = out.absolute().name, source_of(study, model)
     duties = duties_of(model) if source.hub else None
     check_name(name, out, duties, source)

@@ -180,6 +180,12 @@ def remembered(study: Study, model: str, entry: Entry) -> bool:
     return path.exists() and bool(storage.read_json(path) == acceptance(model, entry))
 
 
+def in_place(study: Study, model: str, entry: Entry) -> bool:
+    """Whether stage `base` has made this very revision of a model."""
+    record = study.folder / "base" / model / "source.json"
+    return record.exists() and bool(storage.read_json(record).get("revision") == entry.revision)
+
+
 def accepted_by_environment() -> set[str]:
     """The models whose licences the environment says are accepted."""
     return {name.strip() for name in os.environ.get("MI_LLM_ACCEPT_LICENCES", "").split(",")} - {""}

@@ -15,6 +15,7 @@ from matplotlib.patheffects import withStroke
 from scipy.optimize import isotonic_regression
 
 from mi_llm.report.tables import METRIC_NAMES
+from mi_llm.study import ARMS
 
 BASE, TUNED = "#9fb0c3", "#0f766e"
 INK = "#1f2933"
@@ -154,7 +155,7 @@ def arms(table: pd.DataFrame, names: dict[str, str], models: tuple[str, ...]) ->
 
     `table` is `summary/table_6.csv`; `names` the indicators shown, by code. Base and tuned of one model stand together.
     """
-    order = [(model, arm) for model in models for arm in ("base", "tuned")] + [("annomi", "real")]
+    order = [(model, arm) for model in models for arm in ARMS] + [("annomi", "real")]
     present = [one for one in order if ((table["source"] == one[0]) & (table["arm"] == one[1])).any()]
     colours = {"base": BASE, "tuned": TUNED, "real": LINE}
     known = table.set_index(["indicator", "source", "arm"]).sort_index()

@@ -23,7 +23,7 @@ from mi_llm.report.checklist import as_table, checklist
 from mi_llm.report.chinese import chinese
 from mi_llm.report.rounds import ShownRound, page_of_rounds, shown_rounds
 from mi_llm.stage import stage
-from mi_llm.study import Study
+from mi_llm.study import ARMS, Study
 
 PAGES = ("index", "rounds", "models", "data", "checklist")
 SUFFIXES = {"en": "", "zh": ".zh"}
@@ -162,6 +162,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "translated": storage.read_json(study.folder / "translate" / "metrics.json"),
         "rated": storage.read_json(study.folder / "rate" / "metrics.json"),
         "drawn_3": figures_3(study),
+        "talks": int(pd.read_csv(study.folder / "blind" / "key.csv")["arm"].isin(ARMS).sum()),
         "evaluation": storage.read_json(study.folder / "summary" / "metrics.json"),
         "globals_given": len(pd.read_csv(study.folder / "code" / "globals.csv")) > 0,
         "figure_arms": figure_arms(study),

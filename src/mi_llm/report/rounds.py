@@ -27,7 +27,7 @@ class ShownReply(TypedDict):
 
 
 class ShownModel(TypedDict):
-    """A model's replies by arm, and what tuning gained in each metric (nothing for an untuned model)."""
+    """A model's replies by arm, and what tuning gained in each metric (0 for an untuned model)."""
 
     name: str
     arms: dict[str, ShownReply]
@@ -67,7 +67,7 @@ def shown_rounds(study: Study) -> list[ShownRound]:
                     arm: {"text": replies[model, arm][sample.id], "scores": lines[name, model, arm, sample.id]}
                     for arm in study.arms(model)
                 }
-                pairs = zip(arms["tuned"]["scores"], arms["base"]["scores"], strict=True) if "tuned" in arms else ()
+                pairs = zip(arms.get("tuned", arms["base"])["scores"], arms["base"]["scores"], strict=True)
                 gains = [round(tuned - base, 4) for tuned, base in pairs]
                 models.append(ShownModel(name=model, arms=arms, gains=gains))
             found.append({"set": name, "anchor": f"{name}-{number}", "round": sample, "models": models})

@@ -119,12 +119,13 @@ def trained(study: Study) -> list[tuple[str, str, str]]:
         return []
     from mi_llm.models import hub  # no other study needs what it imports
 
-    entries, rank = {model: hub.entry_of(study, model) for model in study.models}, study.finetune.lora.rank
+    entries, rank = {model: hub.entry_of(study, model) for model in study.tuned}, study.finetune.lora.rank
     return [
         (
             f"Trained parameters of {model}",
-            f"{claimed('X-lora')}; {entry.shape.adapter(rank, joined_qkv=True):,} on the published layout (q, k, v: one matrix)",
-            f"{entry.shape.adapter(rank):,} (q, k, v: three matrices)",
+            claimed("X-lora"),
+            f"{entry.shape.adapter(rank):,} (q, k, v: three matrices);"
+            f" {entry.shape.adapter(rank, joined_qkv=True):,} on the published layout (q, k, v: one matrix)",
         )
         for model, entry in entries.items()
         if entry.original.joined_qkv
@@ -306,6 +307,15 @@ def figure_3(study: Study) -> pd.DataFrame:
         places = zip(table["set"], table["Model"], table["metric"], strict=True)
         table[arm.capitalize()] = [interval(both.loc[(name, model, arm, metric)]) for name, model, metric in places]
     table = table.rename(columns={"Difference": "Tuned − base"})
+    untuned = [
+        {"set": name, "Model": model, "Metric": METRIC_NAMES[metric], "Base": interval(both.loc[(name, model, "base", metric)])}
+        for name in both.index.unique("set")
+        for model in study.models
+        if model not in study.tuned
+        for metric in METRIC_NAMES
+    ]
+    if untuned:
+        table = pd.concat([table, pd.DataFrame(untuned)])
     return by_set(table[["set", "Model", "Metric", "Base", "Tuned", "Tuned − base", *TESTS]]).set_index("Model")
 
 

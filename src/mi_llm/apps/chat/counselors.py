@@ -13,10 +13,8 @@ from typing import Any, Literal, cast
 import openai
 
 from mi_llm.models.template import Message
-from mi_llm.study import Respond
+from mi_llm.study import ARMS, Arm, Respond
 
-Arm = Literal["base", "tuned"]
-ARMS: tuple[Arm, ...] = ("base", "tuned")
 TUNED = "+mi"  # as models/respond.py names a served arm
 NAME = re.compile(r"[\w.:/@+-]{1,100}", re.ASCII)
 FRESH_S = 10.0  # how long a list of models is believed
