@@ -33,7 +33,7 @@ MI_LLM = str(Path(sys.executable).parent / "mi-llm")
 MODEL = "tiny-glm4"
 CHANGED: dict[str, Any] = {  # sizes, models and paths; everything else is the root's
     "threads": 2,
-    "llm.base_url": "",  # of the server that plays the clients; see `Clients`
+    "llm.base_url": "",  # the server that plays the clients
     "models": [MODEL],
     "weights": "untrained",
     "expect.disk_gb": 1,
@@ -57,12 +57,12 @@ def values(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]
             yield name, value
 
 
-def paper_shaped(text: str, base_url: str) -> str:
-    """The root's parameters with the values of `CHANGED`, and no other difference."""
+def paper_shaped(text: str, changes: dict[str, Any]) -> str:
+    """The root's parameters with some values changed, and no other difference."""
     yaml = YAML()
     content = yaml.load(text)
     before = dict(values(YAML(typ="safe").load(text)))
-    for name, value in (CHANGED | {"llm.base_url": base_url}).items():
+    for name, value in changes.items():
         *sections, key = name.split(".")
         section = content
         for part in sections:
@@ -72,7 +72,7 @@ def paper_shaped(text: str, base_url: str) -> str:
     yaml.dump(content, stream)
     after = dict(values(YAML(typ="safe").load(stream.getvalue())))
     assert before.keys() == after.keys()
-    assert {name for name in before if before[name] != after[name]} == CHANGED.keys()
+    assert {name for name in before if before[name] != after[name]} == changes.keys()
     return stream.getvalue()
 
 
@@ -160,11 +160,12 @@ def clients() -> Iterator[str]:
         server.shutdown()
 
 
-def make_bundle(folder: Path, clients: str, tokenizer: PreTrainedTokenizerFast) -> Bundle:
-    """Make a clone with the paper-shaped study, not yet run, and its mirror folder beside it."""
+def make_bundle(folder: Path, clients: str, tokenizer: PreTrainedTokenizerFast, **more: Any) -> Bundle:
+    """Make a clone with the paper-shaped study, not yet run, and its mirror folder beside it; `more` changes: `section__key`."""
+    changes = CHANGED | {"llm.base_url": clients} | {name.replace("__", "."): value for name, value in more.items()}
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
     shutil.copytree(ROOT / "src", folder / "src", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "params.yaml").write_text(paper_shaped(storage.read_text(ROOT / "params.yaml"), clients), encoding="utf-8")
+    (folder / "params.yaml").write_text(paper_shaped(storage.read_text(ROOT / "params.yaml"), changes), encoding="utf-8")
     (folder / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
     (folder / "reference.json").unlink()  # of the audit of the real release
     mirror = folder.parent / "mirror"
@@ -246,3 +247,23 @@ def test_runs_killed_at_any_moment_end_in_the_same_locks(
         (other.folder / path).write_bytes((bundle.folder / path).read_bytes())
     assert other.reproduce_killed(chance, longest=40) >= 1
     assert other.lock == bundle.locks[1]
+
+
+@pytest.mark.slow
+def test_without_the_training_file_the_released_dialogs_train_one_model_and_another_stays_untuned(
+    tmp_path: Path, clients: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    other = "tiny-llama3"
+    bundle = make_bundle(
+        tmp_path / "bundle", clients, tokenizer, models=[MODEL, other], base__formats={MODEL: "glm4", other: "llama3"},
+        split__test="divided", split__test_dialogs=1, finetune__records="round", finetune__untuned=[other],
+    )  # fmt: skip
+    (tmp_path / "mirror/trian_2000.json").unlink()
+    bundle.reproduce()
+    scores = bundle.table("scores")
+    assert scores.loc[MODEL, "Tuned"].notna().all()
+    assert scores.loc[other, "Base"].notna().all()
+    assert scores.loc[other, "Tuned"].isna().all()
+    assert any("trian_2000.json" in what for what in bundle.table("not-had").index)
+    page = storage.read_text(bundle.folder / "runs/paper/report/index.html")
+    assert "which the paper did not make" in page
