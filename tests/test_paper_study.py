@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,12 @@ def clients() -> Iterator[str]:
         server.shutdown()
 
 
+@cache
+def released() -> dict[str, bytes]:
+    """The made-up release, the same bytes for all bundles: Word and Excel files hold the time when they were made."""
+    return made_up_release.files(ROOT / "data")
+
+
 def make_bundle(folder: Path, clients: str, tokenizer: PreTrainedTokenizerFast, **more: Any) -> Bundle:
     """Make a clone with the paper-shaped study, not yet run, and its mirror folder beside it; `more` changes: `section__key`."""
     changes = CHANGED | {"llm.base_url": clients} | {name.replace("__", "."): value for name, value in more.items()}
@@ -169,8 +176,7 @@ def make_bundle(folder: Path, clients: str, tokenizer: PreTrainedTokenizerFast, 
     (folder / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
     (folder / "reference.json").unlink()  # of the audit of the real release
     mirror = folder.parent / "mirror"
-    released = made_up_release.files(ROOT / "data")
-    made_up_release.make_mirror(mirror, ROOT / "data", folder / "src/mi_llm/corpora/sources.yaml", released)
+    made_up_release.make_mirror(mirror, ROOT / "data", folder / "src/mi_llm/corpora/sources.yaml", released())
     untrained(folder / "untrained", tokenizer)
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     subprocess.run(["git", *identity, "commit", "-q", "-a", "-m", "paper-shaped"], cwd=folder, check=True)
