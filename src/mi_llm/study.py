@@ -384,7 +384,7 @@ class Study(Section):
 
     def arms(self, model: str) -> tuple[Arm, ...]:
         """The arms of a model: the base, and the tuned one if the study tunes it."""
-        return ARMS if model in self.tuned else ("base",)
+        return ("base",) if model in self.finetune.untuned else ARMS
 
     @property
     def needs_transcribed(self) -> bool:
