@@ -42,6 +42,14 @@ def member(name: str, allowed: tuple[str, ...], key: str, study: Study) -> str:
 
 
 @app.command()
+def digests(study: StudyFile = MINI) -> None:
+    """Note what each stage's code says, so that DVC runs the stages whose code changed."""
+    from mi_llm.digests import digests as run
+
+    run(load(study))
+
+
+@app.command()
 def acquire(corpus: Item, study: StudyFile = MINI) -> None:
     """Bring one corpus here, verified."""
     from mi_llm.corpora.acquire import acquire as run

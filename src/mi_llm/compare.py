@@ -120,8 +120,13 @@ def stages(lock: str) -> dict[str, Any]:
 
 
 def outputs(lock: str) -> dict[str, tuple[str, str]]:
-    """The outputs that a dvc.lock names: path → (stage, hash)."""
-    return {out["path"]: (name, out.get("md5", "")) for name, entry in stages(lock).items() for out in entry.get("outs", [])}
+    """The study's outputs that a dvc.lock names, without the digests of its code: path → (stage, hash)."""
+    return {
+        out["path"]: (name, out.get("md5", ""))
+        for name, entry in stages(lock).items()
+        for out in entry.get("outs", [])
+        if name != "digests"
+    }
 
 
 def verdicts(table: Path) -> dict[str, dict[str, str]]:

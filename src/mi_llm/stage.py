@@ -38,7 +38,8 @@ def tracked_parameters(study: Study, name: str) -> dict[str, Any]:
     """The parameters that `dvc.yaml` says a stage depends on: when others change, the stage is not run again."""
     pipeline = YAML(typ="safe").load(storage.read_text(study.beside("dvc.yaml")))
     everything = study.model_dump(mode="json")
-    tracked = [keys for entry in pipeline["stages"][name].get("params", []) for keys in entry.values()]
+    entries = pipeline["stages"][name].get("params", [])
+    tracked = [keys for entry in entries for file, keys in entry.items() if file == "${params}"]
     return {key: reduce(getitem, key.split("."), everything) for keys in tracked for key in keys or everything}
 
 

@@ -97,7 +97,7 @@ def audit(study: Study) -> None:
         found = findings(paper, results, evidence, tables)
         verdicts = {verdict: int((table["verdict"] == verdict).sum()) for verdict in VERDICTS}
         storage.write_json(out / "findings.json", [{lang: finding.words(lang) for lang in LANGUAGES} for finding in found])
-        environment = Environment(loader=PackageLoader("mi_llm.audit", "."), undefined=StrictUndefined, autoescape=True)
+        environment = Environment(loader=PackageLoader("mi_llm.audit"), undefined=StrictUndefined, autoescape=True)
         for lang in LANGUAGES:
             page = environment.get_template("page.html.jinja").render(
                 lang=lang,

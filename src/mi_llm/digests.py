@@ -1,0 +1,175 @@
+"""Stage `digests`: what each stage's code says, so that DVC runs a stage whose code changed, and no other.
+
+Writes `<out>/digests.yaml`, a SHA-256 for each stage of `dvc.yaml`; the other stages track theirs as a parameter. It covers the
+stage's command in `cli.py`, every module of this package that the command imports, directly or through others (its *closure*), and
+the package's data files that those modules name. Python counts as syntax tree without docstrings, YAML as the values that it
+holds: comments and formatting change nothing. Annotations do count, since pydantic, dataclasses and Typer read them.
+"""
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import grimp
+from ruamel.yaml import YAML
+
+from mi_llm import storage
+from mi_llm.study import Study
+
+PACKAGE = Path(__file__).parent
+NAME = "digests.yaml"
+
+
+def digests(study: Study) -> None:
+    """Write the digest of each stage of the study's `dvc.yaml`; see the module."""
+    stages = YAML(typ="safe").load(storage.read_text(study.beside("dvc.yaml")))["stages"]
+    lines = [f"{stage}: {digest(stage)}\n" for stage in sorted(stages) if stage != "digests"]
+    study.folder.mkdir(parents=True, exist_ok=True)
+    storage.write_text(study.folder / NAME, "".join(lines))
+
+
+def digest(stage: str) -> str:
+    """SHA-256 of all code and package data that can change a stage's output."""
+    whole = hashlib.sha256("\n".join(map(said_by, command(stage))).encode())
+    for path in closure(stage):
+        whole.update(f"\n{path.relative_to(PACKAGE).as_posix()} {meaning(path.suffix, path.read_bytes())}".encode())
+    return whole.hexdigest()
+
+
+def closure(stage: str) -> list[Path]:
+    """The modules and data files of the package that a stage reaches, sorted."""
+    modules = {path for function in command(stage) for name in imports(function) for path in reached(name)}
+    return sorted(modules | data_of(modules))
+
+
+# The command of a stage
+
+
+parsed = cache(ast.parse)
+
+
+def commands() -> ast.Module:
+    """The syntax tree of `cli.py`."""
+    return parsed((PACKAGE / "cli.py").read_bytes())
+
+
+def command(stage: str) -> list[ast.FunctionDef]:
+    """The function of `cli.py` that is the stage's command, and those of `cli.py` that it calls."""
+    functions = {node.name: node for node in commands().body if isinstance(node, ast.FunctionDef)}
+    wanted, names = [functions[stage]], {stage}
+    for function in wanted:  # grows
+        for node in ast.walk(function):
+            if isinstance(node, ast.Name) and node.id in functions and node.id not in names:
+                names.add(node.id)
+                wanted.append(functions[node.id])
+    return wanted
+
+
+# Imports
+
+
+@cache
+def graph() -> grimp.ImportGraph:
+    """Which module of the package imports which, at its top or inside a function."""
+    return grimp.build_graph(PACKAGE.name, exclude_type_checking_imports=True, cache_dir=None)
+
+
+def imports(function: ast.FunctionDef) -> Iterator[str]:
+    """The modules of the package that a command's function imports, and those that `cli.py` imports at its top."""
+    top = [node for node in commands().body if isinstance(node, ast.ImportFrom)]
+    for node in (*top, *ast.walk(function)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE.name:
+            submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in graph().modules else node.module for name in submodules)
+
+
+@cache
+def reached(module: str) -> frozenset[Path]:
+    """The files of a module, of all that it imports, and of the packages that these are in."""
+    modules = {module, *graph().find_upstream_modules(module)}
+    packages = {".".join(name.split(".")[:depth]) for name in modules for depth in range(1, name.count(".") + 1)}
+    return frozenset(map(file_of, modules | packages))
+
+
+def file_of(module: str) -> Path:
+    """The source file of a module of this package."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+# Data
+
+
+@cache
+def data_files() -> dict[str, Path]:
+    """The package's data files, by each name under which a module may open them: `hub.yaml`, `templates/glm4.jinja`, …"""
+    paths = [path for path in sorted(PACKAGE.rglob("*.*")) if path.suffix not in (".py", ".pyc")]
+    return {path.relative_to(folder).as_posix(): path for path in paths for folder in path.parents if folder.is_relative_to(PACKAGE)}
+
+
+def data_of(modules: Iterable[Path]) -> set[Path]:
+    """The data files that modules name, and those beside a template in a folder of templates, which may include each other."""
+    named = {path for module in modules for path in named_in(module.read_bytes(), module.parent)}
+    folders = {path.parent for path in named if path.parent.name == "templates"}
+    return named | {path for folder in folders for path in folder.glob("*.jinja")}
+
+
+@cache
+def named_in(module: bytes, folder: Path) -> frozenset[Path]:
+    """The data files that a module names: in a string, or by an f-string's pattern among the files of the module's folder."""
+    named, patterns = set[Path](), list[str]()
+    for node in ast.walk(parsed(module)):
+        if isinstance(node, ast.Constant) and node.value in data_files():
+            named.add(data_files()[node.value])
+        elif isinstance(node, ast.JoinedStr) and isinstance(ending := node.values[-1], ast.Constant) and "." in ending.value:
+            patterns.append("".join(re.escape(part.value) if isinstance(part, ast.Constant) else ".+" for part in node.values))
+    beside = [path for path in data_files().values() if path.parent in (folder, folder / "templates")]
+    return frozenset(named | {path for path in beside for pattern in patterns if re.fullmatch(pattern, path.name)})
+
+
+# What counts
+
+
+@cache
+def meaning(suffix: str, content: bytes) -> str:
+    """SHA-256 of what a file says: a syntax tree, YAML's values, or else its bytes."""
+    match suffix:
+        case ".py":
+            content = said_by(parsed(content)).encode()
+        case ".yaml":
+            content = storage.dump(YAML(typ="safe").load(content)).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def said_by(tree: ast.AST) -> str:
+    """A syntax tree as text, without docstrings, positions and empty fields: the same for every version of Python."""
+    words: list[str] = []
+
+    def say(value: Any) -> None:
+        if isinstance(value, ast.AST):
+            words.append(f"({type(value).__name__}")
+            for name in value._fields:
+                field = getattr(value, name, None)
+                if field is not None and field != []:
+                    words.append(name)
+                    say(field)
+            words.append(")")
+        elif isinstance(value, list):
+            for part in value:
+                if not is_docstring(part):
+                    say(part)
+            words.append("]")
+        else:
+            words.append(repr(value))
+
+    say(tree)
+    return "\n".join(words)
+
+
+def is_docstring(statement: Any) -> bool:
+    """Whether a statement is a string alone."""
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)

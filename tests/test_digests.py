@@ -1,0 +1,204 @@
+"""What DVC knows of the code: an edit that can change a stage's output runs that stage, any other runs nothing."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from modulefinder import ModuleFinder
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from mi_llm import digests
+
+ROOT = Path(__file__).parent.parent
+STAGES = [name for name in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"] if name != "digests"]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the package, of which the digests are made."""
+    copy = tmp_path / "src" / "mi_llm"
+    shutil.copytree(ROOT / "src" / "mi_llm", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(digests, "PACKAGE", copy)
+    digests.data_files.cache_clear()
+    digests.reached.cache_clear()
+    yield copy
+    digests.data_files.cache_clear()
+    digests.reached.cache_clear()
+
+
+def all_digests() -> dict[str, str]:
+    return {stage: digests.digest(stage) for stage in STAGES}
+
+
+def imported_by(stage: str) -> set[str]:
+    """The modules of this package that a stage's command reaches, by Python's own finder, which reads bytecode."""
+    lines = ["from mi_llm.problem import Problem", "from mi_llm.study import load"]
+    lines += [
+        ast.unparse(node) for function in digests.command(stage) for node in ast.walk(function) if isinstance(node, ast.ImportFrom)
+    ]
+    script = digests.PACKAGE.parent / "command.py"
+    script.write_text("\n".join(lines), encoding="utf-8")
+    finder = ModuleFinder([str(digests.PACKAGE.parent)])
+    finder.run_script(str(script))
+    return {str(Path(module.__file__ or "")) for name, module in finder.modules.items() if name.split(".")[0] == "mi_llm"}
+
+
+def test_an_edit_in_any_module_changes_the_digests_of_the_stages_that_reach_it_and_no_other(package: Path) -> None:
+    reaching = {stage: imported_by(stage) for stage in STAGES}
+    before = all_digests()
+    for module in sorted(package.rglob("*.py")):
+        if module == package / "cli.py":
+            continue
+        source = module.read_text(encoding="utf-8")
+        module.write_text(source + "\nchanged = 1\n", encoding="utf-8")
+        changed = {stage for stage, digest in all_digests().items() if digest != before[stage]}
+        module.write_text(source, encoding="utf-8")
+        assert changed == {stage for stage in STAGES if str(module) in reaching[stage]}, module
+    assert all_digests() == before
+
+
+def test_an_edit_of_a_command_changes_its_own_stage(package: Path) -> None:
+    before = all_digests()
+    cli = package / "cli.py"
+    source = cli.read_text(encoding="utf-8")
+    edited = source.replace("from mi_llm.construct.split import split as run\n\n    run(load(study))", "pass")
+    assert edited != source
+    cli.write_text(edited, encoding="utf-8")
+    assert [stage for stage, digest in all_digests().items() if digest != before[stage]] == ["split"]
+
+
+def test_data_files_of_the_package_count_where_a_module_names_them(package: Path) -> None:
+    before = all_digests()
+    changed = {}
+    for path in digests.data_files().values():
+        content = path.read_bytes()
+        more = b"changed"
+        if path.suffix == ".yaml":
+            more = b"- changed" if isinstance(YAML(typ="safe").load(content), list) else b"changed: 1"
+        path.write_bytes(content + b"\n" + more)
+        name = path.relative_to(package).as_posix()
+        changed[name] = {stage for stage, digest in all_digests().items() if digest != before[stage]}
+        path.write_bytes(content)
+    assert changed["construct/unsafe.txt"] == {"screen"}
+    assert changed["audit/findings.yaml"] == {"audit"}
+    assert changed["report/page.css"] == {"audit", "report"}
+    assert changed["report/templates/pages.zh.jinja"] == {"report"}, "named by a template only"
+    assert changed["models/hub_card.md.jinja"] == set(), "only an export reads it"
+    assert changed["apps/chat/guard.yaml"] == changed["certificate/certificate.html.jinja"] == set()
+    for name, stages in changed.items():
+        if not name.startswith(("apps/", "archive/", "certificate/", "models/")):
+            assert stages, f"{name}: no stage reads it, or the digests do not see which"
+
+
+def test_what_a_stage_opens_is_in_its_digest(scored: object) -> None:
+    """The package's data files that the report opens, as the interpreter tells it, are all among those that count for it."""
+    opened = subprocess.run(
+        [sys.executable, "-c", WATCHED, "report"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    counted = {path.relative_to(digests.PACKAGE).as_posix() for path in digests.closure("report")}
+    assert opened
+    assert set(opened) <= counted
+
+
+WATCHED = """
+import sys
+from pathlib import Path
+import mi_llm
+from mi_llm.cli import app
+package = Path(mi_llm.__file__).parent
+opened = set()
+def watch(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(str(package)) and "__pycache__" not in str(arguments[0]):
+        opened.add(Path(arguments[0]).relative_to(package).as_posix())
+sys.addaudithook(watch)
+app([sys.argv[1]], standalone_mode=False)
+print("\\n".join(sorted(opened)))
+"""
+
+
+def without_docstrings(source: str, other: str) -> str:
+    """A module with every comment gone, every docstring replaced, and formatted anew."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        for statement in getattr(node, "body", []) if isinstance(getattr(node, "body", None), list) else []:
+            if digests.is_docstring(statement):
+                statement.value.value = other
+    return ast.unparse(tree)
+
+
+def test_comments_docstrings_and_formatting_change_nothing(package: Path) -> None:
+    before = all_digests()
+    for module in package.rglob("*.py"):
+        module.write_text(without_docstrings(module.read_text(encoding="utf-8"), "other") + "\n# end\n", encoding="utf-8")
+    for path in package.rglob("*.yaml"):
+        path.write_text("# a comment\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert all_digests() == before
+
+
+def test_an_annotation_counts(package: Path) -> None:
+    before = all_digests()
+    study = package / "study.py"
+    source = study.read_text(encoding="utf-8")
+    edited = source.replace("accumulation: PositiveInt", "accumulation: int")
+    assert edited != source
+    study.write_text(edited, encoding="utf-8")
+    assert all(digest != before[stage] for stage, digest in all_digests().items())
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with its own copy of the code, in which the miniature ran as far as `split`."""
+    folder = tmp_path_factory.mktemp("bundle")
+    for name in ("src", "prompts", "mini", "data"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "dvc.lock"))
+    for command in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"], ["dvc", "repro", "--quiet", "mini/dvc.yaml:split"]):
+        subprocess.run(command, cwd=folder, env=environment(folder), check=True)
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(folder / "src")}
+
+
+def ran(bundle: Path, target: str = "split") -> list[str]:
+    """The stages that DVC runs now."""
+    done = subprocess.run(
+        ["dvc", "repro", f"mini/dvc.yaml:{target}"], cwd=bundle, env=environment(bundle), check=True, capture_output=True, text=True
+    )
+    lines = (line.split("'") for line in done.stdout.splitlines() if line.startswith("Running stage"))
+    return [words[1].removeprefix("mini/dvc.yaml:") for words in lines if "digests" not in words[1]]
+
+
+def edit(path: Path, change: Callable[[str], str]) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert change(source) != source
+    path.write_text(change(source), encoding="utf-8")
+
+
+FAULT = """
+
+def form_faults(*_: object) -> Iterator[str]:
+    yield "a fault"
+"""
+
+
+def test_dvc_runs_the_stages_whose_code_changed(bundle: Path) -> None:
+    assert ran(bundle) == []
+    code = bundle / "src" / "mi_llm"
+    edit(code / "construct" / "screen.py", lambda source: without_docstrings(source, "said otherwise"))
+    assert ran(bundle) == []
+
+    edit(code / "corpora" / "annomi.py", lambda source: source + "\nchanged = 1\n")
+    assert {name.split("@")[0] for name in ran(bundle)} == {"read"}, "what read writes did not change, so nothing after it runs"
+
+    table = bundle / "runs" / "mini" / "screen" / "dialogs.jsonl"
+    assert len(table.read_text(encoding="utf-8").splitlines()) == 72
+    edit(code / "construct" / "transcribe.py", lambda source: source + FAULT)
+    assert set(ran(bundle, "screen")) == {"transcribe", "screen"}
+    assert table.read_text(encoding="utf-8") == ""
