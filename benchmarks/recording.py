@@ -16,8 +16,8 @@ from pathlib import Path
 
 from results import Result, spread
 
-from mi_llm.construct import record
-from mi_llm.construct.cassette import Cassette, Question
+from mi_llm.llm import record
+from mi_llm.llm.cassette import Cassette, Question
 from mi_llm.study import Budget, Llm
 
 ROUNDS = 3

@@ -27,12 +27,12 @@ import torch
 from results import Result, Skipped, show, spread
 from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, PreTrainedModel
 
-from mi_llm.models.base import PRECISION, prepare_torch
-from mi_llm.models.estimate import LABELLED, SHARE, Card, Plan, Shape, here, plans, weight_bytes
+from mi_llm.engine.estimate import LABELLED, SHARE, Card, Plan, Shape, here, plans, weight_bytes
+from mi_llm.engine.load import PRECISION, prepare_torch
+from mi_llm.engine.processes import Processes
+from mi_llm.engine.template import IGNORED, Encoded
 from mi_llm.models.finetune import Resume, adapt, fit, share_out
 from mi_llm.models.hub import entries
-from mi_llm.models.processes import Processes
-from mi_llm.models.template import IGNORED, Encoded
 from mi_llm.study import Finetune
 from mi_llm.study import load as load_study
 

@@ -30,7 +30,7 @@ from results import Result, show, spread
 from ruamel.yaml import YAML
 from training import MODELS, SEED, random_model, sample_dialogs
 
-from mi_llm.models.base import load
+from mi_llm.engine.load import load
 from mi_llm.models.finetune import adapt
 from mi_llm.study import load as load_study
 

@@ -27,10 +27,10 @@ from mi_llm.corpora.files import from_folder
 from mi_llm.corpora.read import READERS
 from mi_llm.corpora.reading import Repairs
 from mi_llm.dialog import Dialog, Turn
-from mi_llm.models.base import load, prepare_torch
+from mi_llm.engine.load import load, prepare_torch
+from mi_llm.engine.template import FORMATS, Encoded, encode, messages
 from mi_llm.models.finetune import Resume, adapt, fit, save_adapter
 from mi_llm.models.pretrain import Pretraining, build
-from mi_llm.models.template import FORMATS, Encoded, encode, messages
 from mi_llm.study import Finetune
 from mi_llm.study import load as load_study
 

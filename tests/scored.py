@@ -1,5 +1,7 @@
 """The miniature run up to its report, with made-up answers in the place of training and answering; and what a page holds."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -8,15 +10,15 @@ from mi_llm.audit.audit import audit
 from mi_llm.construct import rate, screen, split, transcribe, translate
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
-from mi_llm.dialog import read_rounds, write_dialogs
+from mi_llm.dialog import Round, read_rounds, write_dialogs
 from mi_llm.miti.blind import blind
-from mi_llm.miti.coders import code
-from mi_llm.miti.simulate import Counselor, converse
+from mi_llm.miti.code import code
+from mi_llm.miti.miti import miti
+from mi_llm.miti.simulate import converse
 from mi_llm.miti.summary import summary
-from mi_llm.miti.validation import miti
 from mi_llm.models.card import card, source_of
 from mi_llm.score.score import score
-from mi_llm.study import Study
+from mi_llm.study import ARMS, Study
 
 NUMBERS = {
     "records": 60, "steps": 90, "tokens": 900, "labelled_tokens": 400, "cut": 0, "left_out": 0, "trainable_parameters": 1000,
@@ -48,17 +50,23 @@ def make_scored(study: Study) -> None:
         storage.write_text(training / "dvclive/plots/metrics/loss.tsv", "step\tloss\n0\t3.0\n5\t2.0\n")
         storage.write_text(training / "adapter" / "README.md", card(study, model, source_of(study, model), NUMBERS))
     for model in study.models:
-        for arm, reply in (("base", "您应该早点休息。"), ("tuned", "听起来您很累，又放不下。您愿意先试哪一样？")):
-            dialogs = converse(study, model, arm, always(reply))
+        for arm, reply in zip(ARMS, ("您应该早点休息。", "听起来您很累，又放不下。您愿意先试哪一样？"), strict=True):
+            dialogs = converse(study, model, Always(arm, reply))
             write_dialogs(study.folder / "simulate" / model / f"{arm}.jsonl", dialogs)
     for stage in (blind, code, miti, summary, audit):
         stage(study)
     score(study)
 
 
-def always(reply: str) -> Counselor:
+@dataclass
+class Always:
     """A counselor who says one thing."""
-    return lambda rounds: [reply] * len(rounds)
+
+    arm: str
+    reply: str
+
+    def replies(self, rounds: Sequence[Round]) -> list[str]:
+        return [self.reply] * len(rounds)
 
 
 class Page(HTMLParser):

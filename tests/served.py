@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file, save_file
 from tiny import give_adapter, study_with
 
-from mi_llm.models.base import chat_format, checkpoint, load
+from mi_llm.engine.load import chat_format, checkpoint, load
 from mi_llm.study import Study
 
 ROOT = Path(__file__).parent.parent

@@ -25,7 +25,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mi_llm.apps.chat import guard, help, limits
-from mi_llm.apps.chat.counselors import TUNED
 from mi_llm.apps.chat.talks import Reply, Round, Talk, begun
 from mi_llm.apps.chat.votes import Votes
 from mi_llm.apps.chat.words import SCRIPT, WORDS
@@ -1045,9 +1044,9 @@ def test_the_page_has_every_word_in_both_languages(shared: Served) -> None:
 
 
 def test_names_of_arms_are_those_of_the_study() -> None:
-    from mi_llm.models.respond import served_name
+    from mi_llm.study import served_name
 
-    assert served_name("tiny", "tuned") == f"tiny{TUNED}"
+    assert served_name("tiny", "tuned") == "tiny+mi"
     assert served_name("tiny", "base") == "tiny"
 
 

@@ -14,13 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_llm import prompts, storage
-from mi_llm.construct import llm
-from mi_llm.construct.cassette import Cassette
+from mi_llm.codebook import lexical
+from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, Behaviour, Global
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
 from mi_llm.dialog import Dialog, Turn
-from mi_llm.miti import coders, lexical, validation
-from mi_llm.miti.coding import BEHAVIOURS, GLOBALS, Behaviour, Global
+from mi_llm.llm import ask
+from mi_llm.llm.cassette import Cassette
+from mi_llm.miti import code as coders
+from mi_llm.miti import miti as validation
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 
@@ -293,11 +295,11 @@ def test_unusable_answers_are_asked_for_again_and_kept_as_such(blinded: Study, c
 
 def test_what_the_stage_would_ask_is_counted_with_both_passes_and_nothing_is_asked(blinded: Study, coder: type[Coder]) -> None:
     study = recording(blinded, coder)
-    assert llm.workload(study, "code", coders.questions(study)).count == 8
+    assert ask.workload(study, "code", coders.questions(study)).count == 8
     assert not coder.asked
     assert not (study.folder / "code").exists()
     coders.code(study)
-    assert llm.workload(study, "code", coders.questions(study)).requests.startswith("0 of 8 ")
+    assert ask.workload(study, "code", coders.questions(study)).requests.startswith("0 of 8 ")
     assert coders.questions(blinded) == []  # words alone take no request
 
 

@@ -17,11 +17,8 @@ from scipy import stats
 from mi_llm.audit import annomi as audit_annomi
 from mi_llm.audit import codes
 from mi_llm.audit.evidence import Evidence
-from mi_llm.corpora.acquire import acquire
-from mi_llm.corpora.read import read
-from mi_llm.dialog import Dialog, Turn
-from mi_llm.miti import lexical, validation
-from mi_llm.miti.coding import (
+from mi_llm.codebook import lexical
+from mi_llm.codebook.coding import (
     ADHERENT,
     ADHERENT_RATIO,
     BEHAVIOURS,
@@ -39,6 +36,10 @@ from mi_llm.miti.coding import (
     rating,
     volley,
 )
+from mi_llm.corpora.acquire import acquire
+from mi_llm.corpora.read import read
+from mi_llm.dialog import Dialog, Turn
+from mi_llm.miti import miti as validation
 from mi_llm.miti.reliability import Bootstrap, Estimate, cohen
 from mi_llm.study import Study, load
 

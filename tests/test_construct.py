@@ -12,13 +12,13 @@ from author_server import serve
 
 from mi_llm import prompts, storage
 from mi_llm.construct import rate, screen, split, transcribe, translate
-from mi_llm.construct.cassette import Cassette, text_of
 from mi_llm.corpora import release
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.files import File, from_archive, write_archive
 from mi_llm.corpora.read import READERS, read
 from mi_llm.corpora.reading import Repairs
 from mi_llm.dialog import Dialog, Turn, read_dialogs, read_rounds, write_dialogs, write_rounds
+from mi_llm.llm.cassette import Cassette, text_of
 from mi_llm.models.finetune import samples_of
 from mi_llm.problem import Problem
 from mi_llm.report import published, tables

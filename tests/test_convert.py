@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, P
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog, write_dialogs, write_rounds
-from mi_llm.models.base import checkpoint
+from mi_llm.engine.load import checkpoint
 from mi_llm.models.convert import GLM4_PATTERN, convert, convertible
 from mi_llm.models.finetune import finetune
 from mi_llm.models.respond import respond

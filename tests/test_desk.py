@@ -27,9 +27,10 @@ import httpx2
 import pytest
 from playwright.sync_api import sync_playwright
 
-from mi_llm.apps.desk import agreement, packets, saving, serve, words
+from mi_llm.apps.desk import agreement, saving, serve, words
 from mi_llm.apps.desk.store import Desk, Held, Store
-from mi_llm.miti.coding import Behaviour, Global, volley
+from mi_llm.codebook import packets
+from mi_llm.codebook.coding import Behaviour, Global, volley
 from mi_llm.miti.reliability import cohen
 from mi_llm.problem import Problem
 

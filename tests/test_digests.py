@@ -39,13 +39,18 @@ def imported_by(stage: str) -> set[str]:
     """The modules of this package that a stage's command reaches, by Python's own finder, which reads bytecode."""
     lines = ["from mi_llm.problem import Problem", "from mi_llm.study import load"]
     lines += [
-        ast.unparse(node) for function in digests.command(stage) for node in ast.walk(function) if isinstance(node, ast.ImportFrom)
+        ast.unparse(node)
+        for function in digests.command(stage)
+        for node in ast.walk(function)
+        if isinstance(node, ast.ImportFrom)
     ]
     script = digests.PACKAGE.parent / "command.py"
     script.write_text("\n".join(lines), encoding="utf-8")
     finder = ModuleFinder([str(digests.PACKAGE.parent)])
     finder.run_script(str(script))
-    return {str(Path(module.__file__ or "")) for name, module in finder.modules.items() if name.split(".")[0] == "mi_llm"}
+    return {
+        str(Path(getattr(module, "__file__", ""))) for name, module in finder.modules.items() if name.split(".")[0] == "mi_llm"
+    }
 
 
 def test_an_edit_in_any_module_changes_the_digests_of_the_stages_that_reach_it_and_no_other(package: Path) -> None:
@@ -169,7 +174,12 @@ def environment(folder: Path) -> dict[str, str]:
 def ran(bundle: Path, target: str = "split") -> list[str]:
     """The stages that DVC runs now."""
     done = subprocess.run(
-        ["dvc", "repro", f"mini/dvc.yaml:{target}"], cwd=bundle, env=environment(bundle), check=True, capture_output=True, text=True
+        ["dvc", "repro", f"mini/dvc.yaml:{target}"],
+        cwd=bundle,
+        env=environment(bundle),
+        check=True,
+        capture_output=True,
+        text=True,
     )
     lines = (line.split("'") for line in done.stdout.splitlines() if line.startswith("Running stage"))
     return [words[1].removeprefix("mini/dvc.yaml:") for words in lines if "digests" not in words[1]]

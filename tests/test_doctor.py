@@ -17,9 +17,7 @@ from peft import PeftModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mi_llm.doctor import fitting, gpus, machine, outdated, ways_on
-from mi_llm.models import hub
-from mi_llm.models.base import config_of, header, load
-from mi_llm.models.estimate import (
+from mi_llm.engine.estimate import (
     Card,
     Load,
     Shape,
@@ -33,9 +31,12 @@ from mi_llm.models.estimate import (
     weight_bytes,
     worst,
 )
+from mi_llm.engine.load import config_of, load
+from mi_llm.engine.packing import pack
+from mi_llm.engine.template import Encoded
+from mi_llm.models import hub
+from mi_llm.models.base import header
 from mi_llm.models.finetune import adapt, make_ready
-from mi_llm.models.packing import pack
-from mi_llm.models.template import Encoded
 from mi_llm.needs import needs
 from mi_llm.study import Finetune, Study
 from mi_llm.study import load as load_study

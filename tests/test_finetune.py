@@ -29,9 +29,12 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from mi_llm import storage
 from mi_llm.cli import guarded
 from mi_llm.dialog import Dialog, Turn, write_dialogs
-from mi_llm.models.base import base, checkpoint, config_of, load
+from mi_llm.engine.estimate import shape_of
+from mi_llm.engine.load import checkpoint, config_of, load
+from mi_llm.engine.packing import first_fit, shares
+from mi_llm.engine.template import FORMATS, IGNORED, LLAMA3, Encoded
+from mi_llm.models.base import base
 from mi_llm.models.card import card, source_of
-from mi_llm.models.estimate import shape_of
 from mi_llm.models.finetune import (
     Resume,
     Training,
@@ -44,8 +47,6 @@ from mi_llm.models.finetune import (
     records,
     records_of,
 )
-from mi_llm.models.packing import first_fit, shares
-from mi_llm.models.template import FORMATS, IGNORED, LLAMA3, Encoded
 from mi_llm.problem import Problem
 from mi_llm.study import Finetune, Study
 from mi_llm.study import load as load_study
@@ -344,9 +345,9 @@ SHARED = """
 import json, os
 from pathlib import Path
 from torch.distributed.tensor import DTensor
-from mi_llm.models.base import checkpoint, load, prepare_torch
+from mi_llm.engine.load import checkpoint, load, prepare_torch
 from mi_llm.models.finetune import Resume, Trainable, adapt, fit, is_shared, records_of, share_out
-from mi_llm.models.processes import Processes
+from mi_llm.engine.processes import Processes
 from mi_llm.study import load as load_study
 study = load_study(Path("mini/params.yaml"))
 prepare_torch(study)

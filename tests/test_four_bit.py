@@ -10,8 +10,8 @@ from tiny import give_adapter, study_with
 from mi_llm import storage
 from mi_llm.apps.model.server import opened
 from mi_llm.dialog import Dialog, read_dialogs, write_dialogs, write_rounds
+from mi_llm.engine.load import load_base
 from mi_llm.miti.simulate import simulate
-from mi_llm.models.base import load_base
 from mi_llm.models.finetune import finetune
 from mi_llm.models.respond import respond
 from mi_llm.problem import Problem

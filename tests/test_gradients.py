@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from mi_llm.models.gradients import cross_entropy, write_out
+from mi_llm.engine.gradients import cross_entropy, write_out
 
 
 def both(plain: nn.Module, x: Tensor) -> list[tuple[Tensor, list[Tensor]]]:

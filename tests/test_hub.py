@@ -20,9 +20,10 @@ from test_convert import baichuan2, sentencepiece_model
 from transformers import AutoModelForCausalLM
 
 from mi_llm import storage
+from mi_llm.engine.load import checkpoint, load
+from mi_llm.engine.template import LLAMA3
 from mi_llm.models import hub
-from mi_llm.models.base import base, checkpoint, load
-from mi_llm.models.template import LLAMA3
+from mi_llm.models.base import base
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 from mi_llm.study import load as load_study

@@ -15,7 +15,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mi_llm.dialog import Turn
-from mi_llm.models.template import FORMATS, GLM4, IGNORED, LLAMA3, ChatFormat, Placement, encode, messages, prompt
+from mi_llm.engine.template import FORMATS, GLM4, IGNORED, LLAMA3, ChatFormat, Placement, encode, messages, prompt
 
 ROOT = Path(__file__).parent.parent
 REFERENCES = ROOT / "tests" / "references" / "llamafactory"

@@ -14,7 +14,7 @@ from tiny import give_adapter, model_server, study_with
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs, write_dialogs
-from mi_llm.miti import coders
+from mi_llm.miti import code as coders
 from mi_llm.miti.blind import assigned, auc, blind, classified, deidentified, formatted, leaks
 from mi_llm.miti.clients import Scripted, bundled
 from mi_llm.miti.simulate import simulate

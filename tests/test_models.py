@@ -7,8 +7,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from mi_llm.dialog import Turn
-from mi_llm.models.base import named, nondeterministic, prepare_torch
-from mi_llm.models.template import BAICHUAN2, FORMATS, GLM4, IGNORED, LLAMA3, ChatFormat, encode, messages, prompt
+from mi_llm.engine.load import named, nondeterministic, prepare_torch
+from mi_llm.engine.template import BAICHUAN2, FORMATS, GLM4, IGNORED, LLAMA3, ChatFormat, encode, messages, prompt
 from mi_llm.study import Study
 
 TALK = [

@@ -11,9 +11,9 @@ import made_up_release
 import pytest
 
 from mi_llm import storage
-from mi_llm.construct.cassette import Cassette, key_of, sealed
 from mi_llm.corpora.fetch import sources
 from mi_llm.doctor import Machine, fitting
+from mi_llm.llm.cassette import Cassette, key_of, sealed
 from mi_llm.needs import PARTS, listed, needs, outlook
 from mi_llm.reproduce import accept_licences
 from mi_llm.study import Study, load

@@ -26,8 +26,8 @@ from tiny import untrained
 from transformers import PreTrainedTokenizerFast
 
 from mi_llm import storage
+from mi_llm.codebook.coding import Global
 from mi_llm.dialog import read_dialogs
-from mi_llm.miti.coding import Global
 
 ROOT = Path(__file__).parent.parent
 MI_LLM = str(Path(sys.executable).parent / "mi-llm")

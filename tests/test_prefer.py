@@ -15,18 +15,20 @@ from tiny import give_adapter, study_with
 from torch.nn.functional import logsigmoid
 
 from mi_llm import storage
+from mi_llm.codebook import lexical
+from mi_llm.codebook.coding import Behaviour, volley
 from mi_llm.dialog import Dialog, Round, Turn, read_rounds, write_dialogs, write_rounds
-from mi_llm.miti import lexical
-from mi_llm.miti.coding import Behaviour, volley
-from mi_llm.models.base import base, chat_format, checkpoint, load
+from mi_llm.engine.counselor import chats
+from mi_llm.engine.load import chat_format, checkpoint, load
+from mi_llm.engine.template import prompt
+from mi_llm.models.base import base
 from mi_llm.models.finetune import records
-from mi_llm.models.prefer import Pair, drawn_rounds, join, judge, pairs_of, prefer, tokens_of, trainer_of
-from mi_llm.models.respond import chats, respond
-from mi_llm.models.template import prompt
+from mi_llm.models.respond import respond
+from mi_llm.prefer.prefer import Pair, drawn_rounds, join, judge, pairs_of, prefer, tokens_of, trainer_of
 from mi_llm.problem import Problem
 from mi_llm.prompts import instruction
-from mi_llm.score.statistics import DialogBootstrap
 from mi_llm.score.text import all_scores
+from mi_llm.statistics import DialogBootstrap
 from mi_llm.study import Study
 from mi_llm.study import load as load_study
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from mi_llm.construct import batch, llm, record, transcribe
-from mi_llm.construct.cassette import Cassette, Question, key_of, merge, sealed, text_of, verify
+from mi_llm.construct import transcribe
 from mi_llm.dialog import Dialog, Turn, write_dialogs
+from mi_llm.llm import ask, batch, record
+from mi_llm.llm.cassette import Cassette, Question, key_of, merge, sealed, text_of, verify
 from mi_llm.problem import Problem
 from mi_llm.study import Budget, Price, Study, load
 
@@ -377,7 +378,7 @@ def test_a_full_disk_leaves_the_cassette_as_it_was(tape: Path) -> None:
     script = (
         "import resource, sys; from pathlib import Path; import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 100}, {len(before) + 100}));"
-        "from mi_llm.construct.cassette import Cassette; c = Cassette.open(Path(sys.argv[1])); c.append([c.records[0]])"
+        "from mi_llm.llm.cassette import Cassette; c = Cassette.open(Path(sys.argv[1])); c.append([c.records[0]])"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tape)], capture_output=True, text=True)
     assert "an answer could not be written" in done.stderr
@@ -406,6 +407,6 @@ def test_text_of_a_key_is_removed_wherever_it_stands(monkeypatch: pytest.MonkeyP
 def test_answers_come_back_in_the_order_of_the_questions(start: Start, two_hundred: Callable[[str], Study]) -> None:
     study = small(two_hundred(start(faults=0.1)), mode="record")
     asked = transcribe.questions(study)
-    got = llm.answers(study, "transcribe", asked)
+    got = ask.answers(study, "transcribe", asked)
     assert [known["key"] for known in got] == [question.key for question in asked]
     assert transcribe.turns_of(text_of(got[0]))[0].role == "client"

@@ -14,7 +14,7 @@ from nltk.metrics.agreement import AnnotationTask
 from numpy.typing import NDArray
 from scipy import stats
 
-from mi_llm.miti.coding import Behaviour, Global
+from mi_llm.codebook.coding import Behaviour, Global
 from mi_llm.miti.reliability import (
     COLUMNS,
     Bootstrap,

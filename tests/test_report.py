@@ -20,7 +20,7 @@ from mi_llm.construct import rate, translate
 from mi_llm.dialog import read_rounds, write_rounds
 from mi_llm.doctor import fitting, machine
 from mi_llm.miti.blind import blind
-from mi_llm.miti.coders import code
+from mi_llm.miti.code import code
 from mi_llm.miti.summary import summary
 from mi_llm.needs import needs
 from mi_llm.problem import Problem

@@ -22,12 +22,14 @@ from tiny import give_adapter, model_server, study_with
 from transformers import GenerationConfig, PreTrainedModel
 
 from mi_llm.dialog import Dialog, Round, read_rounds, write_rounds
-from mi_llm.models.base import base, checkpoint, load
-from mi_llm.models.branching import Branching, Plan, Talk, branching_attention, greedy, plan
-from mi_llm.models.estimate import Answering, keys_and_values, shape_of
+from mi_llm.engine.branching import Branching, Plan, Talk, branching_attention, greedy, plan
+from mi_llm.engine.counselor import chats, plans, sampler
+from mi_llm.engine.estimate import Answering, keys_and_values, shape_of
+from mi_llm.engine.load import checkpoint, load
+from mi_llm.engine.template import FORMATS, Placement, prompt
+from mi_llm.models.base import base
 from mi_llm.models.finetune import finetune
-from mi_llm.models.respond import chats, plans, respond, sampler
-from mi_llm.models.template import FORMATS, Placement, prompt
+from mi_llm.models.respond import respond
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 

@@ -25,9 +25,9 @@ from mi_llm.score import text
 from mi_llm.score.baselines import baselines
 from mi_llm.score.diagnostics import diagnostics, repeated_4grams
 from mi_llm.score.libraries import Characters, corpus_scores, pooled_scores, rouge_scores
-from mi_llm.score.statistics import DialogBootstrap, DialogSwaps, cohens_d, holm, superiority
 from mi_llm.score.text import LLAMA_FACTORY, all_scores, common_subsequence, sample_scores
 from mi_llm.score.words import cut, cut_all
+from mi_llm.statistics import DialogBootstrap, DialogSwaps, cohens_d, holm, superiority
 
 REFERENCE = Path(__file__).parent / "references" / "metric.json"
 PARTS = [

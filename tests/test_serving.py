@@ -33,8 +33,8 @@ from mi_llm.apps.model.engine import Asked, Engine, Finish, Piece, Reply
 from mi_llm.apps.model.server import serve
 from mi_llm.apps.model.words import UNFINISHED, Words
 from mi_llm.dialog import Dialog, write_rounds
-from mi_llm.models.base import checkpoint, load
-from mi_llm.models.branching import branching_attention
+from mi_llm.engine.branching import branching_attention
+from mi_llm.engine.load import checkpoint, load
 from mi_llm.models.respond import respond
 from mi_llm.problem import Problem
 from mi_llm.study import Study

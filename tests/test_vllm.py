@@ -32,10 +32,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog, write_rounds
-from mi_llm.models.base import base, chat_format, checkpoint, load
+from mi_llm.engine.counselor import chats, questions
+from mi_llm.engine.load import chat_format, checkpoint, load
+from mi_llm.engine.template import FORMATS, LLAMA3, ChatFormat, prompt
+from mi_llm.models.base import base
 from mi_llm.models.finetune import adapt, save_adapter
-from mi_llm.models.respond import chats, questions, respond
-from mi_llm.models.template import FORMATS, LLAMA3, ChatFormat, prompt
+from mi_llm.models.respond import respond
 from mi_llm.models.vllm import write_for_vllm
 from mi_llm.study import Study
 from mi_llm.study import load as load_study

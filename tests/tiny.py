@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from mi_llm.models.base import base, checkpoint, load
+from mi_llm.engine.load import checkpoint, load
+from mi_llm.models.base import base
 from mi_llm.models.finetune import adapt
 from mi_llm.models.pretrain import FORMAT_OF, Pretraining, build
 from mi_llm.study import Study

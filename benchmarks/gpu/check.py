@@ -36,14 +36,14 @@ from transformers import AutoTokenizer
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog
-from mi_llm.models.base import prepare_torch
-from mi_llm.models.branching import Branching, branching_attention, greedy, plan
-from mi_llm.models.estimate import Shape
+from mi_llm.engine.branching import Branching, branching_attention, greedy, plan
+from mi_llm.engine.estimate import Shape
+from mi_llm.engine.load import prepare_torch
+from mi_llm.engine.packing import attend
+from mi_llm.engine.template import IGNORED, Encoded
 from mi_llm.models.finetune import Training, adapt, make_ready
 from mi_llm.models.hub import entries
-from mi_llm.models.packing import attend
 from mi_llm.models.respond import respond as respond_stage
-from mi_llm.models.template import IGNORED, Encoded
 from mi_llm.study import load
 
 TRIAL = "--trial" in sys.argv

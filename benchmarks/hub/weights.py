@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mi_llm.models.estimate import Shape
+from mi_llm.engine.estimate import Shape
 
 FILE = "pytorch_model.bin"
 MATRIX_VALUES = 33_554_393  # prime, so that no two rows of a matrix longer than the pool are equal

@@ -18,8 +18,8 @@ from mi_llm.problem import Problem
 from mi_llm.study import Llm, Study, file_of, load
 
 if TYPE_CHECKING:
-    from mi_llm.construct.cassette import Question
-    from mi_llm.construct.llm import Workload
+    from mi_llm.llm.ask import Workload
+    from mi_llm.llm.cassette import Question
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 StudyFile = Annotated[
@@ -95,22 +95,22 @@ def translate(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = Fals
 
 def listed(questions: "Callable[[Study], Sequence[Question]]", name: str) -> "Callable[[Study], Workload]":
     """What a stage would ask whose questions are known before it runs."""
-    from mi_llm.construct import llm
+    from mi_llm.llm import ask
 
-    return lambda study: llm.workload(study, name, questions(study))
+    return lambda study: ask.workload(study, name, questions(study))
 
 
 def asking(
     name: str, run: Callable[[Study], None], work: "Callable[[Study], Workload]", study: Study, *, dry_run: bool, yes: bool
 ) -> None:
     """Run a stage that may ask a language model, after a person agreed to all it would ask; or only say what that is."""
-    from mi_llm.construct import llm
+    from mi_llm.llm import ask
 
     if dry_run:
-        print(f"{name}: answers to be recorded\n{llm.forecast(study.llm, work(study))}", end="")
+        print(f"{name}: answers to be recorded\n{ask.forecast(study.llm, work(study))}", end="")
         return
     if study.llm.mode != "replay":
-        llm.consent(study, name, work(study), yes=yes)
+        ask.consent(study, name, work(study), yes=yes)
     run(study)
 
 
@@ -174,7 +174,7 @@ def respond(model: Item, study: StudyFile = MINI) -> None:
 @app.command()
 def prefer(model: Item, study: StudyFile = MINI) -> None:
     """Tune one tuned model on, by what the lexical coder prefers."""
-    from mi_llm.models.prefer import prefer as run
+    from mi_llm.prefer.prefer import prefer as run
 
     settings = load(study)
     run(settings, member(model, settings.models, "models", settings))
@@ -210,7 +210,7 @@ def blind(study: StudyFile = MINI) -> None:
 @app.command()
 def code(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
     """Have every packet coded by MITI: by people, a language model or words alone."""
-    from mi_llm.miti import coders as stage
+    from mi_llm.miti import code as stage
 
     asking("code", stage.code, listed(stage.questions, "code"), with_mode(load(study), mode), dry_run=dry_run, yes=yes)
 
@@ -218,7 +218,7 @@ def code(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, ye
 @app.command()
 def miti(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
     """Hold the automatic coders against AnnoMI's experts, and code the released dialogs."""
-    from mi_llm.miti import validation as stage
+    from mi_llm.miti import miti as stage
 
     asking("miti", stage.miti, listed(stage.questions, "miti"), with_mode(load(study), mode), dry_run=dry_run, yes=yes)
 
@@ -303,7 +303,7 @@ app.add_typer(cassette, name="cassette")
 @cassette.command("ls")
 def cassette_ls(files: Files, failed: Annotated[bool, typer.Option("--failed", help="only answers that failed")] = False) -> None:
     """List the answers, a line each."""
-    from mi_llm.construct.cassette import Cassette, line_of
+    from mi_llm.llm.cassette import Cassette, line_of
 
     for path in files:
         for record in Cassette.open(existing(path)).records:
@@ -314,7 +314,7 @@ def cassette_ls(files: Files, failed: Annotated[bool, typer.Option("--failed", h
 @cassette.command("show")
 def cassette_show(file: File, key: Annotated[str, typer.Argument(help="the key's first characters")]) -> None:
     """Show what was asked under a key, and every answer that came."""
-    from mi_llm.construct.cassette import Cassette, chosen, shown
+    from mi_llm.llm.cassette import Cassette, chosen, shown
 
     print("\n\n".join(shown(record) for record in chosen(Cassette.open(existing(file)), key)))
 
@@ -322,7 +322,7 @@ def cassette_show(file: File, key: Annotated[str, typer.Argument(help="the key's
 @cassette.command("verify")
 def cassette_verify(files: Files) -> None:
     """Check that every answer is as it was recorded."""
-    from mi_llm.construct.cassette import verify
+    from mi_llm.llm.cassette import verify
 
     faults = {path: verify(existing(path)) for path in files}
     for path, found in faults.items():
@@ -333,7 +333,7 @@ def cassette_verify(files: Files) -> None:
 @cassette.command("merge")
 def cassette_merge(target: File, sources: Files) -> None:
     """Add to the first cassette what the others hold and it does not."""
-    from mi_llm.construct.cassette import merge
+    from mi_llm.llm.cassette import merge
 
     print(f"{target}: {merge(target, [existing(path) for path in sources])} answers added")
 
@@ -341,7 +341,7 @@ def cassette_merge(target: File, sources: Files) -> None:
 @cassette.command("export")
 def cassette_export(file: File, out: Annotated[Path, typer.Argument(help="a .csv file")]) -> None:
     """Write the answers as a table: what each is about, the request, the answer, tokens, times."""
-    from mi_llm.construct.cassette import Cassette, export
+    from mi_llm.llm.cassette import Cassette, export
 
     export(Cassette.open(existing(file)), out)
 

@@ -1,7 +1,7 @@
 """Stage `digests`: what each stage's code says, so that DVC runs a stage whose code changed, and no other.
 
 Writes `<out>/digests.yaml`, a SHA-256 for each stage of `dvc.yaml`; the other stages track theirs as a parameter. It covers the
-stage's command in `cli.py`, every module of this package that the command imports, directly or through others (its *closure*), and
+stage's command in `cli.py`, every module that the command imports, directly or through others (its *closure*), and
 the package's data files that those modules name. Python counts as syntax tree without docstrings, YAML as the values that it
 holds: comments and formatting change nothing. Annotations do count, since pydantic, dataclasses and Typer read them.
 """
@@ -49,7 +49,10 @@ def closure(stage: str) -> list[Path]:
 # The command of a stage
 
 
-parsed = cache(ast.parse)
+@cache
+def parsed(source: bytes) -> ast.Module:
+    """A module's syntax tree."""
+    return ast.parse(source)
 
 
 def commands() -> ast.Module:
@@ -108,7 +111,9 @@ def file_of(module: str) -> Path:
 def data_files() -> dict[str, Path]:
     """The package's data files, by each name under which a module may open them: `hub.yaml`, `templates/glm4.jinja`, …"""
     paths = [path for path in sorted(PACKAGE.rglob("*.*")) if path.suffix not in (".py", ".pyc")]
-    return {path.relative_to(folder).as_posix(): path for path in paths for folder in path.parents if folder.is_relative_to(PACKAGE)}
+    return {
+        path.relative_to(folder).as_posix(): path for path in paths for folder in path.parents if folder.is_relative_to(PACKAGE)
+    }
 
 
 def data_of(modules: Iterable[Path]) -> set[Path]:
@@ -123,10 +128,12 @@ def named_in(module: bytes, folder: Path) -> frozenset[Path]:
     """The data files that a module names: in a string, or by an f-string's pattern among the files of the module's folder."""
     named, patterns = set[Path](), list[str]()
     for node in ast.walk(parsed(module)):
-        if isinstance(node, ast.Constant) and node.value in data_files():
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in data_files():
             named.add(data_files()[node.value])
-        elif isinstance(node, ast.JoinedStr) and isinstance(ending := node.values[-1], ast.Constant) and "." in ending.value:
-            patterns.append("".join(re.escape(part.value) if isinstance(part, ast.Constant) else ".+" for part in node.values))
+        elif isinstance(node, ast.JoinedStr):
+            parts = [re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in node.values]
+            if "." in parts[-1].removeprefix(".+"):
+                patterns.append("".join(parts))
     beside = [path for path in data_files().values() if path.parent in (folder, folder / "templates")]
     return frozenset(named | {path for path in beside for pattern in patterns if re.fullmatch(pattern, path.name)})
 
@@ -172,4 +179,6 @@ def said_by(tree: ast.AST) -> str:
 
 def is_docstring(statement: Any) -> bool:
     """Whether a statement is a string alone."""
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
+    return (
+        isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
+    )

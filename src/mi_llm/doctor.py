@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 import psutil
 
 from mi_llm.disk import held
+from mi_llm.engine.estimate import Card, Plan, Shape, after_tuning, duration, gib, instead, peak_of, plans
 from mi_llm.models import hub
-from mi_llm.models.estimate import Card, Plan, Shape, after_tuning, duration, gib, instead, peak_of, plans
 from mi_llm.needs import Need, listed, needs
 from mi_llm.study import Study
 

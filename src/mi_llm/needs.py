@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from mi_llm import storage
-from mi_llm.construct import llm
 from mi_llm.construct.split import other_ways
 from mi_llm.corpora import release
 from mi_llm.corpora.fetch import Source, sources
 from mi_llm.corpora.files import from_archive
+from mi_llm.llm import ask
 from mi_llm.models import hub
 from mi_llm.study import Study
 
@@ -132,12 +132,12 @@ def recordings(study: Study) -> Iterator[Need]:
         state: State = "to be recorded" if study.llm.mode != "replay" else "here" if recorded(study, name) else "absent"
         stage, _, model = name.partition("/")
         what = f"{RECORDED[stage]}{f' with {model}' if model else ''}, recorded from {study.llm.model}"
-        yield Need(stage, what, state, fills, llm.how_to_record(study, name), stops=stage == "transcribe")
+        yield Need(stage, what, state, fills, ask.how_to_record(study, name), stops=stage == "transcribe")
 
 
 def recorded(study: Study, name: str) -> bool:
     """Whether any good answer of the study's model is recorded for a stage."""
-    answers = (record for cassette in llm.recorded(study, name) for record in cassette.good.values())
+    answers = (record for cassette in ask.recorded(study, name) for record in cassette.good.values())
     return any(record["request"]["model"] == study.llm.model for record in answers)
 
 

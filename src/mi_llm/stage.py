@@ -10,7 +10,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 
 from mi_llm import __version__, storage
 from mi_llm.problem import Problem
-from mi_llm.study import Study
+from mi_llm.study import ARMS, Study
 
 TRACED = ("torch", "transformers", "peft", "tokenizers", "openai", "pandas", "sacrebleu", "rouge_score", "matplotlib")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -77,3 +77,12 @@ def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path]) -> 
     }
     storage.write_json(folder / "provenance.json", provenance)
     print(f"{title}: done in {time.monotonic() - began:.1f} s, in {folder}", file=sys.stderr)
+
+
+def write_arms(out: Path, rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """Write `<arm>.jsonl` for each arm that there is; the file of an arm that an earlier run had is removed."""
+    for arm in ARMS:
+        if arm in rows:
+            storage.write_lines(out / f"{arm}.jsonl", rows[arm])
+        else:
+            (out / f"{arm}.jsonl").unlink(missing_ok=True)

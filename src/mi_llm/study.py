@@ -19,6 +19,7 @@ Corpus = Literal["cpsycound", "psydtcorpus", "smilechat", "psy_insight", "efaqa"
 CORPORA = get_args(Corpus)
 Arm = Literal["base", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+SERVED = {"base": "", "tuned": "+mi"}  # what a model server adds to a model's name for each arm
 Share = Field(ge=0, le=1)
 
 
@@ -413,6 +414,11 @@ class Study(Section):
     def sha256(self) -> str:
         """SHA-256 of the parameters' canonical JSON."""
         return hashlib.sha256(storage.dump(self.model_dump(mode="json")).encode()).hexdigest()
+
+
+def served_name(model: str, arm: str) -> str:
+    """The name under which a model server offers an arm."""
+    return model + SERVED[arm]
 
 
 def file_of(name: Path) -> Path:

@@ -16,7 +16,7 @@ import psutil
 
 from mi_llm import __version__
 from mi_llm.doctor import gpus
-from mi_llm.models.estimate import gib
+from mi_llm.engine.estimate import gib
 from mi_llm.stage import TRACED
 
 

@@ -1,6 +1,6 @@
 """Stage `rate`: have a language model rate dialogs of each corpus, and choose the best corpora by the numbers (paper, Figure 2).
 
-Reads `read/<corpus>/dialogs.jsonl` and recorded answers (`construct/llm.py`). Writes `rate/cassette.jsonl`, kept from run to
+Reads `read/<corpus>/dialogs.jsonl` and recorded answers (`llm/ask.py`). Writes `rate/cassette.jsonl`, kept from run to
 run, `ratings.csv` (a dialog a row, a criterion a column), `means.csv` (corpus and aspect, with intervals) and `choice.csv`
 (which corpora the totals choose, and how often they would be chosen if the dialogs were drawn again).
 """
@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from mi_llm import prompts, storage
-from mi_llm.construct import llm
-from mi_llm.construct.cassette import Question, text_of
 from mi_llm.dialog import Dialog, read_dialogs
+from mi_llm.llm import ask
+from mi_llm.llm.cassette import Question, text_of
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
@@ -69,7 +69,7 @@ def ratings_of(answer: str) -> dict[str, float]:
     Returns the points by criterion, aspect and `Total`. Raises ValueError, with the reason: a criterion that is missing, above
     its maximum or not a multiple of one half, or a total that is not the sum of its parts.
     """
-    content: Any = llm.parsed(answer)
+    content: Any = ask.parsed(answer)
     if not isinstance(content, dict):
         raise ValueError("not an object")
     points: dict[str, float] = {}
@@ -158,13 +158,13 @@ def rate(study: Study) -> None:
     """Collect the ratings of the study's sample; without any recorded answer there are none, and the stage says so."""
     with stage(study, "rate", None, [study.folder / "read" / corpus for corpus in study.rate.corpora]) as out:
         drawn = [(corpus, dialog) for corpus in study.rate.corpora for dialog in sample(study, corpus)]
-        answers = llm.answers(study, "rate", questions(study))
+        answers = ask.answers(study, "rate", questions(study))
         rows = [
             {"corpus": corpus, "dialog": dialog.id, **ratings_of(text_of(answer))}
             for (corpus, dialog), answer in zip(drawn if answers else [], answers, strict=True)
         ]
         if not rows:
-            print(f"rate: nothing is recorded; to record: {llm.how_to_record(study, 'rate')}")
+            print(f"rate: nothing is recorded; to record: {ask.how_to_record(study, 'rate')}")
         ratings = pd.DataFrame(rows, columns=["corpus", "dialog", *CRITERIA, *TOTALS])
         means, choice = summarise(study, ratings)
         tables = {"ratings": ratings, "means": means, "choice": choice}

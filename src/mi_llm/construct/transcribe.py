@@ -1,6 +1,6 @@
 """Stage `transcribe`: have a seeded sample of dialogs rewritten in MI style (paper, Methods, Transcription).
 
-Reads `read/<corpus>/dialogs.jsonl` and recorded answers (`construct/llm.py`); or, with source `release`, takes the dialogs that
+Reads `read/<corpus>/dialogs.jsonl` and recorded answers (`llm/ask.py`); or, with source `release`, takes the dialogs that
 the authors published as the answers they got. Writes `transcribe/cassette.jsonl`, kept from run to run, and `transcribed.jsonl`:
 for each dialog of the sample its source, the answer's key and text. What the answers say is read by the next stage, `screen`.
 """
@@ -11,9 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 from mi_llm import prompts, storage
-from mi_llm.construct import llm
-from mi_llm.construct.cassette import Check, Question, text_of
 from mi_llm.dialog import Dialog, Turn, read_dialogs
+from mi_llm.llm import ask
+from mi_llm.llm.cassette import Check, Question, text_of
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Screen, Study
@@ -64,7 +64,7 @@ def questions(study: Study) -> list[Question]:
 
 def turns_of(answer: str) -> list[Turn]:
     """Parse an answer: a JSON list of `{role, content}`, perhaps in a code fence. Raises ValueError, with the reason."""
-    entries: Any = llm.parsed(answer)
+    entries: Any = ask.parsed(answer)
     if not isinstance(entries, list) or not entries:
         raise ValueError("not a list of turns")
     turns = []
@@ -143,9 +143,9 @@ def transcribe(study: Study) -> None:
             rows = released(study)
         else:
             asked = questions(study)
-            answers = llm.answers(study, "transcribe", asked)
+            answers = ask.answers(study, "transcribe", asked)
             if not answers and study.needs_transcribed:
-                raise llm.missing(study, "transcribe", asked)
+                raise ask.missing(study, "transcribe", asked)
             rows = [
                 {"dialog": dialog.id, "source": dialog.source, "key": answer["key"], "answer": text_of(answer)}
                 for dialog, answer in zip(drawn(study) if answers else [], answers, strict=True)

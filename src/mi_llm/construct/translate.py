@@ -1,6 +1,6 @@
 """Stage `translate`: put a seeded sample of AnnoMI's transcripts into Chinese (paper, Methods, Manual Evaluation).
 
-Reads `read/annomi/dialogs.jsonl` and recorded answers (`construct/llm.py`). Writes `translate/cassette.jsonl`, kept from run to
+Reads `read/annomi/dialogs.jsonl` and recorded answers (`llm/ask.py`). Writes `translate/cassette.jsonl`, kept from run to
 run, and `dialogs.jsonl`: the sample, turn by turn the same as in English. The paper does not say who translated its 30
 transcripts.
 """
@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mi_llm import prompts, storage
-from mi_llm.construct import llm
-from mi_llm.construct.cassette import Check, Question, text_of
 from mi_llm.construct.transcribe import chinese_share
 from mi_llm.dialog import Dialog, Turn, read_dialogs, write_dialogs
+from mi_llm.llm import ask
+from mi_llm.llm.cassette import Check, Question, text_of
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Study
@@ -58,7 +58,7 @@ def checker(turns: Sequence[Turn], share: float) -> Check:
 
 def texts_of(answer: str) -> list[str]:
     """Parse an answer: a JSON list of texts. Raises ValueError, with the reason."""
-    texts: Any = llm.parsed(answer)
+    texts: Any = ask.parsed(answer)
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError("not a list of texts")
     return [text.strip() for text in texts]
@@ -86,7 +86,7 @@ def questions(study: Study) -> list[Question]:
 def translate(study: Study) -> None:
     """Collect the translations of the study's sample; without any recorded answer there are none, and the stage says so."""
     with stage(study, "translate", None, [study.folder / "read" / "annomi"]) as out:
-        answers = llm.answers(study, "translate", questions(study))
+        answers = ask.answers(study, "translate", questions(study))
         texts = iter([text for answer in answers for text in texts_of(text_of(answer))])
         translated = [
             Dialog(
@@ -101,4 +101,4 @@ def translate(study: Study) -> None:
         numbers = {"transcripts": len(translated), "turns": sum(len(dialog.turns) for dialog in translated)}
         storage.write_json(out / "metrics.json", numbers)
         if not translated:
-            print(f"translate: nothing is recorded; to record: {llm.how_to_record(study, 'translate')}")
+            print(f"translate: nothing is recorded; to record: {ask.how_to_record(study, 'translate')}")

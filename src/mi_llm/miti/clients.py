@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from ruamel.yaml import YAML
 
 from mi_llm import storage
+from mi_llm.codebook import lexical
+from mi_llm.codebook.coding import Behaviour, volley
 from mi_llm.dialog import Turn
-from mi_llm.miti import lexical
-from mi_llm.miti.coding import Behaviour, volley
 
 PUSHED = frozenset({Behaviour.PERSUADE, Behaviour.CONFRONT})
 HEARD = frozenset(

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mi_llm.miti.coding import Behaviour, Global
+from mi_llm.codebook.coding import Behaviour, Global
 
 Numbers = NDArray[np.float64]
 Score = Callable[[Numbers], Numbers]  # of sums, perhaps many: their measure

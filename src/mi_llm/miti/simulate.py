@@ -7,8 +7,7 @@ the models are read from `simulate.folder` instead.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,36 +15,20 @@ from typing import Any
 from tqdm import tqdm
 
 from mi_llm import prompts, storage
-from mi_llm.construct import llm
-from mi_llm.construct.cassette import Question, text_of
-from mi_llm.construct.record import count_tokens, record
-from mi_llm.dialog import Dialog, Round, Turn, features, read_dialogs, write_dialogs
+from mi_llm.dialog import Dialog, Round, Turn, features, read_dialogs
+from mi_llm.engine.counselor import Counselor, adapters, counselors, forget
+from mi_llm.engine.load import checkpoint, prepare_torch
+from mi_llm.llm import ask
+from mi_llm.llm.cassette import Question, text_of
+from mi_llm.llm.record import count_tokens
 from mi_llm.miti.clients import Profile, Scripted, bundled, outlined
-from mi_llm.models.base import chat_format, checkpoint, prepare_torch
-from mi_llm.models.branching import Branching, greedy
-from mi_llm.models.respond import (
-    acting_as,
-    adapters,
-    answer_of,
-    chats,
-    enough_memory,
-    forget,
-    plans,
-    questions,
-    sampler,
-    served_name,
-    unfinished,
-    with_adapter,
-)
-from mi_llm.models.template import prompt
 from mi_llm.problem import Problem
-from mi_llm.stage import stage
-from mi_llm.study import ARMS, Study
+from mi_llm.stage import stage, write_arms
+from mi_llm.study import Study
 
 ENDING = "[告别]"
 START = "（咨询开始，请你先说。）"
 VOLLEY = 53  # tokens of a volley, for estimates: the longest mean of a counselor's in the paper's Table 4, in characters
-Counselor = Callable[[Sequence[Round]], list[str]]  # the last client volleys, with their histories: the replies
 
 
 @dataclass
@@ -75,48 +58,6 @@ def waiting_round(talk: Talk, name: str) -> Round:
     return Round(id=f"{name}#{number}", dialog=name, number=number, history=tuple(history), client=last.text, counselor="")
 
 
-@contextmanager
-def local_counselors(study: Study, model: str) -> Iterator[dict[str, Counselor]]:
-    """A model's arms as counselors, from one loaded base; greedy, or sampled with a seed for each volley, as `respond` has it."""
-    options, form = study.respond, chat_format(study, model)
-    tuned, tokenizer = with_adapter(study, model)
-
-    def counselor(arm: str) -> Counselor:
-        def replies(rounds: Sequence[Round]) -> list[str]:
-            asked = [prompt(tokenizer, form, chat) for chat in chats(rounds, study)]
-            most = options.max_new_tokens
-            choose = greedy if options.decoding == "greedy" else sampler(options.sampling, rounds, study, arm, most)
-            branching = Branching(tuned, form.stop_ids(tokenizer), options.batch, most, choose)
-            with enough_memory(f"simulate {model}", options.batch), acting_as(arm, tuned):
-                said = {place: ids for place, ids, _ in branching.answers(plans(rounds, asked, {}))}
-            return [tokenizer.decode(said[place], skip_special_tokens=True).strip() for place in range(len(rounds))]
-
-        return replies
-
-    yield {arm: counselor(arm) for arm in study.arms(model)}
-
-
-@contextmanager
-def served_counselors(study: Study, model: str) -> Iterator[dict[str, Counselor]]:
-    """A model's arms from a model server; replies are kept until the talks are written, so that an interrupted run goes on."""
-
-    def counselor(arm: str) -> Counselor:
-        options = study.llm.model_copy(update={"base_url": study.respond.server, "model": served_name(model, arm)})
-        cassette = unfinished(study, study.folder / "simulate", model, arm)
-
-        def replies(rounds: Sequence[Round]) -> list[str]:
-            asked = questions(study, rounds, model, arm)
-            with cassette.recording():
-                wanted = {one.key: one for one in asked if one.key not in cassette.good}
-                if wanted:
-                    record(options, list(wanted.values()), cassette, f"simulate {model} {arm}")
-            return [answer_of(sample, cassette.good[one.key])["text"] for sample, one in zip(rounds, asked, strict=True)]
-
-        return replies
-
-    yield {arm: counselor(arm) for arm in study.arms(model)}
-
-
 def says_something(answer: str) -> str | None:
     """The check of a client's answer."""
     return None if answer.replace(ENDING, "").strip() else "nothing but the mark of the end"
@@ -138,18 +79,18 @@ def client_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
     return found
 
 
-def workload(study: Study, model: str) -> llm.Workload:
+def workload(study: Study, model: str) -> ask.Workload:
     """The most that the clients of one model's talks would be asked: each talk of both arms with all its rounds."""
     options = study.simulate
     if options.client != "llm":
-        return llm.Workload("none: no language model plays the clients", 0, 0, 0, "nothing is asked")
+        return ask.Workload("none: no language model plays the clients", 0, 0, 0, "nothing is asked")
     arms = len(study.arms(model))
     talks = arms * options.dialogs
     opening = client_questions(study, [Talk(profile) for profile in profiles(study)])
     told = [count_tokens(study.llm.model, message["content"]) for asked in opening for message in asked.request["messages"]]
     history = options.dialogs * VOLLEY * options.rounds * (options.rounds - 1)  # 2 volleys more in each further round
     count = talks * options.rounds
-    return llm.Workload(
+    return ask.Workload(
         requests=f"at most {count}: {talks} talks of {options.rounds} rounds; what is recorded is not asked again",
         count=count,
         sent=arms * (sum(told) * options.rounds + history),
@@ -162,9 +103,9 @@ def ask_clients(study: Study, model: str, talks: Sequence[Talk]) -> bool:
     """Let a language model say the next volley of each talk; False if nothing at all is recorded for the stage."""
     name = f"simulate/{model}"
     asked = client_questions(study, talks)
-    answers = llm.answers(study, name, asked)
+    answers = ask.answers(study, name, asked)
     if not answers and any(talk.turns for talk in talks):
-        raise llm.missing(study, name, asked)
+        raise ask.missing(study, name, asked)
     for talk, answer in zip(talks, answers, strict=False):
         text = text_of(answer)
         if ENDING in text:
@@ -175,7 +116,7 @@ def ask_clients(study: Study, model: str, talks: Sequence[Talk]) -> bool:
 
 def without_clients(study: Study, model: str) -> bool:
     """Whether the clients' words would have to be recorded answers and there are none: then no model has to be loaded."""
-    recorded = llm.recorded(study, f"simulate/{model}")
+    recorded = ask.recorded(study, f"simulate/{model}")
     return study.simulate.client == "llm" and study.llm.mode == "replay" and not any(cassette.good for cassette in recorded)
 
 
@@ -189,12 +130,12 @@ def follow_script(talk: Talk) -> None:
         talk.turns.append(Turn(role="client", text=said))
 
 
-def converse(study: Study, model: str, arm: str, counselor: Counselor) -> list[Dialog]:
+def converse(study: Study, model: str, counselor: Counselor) -> list[Dialog]:
     """All talks of one arm, side by side, until each client has said farewell or `simulate.rounds` are over.
 
     The counselor has the last word. No talk at all where the clients' words are not recorded.
     """
-    options = study.simulate
+    options, arm = study.simulate, counselor.arm
     common = bundled()[1]
     talks = [Talk(profile, Scripted(profile, common) if options.client == "scripted" else None) for profile in profiles(study)]
     for _ in tqdm(range(options.rounds), desc=f"simulate {model} {arm}", unit="round"):
@@ -208,7 +149,7 @@ def converse(study: Study, model: str, arm: str, counselor: Counselor) -> list[D
             for talk in going:
                 follow_script(talk)
         rounds = [waiting_round(talk, f"{model}-{arm}-{talk.profile.id}") for talk in going]
-        for talk, reply in zip(going, counselor(rounds), strict=True):
+        for talk, reply in zip(going, counselor.replies(rounds), strict=True):
             talk.turns.append(Turn(role="counselor", text=reply))
     return [
         Dialog(
@@ -253,19 +194,13 @@ def simulate(study: Study, model: str) -> None:
         inputs += [checkpoint(study, model), *adapters(study, model)]
     with stage(study, "simulate", model, inputs) as out:
         if options.client == "person":
-            found = {arm: had_by_people(study, model, arm) for arm in study.arms(model)}
+            talks = {str(arm): had_by_people(study, model, arm) for arm in study.arms(model)}
         elif without_clients(study, model):
-            print(f"simulate@{model}: no client is recorded; to record: {llm.how_to_record(study, f'simulate/{model}')}")
-            found = {arm: [] for arm in study.arms(model)}
+            print(f"simulate@{model}: no client is recorded; to record: {ask.how_to_record(study, f'simulate/{model}')}")
+            talks = {str(arm): [] for arm in study.arms(model)}
         else:
-            counselors = served_counselors if study.respond.engine == "server" else local_counselors
-            with counselors(study, model) as arms:
-                found = {arm: converse(study, model, arm, arms[arm]) for arm in study.arms(model)}
-        for arm in ARMS:
-            if arm in found:
-                write_dialogs(out / f"{arm}.jsonl", found[arm])
-            else:  # an earlier run may have had it
-                (out / f"{arm}.jsonl").unlink(missing_ok=True)
-        numbers = {arm: features(dialogs) for arm, dialogs in found.items()}
+            talks = {counselor.arm: converse(study, model, counselor) for counselor in counselors(study, model, "simulate")}
+        write_arms(out, {arm: [dialog.model_dump() for dialog in dialogs] for arm, dialogs in talks.items()})
+        numbers = {arm: features(dialogs) for arm, dialogs in talks.items()}
         storage.write_json(out / "metrics.json", numbers)
         forget(out.parent, model)

@@ -14,14 +14,15 @@ import pandas as pd
 from scipy import stats
 
 from mi_llm import storage
+from mi_llm.codebook import coding
+from mi_llm.codebook.coding import Behaviour, Global, Summary
+from mi_llm.codebook.topics import topic, words
 from mi_llm.dialog import Dialog, Turn, deviation, volley_lengths
-from mi_llm.miti import coding, reliability
-from mi_llm.miti.coders import packets as read_packets
-from mi_llm.miti.coders import read_tables
-from mi_llm.miti.coding import Behaviour, Global, Summary
-from mi_llm.miti.topics import topic, words
-from mi_llm.score.statistics import DialogBootstrap, holm
+from mi_llm.miti import reliability
+from mi_llm.miti.code import packets as read_packets
+from mi_llm.miti.code import read_tables
 from mi_llm.stage import stage
+from mi_llm.statistics import DialogBootstrap, holm
 from mi_llm.study import Study
 
 TUNED, BASE, REAL = "tuned", "base", "real"

@@ -7,6 +7,7 @@ in it. Its text is `card.md.jinja`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -67,11 +68,10 @@ def card(study: Study, model: str, source: Source, numbers: Mapping[str, float])
         "study": study, "options": study.finetune, "model": model, "source": source, "numbers": numbers,
         "granularity": GRANULARITY[study.finetune.records],
     }  # fmt: skip
-    return rendered("card.md.jinja", values)
+    return rendered(resources.files(__package__) / "card.md.jinja", values)
 
 
-def rendered(template: str, values: Mapping[str, Any]) -> str:
-    """A card's text, from a template in this folder; a value that the template lacks is an error."""
+def rendered(template: Traversable, values: Mapping[str, Any]) -> str:
+    """A card's text, from a template; a value that the template needs and does not get is an error."""
     environment = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # noqa: S701
-    source = (resources.files(__package__) / template).read_text(encoding="utf-8")
-    return environment.from_string(source).render(values) + "\n"
+    return environment.from_string(template.read_text(encoding="utf-8")).render(values) + "\n"

@@ -34,7 +34,7 @@ from transformers import GlmConfig, LlamaConfig, PreTrainedConfig, PreTrainedTok
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from mi_llm import __version__, storage
-from mi_llm.models.template import BAICHUAN2, GLM4, ChatFormat
+from mi_llm.engine.template import BAICHUAN2, GLM4, ChatFormat
 from mi_llm.problem import Problem
 
 AGAIN = "download the checkpoint again (same model, same revision)"

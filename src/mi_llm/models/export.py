@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
 
 from mi_llm import storage
+from mi_llm.engine.load import checkpoint
 from mi_llm.models import hub
-from mi_llm.models.base import checkpoint
 from mi_llm.models.card import Source, rendered, source_of
 from mi_llm.problem import Problem
 from mi_llm.study import Study
@@ -146,7 +146,9 @@ def card(
     if not source.hub and not weights.is_file():
         raise Problem(str(weights), "no such file", "the adapter's base", "run ./reproduce.sh, or `make pull-chat`")
     base_sha256 = "" if source.hub else storage.sha256(weights)
-    return rendered("hub_card.md.jinja", values | {"base_sha256": base_sha256, "training": sections(training)})
+    return rendered(
+        resources.files(__package__) / "hub_card.md.jinja", values | {"base_sha256": base_sha256, "training": sections(training)}
+    )
 
 
 def sections(training: str) -> str:

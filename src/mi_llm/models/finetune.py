@@ -27,8 +27,9 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,13 @@ from transformers import (
 
 from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
-from mi_llm.models import card, estimate
-from mi_llm.models.base import chat_format, checkpoint, config_of, is_out_of_memory, load_base, prepare_torch
-from mi_llm.models.gradients import write_out
-from mi_llm.models.packing import ATTENTION, Batch, loss_sum, pack, pad, shares
-from mi_llm.models.processes import Processes
-from mi_llm.models.template import IGNORED, ChatFormat, Encoded, encode, messages
+from mi_llm.engine import estimate
+from mi_llm.engine.gradients import write_out
+from mi_llm.engine.load import chat_format, checkpoint, config_of, enough_memory, load_base, prepare_torch
+from mi_llm.engine.packing import ATTENTION, Batch, loss_sum, pack, pad, shares
+from mi_llm.engine.processes import Processes
+from mi_llm.engine.template import IGNORED, ChatFormat, Encoded, encode, messages
+from mi_llm.models import card
 from mi_llm.models.vllm import write_for_vllm
 from mi_llm.problem import Problem
 from mi_llm.stage import stage, tracked_parameters
@@ -412,7 +414,7 @@ def fit(
             now = places[progress.step * per_step : (progress.step + 1) * per_step]
             where = f"{title}, step {progress.step}"
             torch.manual_seed(random.Random(f"{seed}/{progress.step}/{processes.rank}").getrandbits(63))
-            with enough_memory(where):
+            with enough_memory(partial(no_room, where)):
                 losses = training.backward(now)
             total = training.add_up(losses)
             norm = clip_grad_norm_(weights, options.gradient_clip)
@@ -435,22 +437,16 @@ def fit(
     return progress
 
 
-@contextmanager
-def enough_memory(where: str) -> Iterator[None]:
-    """Say what to do when there is not."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        used, there_is = memory()
-        raise Problem(
-            where,
-            f"out of memory: up to {used / 2**30:.1f} of {there_is / 2**30:.1f} GiB were in use",
-            "room for one micro-batch",
-            "set finetune.checkpointing: true, lower finetune.batch (and raise accumulation: the result is the same), "
-            "or on a GPU set finetune.four_bit: true; `mi-llm doctor` says what fits",
-        ) from error
+def no_room(where: str) -> Problem:
+    """A training step that found no memory: what was in use, and what to do."""
+    used, there_is = memory()
+    return Problem(
+        where,
+        f"out of memory: up to {used / 2**30:.1f} of {there_is / 2**30:.1f} GiB were in use",
+        "room for one micro-batch",
+        "set finetune.checkpointing: true, lower finetune.batch (and raise accumulation: the result is the same), "
+        "or on a GPU set finetune.four_bit: true; `mi-llm doctor` says what fits",
+    )
 
 
 def memory() -> tuple[int, int]:

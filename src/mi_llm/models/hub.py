@@ -28,7 +28,7 @@ from ruamel.yaml import YAML, YAMLError
 from tqdm import tqdm
 
 from mi_llm import storage
-from mi_llm.models.estimate import Shape, weight_bytes
+from mi_llm.engine.estimate import Shape, weight_bytes
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 

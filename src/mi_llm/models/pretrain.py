@@ -25,7 +25,7 @@ from transformers import GlmConfig, GlmForCausalLM, LlamaConfig, LlamaForCausalL
 from mi_llm.corpora import files, smilechat
 from mi_llm.corpora.reading import Repairs
 from mi_llm.dialog import Dialog
-from mi_llm.models.template import BAICHUAN2, FORMATS, GLM4, LLAMA3, ChatFormat, Message, encode, messages
+from mi_llm.engine.template import BAICHUAN2, FORMATS, GLM4, LLAMA3, ChatFormat, Message, encode, messages
 
 SPECIAL = [
     "<unk>", "<pad>", "<s>", "</s>", "<reserved_106>", "<reserved_107>",

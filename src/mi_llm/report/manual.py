@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from mi_llm.audit.verdict import claims
-from mi_llm.miti import coding
-from mi_llm.miti.coders import read_tables
+from mi_llm.codebook import coding
+from mi_llm.miti.code import read_tables
 from mi_llm.report.tables import claimed, interval, p_value
 from mi_llm.study import Study
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from mi_llm import storage
 from mi_llm.audit.verdict import claims
-from mi_llm.miti.coders import automatic, read_tables
+from mi_llm.miti.code import automatic, read_tables
 from mi_llm.study import ARMS, Study
 
 CORPUS_NAMES = {

@@ -19,9 +19,9 @@ from mi_llm.problem import Problem
 from mi_llm.score.baselines import baselines
 from mi_llm.score.diagnostics import diagnostics, repeated_4grams
 from mi_llm.score.libraries import POOLED, ROUGE, ROUGE_SIGNATURE, Pooled, pooled_scores, rouge_scores
-from mi_llm.score.statistics import DialogBootstrap, DialogSwaps, cohens_d, holm, superiority
 from mi_llm.score.text import LLAMA_FACTORY, SIGNATURES, all_scores
 from mi_llm.stage import stage
+from mi_llm.statistics import DialogBootstrap, DialogSwaps, cohens_d, holm, superiority
 from mi_llm.study import Study
 
 Arm = tuple[str, str]  # model, base or tuned

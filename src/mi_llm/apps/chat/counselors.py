@@ -12,10 +12,9 @@ from typing import Any, Literal, cast
 
 import openai
 
-from mi_llm.models.template import Message
-from mi_llm.study import ARMS, Arm, Respond
+from mi_llm.engine.template import Message
+from mi_llm.study import ARMS, SERVED, Arm, Respond, served_name
 
-TUNED = "+mi"  # as models/respond.py names a served arm
 NAME = re.compile(r"[\w.:/@+-]{1,100}", re.ASCII)
 FRESH_S = 10.0  # how long a list of models is believed
 LONGEST_REPLY = 8000  # characters
@@ -63,10 +62,9 @@ class Counselors:
             served = {model.id async for model in self.client.models.list() if NAME.fullmatch(model.id)}
         except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
             raise Unanswered("away") from error
-        ends = {"base": "", "tuned": TUNED}
         arms = {
-            name: tuple(arm for arm in ARMS if name + ends[arm] in served)
-            for name in sorted({name.removesuffix(TUNED) for name in served} - {""})
+            name: tuple(arm for arm in ARMS if served_name(name, arm) in served)
+            for name in sorted({name.removesuffix(SERVED["tuned"]) for name in served} - {""})
         }
         self._known = dict(sorted(arms.items(), key=lambda item: -len(item[1])))
         self._asked = time.monotonic()
@@ -84,7 +82,7 @@ class Counselors:
         said, ended = 0, ""
         try:
             stream = await self.client.chat.completions.create(
-                model=model + (TUNED if arm == "tuned" else ""),
+                model=served_name(model, arm),
                 messages=cast("Any", asked),
                 stream=True,
                 max_tokens=options.max_new_tokens,

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from mi_llm.apps.chat.counselors import Manner
 from mi_llm.apps.chat.guard import ALERT, WINDOW, Category
 from mi_llm.dialog import Dialog, Turn
+from mi_llm.engine.template import Message, messages
 from mi_llm.miti.clients import Profile
-from mi_llm.models.template import Message, messages
 from mi_llm.study import Arm
 
 Way = Literal["tuned", "base", "beside", "blind"]

@@ -1,6 +1,6 @@
 """What the page says, in both languages; the fixed text about danger stands in `help.yaml`."""
 
-from mi_llm.miti.coding import Text
+from mi_llm.codebook.coding import Text
 
 WAYS = ("tuned", "base", "beside", "blind")
 

@@ -13,10 +13,10 @@ from itertools import combinations, product
 from math import isnan
 from typing import Any
 
-from mi_llm.apps.desk.packets import CODES, RATINGS, Gold, Packet, Packets
 from mi_llm.apps.desk.saving import missing
 from mi_llm.apps.desk.store import Desk, Held, State
-from mi_llm.miti.coding import BEHAVIOURS, Behaviour, Global, volley
+from mi_llm.codebook.coding import BEHAVIOURS, Behaviour, Global, volley
+from mi_llm.codebook.packets import CODES, RATINGS, Gold, Packet, Packets
 from mi_llm.miti.reliability import cohen
 
 States = Mapping[Desk, State]

@@ -20,10 +20,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mi_llm.apps.desk import agreement, saving
-from mi_llm.apps.desk.packets import COORDINATOR, Packets
 from mi_llm.apps.desk.store import SESSION_DAYS, Desk, Part, Store
 from mi_llm.apps.desk.words import KEYS, SCRIPT, WORDS
-from mi_llm.miti.coding import BEHAVIOURS, GLOBALS, Text
+from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, Text
+from mi_llm.codebook.packets import COORDINATOR, Packets
 
 REQUEST = 64 * 1024  # bytes
 HEADERS = {

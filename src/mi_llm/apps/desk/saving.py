@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from mi_llm.apps.desk import store as memory
-from mi_llm.apps.desk.packets import Packet, Packets
 from mi_llm.apps.desk.store import Desk, Held, State, Store
-from mi_llm.miti.coding import Behaviour, Global
+from mi_llm.codebook.coding import Behaviour, Global
+from mi_llm.codebook.packets import Packet, Packets
 
 NOTE = 4_000  # characters
 Reason = Literal["unknown", "done", "closed", "incomplete", "shown"]

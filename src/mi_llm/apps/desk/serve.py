@@ -10,9 +10,9 @@ import uvicorn
 from mi_llm import storage
 from mi_llm.apps.desk import agreement
 from mi_llm.apps.desk.app import create
-from mi_llm.apps.desk.packets import COORDINATOR, Packets, read
 from mi_llm.apps.desk.store import Store
 from mi_llm.apps.listening import listen, loopback
+from mi_llm.codebook.packets import COORDINATOR, Packets, read
 from mi_llm.problem import Problem
 
 

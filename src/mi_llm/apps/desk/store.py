@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mi_llm import storage
-from mi_llm.apps.desk.packets import Packet, Packets
+from mi_llm.codebook.packets import Packet, Packets
 from mi_llm.problem import Problem
 
 Part = Literal["packets", "training"]

@@ -1,6 +1,6 @@
 """What the desk says, in the study's two languages; what is coded is worded in the codebook."""
 
-from mi_llm.miti.coding import Behaviour, Text
+from mi_llm.codebook.coding import Behaviour, Text
 
 KEYS = {
     Behaviour.INFORMATION: "g",

@@ -1,7 +1,7 @@
 """The replies of one model, written together: chats join and leave at every step, base and tuned ones from one loaded base.
 
 A thread of its own reads the prompts that join, lets every open reply say its next token in one pass, and hands its text out.
-The passes are those of stage `respond` (`models/branching.py`): in float32 a reply is the one that `respond` gives, whoever is
+The passes are those of stage `respond` (`engine/branching.py`): in float32 a reply is the one that `respond` gives, whoever is
 beside it. What the adapter adds counts for the tuned arm's rows only, so both arms go through the model in one pass.
 """
 
@@ -22,7 +22,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedTokenizerBase
 
 from mi_llm.apps.model.words import Words
-from mi_llm.models.branching import Branching, Opening, Plan, Step, Talk, drawn
+from mi_llm.engine.branching import Branching, Opening, Plan, Step, Talk, drawn
 
 READ_AT_ONCE = 2048  # prompt tokens that may join in one step: open replies wait for them
 Finish = Literal["stop", "length", "left", "late", "closing", "failed"]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from mi_llm.models.template import Message
+from mi_llm.engine.template import Message
 
 MESSAGES, STOPS, STOP_CHARACTERS = 400, 4, 64
 REFUSED: dict[str, tuple[Any, ...]] = {  # a field that is not done here, and the values with which it asks for nothing

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-import torch
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -31,11 +30,11 @@ from mi_llm.apps.model.door import Door
 from mi_llm.apps.model.engine import Asked, Closing, Engine, Finish, Full, Piece, Reply, Told
 from mi_llm.apps.model.metrics import Metrics
 from mi_llm.apps.model.protocol import Answer, ChatRequest, Error, Refusal, described, event, invalid, usage
-from mi_llm.models.base import chat_format, checkpoint, prepare_torch
-from mi_llm.models.respond import adapters, served_name, with_adapter
-from mi_llm.models.template import ChatFormat, prompt
+from mi_llm.engine.counselor import adapters, with_adapter
+from mi_llm.engine.load import chat_format, checkpoint, enough_memory, prepare_torch
+from mi_llm.engine.template import ChatFormat, prompt
 from mi_llm.problem import Problem
-from mi_llm.study import Study
+from mi_llm.study import Study, served_name
 
 CONTEXT = 8192  # tokens of prompt and reply, also where a model could read more: each takes memory
 GRACE = 8.0  # seconds for open replies when the server is told to end; container engines kill after 10
@@ -75,10 +74,9 @@ class Served:
 
 def opened(study: Study, model: str, queue: int, tell: Callable[[Told], None]) -> Served:
     """Load a model with its adapter, if it has one, and start the thread that writes its replies."""
-    try:
-        tuned, tokenizer = with_adapter(study, model)
-    except torch.OutOfMemoryError:
-        raise Problem(model, "the GPU's memory is full", "room for all models", "serve fewer at once with --models") from None
+    problem = Problem(model, "out of memory", "room for all models", "serve fewer at once with --models")
+    with enough_memory(lambda: problem):
+        tuned, tokenizer = with_adapter(study, model, next(iter(adapters(study, model)), None))
     form = chat_format(study, model)
     engine = Engine(
         tuned,

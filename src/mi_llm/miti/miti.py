@@ -23,15 +23,7 @@ import numpy as np
 import pandas as pd
 
 from mi_llm import storage
-from mi_llm.construct import llm
-from mi_llm.construct.cassette import Question
-from mi_llm.corpora import annomi
-from mi_llm.corpora.files import from_archive
-from mi_llm.corpora.reading import ROLES
-from mi_llm.dialog import Dialog, Turn, read_dialogs, volley_lengths
-from mi_llm.miti import coders
-from mi_llm.miti.coders import Behaviours, Coding
-from mi_llm.miti.coding import (
+from mi_llm.codebook.coding import (
     ADHERENT,
     ADHERENT_RATIO,
     COMPLEX_SHARE,
@@ -43,6 +35,14 @@ from mi_llm.miti.coding import (
     Behaviour,
     Summary,
 )
+from mi_llm.corpora import annomi
+from mi_llm.corpora.files import from_archive
+from mi_llm.corpora.reading import ROLES
+from mi_llm.dialog import Dialog, Turn, read_dialogs, volley_lengths
+from mi_llm.llm import ask
+from mi_llm.llm.cassette import Question
+from mi_llm.miti import code as coders
+from mi_llm.miti.code import Behaviours, Coding
 from mi_llm.miti.reliability import Bootstrap, Estimate, Numbers, kappas
 from mi_llm.stage import stage
 from mi_llm.study import Study
@@ -345,7 +345,7 @@ def miti(study: Study) -> None:
         chosen = validated_by_model(study, held_out)
         by_model = coders.by_model(study, "miti", {session.name: session.turns for session in chosen})
         if chosen and not by_model:
-            print(f"miti: of the model nothing is recorded; to record: {llm.how_to_record(study, 'miti')}")
+            print(f"miti: of the model nothing is recorded; to record: {ask.how_to_record(study, 'miti')}")
         for codings, sessions in ((by_words, held_out), (by_model, chosen)):
             if codings:
                 pairs = [(labelled(one.behaviours), consensus(session)) for one, session in zip(codings, sessions, strict=True)]

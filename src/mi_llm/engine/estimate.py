@@ -131,7 +131,7 @@ def weight_bytes(shape: Shape, precision: str, four_bit: bool = False) -> float:
 def layer_bytes(shape: Shape, precision: str, rank: int, dropout: bool = False) -> float:
     """Bytes that one decoder layer keeps of one token for its backward pass.
 
-    Counted from what is saved in transformers' Llama and GLM with our gradients (`models/gradients.py`) and attention that does
+    Counted from what is saved in transformers' Llama and GLM with our gradients (`engine/gradients.py`) and attention that does
     not keep its scores (FlashAttention, Dao et al. 2022): the inputs of the linear layers and the LoRA products, queries, keys,
     values and output of attention with one normaliser a head, three more tensors of the gated feed-forward part, and of the
     two norms what they normalised and by how much. A frozen matrix keeps nothing. With dropout each linear layer has an input
@@ -229,12 +229,12 @@ class Answering:
 
 
 def keys_and_values(shape: Shape, precision: str, load: Answering) -> float:
-    """Bytes of keys and values when every reply is as long as it may be, as `models/branching.py` holds them.
+    """Bytes of keys and values when every reply is as long as it may be, as `engine/branching.py` holds them.
 
     Of each dialog the row that it was read as, trunk and prompts, where it has a trunk; of each round room for its own prompt
     and its reply, which grows by `ROOM` tokens. The last token of a reply has no key.
     """
-    from mi_llm.models.branching import ROOM
+    from mi_llm.engine.branching import ROOM
 
     row = load.trunk + load.rounds * load.own if load.trunk else 0
     room = load.own + ROOM * max(1, math.ceil((load.reply - 1) / ROOM))

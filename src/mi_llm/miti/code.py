@@ -1,7 +1,7 @@
 """Stage `code`: give every packet its MITI codes (paper, Methods, Manual Evaluation), by people, a language model or words alone.
 
 Reads `blind/packets/` and, as `code.coder` says, `codes.csv` and `globals.csv` of people (folder `code.human`), recorded answers
-of a language model (`construct/llm.py`), or neither. Writes `code/codes.csv` and `globals.csv` and, of a model, `cassette.jsonl`,
+of a language model (`llm/ask.py`), or neither. Writes `code/codes.csv` and `globals.csv` and, of a model, `cassette.jsonl`,
 kept from run to run. The column `rater` says who coded: `lexical` and `llm:<model>` are no people; people may not be called so.
 
 The model is asked twice about each counselor volley, first to cut it into utterances, then to code them, and once about each
@@ -20,11 +20,11 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mi_llm import prompts, storage
-from mi_llm.construct import llm
-from mi_llm.construct.cassette import Check, Question, text_of
+from mi_llm.codebook import lexical
+from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, Behaviour, Global, volley
 from mi_llm.dialog import Turn
-from mi_llm.miti import lexical
-from mi_llm.miti.coding import BEHAVIOURS, GLOBALS, Behaviour, Global, volley
+from mi_llm.llm import ask
+from mi_llm.llm.cassette import Check, Question, text_of
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Study
@@ -228,7 +228,7 @@ def checked(parse: Callable[[str], Value]) -> Check:
 
 def content(answer: str, name: str, kind: type) -> Any:
     """One property of a JSON object. Raises ValueError, with the reason."""
-    found = llm.parsed(answer)
+    found = ask.parsed(answer)
     value = found.get(name) if isinstance(found, dict) else None
     if not isinstance(value, kind):
         raise ValueError(f"no {name}")
@@ -368,15 +368,15 @@ def by_model(study: Study, name: str, transcripts: Transcripts) -> list[Coding]:
     """
     pieces = pieces_of(transcripts)
     first, about_all = cutting(study, pieces), rating(study, transcripts)
-    answers = [text_of(answer) for answer in llm.answers(study, name, [*first.values(), *about_all.values()])]
+    answers = [text_of(answer) for answer in ask.answers(study, name, [*first.values(), *about_all.values()])]
     if not answers:
         return []
     cut = dict(zip(first, answers[: len(first)], strict=True))
     utterances = {place: utterances_of(cut[place], some) if place in cut else some for place, some in pieces.items()}
     second = coding(study, transcripts, utterances)
-    coded = [text_of(answer) for answer in llm.answers(study, name, list(second.values()))]
+    coded = [text_of(answer) for answer in ask.answers(study, name, list(second.values()))]
     if second and not coded:
-        raise llm.missing(study, name, list(second.values()))
+        raise ask.missing(study, name, list(second.values()))
     seen = {place: volley(behaviours_of(answer, len(utterances[place]))) for place, answer in zip(second, coded, strict=True)}
     ratings = dict(zip(about_all, map(ratings_of, answers[len(first) :]), strict=True))
     return [
@@ -392,10 +392,10 @@ def by_model(study: Study, name: str, transcripts: Transcripts) -> list[Coding]:
 
 def questions_about(study: Study, name: str, transcripts: Transcripts) -> list[Question]:
     """All requests of stage `name` about some transcripts; a volley whose cutting is not recorded counts as one utterance."""
-    cassettes = llm.recorded(study, name)
+    cassettes = ask.recorded(study, name)
     pieces = pieces_of(transcripts)
     first = cutting(study, pieces)
-    answers = {place: llm.found(cassettes, asked) for place, asked in first.items()}
+    answers = {place: ask.found(cassettes, asked) for place, asked in first.items()}
     utterances = {
         place: utterances_of(text_of(answer), some) if (answer := answers.get(place)) else ["".join(some)]
         for place, some in pieces.items()
@@ -442,7 +442,7 @@ def code(study: Study) -> None:
         else:
             codings = [Coding(LEXICAL, packet, by_words(turns), {}) for packet, turns in transcripts.items()]
         if not codings and study.code.coder != "lexical":
-            how = llm.how_to_record(study, "code") if study.code.coder == "llm" else f"export them from the desk into {human}"
+            how = ask.how_to_record(study, "code") if study.code.coder == "llm" else f"export them from the desk into {human}"
             print(f"code: nothing is coded; to have codes: {how}")
         for name, table in zip(("codes", "globals"), tables(codings), strict=True):
             storage.write_text(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mi_llm import storage
+from mi_llm.codebook.coding import Behaviour, Global
 from mi_llm.dialog import Turn
-from mi_llm.miti.coding import Behaviour, Global
 from mi_llm.problem import Problem
 
 COORDINATOR = "coordinator"

@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from mi_llm.models.base import nondeterministic
+from mi_llm.engine.load import nondeterministic
 
 ATTENTION = "mi_llm_rounds"
 ROOM = 64  # tokens by which the room for the replies' keys and values grows

@@ -14,8 +14,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from mi_llm.models.gradients import cross_entropy
-from mi_llm.models.template import IGNORED, Encoded
+from mi_llm.engine.gradients import cross_entropy
+from mi_llm.engine.template import IGNORED, Encoded
 from mi_llm.study import Finetune
 
 ATTENTION = "mi_llm_records"

@@ -20,7 +20,7 @@ import openai
 import tiktoken
 from tqdm import tqdm
 
-from mi_llm.construct.cassette import Cassette, Question, Record, sealed
+from mi_llm.llm.cassette import Cassette, Question, Record, sealed
 from mi_llm.problem import Problem
 from mi_llm.study import Llm, Price
 

@@ -15,8 +15,8 @@ from openai.types import Batch
 from tqdm import tqdm
 
 from mi_llm import storage
-from mi_llm.construct.cassette import Cassette, Question
-from mi_llm.construct.record import Ledger, api_key, ledger_of, reason, record_of
+from mi_llm.llm.cassette import Cassette, Question
+from mi_llm.llm.record import Ledger, api_key, ledger_of, reason, record_of
 from mi_llm.problem import Problem
 from mi_llm.study import Llm
 

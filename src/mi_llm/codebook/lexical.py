@@ -19,8 +19,8 @@ from importlib import resources
 
 from ruamel.yaml import YAML
 
+from mi_llm.codebook.coding import Behaviour, Coded, volley
 from mi_llm.dialog import Dialog
-from mi_llm.miti.coding import Behaviour, Coded, volley
 
 ORDER = (  # precedence: where the manual lets one code go before another (confront, affirm), so do we; else the rarer goes first
     ("confront", Behaviour.CONFRONT),

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_llm.construct import batch
-from mi_llm.construct.cassette import Cassette, Question, Record
-from mi_llm.construct.record import cost, count_tokens, encoding_of, record
+from mi_llm.llm import batch
+from mi_llm.llm.cassette import Cassette, Question, Record
+from mi_llm.llm.record import cost, count_tokens, encoding_of, record
 from mi_llm.problem import Problem
 from mi_llm.study import Llm, Study
 

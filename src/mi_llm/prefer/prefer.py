@@ -18,6 +18,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -33,23 +34,23 @@ from transformers import PreTrainedTokenizerBase, ProgressCallback, TrainerCallb
 from trl import DPOConfig, DPOTrainer
 
 from mi_llm import storage
+from mi_llm.codebook import coding, lexical
+from mi_llm.codebook.coding import Behaviour, Coded, volley
 from mi_llm.dialog import Round, characters, read_dialogs
-from mi_llm.miti import coding, lexical
-from mi_llm.miti.coding import Behaviour, Coded, volley
+from mi_llm.engine.counselor import Answer, LocalCounselor, chats, with_adapter
+from mi_llm.engine.load import chat_format, checkpoint, enough_memory, load_base, prepare_torch
+from mi_llm.engine.processes import Processes
+from mi_llm.engine.template import ChatFormat, encode, prompt
 from mi_llm.models import card
-from mi_llm.models.base import chat_format, checkpoint, load_base, prepare_torch
-from mi_llm.models.branching import branching_attention
 from mi_llm.models.finetune import lora_of
-from mi_llm.models.processes import Processes
-from mi_llm.models.respond import Answer, Journal, answer_all, asked_rounds, chats, numbers_of, without_time
-from mi_llm.models.template import ChatFormat, encode, prompt
+from mi_llm.models.respond import Journal, answer_all, asked_rounds, numbers_of, without_time
 from mi_llm.models.vllm import write_for_vllm
 from mi_llm.problem import Problem
 from mi_llm.score.diagnostics import repeated_4grams
 from mi_llm.score.score import test_sets, texts_of
-from mi_llm.score.statistics import DialogBootstrap, DialogSwaps, holm
 from mi_llm.score.text import SIGNATURES, all_scores
 from mi_llm.stage import stage, tracked_parameters
+from mi_llm.statistics import DialogBootstrap, DialogSwaps, holm
 from mi_llm.study import Study
 
 MERITS = {  # of a volley: each behaviour counts once, so that a reply gains nothing by saying the same at length
@@ -134,12 +135,8 @@ def candidates(study: Study, model: str, rounds: Sequence[Round], journal: Journ
 def answers_of(study: Study, model: str, adapter: Path, rounds: Sequence[Round], journal: Journal) -> list[Answer]:
     """The answers of a base with an adapter, in the rounds' order, with the machinery of `respond`."""
     gc.collect()  # a card may have no room for the model of the step before, which refers to itself
-    loaded, tokenizer = load_base(study, model, study.respond.precision)
-    branching_attention(loaded)
-    adapted: torch.nn.Module = PeftModel.from_pretrained(loaded, adapter).eval()
-    if study.respond.adapter == "merged":
-        adapted = adapted.merge_and_unload()
-    answer_all(adapted, tokenizer, chat_format(study, model), rounds, study=study, journal=journal)
+    arm = journal.name.removeprefix(f"{model}.")
+    answer_all(LocalCounselor(study, model, arm, *with_adapter(study, model, adapter)), rounds, journal)
     answers = journal.answers()
     return [without_time(answers[sample.id]) for sample in rounds]
 
@@ -311,12 +308,9 @@ def optimise(study: Study, model: str, pairs: Sequence[Pair], adapter: Path) -> 
     trainer = trainer_of(study, model, pairs, adapter.parent)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Bar(f"prefer {model}"))
-    try:
+    problem = Problem(f"prefer@{model}", "out of memory", "room for prefer.batch pairs", "lower prefer.batch, and run again")
+    with enough_memory(lambda: problem):
         trainer.train()
-    except torch.OutOfMemoryError:
-        raise Problem(
-            f"prefer@{model}", "the GPU's memory is full", "room for prefer.batch pairs", "lower prefer.batch, and run again"
-        ) from None
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     for entry in log:
         if not math.isfinite(entry["loss"] + entry["grad_norm"]):
@@ -449,4 +443,4 @@ def card_of(study: Study, model: str, numbers: dict[str, Any]) -> str:
     merits = {behaviour.value: worth for behaviour, worth in MERITS.items()}
     source = card.source_of(study, model)
     values = {"study": study, "model": model, "source": source, "numbers": numbers, "merits": merits, "repeated": REPEATED}
-    return card.rendered("prefer.md.jinja", values)
+    return card.rendered(resources.files(__package__) / "prefer.md.jinja", values)

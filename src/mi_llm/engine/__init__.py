@@ -1,0 +1,1 @@
+"""Language models on this machine: load, encode, train, answer; what they take."""
