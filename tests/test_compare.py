@@ -243,6 +243,21 @@ def test_other_bytes_with_the_same_numbers_are_within_tolerance(bundle: Path) ->
     assert run.lines[-1] == "compared with the committed lock: 12 identical, 1 within tolerance, 0 differ"
 
 
+def test_packages_that_are_not_those_of_the_lock_are_named(bundle: Path) -> None:
+    lock = bundle / "requirements.lock"
+    pandas = storage.read_json(bundle / "runs/mini/audit/provenance.json")["versions"]["pandas"]
+    lock.write_text(f"# exact versions\npandas=={pandas}\n", encoding="utf-8")
+    assert not [line for line in compare(bundle).lines if "packages" in line]
+
+    lock.write_text("pandas==0.1\n", encoding="utf-8")
+    run = compare(bundle)
+    [line] = [line for line in run.lines if "packages" in line]
+    assert line.startswith(f"  other packages than requirements.lock has: pandas {pandas} (the lock has 0.1) made ")
+    assert "runs/mini/audit" in line
+    assert run.content["mi_llm"]["made_with_other_packages_than_the_lock"] == [line.split("has: ", 1)[1]]
+    assert "(the lock has 0.1)" in run.page
+
+
 def test_a_flipped_byte_of_a_corpus_differs(bundle: Path) -> None:
     dialogs = bundle / "runs/mini/read/annomi/dialogs.jsonl"
     content = bytearray(dialogs.read_bytes())

@@ -30,6 +30,7 @@ FLOATING = (  # stages whose files depend on floating-point results
 )  # fmt: skip
 VERSIONED = ("metrics.json", "provenance.json")  # judged by their numbers, or naming versions: in any stage these may differ
 FIXED = "adapter_config.json"  # and this may not, whatever the stage
+LOCK = Path("requirements.lock")
 EMPTY = hashlib.md5(usedforsecurity=False).hexdigest()
 Verdict = Literal["identical", "within tolerance", "differs"]
 
@@ -62,12 +63,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run beside the committed one: `against` says what was committed, `unknown` which outputs it does not speak of."""
+    """A run beside the committed one: `against` says what was committed, `unknown` which outputs it does not speak of.
+
+    `packages`: a sentence for each package of which an output was made with another version than `requirements.lock` has.
+    """
 
     against: Literal["lock", "reference"]
     outputs: tuple[Output, ...]
     claims: tuple[Claim, ...]
     unknown: tuple[str, ...]
+    packages: tuple[str, ...]
 
     def count(self, verdict: Verdict) -> int:
         """How many outputs have a verdict."""
@@ -233,6 +238,22 @@ def judged(study: Study, path: str, stage: str, reference: dict[str, Any], *, lo
     return Output(path, stage, "within tolerance", tuple(f"{name} has other bytes" for name in changed))
 
 
+def other_packages(outputs: Sequence[Output]) -> tuple[str, ...]:
+    """The packages that made an output (by its `provenance.json`) in another version than `requirements.lock` has."""
+    if not LOCK.exists():
+        return ()
+    lines = (line.split("==") for line in storage.read_text(LOCK).splitlines() if "==" in line and not line.startswith("#"))
+    pinned = {name.lower().replace("_", "-"): version for name, version in lines}
+    made: dict[str, list[str]] = {}
+    for output in outputs:
+        path = Path(output.path) / "provenance.json"
+        for package, version in (storage.read_json(path)["versions"] if path.exists() else {}).items():
+            wanted = pinned.get(package.replace("_", "-"), version)
+            if version.split("+")[0] != wanted:  # a local build has a suffix: 2.13.0+cpu
+                made.setdefault(f"{package} {version} (the lock has {wanted})", []).append(output.path)
+    return tuple(f"{package} made {', '.join(paths)}" for package, paths in sorted(made.items()))
+
+
 def stage_of(study: Study, path: str) -> str:
     """The stage that writes an output folder, as DVC calls it."""
     return "@".join(Path(path).relative_to(study.out).parts)
@@ -282,6 +303,6 @@ def compare(study: Study) -> Comparison | None:
         raise Problem(str(study.out), "no output of the study", "the outputs of a run", "run ./reproduce.sh first")
     more = sorted(now.keys() - then.keys())
     if lock is None:
-        return Comparison("reference", tuple(found), claims(found, known), tuple(more))
+        return Comparison("reference", tuple(found), claims(found, known), tuple(more), other_packages(found))
     found += [Output(path, now[path][0], "differs", ("not in the committed lock",)) for path in more]
-    return Comparison("lock", tuple(found), claims(found, known), ())
+    return Comparison("lock", tuple(found), claims(found, known), (), other_packages(found))

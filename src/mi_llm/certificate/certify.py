@@ -16,7 +16,7 @@ from mi_llm import storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.certificate.circumstances import Circumstances, circumstances
 from mi_llm.certificate.codecheck import Gap, Person, codechecker, configuration, gaps, source, written
-from mi_llm.compare import Comparison, compare, lock_of, reference_of
+from mi_llm.compare import LOCK, Comparison, compare, lock_of, reference_of
 from mi_llm.study import Study
 
 CHINESE = {
@@ -84,5 +84,7 @@ def show(comparison: Comparison) -> None:
                 print(f"  {verdict}: {output.path}: {'; '.join(output.reasons)}")
     if comparison.unknown:
         print(f"  no reference: {', '.join(comparison.unknown)}")
+    for line in comparison.packages:
+        print(f"  other packages than {LOCK} has: {line}")
     if comparison.claims:
         print(f"{len(comparison.claims)} claims of the paper: {comparison.agreeing} judged as in the committed reference")

@@ -158,6 +158,7 @@ def configuration(study: Study, comparison: Comparison, where: Circumstances, ch
             "gpu": where.gpu,
             "system": where.system,
             "versions": where.versions,
+            "made_with_other_packages_than_the_lock": list(comparison.packages),
             "compared_with": comparison.against,
             "tolerance": study.compare.model_dump(),
             "outputs": [
