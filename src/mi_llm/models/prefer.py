@@ -46,7 +46,7 @@ from mi_llm.models.vllm import write_for_vllm
 from mi_llm.problem import Problem
 from mi_llm.score.diagnostics import repeated_4grams
 from mi_llm.score.score import test_sets, texts_of
-from mi_llm.score.statistics import DialogBootstrap, DialogSwaps, holm
+from mi_llm.score.statistics import DialogBootstrap, holm, p_of_swaps
 from mi_llm.score.text import SIGNATURES, all_scores
 from mi_llm.stage import stage, tracked_parameters
 from mi_llm.study import Study
@@ -406,7 +406,6 @@ def compared(study: Study, values: dict[str, pd.DataFrame], dialogs: Sequence[st
     """
     options = study.score
     bootstrap = DialogBootstrap(dialogs, options.resamples, options.confidence, study.seed_of("score"))
-    swaps = DialogSwaps(dialogs, options.resamples, study.seed_of("score", "swaps"))
     rows, tested = [], list[dict[str, Any]]()
     for arm, mine in values.items():
         for measure in mine:
@@ -415,7 +414,7 @@ def compared(study: Study, values: dict[str, pd.DataFrame], dialogs: Sequence[st
                 differences = mine[measure].to_numpy() - values["tuned"][measure].to_numpy()
                 found = bootstrap.estimate(differences)
                 row |= {f"difference_{name}": value for name, value in found.rounded().items()}
-                row["p"] = swaps.p_value(differences)
+                row["p"] = p_of_swaps(differences, dialogs, options.resamples, study.seed_of("score", "swaps"))
                 tested.append(row)
             rows.append(row)
     for row, corrected in zip(tested, holm([row["p"] for row in tested]), strict=True):
