@@ -91,7 +91,7 @@ def p_of_swaps(differences: Sequence[float], dialogs: Sequence[str], resamples: 
 
 def absolute_sum(values: Numbers, axis: int) -> Numbers:
     """The statistic of swapped dialogs; rounded, since equal sums in another order differ in their last digits."""
-    return np.abs(values.sum(axis=axis)).round(9)
+    return np.asarray(np.abs(values.sum(axis=axis)).round(9))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
