@@ -432,15 +432,15 @@ def test_a_copy_is_checked_against_pins_and_notes(server: Hub, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (lambda shard: shard.write_bytes(shard.read_bytes()[:-4]), r"00002\.safetensors: \d+ bytes"),
-        (lambda shard: shard.write_bytes(b"junk"), r"00002\.safetensors: no safetensors header"),
+        (lambda shard: shard.write_bytes(shard.read_bytes()[:-4]), r"00002\.safetensors: cannot be read .*not fully covered"),
+        (lambda shard: shard.write_bytes(b"junk"), r"00002\.safetensors: cannot be read"),
         (
             lambda shard: save_file(
                 {name: weight[:1].clone() for name, weight in load_file(shard).items()}, shard, {"format": "pt"}
             ),
             r"weight: \[1",
         ),
-        (lambda shard: shard.unlink(), r"00002\.safetensors: no safetensors header"),
+        (lambda shard: shard.unlink(), r"00002\.safetensors: cannot be read"),
     ],
 )
 def test_a_checkpoint_that_lacks_a_weight_is_refused(

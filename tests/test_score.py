@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese import Rouge
 from rouge_score.rouge_scorer import RougeScorer
-from scipy import stats
 
 from mi_llm.corpora import fetch, release
 from mi_llm.corpora.reading import Repairs
@@ -26,8 +25,7 @@ from mi_llm.score.baselines import baselines
 from mi_llm.score.diagnostics import diagnostics, repeated_4grams
 from mi_llm.score.libraries import Characters, corpus_scores, pooled_scores, rouge_scores
 from mi_llm.score.text import LLAMA_FACTORY, all_scores, common_subsequence, sample_scores
-from mi_llm.score.words import cut, cut_all
-from mi_llm.statistics import DialogBootstrap, DialogSwaps, cohens_d, holm, superiority
+from mi_llm.statistics import DialogBootstrap, cohens_d, holm, p_of_swaps, superiority
 
 REFERENCE = Path(__file__).parent / "references" / "metric.json"
 PARTS = [
@@ -77,20 +75,6 @@ def test_scores_of_any_pair_equal_the_libraries(reply: str, reference: str) -> N
     assert sample_scores(reply, reference) == by_the_libraries(reply, reference)
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(TEXTS, max_size=4))
-def test_words_are_jiebas(texts: list[str]) -> None:
-    assert cut_all(texts) == [list(jieba.cut(one)) for one in texts]
-
-
-def test_words_of_every_ideograph_and_of_dictionary_words_are_jiebas() -> None:
-    entries = list(jieba.dt.FREQ)
-    chance = np.random.default_rng(1)
-    texts = ["".join(entries[place] for place in chance.integers(0, len(entries), size=8)) for _ in range(400)]
-    texts += ["".join(map(chr, range(start, start + 300))) for start in range(0x4E00, 0x9FFF, 300)]
-    assert cut_all(texts) == [list(jieba.cut(one)) for one in texts]
-
-
 @pytest.mark.parametrize(
     ("reply", "reference", "expected"),
     [
@@ -110,7 +94,7 @@ def test_scores_of_simple_pairs(reply: str, reference: str, expected: dict[str, 
 def test_a_worked_example() -> None:
     # jieba cuts 医生 让 我 戒烟 and 老师 让 我 戒烟: 3 of 4 words agree, 2 of 3 pairs, and a common subsequence of 3.
     # Characters: 4 of 6, 3 of 5 pairs, 2 of 4 triples, 1 of 3 quadruples.
-    assert cut("医生让我戒烟") == ["医生", "让", "我", "戒烟"]
+    assert list(jieba.cut("医生让我戒烟")) == ["医生", "让", "我", "戒烟"]
     found = sample_scores("医生让我戒烟", "老师让我戒烟")
     assert found["rouge_1"] == pytest.approx(75.0, abs=1e-3)
     assert found["rouge_2"] == pytest.approx(200 / 3, abs=1e-3)
@@ -226,27 +210,23 @@ def test_a_pooled_score_is_resampled_by_dialog() -> None:
     assert found.hi == pytest.approx(100)
 
 
-def test_exchanging_dialogs_a_worked_example() -> None:
+def test_swapping_dialogs_a_worked_example() -> None:
     # Sums by dialog 3, 2, 1: of 8 ways of signs, only +++ and --- give a sum of 6 or more.
-    assert DialogSwaps(["a", "a", "b", "c"], 8, seed=1).p_value([1.0, 2.0, 2.0, 1.0]) == 2 / 8
+    assert p_of_swaps([1.0, 2.0, 2.0, 1.0], ["a", "a", "b", "c"], 8, seed=1) == 2 / 8
     # With sums 3, 2, -1 the sum is 4: also ++- and --+, ++-'s mirror, and +++ and --- reach 4.
-    assert DialogSwaps(["a", "a", "b", "c"], 8, seed=1).p_value([1.0, 2.0, 2.0, -1.0]) == 4 / 8
-    assert DialogSwaps(["a", "b", "c"], 8, seed=1).p_value([0.0, 0.0, 0.0]) == 1
+    assert p_of_swaps([1.0, 2.0, 2.0, -1.0], ["a", "a", "b", "c"], 8, seed=1) == 4 / 8
+    assert p_of_swaps([0.0, 0.0, 0.0], ["a", "b", "c"], 8, seed=1) == 1
+    assert p_of_swaps([1.0, 2.0], ["a", "a"], 8, seed=1) == 1
+    # 0.1 + 0.2 - 0.3 is 0, whatever its last digit
+    assert p_of_swaps([0.1, 0.2, -0.3], ["a", "b", "c"], 8, seed=1) == 1
 
 
-def test_exchanging_dialogs_agrees_with_scipy() -> None:
-    differences = np.random.default_rng(3).normal(0.6, 1, size=9)
-    expected = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=10_000).pvalue
-    dialogs = [str(place) for place in range(9)]
-    assert DialogSwaps(dialogs, 512, seed=1).p_value(differences.tolist()) == pytest.approx(expected)
-    drawn = DialogSwaps(dialogs, 511, seed=1)
-    assert not drawn.exact
-    assert drawn.p_value(differences.tolist()) == pytest.approx(expected, abs=0.06)
-
-
-def test_a_drawn_p_value_is_never_zero() -> None:
-    dialogs = [str(place) for place in range(100)]
-    assert DialogSwaps(dialogs, 999, seed=1).p_value([1.0] * 100) == 1 / 1000
+def test_drawn_swaps_come_near_all_swaps() -> None:
+    differences, dialogs = np.random.default_rng(3).normal(0.6, 1, size=9).tolist(), [str(place) for place in range(9)]
+    drawn = p_of_swaps(differences, dialogs, 511, seed=1)
+    assert drawn == p_of_swaps(differences, dialogs, 511, seed=1) != p_of_swaps(differences, dialogs, 511, seed=2)
+    assert drawn == pytest.approx(p_of_swaps(differences, dialogs, 512, seed=1), abs=0.06)
+    assert p_of_swaps([1.0] * 100, [str(place) for place in range(100)], 999, seed=1) == 1 / 1000  # never 0
 
 
 def test_holms_correction_of_holms_kind() -> None:
@@ -266,11 +246,11 @@ def test_all_comparisons_take_a_second_or_so() -> None:
     chance = np.random.default_rng(1)
     dialogs = [str(place % 40) for place in range(367)]
     began = time.process_time()
-    bootstrap, swaps = DialogBootstrap(dialogs, 10_000, 0.95, seed=1), DialogSwaps(dialogs, 10_000, seed=1)
+    bootstrap = DialogBootstrap(dialogs, 10_000, 0.95, seed=1)
     for _ in range(24):
         differences = chance.normal(size=367).tolist()
         bootstrap.estimate(differences)
-        swaps.p_value(differences)
+        p_of_swaps(differences, dialogs, 10_000, seed=1)
     assert time.process_time() - began < 5
 
 

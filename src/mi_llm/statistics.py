@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Numbers = NDArray[np.float64]
-SLACK = 1e-9  # two sums of the same numbers in another order may differ by this share
+SLACK = 1e-9  # a standard deviation below is one of equal numbers
 
 
 @dataclass(frozen=True)
@@ -66,30 +67,31 @@ class DialogBootstrap:
         return Estimate(score(counts.sum(axis=0).tolist()), float(lo), float(hi))
 
 
-class DialogSwaps:
-    """Paired approximate randomisation (Noreen 1989): if two systems are alike, their scores of a dialog may change places.
+def p_of_swaps(differences: Sequence[float], dialogs: Sequence[str], resamples: int, seed: int) -> float:
+    """Two-sided p that differences (first system minus second, sample by sample) have mean 0: paired approximate randomisation.
 
-    The statistic is the absolute difference of the means over samples. Exchanging the scores of a whole dialog turns the sign
-    of its differences. Where a dialog more or less gives at most `resamples` ways to do so, all 2^dialogs are tried, and p is
-    the share of them whose statistic is at least the one found. Else as many are drawn, and p = (1 + k) / (1 + resamples) with
-    k of them at least as large (Phipson & Smyth 2010: the data as they are count as one).
+    If two systems are alike, their scores of a dialog may change places (Noreen 1989), which turns the sign of the dialog's sum.
+    The statistic is the absolute sum over samples. Where there are at most `resamples` ways to swap dialogs, all are tried, else
+    as many are drawn, and the data as they are count as one of them (Phipson & Smyth 2010).
     """
+    sums = Dialogs(dialogs).sums(differences)
+    if len(sums) < 2:
+        return 1.0
+    result = stats.permutation_test(
+        (sums,),
+        absolute_sum,
+        permutation_type="samples",
+        alternative="greater",
+        vectorized=True,
+        n_resamples=resamples,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
 
-    def __init__(self, dialogs: Sequence[str], resamples: int, seed: int) -> None:
-        self.dialogs = Dialogs(dialogs)
-        self.exact = 2**self.dialogs.count <= resamples
-        if self.exact:
-            ways = np.arange(2**self.dialogs.count)
-            self.signs = 1 - 2 * (ways[:, None] >> np.arange(self.dialogs.count) & 1)
-        else:
-            self.signs = 1 - 2 * np.random.default_rng(seed).integers(0, 2, size=(resamples, self.dialogs.count))
 
-    def p_value(self, differences: Sequence[float]) -> float:
-        """Two-sided p that the differences (first system minus second, sample by sample) have mean 0."""
-        sums = self.dialogs.sums(differences)
-        statistics = np.abs((self.signs * sums).sum(axis=1))
-        extreme = int((statistics >= abs(sums.sum()) - SLACK * np.abs(sums).sum()).sum())
-        return extreme / len(self.signs) if self.exact else (1 + extreme) / (1 + len(self.signs))
+def absolute_sum(values: Numbers, axis: int) -> Numbers:
+    """The statistic of swapped dialogs; rounded, since equal sums in another order differ in their last digits."""
+    return np.asarray(np.abs(values.sum(axis=axis)).round(9))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

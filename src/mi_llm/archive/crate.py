@@ -1,7 +1,8 @@
 """The archive's description for machines: an RO-Crate 1.2 whose pipeline is a workflow and whose finished run is an action.
 
-Made from dvc.yaml, dvc.lock and the stages' provenance.json. Follows the profiles Workflow RO-Crate 1.0 and Workflow Run Crate
-0.5 (https://w3id.org/ro/wfrun/workflow/0.5). Nothing here has an identity or a time of its own: equal content, equal bytes.
+Made with ro-crate-py from dvc.yaml, dvc.lock and the stages' provenance.json. Follows the profiles Workflow RO-Crate 1.0 and
+Workflow Run Crate 0.5 (https://w3id.org/ro/wfrun/workflow/0.5). Nothing here has an identity or a time of its own: equal content,
+equal bytes.
 """
 
 import json
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
+
+from rocrate.model import ContextEntity, DataEntity
+from rocrate.rocrate import ROCrate
 
 from mi_llm import __version__
 
@@ -29,11 +33,10 @@ TYPES = {
     ".cff": "application/yaml", ".yaml": "application/yaml", ".tar": "application/x-tar", ".bundle": "application/octet-stream",
 }  # fmt: skip
 BIOSCHEMAS = "https://bioschemas.org/ComputationalWorkflow"
-CONTEXTS = [  # the profiles below were written for RO-Crate 1.1, which had other addresses for two terms
-    "https://w3id.org/ro/crate/1.2/context",
-    "https://w3id.org/ro/terms/workflow-run/context",
-    {"input": f"{BIOSCHEMAS}#input", "output": f"{BIOSCHEMAS}#output"},
-]
+TERMS = {  # the profiles were written for RO-Crate 1.1, which had other addresses for these
+    "input": f"{BIOSCHEMAS}#input",
+    "output": f"{BIOSCHEMAS}#output",
+}
 WORKFLOW = "code/dvc.yaml"
 INPUTS = {  # what the run took: description, place in the archive, kind
     "parameters": ("the study's parameters", "code/mini/params.yaml", "File"),
@@ -143,11 +146,9 @@ def parameter(name: str, about: str, example: list[str], kind: str) -> Node:
     }
 
 
-def root(of: Source, entities: list[Node]) -> Node:
-    """The archive as a whole."""
+def root(of: Source) -> Node:
+    """The properties of the archive as a whole."""
     return {
-        "@id": "./",
-        "@type": "Dataset",
         "name": of.citation["title"],
         "description": of.citation["abstract"],
         "identifier": f"mi-llm-{__version__}-{of.commit}",
@@ -161,7 +162,6 @@ def root(of: Source, entities: list[Node]) -> Node:
         "conformsTo": reference(*PROFILES),
         "mainEntity": {"@id": WORKFLOW},
         "mentions": reference("#run", "#image"),
-        "hasPart": [{"@id": entity["@id"]} for entity in entities],
     }
 
 
@@ -227,16 +227,18 @@ def describe(parts: list[Part], results: list[Result], of: Source) -> str:
             entity["exampleOfWork"] = {"@id": example_of[entity["@id"]]}
         if entity["@id"] == WORKFLOW:
             entity.update(workflow(of, (inputs, outputs), used))
-    head = {
-        "@id": METADATA,
-        "@type": "CreativeWork",
-        "about": {"@id": "./"},
-        "conformsTo": {"@id": "https://w3id.org/ro/crate/1.2"},
-    }
     licences = sorted({name for part in parts for name in part.licence.split(" AND ")})
-    rest = [run(results), *context(of, licences), *used, *inputs, *outputs, *entities]
-    graph = [head, root(of, entities), *sorted(rest, key=lambda node: str(node["@id"]))]
-    return json.dumps({"@context": CONTEXTS, "@graph": graph}, ensure_ascii=False, sort_keys=True, indent=2) + "\n"
+    crate = ROCrate(version="1.2")
+    crate.metadata.extra_contexts = ["https://w3id.org/ro/terms/workflow-run/context"]
+    crate.metadata.extra_terms = TERMS
+    for name, value in root(of).items():
+        crate.root_dataset[name] = value
+    crate.add(*(DataEntity(crate, entity["@id"], entity) for entity in entities))
+    rest = [run(results), *context(of, licences), *used, *inputs, *outputs]
+    crate.add(*(ContextEntity(crate, node["@id"], node) for node in rest))
+    described = crate.metadata.generate()
+    described["@graph"].sort(key=lambda node: (node["@id"] != METADATA, node["@id"] != "./", node["@id"]))
+    return json.dumps(described, ensure_ascii=False, sort_keys=True, indent=2) + "\n"
 
 
 def ids(links: Any) -> list[str]:

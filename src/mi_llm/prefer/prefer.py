@@ -26,9 +26,8 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import Dataset
-from peft import PeftModel
-from safetensors.torch import load_file
-from safetensors.torch import save as saved
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import save
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
@@ -50,7 +49,7 @@ from mi_llm.score.diagnostics import repeated_4grams
 from mi_llm.score.score import test_sets, texts_of
 from mi_llm.score.text import SIGNATURES, all_scores
 from mi_llm.stage import stage, tracked_parameters
-from mi_llm.statistics import DialogBootstrap, DialogSwaps, holm
+from mi_llm.statistics import DialogBootstrap, holm, p_of_swaps
 from mi_llm.study import Study
 
 MERITS = {  # of a volley: each behaviour counts once, so that a reply gains nothing by saying the same at length
@@ -84,8 +83,10 @@ def prefer(study: Study, model: str) -> None:
             raise no_pair(study, model, judged)
         storage.write_lines(out / "pairs.jsonl", [pair.record() for pair in pairs])
         numbers: dict[str, Any] = pair_numbers(sampled, judged, pairs)
-        numbers |= optimise(study, model, pairs, Path(scratch) / "adapter")
-        join([tuned, Path(scratch) / "adapter"], out / "adapter")
+        trainer = trainer_of(study, model, pairs, Path(scratch))
+        numbers |= optimise(study, model, trainer, len(pairs))
+        join(trainer.model, tuned, out / "adapter")
+        del trainer
         write_for_vllm(out / "adapter", out / "vllm")
         work.append(storage.sha256(out / "adapter"))
         answering = Journal(out.parent, f"{model}.preferred", storage.dump(work), 0)
@@ -303,9 +304,8 @@ def trainer_of(study: Study, model: str, pairs: Sequence[Pair], scratch: Path) -
     return TokenTrainer(merged, args=settings, train_dataset=dataset, processing_class=tokenizer, peft_config=lora_of(finetuned))
 
 
-def optimise(study: Study, model: str, pairs: Sequence[Pair], adapter: Path) -> dict[str, float]:
-    """Train, and save the fresh LoRA; returns the first step's loss, and the means of the last epoch's steps."""
-    trainer = trainer_of(study, model, pairs, adapter.parent)
+def optimise(study: Study, model: str, trainer: TokenTrainer, pairs: int) -> dict[str, float]:
+    """Train on so many pairs; returns the first step's loss, and the means of the last epoch's steps."""
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Bar(f"prefer {model}"))
     problem = Problem(f"prefer@{model}", "out of memory", "room for prefer.batch pairs", "lower prefer.batch, and run again")
@@ -320,8 +320,7 @@ def optimise(study: Study, model: str, pairs: Sequence[Pair], adapter: Path) -> 
                 "finite numbers",
                 "lower prefer.learning_rate",
             )
-    trainer.model.save_pretrained(adapter)
-    last = log[-math.ceil(len(pairs) / study.prefer.batch) :]
+    last = log[-math.ceil(pairs / study.prefer.batch) :]
     return {
         "steps": len(log),
         "first_loss": log[0]["loss"],
@@ -330,26 +329,20 @@ def optimise(study: Study, model: str, pairs: Sequence[Pair], adapter: Path) -> 
     }
 
 
-def join(adapters: Sequence[Path], folder: Path) -> None:
-    """Write one adapter that does what several do together: ranks side by side, each one's scaling in its A.
+def join(model: PeftModel, tuned: Path, folder: Path) -> None:
+    """Write one adapter that does what two do together: the tuned one, and the fresh one that `model` has learned.
 
-    The sum of scaling * B A over the adapters is one product: the A below each other [ranks, in], the B beside each other
-    [out, ranks]. Settings are those of the first adapter, but for rank and alpha, whose quotient, the scaling, is 1.
+    peft puts their ranks side by side, with each one's scaling in its A. Settings are those of the tuned adapter, but for rank
+    and alpha, whose quotient, the scaling, is 1.
     """
+    model.load_adapter(tuned, "tuned")
+    model.add_weighted_adapter(["tuned", "default"], [1.0, 1.0], "joined", combination_type="cat")
+    rank = model.peft_config["joined"].r
+    settings = storage.read_json(tuned / "adapter_config.json") | {"r": rank, "lora_alpha": rank}
     shutil.rmtree(folder, ignore_errors=True)
-    configs = [storage.read_json(adapter / "adapter_config.json") for adapter in adapters]
-    weights = [load_file(adapter / "adapter_model.safetensors") for adapter in adapters]
-    whole = {}
-    for name in weights[0]:
-        if ".lora_A." in name:
-            parts = [mine[name] * (config["lora_alpha"] / config["r"]) for mine, config in zip(weights, configs, strict=True)]
-            whole[name] = torch.cat(parts, 0)
-        else:
-            whole[name] = torch.cat([mine[name] for mine in weights], 1)
-    rank = sum(config["r"] for config in configs)
-    storage.write_json(folder / "adapter_config.json", configs[0] | {"r": rank, "lora_alpha": rank})
+    storage.write_json(folder / "adapter_config.json", settings)
     with storage.replacing(folder / "adapter_model.safetensors") as file:
-        file.write(saved(whole, metadata={"format": "pt"}))
+        file.write(save(get_peft_model_state_dict(model, adapter_name="joined"), {"format": "pt"}))
 
 
 # ---- what came out
@@ -407,7 +400,6 @@ def compared(study: Study, values: dict[str, pd.DataFrame], dialogs: Sequence[st
     """
     options = study.score
     bootstrap = DialogBootstrap(dialogs, options.resamples, options.confidence, study.seed_of("score"))
-    swaps = DialogSwaps(dialogs, options.resamples, study.seed_of("score", "swaps"))
     rows, tested = [], list[dict[str, Any]]()
     for arm, mine in values.items():
         for measure in mine:
@@ -416,7 +408,7 @@ def compared(study: Study, values: dict[str, pd.DataFrame], dialogs: Sequence[st
                 differences = mine[measure].to_numpy() - values["tuned"][measure].to_numpy()
                 found = bootstrap.estimate(differences)
                 row |= {f"difference_{name}": value for name, value in found.rounded().items()}
-                row["p"] = swaps.p_value(differences)
+                row["p"] = p_of_swaps(differences, dialogs, options.resamples, study.seed_of("score", "swaps"))
                 tested.append(row)
             rows.append(row)
     for row, corrected in zip(tested, holm([row["p"] for row in tested]), strict=True):

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from mi_llm.score.words import cut_all
+import jieba
 
 
 def repeated_4grams(text: str) -> float:
@@ -28,7 +28,7 @@ def diagnostics(replies: Sequence[str]) -> dict[str, float]:
     """
     lengths = [len(reply) for reply in replies]
     times = Counter(replies)
-    words = [[word for word in words if not word.isspace()] for words in cut_all(replies)]
+    words = [[word for word in words if not word.isspace()] for words in map(jieba.cut, replies)]
     found = {
         "replies": len(replies),
         "characters_mean": statistics.fmean(lengths),

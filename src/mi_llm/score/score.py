@@ -21,7 +21,7 @@ from mi_llm.score.diagnostics import diagnostics, repeated_4grams
 from mi_llm.score.libraries import POOLED, ROUGE, ROUGE_SIGNATURE, Pooled, pooled_scores, rouge_scores
 from mi_llm.score.text import LLAMA_FACTORY, SIGNATURES, all_scores
 from mi_llm.stage import stage
-from mi_llm.statistics import DialogBootstrap, DialogSwaps, cohens_d, holm, superiority
+from mi_llm.statistics import DialogBootstrap, cohens_d, holm, p_of_swaps, superiority
 from mi_llm.study import Study
 
 Arm = tuple[str, str]  # model, base or tuned
@@ -71,7 +71,6 @@ def score_set(study: Study, rounds: Sequence[Round], texts: dict[Arm, list[str]]
     """The tables of one test set, by the names of their files."""
     dialogs, references = [sample.dialog for sample in rounds], [sample.counselor for sample in rounds]
     bootstrap = DialogBootstrap(dialogs, study.score.resamples, study.score.confidence, study.seed_of("score"))
-    swaps = DialogSwaps(dialogs, study.score.resamples, study.seed_of("score", "swaps"))
     pooled = {arm: pooled_scores(replies, references) for arm, replies in texts.items()}
     samples = sample_table(rounds, texts, pooled)
     by_arm: dict[Arm, pd.DataFrame] = dict(iter(samples.groupby(["model", "arm"], sort=False)))
@@ -79,7 +78,7 @@ def score_set(study: Study, rounds: Sequence[Round], texts: dict[Arm, list[str]]
     return {
         "samples": samples.round(4),
         "scores": pd.DataFrame([row for arm in texts for row in scores_of(arm, by_arm[arm], pooled[arm], bootstrap)]),
-        "paired": compare_arms(by_arm, dialogs, bootstrap, swaps),
+        "paired": compare_arms(study, by_arm, dialogs, bootstrap),
         "baselines": baselines(rounds, study.seed_of("score", "baselines")),
         "diagnostics": pd.DataFrame([{"model": arm[0], "arm": arm[1], **diagnostics(replies)} for arm, replies in arms.items()]),
     }
@@ -116,7 +115,7 @@ def scores_of(arm: Arm, samples: pd.DataFrame, pooled: dict[str, Pooled], bootst
 
 
 def compare_arms(
-    samples: dict[Arm, pd.DataFrame], dialogs: Sequence[str], bootstrap: DialogBootstrap, swaps: DialogSwaps
+    study: Study, samples: dict[Arm, pd.DataFrame], dialogs: Sequence[str], bootstrap: DialogBootstrap
 ) -> pd.DataFrame:
     """Each tuned model against its base, then the tuned models against each other: rows of `paired.csv`.
 
@@ -130,10 +129,11 @@ def compare_arms(
     for first, second in pairs:
         for metric in LLAMA_FACTORY:
             differences = samples[first][metric].to_numpy() - samples[second][metric].to_numpy()
+            p = p_of_swaps(differences, dialogs, study.score.resamples, study.seed_of("score", "swaps"))
             rows.append(
                 {"first": " ".join(first), "second": " ".join(second), "metric": metric}
                 | bootstrap.estimate(differences).rounded()
-                | {"p": swaps.p_value(differences), "d": cohens_d(differences, dialogs), "superiority": superiority(differences)}
+                | {"p": p, "d": cohens_d(differences, dialogs), "superiority": superiority(differences)}
             )
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = corrected

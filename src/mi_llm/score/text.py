@@ -1,10 +1,11 @@
-"""How like the reference a reply is: the paper's measure, which is LLaMA-Factory's metric, computed by our own code.
+"""How like the reference a reply is: the paper's measure, which is LLaMA-Factory's metric, for texts of any length.
 
-Sample by sample, as LLaMA-Factory 0.9.5 does (`train/sft/metric.py`): words are cut by jieba and scored by rouge_chinese (F of
+Sample by sample, as LLaMA-Factory 0.9.5 does (`train/sft/metric.py`): words are cut by jieba and scored as by rouge_chinese (F of
 ROUGE-1, -2 and -L; 0 when either side has no word); BLEU-4 is NLTK's sentence BLEU on characters, smoothing method 3. Each is
 multiplied by 100, rounded to 4 decimals, and averaged over the samples. Tests compare every number with those libraries.
 """
 
+import logging
 import math
 import os
 import re
@@ -19,10 +20,10 @@ from itertools import pairwise
 from multiprocessing import connection, get_context, parent_process
 from typing import NamedTuple
 
+import jieba
 from tqdm import tqdm
 
-from mi_llm.score.words import cut_all, lexicon
-
+jieba.setLogLevel(logging.WARNING)
 LLAMA_FACTORY = ("bleu_4", "rouge_1", "rouge_2", "rouge_l")
 SIGNATURES = {
     "bleu_4": "llama_factory|v:0.9.5|level:sentence|tok:char|smooth:nltk-method3|mean",
@@ -34,7 +35,7 @@ SIGNATURES = {
 ORDER = 4  # of BLEU
 BLOCK = 4096  # reference words that one integer of the common subsequence holds
 CHUNK = 50_000  # characters that are compared at a time
-PAYS = 2_000_000  # characters from which on a further process takes less time than it needs to start
+PAYS = 200_000  # characters from which on a further process takes less time than it needs to start
 BREAKS = ((re.compile(r"([。！？?])([^”’])"), r"\1\n\2"), (re.compile(r"(\.{6})([^”’])"), r"\1\n\2"))  # rouge_chinese's sentences
 Pairs = list[tuple[str, str]]
 
@@ -56,13 +57,10 @@ class Text(NamedTuple):
     pairs: set[tuple[str, str]]
 
 
-def ready(texts: Sequence[str]) -> list[Text]:
-    """Cut texts; once for all that they are compared with."""
-    found = []
-    for text, words in zip(texts, cut_all(texts), strict=True):
-        seen = rouge_words(text, words)
-        found.append(Text(text, seen, set(seen), set(pairwise(seen))))
-    return found
+def ready(text: str) -> Text:
+    """Cut a text; once for all that it is compared with."""
+    words = rouge_words(text, list(jieba.cut(text)))
+    return Text(text, words, set(words), set(pairwise(words)))
 
 
 def rouge_words(text: str, words: list[str]) -> list[str]:
@@ -173,7 +171,7 @@ def compared(reply: Text, reference: Text) -> tuple[float, ...]:
 
 def sample_scores(reply: str, reference: str) -> dict[str, float]:
     """BLEU-4, ROUGE-1, ROUGE-2 and ROUGE-L of one reply, each 0 to 100 with 4 decimals, as LLaMA-Factory computes them."""
-    return dict(zip(LLAMA_FACTORY, compared(*ready([reply, reference])), strict=True))
+    return dict(zip(LLAMA_FACTORY, compared(ready(reply), ready(reference)), strict=True))
 
 
 def all_scores(replies: Sequence[str], references: Sequence[str], processes: int | None = None) -> list[dict[str, float]]:
@@ -211,8 +209,7 @@ def chunks(pairs: Pairs) -> Iterator[Pairs]:
 
 def compare_chunk(pairs: Pairs) -> list[tuple[float, ...]]:
     """The scores of some pairs; a text that occurs twice among them is cut once."""
-    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-    known = dict(zip(texts, ready(texts), strict=True))
+    known = {text: ready(text) for text in dict.fromkeys(text for pair in pairs for text in pair)}
     return [compared(known[reply], known[reference]) for reply, reference in pairs]
 
 
@@ -245,7 +242,7 @@ def compare_all(parts: list[Pairs], processes: int) -> list[list[tuple[float, ..
 def begin_process() -> None:
     """Load the dictionary; leave an interruption to the process that started this one, and end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    lexicon()
+    jieba.initialize()
     parent = parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()

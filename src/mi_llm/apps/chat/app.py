@@ -16,7 +16,7 @@ import traceback
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -34,11 +34,12 @@ from mi_llm import storage
 from mi_llm.apps.chat import guard, limits
 from mi_llm.apps.chat.answering import Answering
 from mi_llm.apps.chat.counselors import Counselors, Manner, Unanswered
-from mi_llm.apps.chat.help import Tongue, bundled
+from mi_llm.apps.chat.help import bundled
 from mi_llm.apps.chat.limits import Limits
 from mi_llm.apps.chat.talks import CHARACTERS, ROUNDS, Choice, Round, Shelf, Talk, Visitor, Way, begun, keep
 from mi_llm.apps.chat.votes import Votes
 from mi_llm.apps.chat.words import FAULTS, SCRIPT, WAYS, WORDS
+from mi_llm.apps.language import language
 from mi_llm.miti.clients import Profile
 
 REQUEST = 64 * 1024  # bytes
@@ -430,20 +431,6 @@ async def told(request: Request, error: Exception) -> Response:
 def set_cookie(request: Request, answer: Response, name: str, value: str) -> None:
     """A cookie that no script reads and no other site sends."""
     answer.set_cookie(name, value, httponly=True, samesite="strict", secure=request.url.scheme == "https")
-
-
-def language(request: Request) -> Tongue:
-    """`zh` or `en`: what the visitor chose, else what the browser asks for first."""
-    chosen = request.query_params.get("lang") or request.cookies.get("lang")
-    if chosen in get_args(Tongue):
-        return cast(Tongue, chosen)
-    asked = re.findall(
-        r"([A-Za-z]+)[A-Za-z0-9-]*\s*(?:;\s*q=([01](?:\.[0-9]{0,3})?))?", request.headers.get("accept-language", "")
-    )
-    for name, _ in sorted(asked[:20], key=lambda item: -float(item[1] or 1)):
-        if name.lower() in ("zh", "en"):
-            return "zh" if name.lower() == "zh" else "en"
-    return "en"
 
 
 def page(request: Request, template: str, status: int = 200, **inputs: Any) -> Response:

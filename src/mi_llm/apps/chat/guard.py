@@ -17,6 +17,7 @@ from functools import cache
 from importlib import resources
 from typing import Literal, get_args
 
+from opencc import OpenCC
 from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
 
@@ -31,6 +32,7 @@ BETWEEN_HAN = re.compile(rf"(?<=[{HAN}])[\s·•・.*_~|/\\+=^`'\"#-]+(?=[{HAN}]
 LETTERS_APART = re.compile(r"(?<![a-z0-9])(?:[a-z0-9@$!][\s.·*_|~-]+){3,}[a-z0-9@$!](?![a-z0-9])")
 LEET = str.maketrans("013457@$!", "oleastasi")
 BLANK = "\u25a1"
+SIMPLIFIED = OpenCC("t2s")
 
 
 class Strict(BaseModel):
@@ -107,10 +109,10 @@ class Rules:
         """A text in the forms that are searched."""
         plain = unicodedata.normalize("NFKC", text).casefold()
         plain = "".join(
-            mark for mark in unicodedata.normalize("NFD", plain) if unicodedata.category(mark) not in ("Mn", "Cf", "Me")
+            mark for mark in unicodedata.normalize("NFD", plain) if unicodedata.category(mark) not in ("Mn", "Cf", "Me", "Cs")
         )
         plain = unicodedata.normalize("NFC", plain.translate(self.characters))
-        chinese = BETWEEN_HAN.sub("", plain)
+        chinese = SIMPLIFIED.convert(BETWEEN_HAN.sub("", plain))
         for found, to in self.variants_zh:
             chinese = found.sub(to, chinese)
         return Folded(chinese, tuple(dict.fromkeys(self.english(plain, most) for most in (2, 1))))

@@ -9,9 +9,8 @@ from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from mi_llm.apps.chat.guard import CATEGORIES, Category, Strict
+from mi_llm.apps.language import Tongue
 from mi_llm.problem import Problem
-
-Tongue = Literal["zh", "en"]
 
 
 class Words(Strict):

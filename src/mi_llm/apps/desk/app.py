@@ -3,7 +3,6 @@
 Whoever comes without a session, with a guessed link, or to another's packet gets the same answer: there is no such page.
 """
 
-import re
 import sqlite3
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mi_llm.apps.desk import agreement, saving
 from mi_llm.apps.desk.store import SESSION_DAYS, Desk, Part, Store
 from mi_llm.apps.desk.words import KEYS, SCRIPT, WORDS
+from mi_llm.apps.language import language
 from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, Text
 from mi_llm.codebook.packets import COORDINATOR, Packets
 
@@ -177,25 +177,6 @@ async def unwritable(request: Request, error: Exception) -> Response:
     """The disk is full or gone: the browser keeps its changes and tries again; the terminal is told why, without any text."""
     print(f"mi-llm desk: nothing could be saved: {error}", file=sys.stderr)
     return PlainTextResponse("not saved", 503)
-
-
-def language(request: Request) -> str:
-    """`zh` or `en`: what the visitor chose, else what the browser asks for."""
-    chosen = request.query_params.get("lang") or request.cookies.get("lang")
-    if chosen in ("zh", "en"):
-        return str(chosen)
-    asked: list[tuple[str, str]] = re.findall(r"([A-Za-z-]+)\s*(?:;\s*q=([0-9.]+))?", request.headers.get("accept-language", ""))
-    for name, _ in sorted(asked, key=lambda item: -_quality(item[1])):
-        if name[:2].lower() in ("zh", "en"):
-            return name[:2].lower()
-    return "en"
-
-
-def _quality(written: str) -> float:
-    try:
-        return float(written or 1)
-    except ValueError:
-        return 0.0
 
 
 def page(request: Request, template: str, status: int = 200, **inputs: Any) -> Response:
