@@ -1,7 +1,7 @@
 """The report's tables of the manual evaluation (paper, Tables 2, 4, 5 and 6), with the paper's printed numbers beside ours.
 
 Reads `summary/*.csv`, `blind/leaks.csv`, `miti/*.csv` and the raters in `code/codes.csv`; printed numbers are the audit's claims.
-A study's model stands beside the paper's model of the same architecture.
+A study's model stands beside the paper's model with the same chat format.
 """
 
 import math
@@ -12,11 +12,11 @@ import pandas as pd
 from mi_llm.audit.verdict import claims
 from mi_llm.miti import coding
 from mi_llm.miti.coders import read_tables
+from mi_llm.paper import models
 from mi_llm.report.tables import claimed, interval, p_value
 from mi_llm.study import Study
 
-PRINTED = {"baichuan2": ("bai", "Baichuan"), "glm4": ("glm", "GLM"), "llama3": ("lla", "Llama")}  # in Table 4, in Table 6
-REAL = ("real", "Real")
+REAL = ("real", models.REAL)  # the real sessions' columns in Tables 4 and 6
 SUMMARIES = (
     coding.REFLECTIONS,
     coding.COMPLEX_SHARE,
@@ -64,10 +64,11 @@ def around(value: float, lo: float, hi: float) -> str:
 
 
 def printed(study: Study, source: str, arm: str) -> tuple[str, str] | None:
-    """The paper's columns in Tables 4 and 6 for an arm; None for an untuned model, which the paper does not have."""
+    """The paper's columns in Tables 4 and 6 for an arm; None for an untuned model, or another one than the paper's."""
     if arm == "real":
         return REAL
-    return PRINTED[study.base.formats[source]] if arm == "tuned" else None
+    known = models.of_format(study.base.formats[source]) if arm == "tuned" else None
+    return (known.table_4, known.table_6) if known else None
 
 
 def arm_name(source: str, arm: str) -> str:
