@@ -21,6 +21,8 @@ from mi_llm.dialog import Dialog, Round, Turn, write_dialogs, write_rounds
 from mi_llm.paper.models import tuned
 from mi_llm.problem import Problem
 
+NAME = "Authors' release"
+NAME_ZH = "作者公布的数据"
 DIALOGS = "训练集和测试集/eval_40 - 转换前.json"
 ROUNDS = "训练集和测试集/eval_40.json"
 TRAINING = "训练集和测试集/trian_2000.json"  # spelled so there

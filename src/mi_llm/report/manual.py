@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from mi_llm import registry
 from mi_llm.audit.verdict import claims
 from mi_llm.miti import coding
-from mi_llm.miti.coders import read_tables
+from mi_llm.miti.coders import coder_of, read_tables
 from mi_llm.paper import models
 from mi_llm.report.tables import claimed, interval, p_value
 from mi_llm.study import Study
@@ -39,14 +40,14 @@ def read(study: Study, name: str) -> pd.DataFrame:
 def coders(study: Study, lang: str) -> str:
     """Who coded, in words: nobody takes an automatic code for a person's."""
     raters = sorted(read_tables(study.folder / "code")[0]["rater"].unique())
-    names = ", ".join(rater.removeprefix("llm:") for rater in raters)
-    if raters == ["lexical"]:
-        both = ("the lexical coder (automatic: it knows words, not meaning)", "词语编码程序（自动：只认词，不懂意思）")
-    elif raters and all(rater.startswith("llm:") for rater in raters):
-        both = (f"a language model (automatic): {names}", f"语言模型（自动）：{names}")
-    else:
-        both = (f"{len(raters)} people", f"{len(raters)} 人") if raters else ("nobody yet", "尚无")
-    return both[lang == "zh"]
+    by_coder = {coder: [rater for rater in raters if coder_of(rater) == coder] for coder in map(coder_of, raters)}
+    named = [
+        str(getattr(registry.modules(registry.CODERS)[coder].NAME, lang)).format(
+            count=len(own), raters=", ".join(rater.removeprefix(f"{coder}:") for rater in own)
+        )
+        for coder, own in by_coder.items()
+    ]
+    return "; ".join(named) or {"en": "nobody yet", "zh": "尚无"}[lang]
 
 
 def mean_sd(mean: float, sd: float) -> str:
