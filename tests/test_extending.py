@@ -75,10 +75,10 @@ def python(bundle: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def run(bundle: Path, *stages: str) -> Path:
-    """Run some stages; returns the folder of their outputs."""
-    for stage in stages:
-        done = python(bundle, "-m", "mi_llm", *stage.split())
-        assert done.returncode == 0, f"{stage}\n{done.stdout}{done.stderr}"
+    """Run some stages, as the command does, one after the other in one process; returns the folder of their outputs."""
+    script = "import sys; from mi_llm.cli import app\nfor words in sys.argv[1:]: app(words.split(), standalone_mode=False)"
+    done = python(bundle, "-c", script, *stages)
+    assert done.returncode == 0, done.stdout + done.stderr
     return bundle / "runs/mini"
 
 
@@ -212,7 +212,6 @@ def longest(study, model):
     runs = run(bundle, f"longest {MODEL}", "report")
     assert pd.read_json(runs / f"longest/{MODEL}/metrics.json", typ="series")["characters"] > 0
     assert pd.read_csv(runs / "report/tables/stages.csv").set_index("stage").loc["longest", "what"] == what
-    assert what in cells(runs / "report/index.html")
 
 
 def test_the_chat_formats_are_the_templates() -> None:
