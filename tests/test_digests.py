@@ -12,10 +12,16 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from mi_llm import digests
+from mi_llm import digests, registry
 
 ROOT = Path(__file__).parent.parent
 STAGES = [name for name in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"] if name != "digests"]
+
+PACKAGES = {  # whose modules these stages take by their names
+    "read": (registry.CORPORA,),
+    "report": (registry.CORPORA, registry.CODERS),
+    **dict.fromkeys(("code", "miti", "summary"), (registry.CODERS,)),
+}
 
 
 @pytest.fixture

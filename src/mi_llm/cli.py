@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
@@ -15,6 +16,7 @@ import typer
 from ruamel.yaml import YAML
 
 from mi_llm.problem import Problem
+from mi_llm.report.stages import Stage, stages
 from mi_llm.study import Llm, Study, file_of, load
 
 if TYPE_CHECKING:
@@ -398,6 +400,22 @@ def desk_export(packets: Packets, data: DeskData, out: Annotated[Path, typer.Opt
     from mi_llm.apps.desk.serve import export
 
     export(packets, data, out)
+
+
+def verb(stage: Stage) -> Callable[..., None]:
+    """The verb of a stage without options of its own: calls the function that is named like it, in the module so named."""
+
+    def run(item: Annotated[str | None, typer.Argument()] = None, study: StudyFile = MINI) -> None:
+        function = getattr(import_module(f"mi_llm.{stage.phase}.{stage.name}"), stage.name)
+        function(load(study), *([item] if item else []))
+
+    return run
+
+
+VERBS = {command.callback.__name__ for command in app.registered_commands if command.callback}
+for stage in stages().values():
+    if stage.name not in VERBS:
+        app.command(stage.name, help=stage.what)(verb(stage))
 
 
 exporting = typer.Typer(no_args_is_help=True, help="Make of the study's outputs what others can take up.")

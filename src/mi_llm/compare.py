@@ -23,11 +23,10 @@ from voluptuous import Invalid
 
 from mi_llm import storage
 from mi_llm.problem import Problem
+from mi_llm.report import stages as known
 from mi_llm.study import Compare, Study
 
-FLOATING = (  # stages whose files depend on floating-point results
-    "finetune", "respond", "prefer", "score", "simulate", "blind", "code", "summary", "miti", "audit", "report",
-)  # fmt: skip
+FLOATING = tuple(stage.name for stage in known.stages().values() if stage.floating)
 VERSIONED = ("metrics.json", "provenance.json")  # judged by their numbers, or naming versions: in any stage these may differ
 FIXED = "adapter_config.json"  # and this may not, whatever the stage
 LOCK = Path("requirements.lock")

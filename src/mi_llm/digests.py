@@ -9,7 +9,7 @@ holds: comments and formatting change nothing. Annotations do count, since pydan
 import ast
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import grimp
 from ruamel.yaml import YAML
 
-from mi_llm import storage
+from mi_llm import registry, storage
 from mi_llm.study import Study
 
 PACKAGE = Path(__file__).parent
@@ -42,7 +42,7 @@ def digest(stage: str) -> str:
 
 def closure(stage: str) -> list[Path]:
     """The modules and data files of the package that a stage reaches, sorted."""
-    modules = {path for function in command(stage) for name in imports(function) for path in reached(name)}
+    modules = {path for name in imports(stage) for path in reached(name)}
     return sorted(modules | data_of(modules))
 
 
@@ -63,7 +63,8 @@ def commands() -> ast.Module:
 def command(stage: str) -> list[ast.FunctionDef]:
     """The function of `cli.py` that is the stage's command, and those of `cli.py` that it calls."""
     functions = {node.name: node for node in commands().body if isinstance(node, ast.FunctionDef)}
-    wanted, names = [functions[stage]], {stage}
+    name = stage if stage in functions else "verb"  # what runs a stage that has no options of its own
+    wanted, names = [functions[name]], {name}
     for function in wanted:  # grows
         for node in ast.walk(function):
             if isinstance(node, ast.Name) and node.id in functions and node.id not in names:
@@ -81,21 +82,36 @@ def graph() -> grimp.ImportGraph:
     return grimp.build_graph(PACKAGE.name, exclude_type_checking_imports=True, cache_dir=None)
 
 
-def imports(function: ast.FunctionDef) -> Iterator[str]:
-    """The modules of the package that a command's function imports, and those that `cli.py` imports at its top."""
-    top = [node for node in commands().body if isinstance(node, ast.ImportFrom)]
-    for node in (*top, *ast.walk(function)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE.name:
-            submodules = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (name if name in graph().modules else node.module for name in submodules)
+def imports(stage: str) -> set[str]:
+    """The modules of the package that a stage's command imports, in its functions or by a name from the top of `cli.py`."""
+    functions = command(stage)
+    used = {node.id for function in functions for node in ast.walk(function) if isinstance(node, ast.Name)}
+    inside = [node for function in functions for node in ast.walk(function) if isinstance(node, ast.ImportFrom)]
+    top = [node for node in commands().body if isinstance(node, ast.ImportFrom) and used & {alias.name for alias in node.names}]
+    named = {name for node in (*top, *inside) for alias in node.names for name in (node.module, f"{node.module}.{alias.name}")}
+    return {name for name in graph().modules if name in named or (functions[0].name == "verb" and name.endswith(f".{stage}"))}
 
 
 @cache
 def reached(module: str) -> frozenset[Path]:
-    """The files of a module, of all that it imports, and of the packages that these are in."""
-    modules = {module, *graph().find_upstream_modules(module)}
+    """The files of a module, of all that it imports or takes from the registry, and of the packages that these are in."""
+    wanted, modules = [module], set[str]()
+    for name in wanted:  # grows
+        for upstream in {name, *graph().find_upstream_modules(name)} - modules:
+            modules.add(upstream)
+            for package in registered(file_of(upstream).read_bytes()):
+                wanted += [f"{package}.{found}" for found in registry.names(package)]
     packages = {".".join(name.split(".")[:depth]) for name in modules for depth in range(1, name.count(".") + 1)}
     return frozenset(map(file_of, modules | packages))
+
+
+@cache
+def registered(source: bytes) -> frozenset[str]:
+    """The packages whose modules a module takes from the registry, `modules(CORPORA)`: no import statement names those."""
+    calls = [node for node in ast.walk(parsed(source)) if isinstance(node, ast.Call) and len(node.args) == 1]
+    names = [(getattr(call.func, "attr", getattr(call.func, "id", "")), call.args[0]) for call in calls]
+    kinds = [getattr(kind, "attr", getattr(kind, "id", "")) for function, kind in names if function == "modules"]
+    return frozenset(getattr(registry, kind) for kind in kinds if hasattr(registry, kind))
 
 
 def file_of(module: str) -> Path:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from mi_llm import storage
 from mi_llm.construct.split import other_ways
 from mi_llm.corpora import release
-from mi_llm.corpora.fetch import Source, sources
+from mi_llm.corpora.fetch import Source, source_of, sources
 from mi_llm.corpora.files import from_archive
 from mi_llm.llm import ask
 from mi_llm.models import hub
@@ -78,7 +78,7 @@ def mirror_has(source: Source, machine: "Machine") -> bool:
 def corpora(study: Study, machine: "Machine") -> Iterator[Need]:
     """The public corpora."""
     for corpus in study.acquire.upstream:
-        source, acquired = sources()[corpus], study.folder / "acquire" / corpus / "metrics.json"
+        source, acquired = source_of(corpus), study.folder / "acquire" / corpus / "metrics.json"
         fetchable = machine.network and (source.commit or any(source.files.values()))
         state: State = "absent"
         if acquired.exists() and storage.read_json(acquired)["files"]:

@@ -5,18 +5,32 @@ stand as comments in the root `params.yaml`.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
-from mi_llm import storage
+from mi_llm import registry, storage
 from mi_llm.problem import Problem
 
-Corpus = Literal["cpsycound", "psydtcorpus", "smilechat", "psy_insight", "efaqa", "annomi", "release"]
-CORPORA = get_args(Corpus)
+
+def one_of(names: Callable[[], tuple[str, ...]]) -> AfterValidator:
+    """A check that a name is among those of a registry, which are looked up when a study is read."""
+
+    def check(name: str) -> str:
+        if name not in (known := names()):
+            raise ValueError(f"one of {', '.join(known)}")
+        return name
+
+    return AfterValidator(check)
+
+
+Corpus = Annotated[str, one_of(partial(registry.names, registry.CORPORA))]
+Coder = Annotated[str, one_of(partial(registry.names, registry.CODERS))]
+ChatFormat = Annotated[str, one_of(registry.chat_formats)]
 Arm = Literal["base", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 SERVED = {"base": "", "tuned": "+mi"}  # what a model server adds to a model's name for each arm
@@ -145,7 +159,7 @@ class Base(Section):
     """The models to be tuned: where each comes from, and its chat format."""
 
     source: Literal["folder", "hub"]
-    formats: dict[str, Literal["baichuan2", "glm4", "llama3"]]
+    formats: dict[str, ChatFormat]
 
 
 class Lora(Section):
@@ -272,12 +286,12 @@ class Blind(Section):
 
 
 class Code(Section):
-    """Who codes the packets: `lexical` (words alone), `llm` (the model of section `llm`), or `human`.
+    """Who codes the packets, a module of `miti/coder/`: `lexical` (words alone), `llm` (the model of section `llm`), or `human`.
 
     `human` is also the folder in which people's codes.csv and globals.csv are.
     """
 
-    coder: Literal["lexical", "llm", "human"]
+    coder: Coder
     human: str
     temperature: float = Field(ge=0, le=2)
 
@@ -461,7 +475,7 @@ def describe(fault: Any) -> tuple[str, str]:
         return f"unknown key {key}", f"for {key}: one of {', '.join(known_keys(fault['loc'][:-1]))}"
     if fault["type"] == "missing":
         return f"{key} is missing", f"for {key}: a value"
-    return f"{key} is {fault['input']!r}"[:200], f"for {key}: {fault['msg']}"
+    return f"{key} is {fault['input']!r}"[:200], f"for {key}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def known_keys(place: tuple[str | int, ...]) -> list[str]:

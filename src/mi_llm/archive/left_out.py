@@ -10,16 +10,6 @@ from mi_llm import models
 from mi_llm.corpora.fetch import sources
 from mi_llm.models.hub import entries
 
-REASONS = {  # by corpus: what its licence, as sources.yaml states it, means for passing it on
-    "cpsycound": "its licence allows passing it on; the miniature does not need it, and its repository keeps it",
-    "psydtcorpus": "its licence is not clear enough to pass it on",
-    "smilechat": "its licence allows passing it on; the miniature does not need it, and its repository keeps it",
-    "psy_insight": "no licence is stated: nobody may pass it on",
-    "efaqa": "its licence is bought and forbids passing it on",
-    "annomi": "no licence is stated: nobody may pass it on",
-    "release": "no licence is stated: nobody may pass it on",
-}
-
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -36,7 +26,7 @@ def corpora() -> list[LeftOut]:
     """The public files that sources.yaml pins."""
     rows = []
     for name, source in sources().items():
-        repository, reason = f"{source.repository} at {source.commit}", REASONS[name]
+        repository, reason = f"{source.repository} at {source.commit}", source.left_out
         fetch = f"{source.address(source.commit)}, kept in the mirror folder as {source.archive(source.commit)}"
         for path, blob in {**source.paths, **source.optional}.items():
             rows.append(LeftOut(f"{name}: {path} of {repository}", source.licence, reason, fetch, f"git:{blob}"))

@@ -19,6 +19,7 @@ from mi_llm.audit import annomi, codes, counts, dialogs, statements
 from mi_llm.audit.evidence import Evidence
 from mi_llm.audit.findings import LANGUAGES, findings
 from mi_llm.audit.verdict import VERDICTS, Claim, Paper, Result, claims
+from mi_llm.paper.models import tuned
 from mi_llm.score.baselines import baselines
 from mi_llm.stage import stage
 from mi_llm.study import Study
@@ -63,8 +64,9 @@ def paper_scores(paper: Paper) -> pd.DataFrame:
     """The paper's models as rows of the baselines table; it gives BLEU-4 only."""
     found = []
     for arm, word in (("base", "base"), ("ft", "tuned")):
-        for model in ("Baichuan2", "ChatGLM4", "Llama3"):
-            found.append({"predictor": f"paper: {model}, {word}", "bleu_4": float(paper[f"X-bleu-{arm}-{model}"].reported)})
+        for model in tuned().values():
+            claim = paper[f"X-bleu-{arm}-{model.figure_3}"]
+            found.append({"predictor": f"paper: {model.figure_3}, {word}", "bleu_4": float(claim.reported)})
     return pd.DataFrame(found)
 
 

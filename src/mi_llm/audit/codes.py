@@ -14,10 +14,11 @@ from scipy import stats
 
 from mi_llm.audit.evidence import Evidence
 from mi_llm.audit.verdict import Claim, Paper, Printed, Result, Verdict, judged, listed, unknown
+from mi_llm.paper.models import REAL, tuned
 
 GLOBALS = ("CCT", "SST", "EMP", "PAR")
 COUNTS = ("GI", "PwP", "Q", "SR", "CR", "TR", "AF", "SEEK", "EA", "PERS", "CONF")
-COLUMNS = {"Baichuan": 10, "GLM": 10, "Llama": 10, "Real": 30}  # Table 6's columns, and their dialogs as stated
+COLUMNS = {model.table_6: 10 for model in tuned().values()} | {REAL: 30}  # Table 6's columns, and their dialogs as stated
 SIZES = (9, 10, 30)
 RATERS = (1, 2)
 SUMS = {"TR": ("SR", "CR"), "TECH": ("CCT", "SST"), "REL": ("PAR", "EMP")}  # rows that follow from two others
@@ -260,9 +261,7 @@ def welch(paper: Paper, row: str, column: str, other: str = "Real") -> dict[str,
 def comparisons(paper: Paper) -> pd.DataFrame:
     """Welch's test of every indicator of Table 6, each model against the real dialogs, with p adjusted by Holm over all."""
     rows = [
-        welch(paper, row, column)
-        for row in (*GLOBALS, *COUNTS, *RATIOS, "TECH", "REL")
-        for column in ("Baichuan", "GLM", "Llama")
+        welch(paper, row, column) for row in (*GLOBALS, *COUNTS, *RATIOS, "TECH", "REL") for column in COLUMNS if column != REAL
     ]
     table = pd.DataFrame(rows)
     order = table["p"].sort_values().index

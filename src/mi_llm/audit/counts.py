@@ -7,18 +7,12 @@ import re
 from mi_llm.audit.codes import COLUMNS, COUNTS, RATERS, cell, totals
 from mi_llm.audit.dialogs import sample_of_transcripts, topic_test, tuned
 from mi_llm.audit.evidence import Evidence
-from mi_llm.audit.verdict import Claim, Paper, Printed, Result, equal, holds, judged, listed, unknown
+from mi_llm.audit.verdict import Claim, Paper, Printed, Result, Verdict, equal, holds, judged, listed, unknown
 from mi_llm.corpora.fetch import sources
-from mi_llm.corpora.release import MODELS, hyperparameters
+from mi_llm.corpora.release import hyperparameters
+from mi_llm.paper import models
 
 CHINESE = ("cpsycound", "psydtcorpus", "smilechat", "psy_insight", "efaqa")  # Results, Screening
-TUNED = {  # Methods, Original Model Information: the model that a row of Table 1 is about
-    "Baichuan2-7B-Chat": "baichuan-inc/Baichuan2-7B-Chat",
-    "ChatGLM-4-9B-Chat": "THUDM/glm-4-9b-chat",
-    "Llama-3-8B-Chinese-v2": "shenzhi-wang/Llama3-8B-Chinese-Chat",
-    "GPT-4": "GPT-4",
-    "Meta-Llama-3-8B": "meta-llama/Meta-Llama-3-8B",
-}
 SETTINGS = {"scheduler": "lr_scheduler_type", "epochs": "num_train_epochs", "precision": "bf16"}  # the appendix's names
 SYMBOLS = ("CCT", "SST", "Partnership", "Empathy", "SR", "CR", "Q", "SC", "AF", "EA", "Confront", "Persuade")
 
@@ -29,11 +23,11 @@ def cited_benchmark(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     if fact.get("value") is None:
         return unknown(f"Not found in the cited source. {fact.get('note', '')}".strip())
     source = evidence.literature["sources"][fact["source"]]
-    model = claim.location.split(" / ")[1]
+    meant = models.rows_of_table_1()[claim.location.split(" / ")[1]]
     note = f"{source['title']} ({source['url']}; {source['place']}; {fact.get('setting', 'setting not given')}): {fact['value']} for {fact['model']}."
     result = judged(claim, float(fact["value"]), None, note)
-    if result.verdict != "differs" and fact["model"] != TUNED[model]:
-        note += f" The model of this row is {TUNED[model]}: another one."
+    if result.verdict != "differs" and fact["model"] != meant:
+        note += f" The model of this row is {meant}: another one."
         return Result("inconsistent", note, result.recomputed)
     return result
 
@@ -209,13 +203,15 @@ def unstated_settings(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
 
 def simulated_dialogs(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """The released dialogs with tuned models, counted."""
-    counts = [len(tuned(evidence, model)) for model in dict.fromkeys(MODELS.values())]
-    if not any(counts):
+    order = [dialog.meta["model"] for dialog in evidence.simulated]  # the workbook's
+    counts = {model: len(tuned(evidence, model)) for model in dict.fromkeys([*order, *models.tuned()])}
+    if not any(counts.values()):
         return unknown("the released workbook was not to be had")
-    note = f"{', '.join(f'{model}: {count}' for model, count in zip(dict.fromkeys(MODELS.values()), counts, strict=True))}."
+    note = f"{', '.join(f'{model}: {count}' for model, count in counts.items())}."
     if claim.id == "X-10each":
-        return Result("reproduced" if set(counts) == {10} else "differs", note, "/".join(str(count) for count in counts))
-    return judged(claim, sum(counts), None, note)
+        verdict: Verdict = "reproduced" if set(counts.values()) == {10} else "differs"
+        return Result(verdict, note, "/".join(map(str, counts.values())))
+    return judged(claim, sum(counts.values()), None, note)
 
 
 def random_sample(claim: Claim, paper: Paper, evidence: Evidence) -> Result:

@@ -13,10 +13,11 @@ from mi_llm.audit.evidence import Evidence, without_punctuation
 from mi_llm.audit.verdict import Claim, Paper, Result, claims, judged, unknown
 from mi_llm.codebook.topics import topic, words
 from mi_llm.dialog import Dialog, volley_lengths
+from mi_llm.paper import models
 
 Labelled = Sequence[Sequence[tuple[str, str]]]  # dialogs of (label, text) messages
 COLUMN = {"rounds": "rounds", "counselor": "client", "client": "counselor"}  # Table 3 prints the roles under each other's head
-MODELS = {"bai": "baichuan2-7b", "glm": "glm-4-9b", "lla": "llama-3-8b-chinese"}
+MODELS = {model.table_4: name for name, model in models.tuned().items()}  # as Table 4's claims name them
 CASES = 3134  # cases of CPsyCounD, by its README
 DRAWS = 20_000  # random samples of a permutation test
 
@@ -248,7 +249,7 @@ def simulated_topic(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     others = table[table["topic"] == "Other"].groupby("model").size()
     if found != claim.reported and len(others):
         note += f" Dialogs on none of the paper's topics: {listed_counts(others)}."
-    if found != claim.reported and (counts.drop("baichuan2-7b") == printed).all():
+    if found != claim.reported and (counts.drop(MODELS["bai"]) == printed).all():
         note += " The dialog missing from the workbook is one of these, if it is as in the other models."
     return Result("reproduced" if found == claim.reported else "differs", note, found)
 

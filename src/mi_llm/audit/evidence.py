@@ -17,10 +17,11 @@ from ruamel.yaml import YAML
 from mi_llm import storage
 from mi_llm.audit.verdict import claims
 from mi_llm.corpora import annomi, release
+from mi_llm.corpora.fetch import sources
 from mi_llm.corpora.files import File, from_archive
 from mi_llm.corpora.reading import ROLES
 from mi_llm.dialog import Dialog, Round, characters, read_dialogs, read_rounds
-from mi_llm.study import CORPORA, Study
+from mi_llm.study import Study
 
 LABELLED = re.compile(r"(来访者|心理咨询师)：(.*)")
 
@@ -53,7 +54,7 @@ class Evidence:
     def missing(self) -> pd.DataFrame:
         """What could not be had: corpus, path, why, remedy."""
         tables = []
-        for corpus in CORPORA:
+        for corpus in sources():
             if corpus in self.study.acquire.upstream:
                 table = pd.read_csv(self.study.folder / "acquire" / corpus / "missing.csv", dtype=str)
                 table.insert(0, "corpus", corpus)

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from mi_llm.audit.codes import COLUMNS, GLOBALS, ratio_bounds
 from mi_llm.audit.evidence import Evidence
 from mi_llm.audit.verdict import Paper, Result
+from mi_llm.paper import models as paper_models
 
 RARE = 0.01  # share of random samples below which a finding is made of it
 PARTS = ("title", "found", "implies", "otherwise")
@@ -134,7 +135,7 @@ def trivial(tables: dict[str, pd.DataFrame]) -> list[Finding]:
         "scores": {name: f"{table.loc[name, 'bleu_4']:.2f}" for name in names},
         **{name: f"{value:.2f}" for name, value in ends.items()},
     }
-    shown = tuple(f"X-bleu-base-{model}" for model in ("Baichuan2", "ChatGLM4", "Llama3"))
+    shown = tuple(f"X-bleu-base-{model.figure_3}" for model in paper_models.tuned().values())
     return [Finding("trivial", facts, shown, ("baselines", "baselines_aligned"))]
 
 
@@ -184,7 +185,7 @@ def cited(results: dict[str, Result], evidence: Evidence) -> list[Finding]:
 
 def one_deviation(results: dict[str, Result]) -> list[Finding]:
     """Impossible values outside the Baichuan2 column."""
-    names = [name for column in ("GLM", "Llama", "Real") for name in impossible(results, column)]
+    names = [name for column in COLUMNS if column != "Baichuan" for name in impossible(results, column)]
     if not names:
         return []
     words = {True: "globals", False: "counts"}

@@ -7,9 +7,10 @@ rates for each counselor volley where length may explain a difference.
 from mi_llm.audit.codes import COUNTS, GLOBALS, cell, ratio_bounds, welch
 from mi_llm.audit.evidence import Evidence
 from mi_llm.audit.verdict import Claim, Paper, Result, holds, listed
+from mi_llm.paper.models import REAL, tuned
 
-MODELS = ("Baichuan", "GLM", "Llama")
-ROUNDS = {"Baichuan": "T4-bai-rounds", "GLM": "T4-glm-rounds", "Llama": "T4-lla-rounds", "Real": "T4-real-rounds"}
+MODELS = tuple(model.table_6 for model in tuned().values())
+ROUNDS = {model.table_6: f"T4-{model.table_4}-rounds" for model in tuned().values()} | {REAL: "T4-real-rounds"}
 INFREQUENT = 0.10  # share of all behaviors below which one counts as infrequent
 
 
@@ -156,7 +157,7 @@ def lengths(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
         value("real", "rounds") > value(row, "rounds")
         and value("real", "counselor") < value(row, "counselor")
         and value("real", "client") > value(row, "client")
-        for row in ("bai", "glm", "lla")
+        for row in (model.table_4 for model in tuned().values())
     )
     return holds(truth, "by the printed means of Table 4")
 

@@ -21,7 +21,7 @@ from mi_llm.study import Screen, Study
 
 def sample(study: Study, corpus: str, dialogs: list[Dialog]) -> list[Dialog]:
     """Draw the study's number of dialogs from a corpus: seeded, in the order drawn."""
-    wanted = study.transcribe.sample[corpus]  # type: ignore[index]
+    wanted = study.transcribe.sample[corpus]
     if wanted > len(dialogs):
         raise Problem(
             f"{study.params}: transcribe.sample.{corpus}",

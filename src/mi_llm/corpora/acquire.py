@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from mi_llm import storage
-from mi_llm.corpora.fetch import Missing, Source, fetch, sources
+from mi_llm.corpora.fetch import Missing, Source, fetch, source_of
 from mi_llm.corpora.files import File, from_folder, natural, write_archive
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
@@ -88,7 +88,7 @@ def acquire(study: Study, corpus: str) -> None:
         missing: list[Missing] = []
         scratch = out.parent / f".{corpus}"
         if upstream:
-            source, mirror = sources()[corpus], os.environ.get("MI_LLM_MIRROR")
+            source, mirror = source_of(corpus), os.environ.get("MI_LLM_MIRROR")
             if mirror and not Path(mirror).is_dir():
                 raise Problem(mirror, "no such folder", "a folder with the public archives", "correct MI_LLM_MIRROR, or unset it")
             known = pack(

@@ -8,6 +8,7 @@ from mi_llm.corpora.files import File
 from mi_llm.corpora.reading import Repairs, assemble, require
 from mi_llm.dialog import Dialog
 
+NAME = "CPsyCounD"
 LABEL = re.compile(r"(来访者|心理咨询师|咨询师)(?P<qualified>（[^）]*）|\d+)?\s*(?P<colon>[：:])\s*")
 
 

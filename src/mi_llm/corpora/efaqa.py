@@ -8,6 +8,8 @@ from mi_llm.corpora.reading import Repairs, assemble, parse_lines, require
 from mi_llm.dialog import Dialog
 from mi_llm.problem import Problem
 
+NAME = "Emotional First Aid"
+
 
 def unpacked(file: File) -> File:
     """The file itself, or what its gzip envelope holds, up to the size a corpus can sensibly have."""

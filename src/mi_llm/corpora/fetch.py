@@ -46,6 +46,7 @@ class Source(BaseModel):
     earlier: Commit | None = None
     files: dict[str, str] = {}
     licence: str
+    left_out: str
     citation: str
     obtain: str = ""
     host: str = GITHUB
@@ -72,6 +73,14 @@ def sources() -> dict[str, Source]:
     """The pinned public sources, by corpus."""
     text = (resources.files(__package__) / "sources.yaml").read_text(encoding="utf-8")
     return {name: Source.model_validate(entry) for name, entry in YAML(typ="safe").load(text).items()}
+
+
+def source_of(corpus: str) -> Source:
+    """The pinned source of a corpus that a study takes from upstream; raises Problem where there is none."""
+    if corpus not in (known := sources()):
+        remedy = "give it an entry in src/mi_llm/corpora/sources.yaml, or keep its files here"
+        raise Problem(f"acquire.upstream: {corpus}", "no pinned source", f"one of {', '.join(known)}", remedy)
+    return known[corpus]
 
 
 def fetch(source: Source, mirror: Path | None, scratch: Path, missing: list[Missing]) -> Iterator[File]:

@@ -6,6 +6,8 @@ from mi_llm.corpora.files import File
 from mi_llm.corpora.reading import Repairs, assemble, parse_list, require
 from mi_llm.dialog import Dialog
 
+NAME = "Psy-Insight"
+
 
 def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
     """Yield one dialog an entry; the therapist (`Supporter`) may speak first."""

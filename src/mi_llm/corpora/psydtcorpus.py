@@ -6,6 +6,8 @@ from mi_llm.corpora.files import File
 from mi_llm.corpora.reading import Repairs, assemble, parse_list, require
 from mi_llm.dialog import Dialog
 
+NAME = "PsyDTCorpus"
+
 
 def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
     """Yield the dialogs of every `.json` file; system turns hold a prompt, not speech, and are left out."""

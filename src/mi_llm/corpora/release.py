@@ -18,8 +18,11 @@ from mi_llm import storage
 from mi_llm.corpora.files import File, office
 from mi_llm.corpora.reading import ROLES, Repairs, assemble, parse_list, require
 from mi_llm.dialog import Dialog, Round, Turn, write_dialogs, write_rounds
+from mi_llm.paper.models import tuned
 from mi_llm.problem import Problem
 
+NAME = "Authors' release"
+NAME_ZH = "作者公布的数据"
 DIALOGS = "训练集和测试集/eval_40 - 转换前.json"
 ROUNDS = "训练集和测试集/eval_40.json"
 TRAINING = "训练集和测试集/trian_2000.json"  # spelled so there
@@ -29,7 +32,7 @@ APPENDIX = "附录.docx"
 OUTLINES = "对话纲要"
 OUTLINE_COLUMNS = {"健康行为": "behavior", "具体表现": "manifestation", "行为原因": "reason", "改变意愿": "willing"}
 ARMS = {"微调": "tuned", "原始": "base"}
-MODELS = {"glm": "glm-4-9b", "baichuan": "baichuan2-7b", "bacihuan": "baichuan2-7b", "llama": "llama-3-8b-chinese"}
+MODELS = {word: name for name, model in tuned().items() for word in model.sheets}  # by a word in a sheet's title
 REMARK = re.compile(r"^[（(]\s*(PS|ps|注|备注)\s*[:：].*[）)]$", re.DOTALL)  # a researcher speaking beside the dialog
 SECTIONS = {"三": "rating", "四": "transcription"}  # of the appendix: those that hold a prompt
 HEADING = re.compile(r"([一二三四五六])、(?=动机式|GPT-4|模型微调)")

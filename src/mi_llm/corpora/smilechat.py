@@ -7,6 +7,8 @@ from mi_llm.corpora.files import File
 from mi_llm.corpora.reading import Repairs, assemble, parse_list, require
 from mi_llm.dialog import Dialog
 
+NAME = "SmileChat"
+
 
 def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
     """Yield one dialog a file, in the order of the files' numbers."""

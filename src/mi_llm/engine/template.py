@@ -19,6 +19,7 @@ from mi_llm.dialog import Turn
 
 Placement = Literal["query", "system"]
 Message = dict[str, str]
+TEMPLATES = resources.files(__package__) / "templates"
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 
 
@@ -43,17 +44,22 @@ class ChatFormat:
 
     @cached_property
     def original(self) -> str:
-        """The Jinja source of the form that the model was published with, for serving; its file names the differences."""
-        return self._file(f"{self.name}.original.jinja")
+        """The Jinja source of the form that the model was published with, for serving; its file names the differences.
+
+        Without such a file the two forms are one.
+        """
+        published = f"{self.name}.original.jinja"
+        return self._file(published) if (TEMPLATES / published).is_file() else self.template
 
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Token ids that end a reply."""
         return [tokenizer.convert_tokens_to_ids(token) for token in self.stops]
 
     def _file(self, name: str) -> str:
-        return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
+        return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
+# A further format is an entry of FORMATS, and its template.
 BAICHUAN2 = ChatFormat("baichuan2", "</s>", ("</s>", "<reserved_106>"), True)
 GLM4 = ChatFormat("glm4", "<|endoftext|>", ("<|endoftext|>", "<|user|>", "<|observation|>"), True)
 LLAMA3 = ChatFormat("llama3", "<|eot_id|>", ("<|eot_id|>", "<|end_of_text|>"), False)

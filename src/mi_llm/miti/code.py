@@ -1,8 +1,9 @@
 """Stage `code`: give every packet its MITI codes (paper, Methods, Manual Evaluation), by people, a language model or words alone.
 
-Reads `blind/packets/` and, as `code.coder` says, `codes.csv` and `globals.csv` of people (folder `code.human`), recorded answers
-of a language model (`llm/ask.py`), or neither. Writes `code/codes.csv` and `globals.csv` and, of a model, `cassette.jsonl`,
-kept from run to run. The column `rater` says who coded: `lexical` and `llm:<model>` are no people; people may not be called so.
+Reads `blind/packets/` and what the coder that `code.coder` names needs beside it (a module of `miti/coder/`): `codes.csv` and
+`globals.csv` of people (folder `code.human`), recorded answers of a language model (`llm/ask.py`), or nothing. Writes
+`code/codes.csv` and `globals.csv` and, of a model, `cassette.jsonl`, kept from run to run. The column `rater` says who coded:
+`lexical` and `llm:<model>` are no people; people may not be called so.
 
 The model is asked twice about each counselor volley, first to cut it into utterances, then to code them, and once about each
 transcript for the globals. What it is told of the codes is the codebook (`coding.py`).
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mi_llm import prompts, storage
+from mi_llm import prompts, registry, storage
 from mi_llm.codebook import lexical
 from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, Behaviour, Global, volley
 from mi_llm.dialog import Turn
@@ -35,7 +36,8 @@ Place = tuple[str, int]  # a transcript's name, and the number of one of its tur
 
 CODES = ["rater", "packet", "volley", "code"]
 RATINGS = ["rater", "packet", "code", "rating"]
-LEXICAL, MODEL = "lexical", "llm:"  # the raters that are no people: one name, and how the others begin
+LEXICAL, MODEL = "lexical", "llm:"  # the raters of two coders that are no people: one name, and how the others begin
+PEOPLE = "human"  # the coder whose raters may have any name but a program's
 NONE = "none"  # what a model says of an utterance without a code
 CONTEXT = 6  # turns before a volley that the model sees
 SCALE = range(1, 6)
@@ -128,15 +130,22 @@ def require(condition: bool, where: str, found: str, expected: str) -> None:
         raise refusal(where, found, expected)
 
 
+def coder_of(rater: str) -> str:
+    """The coder that a rater belongs to, by its name: a program's is the coder's, and perhaps a colon and more."""
+    name = rater.partition(":")[0]
+    return name if name in registry.names(registry.CODERS) else PEOPLE
+
+
 def automatic(rater: str) -> bool:
-    """Whether a rater is no person: the lexical coder, or a language model."""
-    return rater == LEXICAL or rater.startswith(MODEL)
+    """Whether a rater is no person."""
+    return coder_of(rater) != PEOPLE
 
 
 def whose(where: str, rater: str, packet: str, transcripts: Transcripts) -> tuple[str, str]:
     """The rater and packet of a row; refused where nobody coded, or no person, or where there is no such packet."""
     person = rater == rater.strip() != "" and not automatic(rater)
-    require(person, where, f"the rater {rater!r}", f"a person's name or number, not {LEXICAL} or {MODEL}…")
+    programs = " or ".join(name for name in registry.names(registry.CODERS) if name != PEOPLE)
+    require(person, where, f"the rater {rater!r}", f"a person's name or number, not {programs}")
     require(packet in transcripts, where, f"the packet {packet!r}", "the name of a packet of this study")
     return rater, packet
 
@@ -408,7 +417,8 @@ def questions_about(study: Study, name: str, transcripts: Transcripts) -> list[Q
 
 def questions(study: Study) -> list[Question]:
     """The requests that the stage's codes take; none where no model codes."""
-    return questions_about(study, "code", packets(study.folder / "blind" / "packets")) if study.code.coder == "llm" else []
+    coder = registry.modules(registry.CODERS)[study.code.coder]
+    return list(coder.questions(study)) if hasattr(coder, "questions") else []
 
 
 def tables(codings: Sequence[Coding]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -432,18 +442,12 @@ def read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def code(study: Study) -> None:
     """Have all packets coded; see the module."""
-    folder, human = study.folder / "blind" / "packets", Path(study.code.human)
-    with stage(study, "code", None, [folder, human] if study.code.coder == "human" else [folder]) as out:
+    folder, coder = study.folder / "blind" / "packets", registry.modules(registry.CODERS)[study.code.coder]
+    with stage(study, "code", None, [folder, *(coder.inputs(study) if hasattr(coder, "inputs") else [])]) as out:
         transcripts = packets(folder)
-        if study.code.coder == "human":
-            codings = by_people(human, transcripts)
-        elif study.code.coder == "llm":
-            codings = by_model(study, "code", transcripts)
-        else:
-            codings = [Coding(LEXICAL, packet, by_words(turns), {}) for packet, turns in transcripts.items()]
-        if not codings and study.code.coder != "lexical":
-            how = ask.how_to_record(study, "code") if study.code.coder == "llm" else f"export them from the desk into {human}"
-            print(f"code: nothing is coded; to have codes: {how}")
+        codings: list[Coding] = coder.code(study, transcripts)
+        if not codings and hasattr(coder, "remedy"):
+            print(f"code: nothing is coded; to have codes: {coder.remedy(study)}")
         for name, table in zip(("codes", "globals"), tables(codings), strict=True):
             storage.write_text(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
         numbers = {

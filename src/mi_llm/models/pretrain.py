@@ -25,7 +25,7 @@ from transformers import GlmConfig, GlmForCausalLM, LlamaConfig, LlamaForCausalL
 from mi_llm.corpora import files, smilechat
 from mi_llm.corpora.reading import Repairs
 from mi_llm.dialog import Dialog
-from mi_llm.engine.template import BAICHUAN2, FORMATS, GLM4, LLAMA3, ChatFormat, Message, encode, messages
+from mi_llm.engine.template import BAICHUAN2, GLM4, LLAMA3, ChatFormat, Message, encode, messages
 
 SPECIAL = [
     "<unk>", "<pad>", "<s>", "</s>", "<reserved_106>", "<reserved_107>",
@@ -216,6 +216,3 @@ def train_one(
     tokenizer.chat_template = chat_format.template
     tokenizer.save_pretrained(out)
     (out / "pretraining.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
-
-
-assert set(FORMATS) == {chat_format.name for chat_format in FORMAT_OF.values()}

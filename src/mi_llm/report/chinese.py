@@ -1,4 +1,5 @@
-"""What the tables' headings and names are called in Chinese: one mapping, `chinese.yaml`, and the codebook's own names.
+"""What the tables' headings and names are called in Chinese: one mapping, `chinese.yaml`, and the names that the
+codebook and the corpora bring.
 
 Names that belong to a study (its models, its corpora, file names) stay as they are; so do numbers.
 """
@@ -9,6 +10,7 @@ from importlib import resources
 
 from ruamel.yaml import YAML
 
+from mi_llm.registry import CORPORA, modules
 from mi_llm.report import manual
 
 
@@ -16,8 +18,9 @@ from mi_llm.report import manual
 def words() -> tuple[dict[str, str], dict[re.Pattern[str], str]]:
     """English to Chinese: whole texts, and patterns whose groups are put into Chinese in their turn."""
     content = YAML(typ="safe").load((resources.files(__package__) / "chinese.yaml").read_text(encoding="utf-8"))
-    codebook = dict(manual.CHINESE)
-    return codebook | content["names"], {re.compile(pattern): into for pattern, into in content["patterns"].items()}
+    corpora = {module.NAME: module.NAME_ZH for module in modules(CORPORA).values() if hasattr(module, "NAME_ZH")}
+    patterns = {re.compile(pattern): into for pattern, into in content["patterns"].items()}
+    return manual.CHINESE | corpora | content["names"], patterns
 
 
 def chinese(text: str) -> str:

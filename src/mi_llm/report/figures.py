@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Sequence
-from importlib import resources
 
 import matplotlib as mpl
 import numpy as np
@@ -14,7 +13,8 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.patheffects import withStroke
 from scipy.optimize import isotonic_regression
 
-from mi_llm.report.tables import METRIC_NAMES
+from mi_llm.report.stages import stages as every_stage
+from mi_llm.score.metrics import METRIC_NAMES
 from mi_llm.study import ARMS
 
 BASE, TUNED = "#9fb0c3", "#0f766e"
@@ -181,11 +181,9 @@ def arms(table: pd.DataFrame, names: dict[str, str], models: tuple[str, ...]) ->
 
 
 def stages() -> pd.DataFrame:
-    """Figure 1 as a table: the stages, the phase of each (a folder of `src/mi_llm`), what it reads, what it does.
-
-    `stages.csv` says what `dvc.yaml` says, and a test holds it to that: DVC does not let a stage depend on `dvc.yaml` itself.
-    """
-    return pd.read_csv(str(resources.files(__package__) / "stages.csv"), keep_default_na=False).set_index("stage")
+    """Figure 1 as a table: the stages, the phase of each (a folder of `src/mi_llm`), what it reads, what it does."""
+    rows = [(stage.name, stage.phase, " ".join(stage.reads), stage.what) for stage in every_stage().values()]
+    return pd.DataFrame(rows, columns=["stage", "phase", "reads", "what"]).set_index("stage")
 
 
 def pipeline(table: pd.DataFrame) -> str:

@@ -1,7 +1,7 @@
 """The report's tables of the manual evaluation (paper, Tables 2, 4, 5 and 6), with the paper's printed numbers beside ours.
 
 Reads `summary/*.csv`, `blind/leaks.csv`, `miti/*.csv` and the raters in `code/codes.csv`; printed numbers are the audit's claims.
-A study's model stands beside the paper's model of the same architecture.
+A study's model stands beside the paper's model with the same chat format.
 """
 
 import math
@@ -9,14 +9,15 @@ from typing import Any
 
 import pandas as pd
 
+from mi_llm import registry
 from mi_llm.audit.verdict import claims
 from mi_llm.codebook import coding
-from mi_llm.miti.code import read_tables
+from mi_llm.miti.code import coder_of, read_tables
+from mi_llm.paper import models
 from mi_llm.report.tables import claimed, interval, p_value
 from mi_llm.study import Study
 
-PRINTED = {"baichuan2": ("bai", "Baichuan"), "glm4": ("glm", "GLM"), "llama3": ("lla", "Llama")}  # in Table 4, in Table 6
-REAL = ("real", "Real")
+REAL = ("real", models.REAL)  # the real sessions' columns in Tables 4 and 6
 SUMMARIES = (
     coding.REFLECTIONS,
     coding.COMPLEX_SHARE,
@@ -39,14 +40,14 @@ def read(study: Study, name: str) -> pd.DataFrame:
 def coders(study: Study, lang: str) -> str:
     """Who coded, in words: nobody takes an automatic code for a person's."""
     raters = sorted(read_tables(study.folder / "code")[0]["rater"].unique())
-    names = ", ".join(rater.removeprefix("llm:") for rater in raters)
-    if raters == ["lexical"]:
-        both = ("the lexical coder (automatic: it knows words, not meaning)", "词语编码程序（自动：只认词，不懂意思）")
-    elif raters and all(rater.startswith("llm:") for rater in raters):
-        both = (f"a language model (automatic): {names}", f"语言模型（自动）：{names}")
-    else:
-        both = (f"{len(raters)} people", f"{len(raters)} 人") if raters else ("nobody yet", "尚无")
-    return both[lang == "zh"]
+    by_coder = {coder: [rater for rater in raters if coder_of(rater) == coder] for coder in map(coder_of, raters)}
+    named = [
+        str(getattr(registry.modules(registry.CODERS)[coder].NAME, lang)).format(
+            count=len(own), raters=", ".join(rater.removeprefix(f"{coder}:") for rater in own)
+        )
+        for coder, own in by_coder.items()
+    ]
+    return "; ".join(named) or {"en": "nobody yet", "zh": "尚无"}[lang]
 
 
 def mean_sd(mean: float, sd: float) -> str:
@@ -64,10 +65,11 @@ def around(value: float, lo: float, hi: float) -> str:
 
 
 def printed(study: Study, source: str, arm: str) -> tuple[str, str] | None:
-    """The paper's columns in Tables 4 and 6 for an arm; None for an untuned model, which the paper does not have."""
+    """The paper's columns in Tables 4 and 6 for an arm; None for an untuned model, or another one than the paper's."""
     if arm == "real":
         return REAL
-    return PRINTED[study.base.formats[source]] if arm == "tuned" else None
+    known = models.of_format(study.base.formats[source]) if arm == "tuned" else None
+    return (known.table_4, known.table_6) if known else None
 
 
 def arm_name(source: str, arm: str) -> str:

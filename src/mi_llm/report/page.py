@@ -22,15 +22,12 @@ from mi_llm.report import documents, figures, manual, published, tables
 from mi_llm.report.checklist import as_table, checklist
 from mi_llm.report.chinese import chinese
 from mi_llm.report.rounds import ShownRound, page_of_rounds, shown_rounds
+from mi_llm.report.stages import before, stages
 from mi_llm.stage import stage
 from mi_llm.study import ARMS, Study
 
 PAGES = ("index", "rounds", "models", "data", "checklist")
 SUFFIXES = {"en": "", "zh": ".zh"}
-BEFORE = (
-    "read", "rate", "screen", "translate", "split", "finetune", "respond", "score", "simulate", "blind", "code", "summary",
-    "miti", "audit",
-)  # fmt: skip
 
 
 def examples(study: Study, shown: Sequence[ShownRound]) -> list[ShownRound]:
@@ -52,9 +49,9 @@ def example_talk(study: Study) -> Dialog | None:
 
 def provenance(study: Study) -> pd.DataFrame:
     """Which versions computed each stage that these pages come after; others may or may not have run yet."""
-    rows = []
+    rows, earlier = [], before("report")
     for path in sorted(study.folder.glob("*/**/provenance.json")):
-        if path.relative_to(study.folder).parts[0] in (*BEFORE, "acquire", "transcribe", "base"):
+        if path.relative_to(study.folder).parts[0] in earlier:
             found = storage.read_json(path)
             versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
             rows.append({"stage": found["stage"], "versions": versions})
@@ -196,7 +193,7 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
 
 def report(study: Study) -> None:
     """Write the pages; see the module."""
-    inputs = [*(study.folder / name for name in BEFORE), documents.DATASHEET, documents.CITATION]
+    inputs = [*(study.folder / name for name in stages()["report"].reads), documents.DATASHEET, documents.CITATION]
     with stage(study, "report", None, inputs) as out:
         shown = all_tables(study)
         both = content(study, shown)

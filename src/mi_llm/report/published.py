@@ -15,11 +15,11 @@ from scipy import stats
 
 from mi_llm import storage
 from mi_llm.audit.verdict import Claim, Printed, claims
+from mi_llm.paper import models as paper_models
 from mi_llm.report import manual, tables
 from mi_llm.study import Study
 
 AGREES, DIFFERS, OTHER = "agrees", "differs", "other scale"
-SCORED = {"baichuan2": "Baichuan2", "glm4": "ChatGLM4", "llama3": "Llama3"}
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,16 @@ def own_scores(study: Study) -> Iterable[Own]:
     table = table[(table["set"] == table["set"].iloc[0]) & (table["metric"] == "bleu_4")].set_index(["model", "arm"])
     alike = {"base": study.base.source == "hub", "tuned": tuned_alike(study)}
     for model in study.models:
-        for arm in study.arms(model):
-            word = {"base": "base", "tuned": "ft"}[arm]
-            found, same = table.loc[(model, arm)], alike[arm] and study.split.test == "release"
-            yield Own(f"X-bleu-{word}-{SCORED[study.base.formats[model]]}", found["mean"], found["lo"], found["hi"], same)
+        for arm, claim in bleu_claims(study, model).items():
+            if arm in study.arms(model):
+                found, same = table.loc[(model, arm)], alike[arm] and study.split.test == "release"
+                yield Own(claim, found["mean"], found["lo"], found["hi"], same)
+
+
+def bleu_claims(study: Study, model: str) -> dict[str, str]:
+    """The ids of the paper's claims about the BLEU-4 of a study's model, by arm; none for a model the paper does not have."""
+    known = paper_models.of_format(study.base.formats[model])
+    return {arm: f"X-bleu-{word}-{known.figure_3}" for arm, word in (("base", "base"), ("tuned", "ft"))} if known else {}
 
 
 def met(study: Study, arm: str) -> bool:
@@ -163,7 +169,7 @@ def figure_3(study: Study, found: pd.DataFrame) -> pd.DataFrame:
     """The numbers of Figure 3 with what is printed of them, and verdicts."""
     table = tables.figure_3(study)
     names = [
-        [f"X-bleu-{word}-{SCORED[study.base.formats[model]]}" for word in ("base", "ft")] if metric == "BLEU-4" else []
+        list(bleu_claims(study, model).values()) if metric == "BLEU-4" else []
         for model, metric in zip(table.index, table["Metric"], strict=True)
     ]
     for place, heading in ((0, "Base"), (1, "Tuned")):

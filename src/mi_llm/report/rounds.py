@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from mi_llm import storage
 from mi_llm.dialog import Round
-from mi_llm.report.tables import METRIC_NAMES, SET_NAMES
+from mi_llm.report.tables import SET_NAMES
+from mi_llm.score.metrics import METRIC_NAMES
 from mi_llm.score.score import test_sets
 from mi_llm.study import Study
 

@@ -7,25 +7,11 @@ import pandas as pd
 from mi_llm import storage
 from mi_llm.audit.verdict import claims
 from mi_llm.miti.code import automatic, read_tables
+from mi_llm.registry import CORPORA, modules
+from mi_llm.score.metrics import METRIC_NAMES, OTHER_NAMES
 from mi_llm.study import ARMS, Study
 
-CORPUS_NAMES = {
-    "cpsycound": "CPsyCounD",
-    "psydtcorpus": "PsyDTCorpus",
-    "smilechat": "SmileChat",
-    "psy_insight": "Psy-Insight",
-    "efaqa": "Emotional First Aid",
-    "annomi": "AnnoMI",
-    "release": "Authors' release",
-}
-METRIC_NAMES = {"bleu_4": "BLEU-4", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "rouge_l": "ROUGE-L"}
-OTHER_NAMES = {
-    "sacrebleu_zh": "sacreBLEU (zh)",
-    "chrf": "chrF",
-    "rouge_score_1": "rouge-score 1",
-    "rouge_score_2": "rouge-score 2",
-    "rouge_score_l": "rouge-score L",
-}
+CORPUS_NAMES: dict[str, str] = {name: module.NAME for name, module in modules(CORPORA).items()}
 SET_NAMES = {"test": "test rounds", "published": "as published", "aligned": "repaired"}
 BASELINE_NAMES = {
     "echo_client": "echo client: the client's own words",

@@ -18,7 +18,8 @@ from mi_llm.dialog import Round, read_rounds
 from mi_llm.problem import Problem
 from mi_llm.score.baselines import baselines
 from mi_llm.score.diagnostics import diagnostics, repeated_4grams
-from mi_llm.score.libraries import POOLED, ROUGE, ROUGE_SIGNATURE, Pooled, pooled_scores, rouge_scores
+from mi_llm.score.libraries import POOLED, Pooled, pooled_scores
+from mi_llm.score.metrics import FAMILIES
 from mi_llm.score.text import LLAMA_FACTORY, SIGNATURES, all_scores
 from mi_llm.stage import stage
 from mi_llm.statistics import DialogBootstrap, cohens_d, holm, p_of_swaps, superiority
@@ -95,7 +96,7 @@ def sample_table(rounds: Sequence[Round], texts: dict[Arm, list[str]], pooled: d
         pd.DataFrame(about),
         pd.DataFrame(all_scores(replies, references * len(texts))),
         pd.DataFrame({name: [value for arm in texts for value in pooled[arm][name].by_round()] for name in POOLED}),
-        pd.DataFrame(rouge_scores(replies, references * len(texts))),
+        *(pd.DataFrame(family.of_rounds(replies, references * len(texts))) for family in FAMILIES),
         pd.DataFrame({"characters": map(len, replies), "repeated_4grams": map(repeated_4grams, replies)}),
     ]
     return pd.concat(parts, axis=1)
@@ -103,7 +104,8 @@ def sample_table(rounds: Sequence[Round], texts: dict[Arm, list[str]], pooled: d
 
 def scores_of(arm: Arm, samples: pd.DataFrame, pooled: dict[str, Pooled], bootstrap: DialogBootstrap) -> list[dict[str, Any]]:
     """One arm's scores with their intervals and signatures: the mean over rounds, or sacreBLEU's and chrF's of all together."""
-    signatures = SIGNATURES | {name: one.signature for name, one in pooled.items()} | dict.fromkeys(ROUGE, ROUGE_SIGNATURE)
+    signatures = SIGNATURES | {name: one.signature for name, one in pooled.items()}
+    signatures |= {name: family.signature for family in FAMILIES for name in family.names}
     rows = []
     for metric, signature in signatures.items():
         if metric in pooled:

@@ -1,0 +1,24 @@
+"""People, whose codes lie in the folder `code.human`, as the desk exports them."""
+
+from pathlib import Path
+
+from mi_llm.codebook.coding import Text
+from mi_llm.miti.code import Coding, Transcripts, by_people
+from mi_llm.study import Study
+
+NAME = Text("{count} people", "{count} 人")
+
+
+def code(study: Study, transcripts: Transcripts) -> list[Coding]:
+    """What people coded of each transcript."""
+    return by_people(Path(study.code.human), transcripts)
+
+
+def inputs(study: Study) -> list[Path]:
+    """The folder with their codes."""
+    return [Path(study.code.human)]
+
+
+def remedy(study: Study) -> str:
+    """How to have their codes."""
+    return f"export them from the desk into {study.code.human}"

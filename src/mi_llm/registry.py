@@ -1,0 +1,32 @@
+"""What parameters may name beside numbers and words: corpora, coders, chat formats. Each is a file in the folder of its kind.
+
+A corpus is a module of `corpora/`, a coder a module of `miti/coder/`, that says by a constant `NAME` what people call it; a chat
+format is a template in `engine/templates/`. A study is checked against the names alone, and nothing is imported for that.
+"""
+
+import re
+from functools import cache
+from importlib import import_module, resources
+from types import ModuleType
+
+CORPORA, CODERS = "mi_llm.corpora", "mi_llm.miti.coder"  # the packages whose modules are found by their names
+NAMED = re.compile(r"^NAME\b", re.MULTILINE)
+
+
+@cache
+def names(package: str) -> tuple[str, ...]:
+    """The modules of one of these packages that have a `NAME`, in alphabetical order."""
+    files = (file for file in resources.files(package).iterdir() if file.name.endswith(".py"))
+    return tuple(sorted(file.name.removesuffix(".py") for file in files if NAMED.search(file.read_text(encoding="utf-8"))))
+
+
+def modules(package: str) -> dict[str, ModuleType]:
+    """The modules behind the names."""
+    return {name: import_module(f"{package}.{name}") for name in names(package)}
+
+
+@cache
+def chat_formats() -> tuple[str, ...]:
+    """The chat formats: training templates, without the forms that models were published with (`NAME.original.jinja`)."""
+    templates = (file.name for file in (resources.files("mi_llm.engine") / "templates").iterdir())
+    return tuple(sorted(name.removesuffix(".jinja") for name in templates if name.endswith(".jinja") and name.count(".") == 1))
