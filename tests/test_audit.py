@@ -242,7 +242,7 @@ def test_shifted_samples_are_found_and_the_repaired_rounds_align(public: Study) 
     assert [outline["behavior"] for outline in outlines] == ["缺乏运动", "缺乏运动"]
     repairs = (folder / "repairs.csv").read_text(encoding="utf-8")
     assert "researcher's remark left out,1" in repairs
-    assert "unlabelled row given its speaker by position,3" in repairs
+    assert "unlabeled row given its speaker by position,3" in repairs
 
 
 @pytest.mark.parametrize(

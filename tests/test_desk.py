@@ -484,9 +484,9 @@ def test_the_training_shows_the_gold_after_a_volley_and_not_before(desk: Running
     assert send(client, "rater-1", path, change("done", True))[0]["status"] == "saved"
     html = re.sub(r">\s+<", "><", client.get(path).text)
     assert "Your agreement with the gold" in html
-    # pooled over 50 decisions: one of five behaviours seen by the gold is missed
+    # pooled over 50 decisions: one of five behaviors seen by the gold is missed
     kappa = cohen([True] * 5 + [False] * 45, [True] * 4 + [False] * 46)
-    assert f'All behaviours</th><td class="number">{kappa:.2f}</td>' in html
+    assert f'All behaviors</th><td class="number">{kappa:.2f}</td>' in html
     assert '<td class="number">4</td><td class="number">5</td><td class="number">+1</td>' in html  # empathy
     assert send(client, "rater-1", path, change("done", None))[0]["reason"] == "closed"
     assert rows(desk.client("coordinator").get("/export/codes.csv").text) == []
@@ -998,7 +998,7 @@ def test_a_coding_page_can_be_used_without_seeing_it(desk: Running, chromium: Wa
     assert page.get_by_role("button", name="Asking questions").get_attribute("aria-keyshortcuts") == "q"
     assert page.get_by_role("group", name="Empathy").get_by_role("radio").count() == 5
     contrast = page.evaluate("""() => {
-        const luminance = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).map(Number)
+        const luminance = (color) => color.match(/[0-9.]+/g).slice(0, 3).map(Number)
             .map((part) => part / 255).map((part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
             .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0);
         const ground = luminance(getComputedStyle(document.documentElement).backgroundColor);

@@ -189,7 +189,7 @@ def test_what_cannot_be_had_is_a_row_and_no_dialogs(workspace: Path, monkeypatch
     acquire.acquire(study, "efaqa")
     (row,) = csv.DictReader((study.folder / "acquire/efaqa/missing.csv").read_text(encoding="utf-8").splitlines())
     assert row["path"] == "efaqa-corpus-zh.utf8.gz"
-    assert "buy a licence" in row["remedy"]
+    assert "buy a license" in row["remedy"]
     read(study, "efaqa")
     assert read_dialogs(study.folder / "read/efaqa/dialogs.jsonl") == []
 

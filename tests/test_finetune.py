@@ -567,4 +567,4 @@ def test_the_card_of_a_hub_model_names_its_commit_licence_and_duties(
     assert joined is None or f"the published layout has {joined} trainable parameters" in text
     loads = f"runs/paper/base/{model}/checkpoint" if converted else repository
     assert f'AutoModelForCausalLM.from_pretrained("{loads}"' in text
-    assert "stated no licence" in text
+    assert "stated no license" in text

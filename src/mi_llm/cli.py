@@ -402,7 +402,7 @@ def export_adapter(
     out: Annotated[Path, typer.Option(help="folder to write; its name will be the repository's")],
     study: StudyFile = MINI,
 ) -> None:
-    """Write a tuned model's adapter as a repository for the hub: adapter, card, licence, notice, checksums."""
+    """Write a tuned model's adapter as a repository for the hub: adapter, card, license, notice, checksums."""
     from mi_llm.models.export import export as run
 
     settings = load(study)

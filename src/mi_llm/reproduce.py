@@ -153,7 +153,7 @@ def audit(study: Study) -> int:
 
 
 def accept_licences(study: Study) -> None:
-    """Have the licences of all models accepted whose weights are still to come, so that nobody is asked hours later."""
+    """Have the licenses of all models accepted whose weights are still to come, so that nobody is asked hours later."""
     for model in study.models if study.base.source == "hub" else ():
         entry = hub.entry_of(study, model)
         if not hub.in_place(study, model, entry):

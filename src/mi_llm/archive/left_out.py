@@ -1,4 +1,4 @@
-"""What the archive does not hold, as a table: what, licence, why, how to fetch it, and the hash that it must have."""
+"""What the archive does not hold, as a table: what, license, why, how to fetch it, and the hash that it must have."""
 
 from dataclasses import dataclass
 from importlib import resources
@@ -10,14 +10,14 @@ from mi_llm import models
 from mi_llm.corpora.fetch import sources
 from mi_llm.models.hub import entries
 
-REASONS = {  # by corpus: what its licence, as sources.yaml states it, means for passing it on
-    "cpsycound": "its licence allows passing it on; the miniature does not need it, and its repository keeps it",
-    "psydtcorpus": "its licence is not clear enough to pass it on",
-    "smilechat": "its licence allows passing it on; the miniature does not need it, and its repository keeps it",
-    "psy_insight": "no licence is stated: nobody may pass it on",
-    "efaqa": "its licence is bought and forbids passing it on",
-    "annomi": "no licence is stated: nobody may pass it on",
-    "release": "no licence is stated: nobody may pass it on",
+REASONS = {  # by corpus: what its license, as sources.yaml states it, means for passing it on
+    "cpsycound": "its license allows passing it on; the miniature does not need it, and its repository keeps it",
+    "psydtcorpus": "its license is not clear enough to pass it on",
+    "smilechat": "its license allows passing it on; the miniature does not need it, and its repository keeps it",
+    "psy_insight": "no license is stated: nobody may pass it on",
+    "efaqa": "its license is bought and forbids passing it on",
+    "annomi": "no license is stated: nobody may pass it on",
+    "release": "no license is stated: nobody may pass it on",
 }
 
 
@@ -57,8 +57,8 @@ def weights() -> list[LeftOut]:
         LeftOut(
             f"{model}: {file} of {entry.repository} at {entry.revision}",
             entry.licence.name,
-            f"its licence asks everyone for consent, and {entry.download_gb:g} GB are more than an archive of the miniature",
-            f"mi-llm base {model} --study params.yaml; licence: {entry.licence.address}",
+            f"its license asks everyone for consent, and {entry.download_gb:g} GB are more than an archive of the miniature",
+            f"mi-llm base {model} --study params.yaml; license: {entry.licence.address}",
             f"sha256:{digest}",
         )
         for model, entry in entries(path).items()

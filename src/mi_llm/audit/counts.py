@@ -101,7 +101,7 @@ def named_corpora(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
         for name in CHINESE
         if sources()[name].obtain and not any(sources()[name].files.values()) and not sources()[name].commit
     ]
-    note = f"Named with sources: {listed(CHINESE)}. Acquired in this run: {listed(had) or 'none'}. Needs a bought licence: {listed(bought)}."
+    note = f"Named with sources: {listed(CHINESE)}. Acquired in this run: {listed(had) or 'none'}. Needs a bought license: {listed(bought)}."
     return judged(claim, len(CHINESE), None, note)
 
 

@@ -24,7 +24,7 @@ DRAWS = 20_000  # random samples of a permutation test
 def labelled_features(dialogs: Labelled) -> dict[str, tuple[float, float]]:
     """Mean and population SD of Table 3's three features, by the rule that gives its test row.
 
-    Messages count only where labelled exactly `client` or `counselor`; a round is a client message directly followed by a
+    Messages count only where labeled exactly `client` or `counselor`; a round is a client message directly followed by a
     counselor message; characters without punctuation, a message a volley; nothing is merged.
     """
     rounds = [
@@ -62,7 +62,7 @@ def table_3(evidence: Evidence) -> pd.DataFrame:
 def dialog_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """Table 3: the printed number against a recount of the public files by one rule.
 
-    The rule: characters without punctuation, a message a volley, messages labelled exactly client or counselor (lines that begin
+    The rule: characters without punctuation, a message a volley, messages labeled exactly client or counselor (lines that begin
     with a plain label, in CPsyCounD), population SD, a round where a counselor message follows a client message directly; and
     the columns of the two roles exchanged, since the test row comes out only so.
     """

@@ -24,7 +24,7 @@ def tests(paper: Paper, row: str) -> str:
 
 
 def rates(paper: Paper, row: str) -> str:
-    """A behaviour for each counselor volley, by the printed means."""
+    """A behavior for each counselor volley, by the printed means."""
     each = {column: mean(paper, row, column) / paper[place].mean.value for column, place in ROUNDS.items()}
     return "For each counselor volley: " + ", ".join(f"{column} {rate:.2f}" for column, rate in each.items()) + "."
 
@@ -133,7 +133,7 @@ def within(paper: Paper, row: str, column: str) -> bool:
 
 
 def smaller_deviations(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """SDs of behaviour counts: how many of the models' are below the real dialogs'?"""
+    """SDs of behavior counts: how many of the models' are below the real dialogs'?"""
     deviations = {(row, column): cell(paper, row, column).sd for row in COUNTS for column in ROUNDS}
     smaller = [
         (row, column)

@@ -1,6 +1,6 @@
 """Recording: ask a model for answers, through the `openai` client and any compatible base URL, and keep each as it comes.
 
-The SDK's own retries do the network (Retry-After honoured); ours, bounded, happen only when an answer fails its check, and
+The SDK's own retries do the network (Retry-After honored); ours, bounded, happen only when an answer fails its check, and
 failed answers are kept too. Every answer is on the disk before the next question is asked in its place. The API key comes from
 OPENAI_API_KEY and is written nowhere, not even where a server repeats it.
 """

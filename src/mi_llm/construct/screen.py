@@ -113,7 +113,7 @@ def excerpt(turn: Turn) -> str:
 
 
 def unrelated(turns: Sequence[Turn]) -> float:
-    """The share of replies that have no two neighbouring Chinese characters in common with what the client said before."""
+    """The share of replies that have no two neighboring Chinese characters in common with what the client said before."""
     said: set[str] = set()
     replies = lost = 0
     for turn in turns:

@@ -30,7 +30,7 @@ SHARED = 0.5
 
 
 def trigrams(dialogs: Iterable[Dialog]) -> set[str]:
-    """Every three neighbouring characters in the client's volleys."""
+    """Every three neighboring characters in the client's volleys."""
     said = (turn.text for dialog in dialogs for turn in dialog.turns if turn.role == "client")
     return {text[place : place + 3] for text in said for place in range(len(text) - 2)}
 

@@ -1,4 +1,4 @@
-"""Emotional First Aid (efaqa-corpus-zh, bought licence): gzipped or plain JSON Lines of posts with their chats."""
+"""Emotional First Aid (efaqa-corpus-zh, bought license): gzipped or plain JSON Lines of posts with their chats."""
 
 import zlib
 from collections.abc import Iterable, Iterator

@@ -236,7 +236,7 @@ def sheet_dialogs(file: File, title: str, rows: list[tuple[Any, ...]], repairs: 
         known = label is None or ROLES.get(str(label)) == speakers[-1]
         require(known, f"{place}, row {number}", f"the label {label!r}", f"the {speakers[-1]}'s")
         if label is None:
-            repairs.note("unlabelled row given its speaker by position", f"{place}, row {number}")
+            repairs.note("unlabeled row given its speaker by position", f"{place}, row {number}")
     for column, name in enumerate(rows[0][1:], 1):
         volleys, remarks = [], 0
         for number, (speaker, row) in enumerate(zip(speakers, rows[1:], strict=True), 2):

@@ -61,7 +61,7 @@ def deidentified(text: str, also: Sequence[str] = ()) -> tuple[str, list[tuple[s
 
 
 def formatted(turns: Sequence[Turn]) -> list[Turn]:
-    """One format for all transcripts: white space and marks of lists and bold gone, one person's neighbouring turns together."""
+    """One format for all transcripts: white space and marks of lists and bold gone, one person's neighboring turns together."""
     found: list[Turn] = []
     for turn in turns:
         text = " ".join(re.sub(r"\*\*|^\s*#+\s*|^\s*[-*•]\s+", "", turn.text, flags=re.MULTILINE).split())
@@ -157,7 +157,7 @@ def classified(values: NDArray[np.float64], second: NDArray[np.bool_]) -> NDArra
 
 
 def leaks(packets: dict[str, list[Turn]], key: pd.DataFrame) -> pd.DataFrame:
-    """What tells arms apart, by its AUC (0.5: nothing; towards 0 or 1: much): columns contrast, kind, what, auc, p, n.
+    """What tells arms apart, by its AUC (0.5: nothing; toward 0 or 1: much): columns contrast, kind, what, auc, p, n.
 
     Measures one by one, all of them together (leaving one out), and the phrases of counselors whose presence tells most.
     """

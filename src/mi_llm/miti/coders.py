@@ -412,7 +412,7 @@ def questions(study: Study) -> list[Question]:
 
 
 def tables(codings: Sequence[Coding]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of `codes.csv` and of `globals.csv`, sorted; a coded volley without a behaviour has one row, its code empty."""
+    """The rows of `codes.csv` and of `globals.csv`, sorted; a coded volley without a behavior has one row, its code empty."""
     codes = [
         (one.rater, one.packet, number, code)
         for one in codings

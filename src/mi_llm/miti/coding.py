@@ -1,4 +1,4 @@
-"""The codebook of the manual evaluation (paper, Methods, Manual Evaluation and Table 2), told once: four globals, ten behaviours,
+"""The codebook of the manual evaluation (paper, Methods, Manual Evaluation and Table 2), told once: four globals, ten behaviors,
 the summary scores and their thresholds. Prompts, coding desk, coders and tables read it here; it reads and writes nothing.
 
 Source: Moyers, Manuel & Ernst, Motivational Interviewing Treatment Integrity Coding Manual 4.2.1 (2015); see Moyers et al. 2016,
@@ -57,7 +57,7 @@ class GlobalEntry:
 
 @dataclass(frozen=True)
 class BehaviourEntry:
-    """A behaviour as raters see it; `adherent` is None where it is neither MI-adherent nor non-adherent."""
+    """A behavior as raters see it; `adherent` is None where it is neither MI-adherent nor non-adherent."""
 
     code: Behaviour
     name: Text
@@ -67,7 +67,7 @@ class BehaviourEntry:
 
 @dataclass(frozen=True)
 class Coded:
-    """One utterance, and the behaviour a coder saw in it, if any."""
+    """One utterance, and the behavior a coder saw in it, if any."""
 
     behaviour: Behaviour | None
     text: str
@@ -298,7 +298,7 @@ def rating(value: float | None, threshold: Threshold) -> Rating | None:
 
 
 def volley(behaviours: Iterable[Behaviour | None]) -> frozenset[Behaviour]:
-    """What a volley counts for: each behaviour once, one reflection and one persuasion at most (manual, section E.1.a).
+    """What a volley counts for: each behavior once, one reflection and one persuasion at most (manual, section E.1.a).
 
     Complex stands for simple. Permission close to persuasion covers it, so persuading with permission stands for persuading;
     the manual allows one of the two and leaves open which.

@@ -2,7 +2,7 @@
 
 Reads the shipped tiny checkpoint `<weights>/<model>/`, or for models of the hub the pins in the file `<weights>` and the
 model's files (see `hub.py`). Writes `base/<model>/checkpoint/` with a config, weights and tokenizer that plain transformers
-classes load, without remote code, and `metrics.json`; for a model of the hub also its licence, and in `source.json` where each
+classes load, without remote code, and `metrics.json`; for a model of the hub also its license, and in `source.json` where each
 file came from. `generation_config.json` names the stop tokens of the study's chat format, whatever the model came with.
 """
 

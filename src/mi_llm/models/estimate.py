@@ -133,8 +133,8 @@ def layer_bytes(shape: Shape, precision: str, rank: int, dropout: bool = False) 
 
     Counted from what is saved in transformers' Llama and GLM with our gradients (`models/gradients.py`) and attention that does
     not keep its scores (FlashAttention, Dao et al. 2022): the inputs of the linear layers and the LoRA products, queries, keys,
-    values and output of attention with one normaliser a head, three more tensors of the gated feed-forward part, and of the
-    two norms what they normalised and by how much. A frozen matrix keeps nothing. With dropout each linear layer has an input
+    values and output of attention with one normalizer a head, three more tensors of the gated feed-forward part, and of the
+    two norms what they normalized and by how much. A frozen matrix keeps nothing. With dropout each linear layer has an input
     of its own, and a mask that takes as much (on a GPU, less).
     """
     size, hidden, wide = BYTES[precision], shape.hidden, shape.intermediate
@@ -194,7 +194,7 @@ def memory(shape: Shape, options: Finetune, load: Load, shared_by: int = 1) -> M
     """Memory of one process; `shared_by` processes may share the base out among them (FSDP, Zhao et al. 2023).
 
     With checkpointing, only each layer's input is kept, and one layer's activations at a time (Chen et al. 2016). Logits are
-    there for labelled tokens only.
+    there for labeled tokens only.
     """
     size = BYTES[options.precision]
     weights = weight_bytes(shape, options.precision, options.four_bit)

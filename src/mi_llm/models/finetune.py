@@ -393,7 +393,7 @@ def fit(
     seed: int = 0,
     speed: Path | None = None,
 ) -> Progress:
-    """Train: AdamW, cosine schedule with warm-up, loss averaged over the labelled tokens of each step.
+    """Train: AdamW, cosine schedule with warm-up, loss averaged over the labeled tokens of each step.
 
     `places` are the record numbers in the order of training, all epochs. `names` of the records are for messages, `seed` is
     for dropout, `speed` the file that is told how fast it goes. Returns where training ended, with the log of its steps.

@@ -2,7 +2,7 @@
 
 A folder named by `MI_LLM_MODELS` is looked at first; it holds `<model>/` or `<owner>--<name>/`. Else the files are downloaded
 from the hub (`HF_ENDPOINT` for a mirror) into `<out>/base/.<model>.download/`, which outlives an interrupted stage: a download
-goes on where it stopped. Nothing is fetched before there is room for it and a person has accepted the licence.
+goes on where it stopped. Nothing is fetched before there is room for it and a person has accepted the license.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ REMEDY = "use another HF_ENDPOINT, or a folder with the files (MI_LLM_MODELS)"
 
 
 class Licence(BaseModel):
-    """A model's licence: name, address, the file that holds it in the repository, and what it asks, in short."""
+    """A model's license: name, address, the file that holds it in the repository, and what it asks, in short."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
@@ -170,12 +170,12 @@ def check_room(study: Study, model: str, entry: Entry) -> None:
 
 
 def acceptance(model: str, entry: Entry) -> dict[str, str]:
-    """What is remembered of an accepted licence: it holds for one revision of one model."""
+    """What is remembered of an accepted license: it holds for one revision of one model."""
     return {"model": model, "licence": entry.licence.name, "revision": entry.revision}
 
 
 def remembered(study: Study, model: str, entry: Entry) -> bool:
-    """Whether a person has accepted a model's licence in an earlier run."""
+    """Whether a person has accepted a model's license in an earlier run."""
     path = beside(study, model, "licence.json")
     return path.exists() and bool(storage.read_json(path) == acceptance(model, entry))
 
@@ -187,12 +187,12 @@ def in_place(study: Study, model: str, entry: Entry) -> bool:
 
 
 def accepted_by_environment() -> set[str]:
-    """The models whose licences the environment says are accepted."""
+    """The models whose licenses the environment says are accepted."""
     return {name.strip() for name in os.environ.get("MI_LLM_ACCEPT_LICENCES", "").split(",")} - {""}
 
 
 def accept_licence(study: Study, model: str, entry: Entry) -> None:
-    """Show a model's licence and have it accepted, once for each revision: by a person at a terminal, or by the environment."""
+    """Show a model's license and have it accepted, once for each revision: by a person at a terminal, or by the environment."""
     if remembered(study, model, entry):
         return
     licence = entry.licence
@@ -202,7 +202,7 @@ def accept_licence(study: Study, model: str, entry: Entry) -> None:
     if model not in named:
         if not sys.stdin.isatty():
             raise Problem(
-                f"licence of {model}",
+                f"license of {model}",
                 "not accepted yet, and there is no terminal to ask at",
                 f"a person who has read {licence.address} and accepts it",
                 f"run `mi-llm base {model} --study {study.params}` at a terminal and type yes, "
@@ -211,7 +211,7 @@ def accept_licence(study: Study, model: str, entry: Entry) -> None:
         print("Type yes to accept it: ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() != "yes":
             raise Problem(
-                f"licence of {model}", "not accepted", "yes", "take the model out of models and base.formats, or accept it"
+                f"license of {model}", "not accepted", "yes", "take the model out of models and base.formats, or accept it"
             )
     storage.write_json(beside(study, model, "licence.json"), acceptance(model, entry))
 

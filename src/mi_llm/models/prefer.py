@@ -52,7 +52,7 @@ from mi_llm.score.text import SIGNATURES, all_scores
 from mi_llm.stage import stage, tracked_parameters
 from mi_llm.study import Study
 
-MERITS = {  # of a volley: each behaviour counts once, so that a reply gains nothing by saying the same at length
+MERITS = {  # of a volley: each behavior counts once, so that a reply gains nothing by saying the same at length
     Behaviour.COMPLEX: 2,
     Behaviour.SIMPLE: 1,
     Behaviour.SEEK: 1,
@@ -391,7 +391,7 @@ def evaluate(study: Study, out: Path, folders: dict[str, Path]) -> dict[str, Any
 
 
 def codes_of(rounds: Sequence[Round], replies: Sequence[str]) -> pd.DataFrame:
-    """Rounds x measures: what each reply counts for (0 or 1 a behaviour), the sums of Table 2 that are no ratios, the merit.
+    """Rounds x measures: what each reply counts for (0 or 1 a behavior), the sums of Table 2 that are no ratios, the merit.
 
     And what a coder does not see: the reply's length in characters, and how it repeats itself.
     """

@@ -1,7 +1,7 @@
 """How sure the scores are: rounds of one dialog are not independent, so whole dialogs are resampled and whole dialogs exchanged.
 
 Three questions have an answer here: between which values a mean lies (bootstrap over dialogs), whether one of two systems is
-better by more than chance (paired approximate randomisation, Holm's correction), and by how much (effect sizes).
+better by more than chance (paired approximate randomization, Holm's correction), and by how much (effect sizes).
 """
 
 from collections.abc import Callable, Sequence
@@ -67,7 +67,7 @@ class DialogBootstrap:
 
 
 class DialogSwaps:
-    """Paired approximate randomisation (Noreen 1989): if two systems are alike, their scores of a dialog may change places.
+    """Paired approximate randomization (Noreen 1989): if two systems are alike, their scores of a dialog may change places.
 
     The statistic is the absolute difference of the means over samples. Exchanging the scores of a whole dialog turns the sign
     of its differences. Where a dialog more or less gives at most `resamples` ways to do so, all 2^dialogs are tried, and p is

@@ -217,7 +217,7 @@ def cut_run(run: str, ends: Sequence[int], begin: int) -> list[str]:
 
 
 def singles(run: str) -> Sequence[str]:
-    """Cut neighbours that the dictionary left as single characters: by the hidden Markov model, unless it lists them together."""
+    """Cut neighbors that the dictionary left as single characters: by the hidden Markov model, unless it lists them together."""
     if len(run) == 1:
         return run
     return short_singles(run) if len(run) <= SHORT else cut_singles(run)

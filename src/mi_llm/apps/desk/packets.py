@@ -46,7 +46,7 @@ class Packet(BaseModel):
 
 @dataclass(frozen=True)
 class Gold:
-    """What a training packet is coded as by those who know: behaviours by volley, and a rating for each global."""
+    """What a training packet is coded as by those who know: behaviors by volley, and a rating for each global."""
 
     behaviours: Mapping[int, frozenset[Behaviour]]
     ratings: Mapping[Global, int]

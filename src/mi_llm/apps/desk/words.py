@@ -55,7 +55,7 @@ WORDS = {
     "rules_of": Text("Rules of the codebook", "编码规则"),
     "close": Text("Close", "关闭"),
     "volley_rule": Text(
-        "A volley counts each behaviour once, one reflection and one persuasion at most: complex stands for simple, persuading "
+        "A volley counts each behavior once, one reflection and one persuasion at most: complex stands for simple, persuading "
         "with permission for persuading. Code what you see; the counts follow.",
         "一轮之内每种行为只计一次，反映、劝说各至多一个：复杂反映盖过简单反映，经许可的劝说盖过劝说。看到什么编什么，计数自会跟上。",
     ),
@@ -115,7 +115,7 @@ WORDS = {
     "share": Text("Equal", "相同"),
     "within": Text("Within 1", "相差至多 1"),
     "difference": Text("Difference", "差"),
-    "pooled": Text("All behaviours", "全部行为"),
+    "pooled": Text("All behaviors", "全部行为"),
     "no_kappa": Text(
         "κ does not exist where both coders say the same of every volley.", "两者对每轮判断都相同且无变化时，κ 不存在。"
     ),

@@ -1,6 +1,6 @@
 """What the model server is asked and what it answers: the part of OpenAI's chat completions that the study's models can do.
 
-`top_k` is vLLM's addition. A field, of OpenAI's or of vLLM's, that would change the reply and that these models cannot honour is
+`top_k` is vLLM's addition. A field, of OpenAI's or of vLLM's, that would change the reply and that these models cannot honor is
 refused; every other field we do not know is ignored, since each client library sends some of its own.
 """
 
