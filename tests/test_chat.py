@@ -1181,7 +1181,7 @@ def test_people_talk_compare_and_take_it_away(unhurried: Served, tmp_path: Path,
         assert page.evaluate("document.documentElement.scrollWidth") == width
         page.click("#new")
         assert page.is_visible("#setup")
-        assert page.inner_text("#which") == "not begun"
+        assert page.inner_text("#which") == "not started"
 
 
 @SIZES

@@ -330,10 +330,10 @@ def test_totals_are_told_a_volley_and_ratios_only_where_they_exist() -> None:
     found = validation.scores(seen)
     assert found["CRR", "ratio"] == 0.5
     assert found["RQ", "ratio"] == 2
-    assert found["TR", "a volley"] == 0.5
-    assert found["MIA", "a volley"] == 0.25
+    assert found["TR", "per volley"] == 0.5
+    assert found["MIA", "per volley"] == 0.25
     assert validation.scores({1: frozenset()})["RQ", "ratio"] is None
-    assert set(validation.scores(seen, validation.TOLD_BY_EXPERTS)) == {("CRR", "ratio"), ("RQ", "ratio"), ("TR", "a volley")}
+    assert set(validation.scores(seen, validation.TOLD_BY_EXPERTS)) == {("CRR", "ratio"), ("RQ", "ratio"), ("TR", "per volley")}
 
 
 def acquired(study: Study) -> Study:

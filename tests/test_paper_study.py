@@ -190,7 +190,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, clients: str, tokenizer: Pr
 
 
 RECORDINGS = {"Ratings of the corpora", "AnnoMI in Chinese"}
-PEOPLE = {"Talks with standardized clients", "Codes given by people"}
+PEOPLE = {"Dialogs with standardized clients", "Codes given by people"}
 
 
 def test_with_nothing_recorded_and_nothing_coded_the_report_says_what_is_absent(bundle: Bundle) -> None:

@@ -121,14 +121,14 @@ def measures(turns: Sequence[Turn]) -> dict[str, float]:
     openings = [text[:2] for text in said["counselor"]]
     return {
         "rounds": len(said["counselor"]),
-        "characters of a counselor volley": len(counselor) / max(1, len(said["counselor"])),
-        "characters of a client volley": len("".join(said["client"])) / max(1, len(said["client"])),
+        "characters per counselor volley": len(counselor) / max(1, len(said["counselor"])),
+        "characters per client volley": len("".join(said["client"])) / max(1, len(said["client"])),
         "counselor speaks first": float(turns[0].role == "counselor"),
         "counselor speaks last": float(turns[-1].role == "counselor"),
-        "question marks a counselor volley": (counselor.count("？") + counselor.count("?")) / max(1, len(said["counselor"])),
+        "question marks per counselor volley": (counselor.count("？") + counselor.count("?")) / max(1, len(said["counselor"])),
         "Latin letters": sum("a" <= character.lower() <= "z" for character in counselor) / max(1, len(counselor)),
-        "volleys that begin alike": 1 - len(set(openings)) / max(1, len(openings)),
-        "volleys said before": 1 - len(set(said["counselor"])) / max(1, len(said["counselor"])),
+        "volleys with the same beginning": 1 - len(set(openings)) / max(1, len(openings)),
+        "repeated volleys": 1 - len(set(said["counselor"])) / max(1, len(said["counselor"])),
         "empty volleys": sum(not text for text in said["counselor"]) / max(1, len(said["counselor"])),
     }
 

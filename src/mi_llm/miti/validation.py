@@ -241,7 +241,7 @@ def scores(behaviours: Behaviours, known: frozenset[Behaviour] = frozenset(Behav
     """The summary scores of a session that known behaviors allow; totals, which grow with its length, a counselor volley."""
     counts = counted(behaviours)
     found = {(score.code, "ratio"): score(counts) for score in RATIOS if parts(score) <= known}
-    totals = {(score.code, "a volley"): score(counts) for score in TOTALS if parts(score) <= known}
+    totals = {(score.code, "per volley"): score(counts) for score in TOTALS if parts(score) <= known}
     return found | {key: total / len(behaviours) if behaviours and total is not None else None for key, total in totals.items()}
 
 
