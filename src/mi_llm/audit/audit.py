@@ -69,7 +69,7 @@ def paper_scores(paper: Paper) -> pd.DataFrame:
 
 
 def supporting(paper: Paper, evidence: Evidence) -> dict[str, pd.DataFrame]:
-    """The tables behind the findings, by file name; those whose data was not to be had are left out."""
+    """The tables behind the findings, by file name; those whose data was unavailable are left out."""
     found = {"grim": codes.grid(paper), "comparisons": codes.comparisons(paper), "missing": evidence.missing}
     if evidence.has("release"):
         for name, kind in (("baselines", "rounds"), ("baselines_aligned", "aligned")):
