@@ -603,7 +603,7 @@ def test_a_packet_that_changed_after_it_was_coded_stops_the_desk(folder: Path, t
     store.pin(packets.read(folder))  # nobody had coded it
     saving.save(store, packets.read(folder), Desk("rater-1", "packets", FIRST), [saving.Change(**change("volley-2", ["Q"]))])
     (folder / f"{FIRST}.json").write_text(json.dumps(packet(FIRST)))
-    with pytest.raises(Problem, match="another transcript than the one that was coded"):
+    with pytest.raises(Problem, match="not the transcript that was coded"):
         store.pin(packets.read(folder))
     store.close()
 

@@ -162,7 +162,7 @@ def test_a_file_that_the_mirrors_archive_lacks_is_taken_loose_or_from_the_networ
     assert fetched() == ({"data/1.txt": b"one", "extra/rare.json": b"rare"}, [])
     server.content.clear()
     shutil.rmtree(scratch)
-    assert fetched()[1][0].why == "not in the mirror folder, and the network did not answer"
+    assert fetched()[1][0].why == "not in the mirror folder, and the network does not respond"
     (mirror / "rare.json").write_bytes(b"rare")
     assert fetched() == ({"data/1.txt": b"one", "extra/rare.json": b"rare"}, [])
     (mirror / "rare.json").write_bytes(b"other")

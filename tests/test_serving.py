@@ -443,7 +443,7 @@ def test_what_cannot_end_in_time_is_told_so(endless: Path) -> None:
         next(iter(stream))
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        with pytest.raises(openai.APIError, match="the server is ending"):
+        with pytest.raises(openai.APIError, match="the server is shutting down"):
             list(stream)
         assert server.process.wait(5) == 0
         assert 7 < time.monotonic() - began < 11

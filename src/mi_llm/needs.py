@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 State = Literal["here", "to be fetched", "to be recorded", "you will be asked", "absent"]
 ORDER = ("acquire", "rate", "transcribe", "screen", "translate", "base", "simulate", "code")
 BASE, TUNED = "Figure 3, base models", "Figure 3, tuned models"
-TALKS, SESSIONS = "Tables 4 and 5, the models' talks", "Tables 4 and 5, real sessions"
+TALKS, SESSIONS = "Tables 4 and 5, the models' dialogs", "Tables 4 and 5, real sessions"
 RECORDED = {  # what a stage has recorded
     "rate": "ratings",
     "transcribe": "dialogs in MI style",
@@ -167,12 +167,12 @@ def people(study: Study) -> Iterator[Need]:
     """What people do for the study: decisions, talks with the models, codes."""
     if study.screen.policy == "person" and study.training == "recorded":
         decided = rows(Path(study.screen.decisions) / "decisions.csv")
-        remedy = "the run stops at stage screen and waits for them"
+        remedy = "the run stops at stage screen and waits for these decisions"
         yield Need("screen", "a person's decisions on the transcribed dialogs", "here" if decided else "absent", remedy=remedy)
     if study.simulate.client == "person":
         talks = any(Path(study.simulate.folder).glob("*/*.jsonl"))
         yield Need(
-            "simulate", "people's talks with the models", "here" if talks else "absent", (TALKS,), "docs/human-evaluation.md"
+            "simulate", "people's dialogs with the models", "here" if talks else "absent", (TALKS,), "docs/human-evaluation.md"
         )
     if study.code.coder == "human":
         coded = rows(Path(study.code.human) / "codes.csv")

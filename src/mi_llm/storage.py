@@ -100,7 +100,7 @@ def read_lines(path: Path) -> Iterator[Any]:
             yield json.loads(line)
         except json.JSONDecodeError as error:
             raise Problem(
-                f"{path}, line {number}", f"not JSON ({error.msg})", "one JSON object a line", "restore or repair the file"
+                f"{path}, line {number}", f"not JSON ({error.msg})", "one JSON object per line", "restore or repair the file"
             ) from None
 
 

@@ -140,10 +140,12 @@ def not_here(items: list[Item], image: bool) -> str:
     if not any(item.name.startswith("runs/paper/") for item in items):
         rows.append(
             left_out.LeftOut(
-                "runs/paper/audit", PAPER_RUN, "had not run where this archive was made", "./reproduce.sh audit --mirror DIR", ""
+                "runs/paper/audit", PAPER_RUN, "had not run when this archive was made", "./reproduce.sh audit --mirror DIR", ""
             )
         )
-    rows.append(left_out.LeftOut("package files", "see packages.csv", "an index keeps them", "pip download", "see packages.csv"))
+    rows.append(
+        left_out.LeftOut("package files", "see packages.csv", "they are on the package index", "pip download", "see packages.csv")
+    )
     if not image:
         base = base_image(storage.read_text(Path("Dockerfile")))
         rows.append(
@@ -233,7 +235,7 @@ def top(of: crate.Source, items: list[Item], image: Path | None) -> list[Item]:
         Item("CITATION.cff", Path("CITATION.cff"), "MIT", "how to cite"),
         Item("LICENSE", Path("LICENSE"), "MIT", "license of the code; files.csv has each file's"),
         Item("code.bundle", history.bundle(of.commit), BUNDLE, "the repository with its history, as a git bundle"),
-        Item("left-out.csv", not_here(items, image is not None).encode(), "MIT", "what is not in here, why, how to fetch it"),
+        Item("left-out.csv", not_here(items, image is not None).encode(), "MIT", "what is left out, why, and how to fetch it"),
         Item("packages.csv", table.encode(), "MIT", "the packages' files with SHA-256 and licenses"),
         Item("reproduce.sh", program, "MIT", "runs the study from here", executable=True),
         Item("sbom.cdx.json", packages.bill(rows, of.commit, of.moment).encode(), "MIT", "bill of materials (CycloneDX 1.6)"),

@@ -15,7 +15,7 @@ REASONS = {  # by corpus: what its license, as sources.yaml states it, means for
     "psydtcorpus": "its license is not clear enough to pass it on",
     "smilechat": "its license allows passing it on; the miniature does not need it, and its repository keeps it",
     "psy_insight": "no license is stated: nobody may pass it on",
-    "efaqa": "its license is bought and forbids passing it on",
+    "efaqa": "its license is sold and forbids passing it on",
     "annomi": "no license is stated: nobody may pass it on",
     "release": "no license is stated: nobody may pass it on",
 }
@@ -57,7 +57,7 @@ def weights() -> list[LeftOut]:
         LeftOut(
             f"{model}: {file} of {entry.repository} at {entry.revision}",
             entry.licence.name,
-            f"its license asks everyone for consent, and {entry.download_gb:g} GB are more than an archive of the miniature",
+            f"each user must accept its license, and {entry.download_gb:g} GB are too large for an archive of the miniature",
             f"mi-llm base {model} --study params.yaml; license: {entry.licence.address}",
             f"sha256:{digest}",
         )

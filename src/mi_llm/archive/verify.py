@@ -110,7 +110,7 @@ def listed(opened: Opened) -> list[str]:
 
 
 def canonical(opened: Opened, path: Path, moment: datetime) -> list[str]:
-    """The whole file against the same content written anew."""
+    """The whole file against the same content written again."""
     programs = {row["path"] for row in csv.DictReader(io.StringIO(opened.text(LISTING))) if row["executable"] == "yes"}
 
     def reader(name: str) -> Callable[[], Any]:

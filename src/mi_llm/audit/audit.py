@@ -1,6 +1,6 @@
 """Stage `audit`: every numeric claim of the paper, checked by a named method.
 
-Reads what `acquire` and `read` brought of the public corpora. Writes `audit/claims.csv` (a row a claim: id, location, reported,
+Reads what `acquire` and `read` brought of the public corpora. Writes `audit/claims.csv` (one row per claim: id, location, reported,
 reported_sd, n, recomputed, recomputed_sd, verdict, method, note), the tables behind the findings, the findings in words
 (`findings.json`), and the page, `index.html` and in Chinese `index.zh.html`.
 No verdict is written by hand: `claims.csv` in this folder names a method for each claim, and `METHODS` holds them.

@@ -82,9 +82,7 @@ def dialog_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     note = f"{len(dialogs)} dialogs. "
     if printed != feature:
         named = found[printed]
-        note += (
-            f"This is the {feature}'s number; the {printed}'s volleys, which the column head names, have {named[0]:.2f} ({named[1]:.2f})."
-        )
+        note += f"This is the {feature}'s number; the {printed}'s volleys, which the column head names, have {named[0]:.2f} ({named[1]:.2f})."
     result = judged(claim, mean, sd, note)
     if dataset == "CPsy" and result.verdict != "reproduced":
         lacking = CASES - len(dialogs)

@@ -179,7 +179,7 @@ def read_training(files: Iterable[File], repairs: Repairs) -> tuple[str, list[Di
                 )
                 for place, messages in enumerate(conversations(file), 1)
             ]
-            return f"conversations: {len(dialogs)} records, a dialog each", dialogs
+            return f"conversations: {len(dialogs)} records, one dialog each", dialogs
         records = list(samples(file, repairs))
         last = [
             sample
@@ -195,7 +195,7 @@ def read_training(files: Iterable[File], repairs: Repairs) -> tuple[str, list[Di
             ]
             meta = {"file": file.name, "place": place, "records": level}
             dialogs.append(assemble(f"train-{place}", "mi-llm-release", volleys, repairs, meta))
-        what = "a dialog each" if level == "dialog" else f"a round each, of {len(last)} dialogs"
+        what = "one dialog each" if level == "dialog" else f"one round each, from {len(last)} dialogs"
         return f"Alpaca with history: {len(records)} records, {what}", dialogs
     return "", []
 
@@ -229,7 +229,9 @@ def sheet_dialogs(file: File, title: str, rows: list[tuple[Any, ...]], repairs: 
     arm = next((arm for word, arm in ARMS.items() if word in title), None)
     model = next((model for word, model in MODELS.items() if word in title.lower()), None)
     place = f"{file.name}, sheet {title}"
-    require(bool(arm and model and rows), place, "a sheet of no known model and arm", f"one of {', '.join(MODELS)}, 微调 or 原始")
+    require(
+        bool(arm and model and rows), place, "a sheet of an unknown model and arm", f"one of {', '.join(MODELS)}, 微调 or 原始"
+    )
     speakers: list[str] = []
     for number, (label, *_) in enumerate(rows[1:], 2):
         speakers.append(("client", "counselor")[number % 2])

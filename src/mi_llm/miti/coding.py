@@ -120,7 +120,10 @@ GLOBALS = (
             Text("Acts as the expert and leads alone.", "自以为最懂，一人主导。"),
             Text("Cooperates only where little depends on it.", "只在无关紧要处合作。"),
             Text("Takes up the client's ideas only sometimes and without enthusiasm.", "来访者的想法时收时不收，不大热心。"),
-            Text("Leads together with the client, whose influence shows in the session.", "与来访者一同主导，谈话看得出来访者的影响。"),
+            Text(
+                "Leads together with the client, whose influence shows in the session.",
+                "与来访者一同主导，谈话看得出来访者的影响。",
+            ),
             Text(
                 "Actively shares the lead; the client largely shapes the session.",
                 "主动交出主导，来访者决定谈话成什么样。",
@@ -155,7 +158,8 @@ BEHAVIOURS = (
         Text("Asking questions", "提问"),
         None,
         Text(
-            "Any question, open or closed; several in one volley count once. Asking what the client knows is a question; asking what "
+            "Any question, open or closed; several in one volley count once. Asking what the client knows is a question; "
+            "asking what "
             "they think of what they were just told is seeking collaboration. A reproach with a question mark is confronting.",
             "各种提问，开放或封闭；一次发言多问只计一次。问知道什么，是提问；问对刚才所说怎么看，是寻求协作。打着问号的责备归对质。",
         ),
@@ -165,7 +169,8 @@ BEHAVIOURS = (
         Text("Simple reflections", "简单反映"),
         None,
         Text(
-            "Repeats or rephrases what the client said and adds little. If you are unsure between simple and complex, choose simple.",
+            "Repeats or rephrases what the client said and adds little. If you are unsure between simple and complex, choose "
+            "simple.",
             "把来访者的话递回去，添得不多。与复杂反映难分时归此类。",
         ),
     ),
@@ -174,7 +179,8 @@ BEHAVIOURS = (
         Text("Complex reflections", "复杂反映"),
         None,
         Text(
-            "Reflects with much added meaning: an unnamed feeling, both sides of an ambivalence, an image, a direction. A volley has "
+            "Reflects with much added meaning: an unnamed feeling, both sides of an ambivalence, an image, a direction. A "
+            "volley has "
             "one reflection; it is complex if any part of it is.",
             "递回去时添了许多：没点明的情绪、两面并举、一个比喻、话的去向。一次发言只计一个反映，其中有一处复杂即为复杂。",
         ),
@@ -194,7 +200,8 @@ BEHAVIOURS = (
         Text("Seeking collaboration", "寻求协作"),
         True,
         Text(
-            "Lets the client share in a decision: on the task, the goal, the next topic, whether to hear advice, or what to think of it.",
+            "Lets the client share in a decision: on the task, the goal, the next topic, whether to hear advice, or what to "
+            "think of it.",
             "让来访者一同定夺：做什么、去哪里、先谈什么、要不要听建议、听了怎么看。",
         ),
     ),
@@ -267,8 +274,8 @@ COMPLEX_SHARE = Summary("CRR", Text("Complex reflection ratio", "复杂反映占
 REFLECTIONS_TO_QUESTIONS = Summary(
     "RQ", Text("Reflection-to-question ratio", "反映与提问之比"), _REFLECTIONS, (Behaviour.QUESTION,)
 )
-TECHNICAL = Summary("TECH", Text("Technical global", "技术总评"), (Global.CULTIVATING, Global.SOFTENING), 2)
-RELATIONAL = Summary("REL", Text("Relational global", "关系总评"), (Global.PARTNERSHIP, Global.EMPATHY), 2)
+TECHNICAL = Summary("TECH", Text("Technical global", "技术整体评分"), (Global.CULTIVATING, Global.SOFTENING), 2)
+RELATIONAL = Summary("REL", Text("Relational global", "关系整体评分"), (Global.PARTNERSHIP, Global.EMPATHY), 2)
 ADHERENT = Summary("MIA", Text("Total MI-adherent", "符合动机式访谈的行为总数"), _ADHERENT, 1)
 NONADHERENT = Summary("MINA", Text("Total MI-nonadherent", "不符合动机式访谈的行为总数"), _NONADHERENT, 1)
 ADHERENT_RATIO = Summary("ADH", Text("Total MI-adherent ratio", "符合行为占比"), _ADHERENT, _ADHERENT + _NONADHERENT)

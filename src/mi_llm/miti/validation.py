@@ -302,7 +302,7 @@ def validated_by_model(study: Study, held_out: Sequence[Session]) -> list[Sessio
 
 
 def annotated(study: Study) -> list[Session]:
-    """AnnoMI's sessions; none where it could not be had."""
+    """AnnoMI's sessions; none if it is unavailable."""
     archive = study.folder / "acquire" / "annomi" / "files.tar"
     tables = (file for file in from_archive(archive) if file.name.endswith("AnnoMI-full.csv"))
     return [session for file in tables for session in sessions_of(annomi.rows(file))]
@@ -345,7 +345,7 @@ def miti(study: Study) -> None:
         chosen = validated_by_model(study, held_out)
         by_model = coders.by_model(study, "miti", {session.name: session.turns for session in chosen})
         if chosen and not by_model:
-            print(f"miti: of the model nothing is recorded; to record: {llm.how_to_record(study, 'miti')}")
+            print(f"miti: no answers of the model are recorded; to record: {llm.how_to_record(study, 'miti')}")
         for codings, sessions in ((by_words, held_out), (by_model, chosen)):
             if codings:
                 pairs = [(labelled(one.behaviours), consensus(session)) for one, session in zip(codings, sessions, strict=True)]

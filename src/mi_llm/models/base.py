@@ -42,7 +42,7 @@ CHECKPOINT = ("config.json", "generation_config.json", "model.safetensors", "tok
 PRECISION = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INDEX = "model.safetensors.index.json"
 WEIGHT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-AGAIN = "run the stage again; if the files came from a folder of yours, get them anew"
+AGAIN = "run the stage again; if the files came from your own folder, copy them again"
 
 
 def checkpoint(study: Study, model: str) -> Path:
@@ -82,8 +82,8 @@ def load(
         raise Problem(
             str(folder),
             f"out of memory: the weights in {precision} do not fit {'the GPU' if on_gpu else 'this machine'}",
-            "room for them",
-            "end what else uses that memory, serve fewer models at once; `mi-llm doctor` says what fits",
+            "enough memory for them",
+            "end other programs that use this memory, or serve fewer models at once; `mi-llm doctor` says what fits",
         ) from error
     return model, tokenizer
 
@@ -140,7 +140,7 @@ def nondeterministic(operation: str) -> Iterator[None]:
     """Allow one operation that has no deterministic form on this device, in this block only; the log names it once."""
     if operation not in named:
         named.add(operation)
-        print(f"{operation}: PyTorch has no deterministic form of it on this device; it is let through", file=sys.stderr)
+        print(f"{operation}: PyTorch has no deterministic form of it on this device; it is allowed", file=sys.stderr)
     with lifted, warnings.catch_warnings(action="ignore", category=UserWarning):
         before = torch.get_deterministic_debug_mode()
         torch.set_deterministic_debug_mode("warn")
@@ -292,11 +292,11 @@ def check_config(folder: Path, entry: hub.Entry) -> None:
     differing = [name for name, value in stated.items() if found[name] != value]
     if not differing:
         return
-    remedy = f"correct the entry in hub.yaml if {original.repository} says otherwise; else get the files anew"
+    remedy = f"correct the entry in hub.yaml if {original.repository} says otherwise; else fetch the files again"
     if original.repository != entry.repository:
         remedy = (
             f"use the original repository, {original.repository}, whose layout this stage converts: put its name, its commit and "
-            "the SHA-256 of its weight files into hub.yaml, from its pages; the bundle's makers could not see them"
+            "the SHA-256 of its weight files into hub.yaml, from its pages; the bundle's authors could not see them"
         )
     raise Problem(
         str(folder / "config.json"),

@@ -200,7 +200,7 @@ def convert(source: Path, target: Path) -> dict[str, Any]:
         )
     if target.exists() and not (target / RECORD).exists() and any(target.iterdir()):
         raise Problem(
-            str(target), "a folder with other things in it", "a new folder, or an earlier conversion", "name another folder"
+            str(target), "a folder with other files in it", "a new folder, or an earlier conversion", "name another folder"
         )
     plan = PLANS[kind](source)
     files = shard_files(source)
@@ -248,7 +248,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         if isinstance(error, OSError | SafetensorError):
             raise Problem(
-                str(target), f"could not be written ({error})", "a writable folder with room for a copy of the weights",
+                str(target), f"could not be written ({error})", "a writable folder with space for a copy of the weights",
                 "free some space or fix the permissions, then run the same command again",
             ) from error  # fmt: skip
         raise
@@ -340,9 +340,9 @@ def load_shard(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         raise Problem(str(path), f"cannot be read ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})",
-                      "a whole file of tensors and nothing else", AGAIN) from error  # fmt: skip
+                      "a complete file of tensors and nothing else", AGAIN) from error  # fmt: skip
     if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
-        raise Problem(str(path), "something else than named tensors", "a file of tensors and nothing else", AGAIN)
+        raise Problem(str(path), "something other than named tensors", "a file of tensors and nothing else", AGAIN)
     return content
 
 
@@ -430,7 +430,7 @@ def kept(name: str, *shape: int) -> Fate:
 
 def baichuan2(source: Path) -> Plan:
     """Baichuan2-7B as a Llama: rotary positions, RMSNorm and SwiGLU are the same; `W_pack` is q, k and v in one matrix, and the
-    output head is normalized anew at each step, which can be done once.
+    output head is normalized again at each step, which can be done once.
     """
     path = source / "config.json"
     content = read_object(path)

@@ -441,7 +441,7 @@ def forecast(
         f"  memory    {gib(way.memory.total)} estimated: {parts}",
     ]
     if card.peak is None:
-        lines.append(f"  time      not known: {card.name} is not in the list of cards")
+        lines.append(f"  time      unknown:  {card.name} is not in the list of cards")
     else:
         hours, peak = way.hours(tokens * options.epochs, card.peak), card.peak / 1e12
         lines.append(f"  time      {duration(hours)} estimated, at {way.share:.0%} of the {peak:.3g} TFLOP/s of {card.name}")
@@ -456,4 +456,4 @@ def instead(ways: Sequence[Plan]) -> str:
     if ways[0].fits:
         return f"{ways[0].name}: {gib(ways[0].most)} would fit"
     least = min(ways, key=lambda way: way.most)
-    return f"no way does: the least is {least.name}, {gib(least.most)}"
+    return f"nothing fits: the smallest is {least.name}, {gib(least.most)}"

@@ -57,12 +57,12 @@ def export(study: Study, model: str, out: Path) -> None:
     """
     if model not in study.tuned:
         where, expected = f"{study.params}: finetune.untuned", "a model that the study tunes"
-        raise Problem(where, f"names {model}", expected, "take it out of the list")
+        raise Problem(where, f"names {model}", expected, "remove it from the list")
     name, source = out.absolute().name, source_of(study, model)
     duties = duties_of(model) if source.hub else None
     check_name(name, out, duties, source)
     if out.exists():
-        raise Problem(str(out), "is there already", "a folder that is not there yet", "remove it, or name another one in --out")
+        raise Problem(str(out), "is there already", "a folder that does not exist yet", "remove it, or name another one in --out")
     tuned = study.folder / "finetune" / model
     adapter = tuned / "adapter"
     training = storage.read_text(adapter / "README.md")
@@ -99,7 +99,7 @@ def duties_of(model: str) -> Duties:
         raise Problem(
             f"distribute.yaml: {model}",
             "no such model",
-            "what its license asks of whoever passes on a model tuned from it",
+            "what its license requires of whoever distributes a model tuned from it",
             "read the license, and add an entry to src/mi_llm/models/distribute.yaml",
         )
     return Duties.model_validate(known[model])

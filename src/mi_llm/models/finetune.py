@@ -115,7 +115,7 @@ def refuse_idle(processes: Processes, options: Finetune, title: str) -> None:
     processes.refuse_idle(title, records, f"the {records} records of a step (finetune.batch × finetune.accumulation)")
     if processes.main and records % processes.count:
         most = math.ceil(records / processes.count)
-        uneven = f"{processes.count} processes share {records} records a step unevenly"
+        uneven = f"{processes.count} processes share the {records} records of a step unevenly"
         print(f"{title}: {uneven}: all wait for those that have {most}", file=sys.stderr)
 
 
@@ -219,7 +219,7 @@ def samples_of(dialog: Dialog, options: Finetune) -> Iterator[tuple[str, Sequenc
 
 
 def order(count: int, epochs: int, seed: int) -> list[int]:
-    """Record numbers in the order of training: each epoch shuffled anew."""
+    """Record numbers in the order of training: each epoch shuffled again."""
     chance = random.Random(seed)
     return [place for _ in range(epochs) for place in chance.sample(range(count), count)]
 
@@ -447,8 +447,9 @@ def enough_memory(where: str) -> Iterator[None]:
         raise Problem(
             where,
             f"out of memory: up to {used / 2**30:.1f} of {there_is / 2**30:.1f} GiB were in use",
-            "room for one micro-batch",
-            "set finetune.checkpointing: true, lower finetune.batch (and raise accumulation: the result is the same), "
+            "memory for one micro-batch",
+            "set finetune.checkpointing: true, lower finetune.batch (and raise accumulation by the same factor: the result is "
+            "the same), "
             "or on a GPU set finetune.four_bit: true; `mi-llm doctor` says what fits",
         ) from error
 
@@ -573,7 +574,7 @@ def write_notes(path: Path, notes: Sequence[tuple[str, str, str]]) -> None:
 def dry_run(study: Study, model: str) -> None:
     """Print what `finetune` would do, and what it would take on the hardware found; writes nothing."""
     if model not in study.tuned:
-        print(f"finetune {model}: left as it is; finetune.untuned of {study.params} names it")
+        print(f"finetune {model}: not tuned; finetune.untuned of {study.params} names it")
         return
     for path in inputs_of(study, model):
         if not path.exists():

@@ -1,7 +1,7 @@
 """How training records lie in memory: several end to end in one row, so that no token is padding.
 
 The records of a step are shared out among the processes and made into micro-batches here. Packed, the positions of a row start
-anew with each record, and attention, registered with transformers as `mi_llm_records`, goes record by record, so that no mask
+again with each record, and attention, registered with transformers as `mi_llm_records`, goes record by record, so that no mask
 exists. The loss is summed over labeled tokens and divided once a step, so grouping changes speed and memory, not the result.
 Padded is the plain layout: records below one another, in their order.
 """

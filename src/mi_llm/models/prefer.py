@@ -255,7 +255,7 @@ class Bar(TrainerCallback):  # type: ignore[misc]
         """Go on; the last log is of the whole training."""
         if "loss" in logs:
             share = logs["rewards/accuracies"]
-            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, the chosen likelier in {share:.0%}", refresh=False)
+            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, the chosen reply more likely in {share:.0%}", refresh=False)
             self.bar.update()
         else:
             self.bar.close()
@@ -315,7 +315,7 @@ def optimise(study: Study, model: str, pairs: Sequence[Pair], adapter: Path) -> 
         trainer.train()
     except torch.OutOfMemoryError:
         raise Problem(
-            f"prefer@{model}", "the GPU's memory is full", "room for prefer.batch pairs", "lower prefer.batch, and run again"
+            f"prefer@{model}", "the GPU's memory is full", "memory for prefer.batch pairs", "lower prefer.batch, and run again"
         ) from None
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     for entry in log:

@@ -104,7 +104,7 @@ class Journal:
         return {answer["round"]: answer for answer in answered}
 
     def begin(self) -> None:
-        """Make this process's file ready to be added to: cut off a torn line, or start anew for another work."""
+        """Make this process's file ready to be added to: cut off a torn line, or start again for another work."""
         if lines := self.lines(self.path):
             os.truncate(self.path, sum(len(line) + 1 for line in lines))
         else:
@@ -185,7 +185,7 @@ def enough_memory(title: str, batch: int) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise Problem(
-            title, "out of memory", f"room for {batch} rounds at a time", "lower respond.batch, and run again"
+            title, "out of memory", f"memory for {batch} rounds at a time", "lower respond.batch, and run again"
         ) from error
 
 

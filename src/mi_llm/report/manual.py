@@ -41,7 +41,7 @@ def coders(study: Study, lang: str) -> str:
     raters = sorted(read_tables(study.folder / "code")[0]["rater"].unique())
     names = ", ".join(rater.removeprefix("llm:") for rater in raters)
     if raters == ["lexical"]:
-        both = ("the lexical coder (automatic: it knows words, not meaning)", "词语编码程序（自动：只认词，不懂意思）")
+        both = ("the lexical coder (automatic: it recognizes words, not meaning)", "词语编码者（自动程序：只认词，不懂意思）")
     elif raters and all(rater.startswith("llm:") for rater in raters):
         both = (f"a language model (automatic): {names}", f"语言模型（自动）：{names}")
     else:

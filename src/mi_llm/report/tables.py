@@ -133,7 +133,7 @@ def trained(study: Study) -> list[tuple[str, str, str]]:
 
 
 def counts(study: Study) -> pd.DataFrame:
-    """How much of what this run had: the numbers that the pages' sentences name."""
+    """The amounts of data in this run: the numbers that the pages' sentences name."""
     parts = storage.read_json(study.folder / "split" / "metrics.json")
     translated = storage.read_json(study.folder / "translate" / "metrics.json")
     talks = storage.read_json(study.folder / "summary" / "metrics.json")

@@ -1,6 +1,6 @@
 """Cutting Chinese text into words exactly as jieba does, many texts at once; every ROUGE score starts here.
 
-The dictionary and the probabilities are jieba's own, read from the installed package; only the search over them is written anew.
+The dictionary and the probabilities are jieba's own, read from the installed package; only the search over them is written again.
 The likeliest path of dictionary words is found for all runs of characters together, with one step of array arithmetic for each
 place in a run; runs of single characters that the dictionary does not list go through a Viterbi pass with back pointers. Sums
 are taken in jieba's order, so that even ties fall as they do there; a test compares the words with `jieba.cut`.

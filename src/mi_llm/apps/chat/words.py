@@ -43,7 +43,9 @@ WORDS = {
     "card_reason": Text("Underlying reason", "深层原因"),
     "card_willing": Text("Ready to change, at first", "一开始的改变意愿"),
     "of_ten": Text("of 10", "（满分 10）"),
-    "card_hint": Text("Tell the reason only when the counselor asks about it or understands it.", "深层原因不要主动说，被问到、被理解时再说。"),
+    "card_hint": Text(
+        "Tell the reason only when the counselor asks about it or understands it.", "深层原因不要主动说，被问到、被理解时再说。"
+    ),
     "your_role": Text("You play", "你扮演"),
     "talk": Text("Talk", "对话"),
     "say": Text("Your message", "你的话"),
@@ -100,9 +102,7 @@ WORDS = {
     "length": Text("cut at the length limit", "到了长度上限"),
     "failed_away": Text("The model server does not answer.", "模型服务没有应答。"),
     "failed_busy": Text("Too many people are using the model. Try again in a moment.", "现在用的人太多，请稍后再试。"),
-    "failed_long": Text(
-        "The talk is too long for the model. Start a new one.", "对话太长，模型接不下去了，请开始新对话。"
-    ),
+    "failed_long": Text("The talk is too long for the model. Start a new one.", "对话太长，模型接不下去了，请开始新对话。"),
     "failed_refused": Text(
         "The model server refuses this message; the talk continues without it. Use other words.",
         "模型服务不接受这条消息，之后的对话不会带上它。请换个写法再发。",

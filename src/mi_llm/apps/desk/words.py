@@ -28,7 +28,8 @@ WORDS = {
     "other_language": Text("中文", "English"),
     "your_packets": Text("Your transcripts", "你的文本"),
     "your_packets_more": Text(
-        "Please code them in this order, each in one sitting if you can. Do not discuss a transcript before all its raters have finished it.",
+        "Please code them in this order, each in one sitting if you can. Do not discuss a transcript before all its raters "
+        "have finished it.",
         "请按此顺序编码，尽量一次编完一份。所有编码者完成之前，请勿讨论。",
     ),
     "exercises": Text("Training", "练习"),
@@ -44,8 +45,8 @@ WORDS = {
     "volley": Text("Volley {n}", "第 {n} 次发言"),
     "turns": Text("Conversation", "对话"),
     "volleys": Text("{a} of {b} volleys", "已编码 {a} / {b} 次发言"),
-    "globals": Text("{a} of {b} globals", "总评 {a} / {b}"),
-    "globals_title": Text("Globals", "总评"),
+    "globals": Text("{a} of {b} globals", "整体评分 {a} / {b}"),
+    "globals_title": Text("Globals", "整体评分"),
     "palette": Text("Behaviors", "行为"),
     "nothing": Text("Nothing to code", "无可编码"),
     "undo": Text("Undo", "撤销"),
@@ -60,7 +61,8 @@ WORDS = {
         "一次发言之内每种行为只计一次，反映、劝说各至多一个：复杂反映盖过简单反映，经许可的劝说盖过劝说。看到什么就编什么，计数由程序完成。",
     ),
     "help": Text(
-        "A letter assigns a code to the marked volley; the same letter removes it. ↓ or j: next volley, ↑ or k: previous, Enter: next "
+        "A letter assigns a code to the marked volley; the same letter removes it. ↓ or j: next volley, ↑ or k: previous, "
+        "Enter: next "
         "uncoded, n: nothing to code, u: undo, ?: rules.",
         "字母键为当前发言编码，再按取消。↓ 或 j 下一次发言，↑ 或 k 上一次，Enter 下一处未编码，n 无可编码，u 撤销，? 规则。",
     ),
@@ -73,7 +75,7 @@ WORDS = {
     "finish": Text("Finish this transcript", "完成此份"),
     "finish_more": Text(
         "Possible when each counselor volley is coded and each global is rated.",
-        "咨询师的每次发言都已编码、四项总评都已评分后即可完成。",
+        "咨询师的每次发言都已编码、四项整体评分都已给出后即可完成。",
     ),
     "reopen": Text("Reopen", "重新打开"),
     "finished": Text("This transcript is finished. Thank you.", "此份已完成，谢谢。"),
@@ -123,7 +125,8 @@ WORDS = {
     "progress": Text("Progress", "进度"),
     "reliability": Text("Reliability", "信度"),
     "reliability_more": Text(
-        "From transcripts that all their raters have finished; codes of others are not shown. Counted by the codebook's rules for a volley.",
+        "From transcripts that all their raters have finished; codes of others are not shown. Counted by the codebook's rules "
+        "for a volley.",
         "只用所有编码者都已完成的文本；此前不显示任何编码。按编码规则计。",
     ),
     "none_yet": Text("No transcript has been finished by two raters yet.", "还没有两位编码者都完成的文本。"),

@@ -99,7 +99,7 @@ class ChatRequest(Strict):
         if any(message.role == "system" for message in self.messages[1:]):
             raise ValueError("only the first message may be a system message")
         if self.messages[-1].role != "user":
-            raise ValueError("the last message must be a user's: it is what is answered")
+            raise ValueError("the last message must be a user message: it is the one to answer")
         if len(self.stops) > STOPS or not all(0 < len(stop) <= STOP_CHARACTERS for stop in self.stops):
             raise ValueError(f"stop: at most {STOPS} strings of 1 to {STOP_CHARACTERS} characters")
         for name, nothing in REFUSED.items():
