@@ -112,7 +112,7 @@ class Ledger:
         self.dearest_usd = max(self.dearest_usd, cost(self.price, sent, 0) * share)
 
     def exhausted(self) -> str | None:
-        """Which limit one more request could pass if those under way and itself cost as much as the most expensive one; or None."""
+        """Which limit one more request could exceed, if each request costs as much as the most expensive one; or None."""
         more = self.in_flight + 1
         if self.requests + more > self.options.budget.requests:
             return f"requests: {self.requests + self.in_flight} of {self.options.budget.requests}"
