@@ -592,7 +592,7 @@ def test_a_folder_with_other_things_is_not_replaced(pieces: bytes, tmp_path: Pat
     baichuan2(tmp_path / "source", pieces)
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "thesis.docx").write_bytes(b"years of work")
-    with pytest.raises(Problem, match="other things"):
+    with pytest.raises(Problem, match="other files"):
         convert(tmp_path / "source", tmp_path / "target")
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["thesis.docx"]
 

@@ -306,8 +306,8 @@ def test_every_answer_keeps_the_page_to_itself(desk: Running) -> None:
 def test_pages_come_in_the_visitors_language(desk: Running) -> None:
     client = desk.client("rater-1")
     assert 'lang="en"' in client.get("/", headers={"Accept-Language": "en-GB,en;q=0.9,zh;q=0.8"}).text
-    assert "你的访谈" in client.get("/", headers={"Accept-Language": "zh-TW,zh;q=0.9,en;q=0.8"}).text
-    assert "你的访谈" in client.get("/", headers={"Accept-Language": "fr, en;q=0.2, zh-CN;q=0.7"}).text
+    assert "你的文本" in client.get("/", headers={"Accept-Language": "zh-TW,zh;q=0.9,en;q=0.8"}).text
+    assert "你的文本" in client.get("/", headers={"Accept-Language": "fr, en;q=0.2, zh-CN;q=0.7"}).text
     client.get("/?lang=zh")
     assert "提问" in client.get(f"/packets/{FIRST}", headers={"Accept-Language": "en"}).text
 
@@ -416,7 +416,7 @@ def test_no_code_is_seen_before_all_who_share_a_packet_are_done(desk: Running, f
     send(one, "rater-1", f"/packets/{SHARED}", change("note", "<script>alert(1)</script>"))
     code_all(one, "rater-1", f"/packets/{SHARED}")
     before = coordinator.get("/").text
-    assert "No two raters" in before
+    assert "No transcript has been finished by two raters" in before
     assert "alert(1)" not in before
     assert coordinator.get("/export/codes.csv").text == "rater,packet,volley,code\n"
     assert coordinator.get("/export/globals.csv").text == "rater,packet,code,rating\n"
@@ -822,7 +822,7 @@ def test_two_raters_code_in_a_browser_and_the_export_is_what_they_typed(desk: Ru
     # the second by thumb, on a phone, in Chinese, in the dark
     thumb = chromium.context(**PHONE, locale="zh-CN", color_scheme="dark")
     page = open_packet(thumb, desk, "rater-2", SHARED)
-    assert page.inner_text("h1") == f"访谈 {SHARED}"
+    assert page.inner_text("h1") == f"文本 {SHARED}"
     second = {2: ["Q"], 4: ["CR", "AF"], 6: ["AF"], 8: ["PERS"], 10: []}
     for number, codes in second.items():
         page.tap(f"#volley-{number} .text")

@@ -263,7 +263,7 @@ def test_the_doctor_says_how_each_model_fits_the_gpu_found(tmp_path: Path, monke
     assert f"PyTorch           {torch.__version__}, CUDA {'yes' if torch.cuda.is_available() else 'no'}" in shown
     rows = [line for line in shown.splitlines() if line.startswith("  glm-4-9b ")]
     assert "2 processes" in rows[0]
-    assert any("as the parameters set it" in row for row in rows)
+    assert any("the parameters' setting" in row for row in rows)
     assert "weights of baichuan2-7b (15.1 GB): make http://127.0.0.1:9 reachable, or name a folder that has them" in shown
     assert "not built yet" not in shown
 
