@@ -29,7 +29,8 @@ QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 def tables() -> dict[str, list[dict[str, str]]]:
     """The rows of each table of the glossary, by the heading above it."""
     found: dict[str, list[dict[str, str]]] = {}
-    heading, columns = "", []
+    heading = ""
+    columns: list[str] = []
     for line in GLOSSARY.read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
             heading, columns = line.removeprefix("## "), []
