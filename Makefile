@@ -7,11 +7,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: data remotes
 	$(BIN)/python -m pytest -m "not slow"
 
-# What a GPU or a full-size model runs otherwise, gone through in miniature: minutes.
+# Tests in miniature what otherwise takes a GPU or a full-size model. A few minutes.
 test-long: data
 	$(BIN)/python -m pytest -m slow
 
-# The images built, run and talked to; needs a Docker engine, or makes one on Debian, or says why not. Half an hour and more.
+# Builds, runs, and tests the images. Needs a Docker engine, or installs one on Debian, or says why not. Half an hour and more.
 test-container:
 	tests/container/run.sh
 
@@ -40,7 +40,7 @@ bench: data
 	benchmarks/peers.sh
 	$(BIN)/python benchmarks/run.py
 
-# The coding desk on this machine: PACKETS is the folder of blinded packets, DESK where the codes are kept.
+# The coding desk on this machine. PACKETS: folder of blinded packets. DESK: folder for the codes.
 PACKETS ?= runs/mini/blind/packets
 DESK ?= desk
 
@@ -59,7 +59,7 @@ chat: setup
 remotes: setup
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-remotes.lock
 
-# Finished outputs of a study from a DVC remote: what the chat needs, what the audit reads, or all. REMOTE is one of yours (docs/remotes.md).
+# Fetch finished outputs from a DVC remote: what the chat needs, what the audit reads, or all. REMOTE: your remote (docs/remotes.md).
 REMOTE ?= store
 PULL = $(BIN)/dvc pull --remote $(REMOTE)
 PIPELINE = $(STUDY:params.yaml=dvc.yaml)
@@ -77,6 +77,6 @@ pull-all: setup
 archive: setup
 	$(BIN)/mi-llm archive build
 
-# The proof: from the zip alone, without a network, the miniature and the audit run to the committed bytes. Half an hour.
+# Proves that the miniature and the audit give the committed bytes from the zip alone, without a network. Half an hour.
 test-archive: archive
 	tests/archive/run.sh

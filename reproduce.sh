@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Reproduce the study: ./reproduce.sh [auto|mini|audit|paper|FOLDER] [--native|--container] [--mirror DIR] [--pull] [--yes]
-#   auto         (default) the paper's study where there is an NVIDIA GPU and a container engine for it, else the miniature
+#   auto         (default) the paper's study if containers can use an NVIDIA GPU here, else the miniature
 #   mini         the study in miniature: sample corpora, tiny models, two CPU cores, about ten minutes
 #   audit        the paper checked against its released data
 #   paper        the study at the paper's scale
 #   FOLDER       any folder with params.yaml, publish.yaml and dvc.yaml, for instance released
-#   --native     in a virtual environment, .venv/ (default, but for a study with the paper's models where a container can have the GPU)
+#   --native     in a virtual environment, .venv/ (default, except for the paper's models if a container can use the GPU)
 #   --container  in the study's container (Docker with Compose; docs/containers.md)
-#   --pull       fetch finished outputs where the remote has them, instead of computing them
-#   --mirror DIR take the public corpora from this folder (or set MI_LLM_MIRROR)
+#   --pull       fetch finished outputs that the remote has, instead of computing them
+#   --mirror DIR read the public corpora from this folder (or set MI_LLM_MIRROR)
 #   --yes        do not ask before a long run
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -37,7 +37,7 @@ no_container() {
   if ! command -v docker >/dev/null; then
     echo "no command docker; install Docker Engine"
   elif ! docker info >/dev/null 2>&1; then
-    echo "no Docker engine answers; start it, or see that you may use it (docker info says why)"
+    echo "no Docker engine responds; start it, or check your permissions (docker info says why)"
   elif ! docker compose version >/dev/null 2>&1; then
     echo "docker has no command compose; install Docker's Compose plugin"
   fi
@@ -92,7 +92,7 @@ fi
 files=(--file docker-compose.yml)
 if needs_gpu "$study"; then
   if ! gpu_for_containers; then
-    echo "reproduce.sh: study $study needs an NVIDIA GPU that containers can use; nvidia-smi or Docker knows none" >&2
+    echo "reproduce.sh: study $study needs an NVIDIA GPU that containers can use; nvidia-smi or Docker finds none" >&2
     echo "  what to do: install NVIDIA's driver and container toolkit, then restart Docker; or run ./reproduce.sh mini --container" >&2
     exit 2
   fi

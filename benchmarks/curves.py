@@ -26,7 +26,7 @@ HOW = (
     "Both sides: one thread; the same model files, saved in float32; the adapter that mi_llm.models.finetune.adapt makes from a "
     "seed, saved once and given to LLaMA-Factory as adapter_name_or_path; LoRA rank 8, alpha 16, dropout 0, all linear layers; "
     "the first 20 sample dialogs as records in their order (LLaMA-Factory: disable_shuffling), cut to the cut-off by the same "
-    "rule; the instruction in a system turn; loss on all counselor turns, averaged over the labelled tokens of a step; no "
+    "rule; the instruction in a system turn; loss on all counselor turns, averaged over the labeled tokens of a step; no "
     "packing on LLaMA-Factory's side; AdamW without weight decay, cosine schedule with warm-up, gradients clipped to norm 1; no "
     "gradient checkpointing; a number of records that the records of a step divide. The architectures are Llama in Baichuan2's "
     "layout (as many key and value heads as heads), GLM and Llama 3; LLaMA-Factory encodes with its templates glm4 and llama3, "

@@ -1,7 +1,7 @@
 """P4, LoRA at the paper's size on NVIDIA GPUs: tokens/s, memory and share of the BF16 peak, with and without checkpointing.
 
 The model has GLM-4-9B's shape and random weights; every record is as long as the cut-off, and the share of its tokens that is
-labelled is the one `mi-llm doctor` assumes. Each way to train that should fit without a 4-bit base runs by itself, through
+labeled is the one `mi-llm doctor` assumes. Each way to train that should fit without a 4-bit base runs by itself, through
 `finetune`'s own functions: in one process, in one for each card, and in as many that share the base out (FSDP). The peer is
 the card: its peak by NVIDIA's data sheet, and beside each run the product of two large matrices. Goal: what `doctor` promises,
 in speed and in memory.
@@ -76,7 +76,7 @@ def random_model(shape: Shape, precision: str, device: torch.device) -> PreTrain
 
 
 def random_records(count: int, length: int, vocabulary: int) -> list[Encoded]:
-    """Records of random tokens, of which the last ones are labelled."""
+    """Records of random tokens, of which the last ones are labeled."""
     chance, records = random.Random(SEED), []
     for _ in range(count):
         ids = [chance.randrange(vocabulary) for _ in range(length)]

@@ -74,7 +74,7 @@ class Server:
 
 @contextmanager
 def serving(folder: Path, *options: str, token: str = "", ready: bool = True) -> Iterator[Server]:
-    """Start `mi-llm serve` in a folder with a study, and end it afterwards."""
+    """Start `mi-llm serve` in a folder with a study, and end it afterward."""
     log = folder / f"server-{time.monotonic_ns()}.log"
     command = [sys.executable, "-m", "mi_llm", "serve", "--study", "mini/params.yaml", "--port", "0", *options]
     with log.open("wb") as said:

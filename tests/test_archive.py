@@ -70,7 +70,7 @@ def populate(folder: Path) -> None:
         "runs/mini/report/index.html": "<title>报告</title>\n",
         "runs/mini/report/provenance.json": json.dumps(PROVENANCE),
         "runs/paper/audit/claims.csv": "id,verdict\nT1,reproduced\n",
-        "runs/paper/acquire/annomi/files.tar": "texts without a licence\n",
+        "runs/paper/acquire/annomi/files.tar": "texts without a license\n",
     }.items():
         storage.write_text(folder / name, text)
     (folder / "reproduce.sh").chmod(0o755)

@@ -242,7 +242,7 @@ def test_shifted_samples_are_found_and_the_repaired_rounds_align(public: Study) 
     assert [outline["behavior"] for outline in outlines] == ["缺乏运动", "缺乏运动"]
     repairs = (folder / "repairs.csv").read_text(encoding="utf-8")
     assert "researcher's remark left out,1" in repairs
-    assert "unlabelled row given its speaker by position,3" in repairs
+    assert "unlabeled row given its speaker by position,3" in repairs
 
 
 @pytest.mark.parametrize(
@@ -253,14 +253,14 @@ def test_shifted_samples_are_found_and_the_repaired_rounds_align(public: Study) 
             "conversations: 3",
             3,
         ),
-        ([{"instruction": "", "input": "丙", "output": "丁", "history": [["甲", "乙"]]}] * 2, "2 records, a dialog each", 2),
+        ([{"instruction": "", "input": "丙", "output": "丁", "history": [["甲", "乙"]]}] * 2, "2 records, one dialog each", 2),
         (
             [
                 {"instruction": "", "input": "甲", "output": "乙", "history": []},
                 {"instruction": "", "input": "丙", "output": "丁", "history": [["甲", "乙"]]},
                 {"instruction": "", "input": "戊", "output": "己", "history": []},
             ],
-            "3 records, a round each, of 2 dialogs",
+            "3 records, one round each, from 2 dialogs",
             2,
         ),
     ],

@@ -1163,7 +1163,7 @@ def test_people_talk_compare_and_take_it_away(unhurried: Served, tmp_path: Path,
         seen.send("说：改过的话也有回复，这一次不一样。")
         assert seen.last() == "改过的话也有回复，这一次不一样。"
         assert page.locator("#rounds > li").count() == 2
-        page.get_by_role("button", name="换一个回复").click()
+        page.get_by_role("button", name="换一个回应").click()
         page.wait_for_selector("#stop", state="visible")
         page.wait_for_selector("#stop", state="hidden")
         for side, arm in enumerate(("base", "tuned")):
@@ -1183,7 +1183,7 @@ def test_people_talk_compare_and_take_it_away(unhurried: Served, tmp_path: Path,
         assert page.evaluate("document.documentElement.scrollWidth") == width
         page.click("#new")
         assert page.is_visible("#setup")
-        assert page.inner_text("#which") == "not begun"
+        assert page.inner_text("#which") == "not started"
 
 
 @SIZES

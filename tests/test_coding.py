@@ -43,7 +43,7 @@ from mi_llm.miti import miti as validation
 from mi_llm.miti.reliability import Bootstrap, Estimate, cohen
 from mi_llm.study import Study, load
 
-TABLE_6 = {  # means of the behaviour counts as printed
+TABLE_6 = {  # means of the behavior counts as printed
     "Llama": {
         "GI": 4.5,
         "PwP": 0.1,
@@ -241,7 +241,7 @@ def test_cue_files_have_the_groups_the_coder_asks_for_each_with_a_reason(name: s
 
 
 def rows(*told: tuple[str, str, str, str, str]) -> list[tuple[str, dict[str, str]]]:
-    """AnnoMI rows of (utterance, expert, interlocutor, text, main behaviour); a question or reflection has its mark."""
+    """AnnoMI rows of (utterance, expert, interlocutor, text, main behavior); a question or reflection has its mark."""
     return [
         (
             "here",
@@ -286,7 +286,7 @@ RIGHT = {1: Behaviour.QUESTION, 2: Behaviour.SIMPLE, 3: Behaviour.QUESTION, 4: B
 
 
 def agreement(seen: dict[int, Behaviour]) -> dict[str, dict[str, Any]]:
-    """Of a coder who saw these behaviours in `SESSION`."""
+    """Of a coder who saw these behaviors in `SESSION`."""
     (session,) = validation.sessions_of(SESSION)
     coded = validation.labelled({number: frozenset({behaviour}) for number, behaviour in seen.items()})
     pairs = [[(coded, validation.consensus(session))]]
@@ -297,7 +297,7 @@ def test_agreement_is_cohens_kappa_and_one_for_a_perfect_coder() -> None:
     perfect = agreement(RIGHT)
     assert set(perfect) == set(validation.CODES)
     known = {code: row["kappa"] for code, row in perfect.items() if not math.isnan(row["kappa"])}
-    assert known == dict.fromkeys(["main behaviour", "question", "reflection", "input", "advice"], 1.0)
+    assert known == dict.fromkeys(["main behavior", "question", "reflection", "input", "advice"], 1.0)
     wrong = agreement(RIGHT | {3: Behaviour.COMPLEX})
     expected = cohen([True, False, False, False], [True, False, True, False])
     assert wrong["question"]["kappa"] == pytest.approx(expected) == pytest.approx(0.5)
@@ -307,10 +307,10 @@ def test_agreement_is_cohens_kappa_and_one_for_a_perfect_coder() -> None:
 def test_a_coder_is_told_by_what_annomi_would_say() -> None:
     seen = frozenset({Behaviour.SEEK, Behaviour.COMPLEX, Behaviour.PERSUADE_WITH})
     assert validation.labels(seen) == {
-        "main behaviour": "therapist_input", "question": "True", "reflection": "True", "complex reflection": "complex",
+        "main behavior": "therapist_input", "question": "True", "reflection": "True", "complex reflection": "complex",
         "input": "True", "information": "False", "advice": "True",
     }  # fmt: skip
-    assert validation.labels(frozenset({Behaviour.AFFIRM}))["main behaviour"] == "other"
+    assert validation.labels(frozenset({Behaviour.AFFIRM}))["main behavior"] == "other"
 
 
 def test_separation_is_the_share_of_pairs_in_their_order() -> None:
@@ -331,10 +331,10 @@ def test_totals_are_told_a_volley_and_ratios_only_where_they_exist() -> None:
     found = validation.scores(seen)
     assert found["CRR", "ratio"] == 0.5
     assert found["RQ", "ratio"] == 2
-    assert found["TR", "a volley"] == 0.5
-    assert found["MIA", "a volley"] == 0.25
+    assert found["TR", "per volley"] == 0.5
+    assert found["MIA", "per volley"] == 0.25
     assert validation.scores({1: frozenset()})["RQ", "ratio"] is None
-    assert set(validation.scores(seen, validation.TOLD_BY_EXPERTS)) == {("CRR", "ratio"), ("RQ", "ratio"), ("TR", "a volley")}
+    assert set(validation.scores(seen, validation.TOLD_BY_EXPERTS)) == {("CRR", "ratio"), ("RQ", "ratio"), ("TR", "per volley")}
 
 
 def acquired(study: Study) -> Study:
@@ -379,14 +379,14 @@ def test_experts_words_and_the_authors_dialogs(workspace: Path, mirror: Path, mo
     kappa = found["coder_validation"].set_index(["coder", "code"])
     evidence = Evidence(study)
     audited = audit_annomi.agreement(evidence).set_index("code")["kappa_mean"]
-    names = {"main_behaviour": "main behaviour", "question_present": "question", "reflection_present": "reflection"}
+    names = {"main_behaviour": "main behavior", "question_present": "question", "reflection_present": "reflection"}
     for theirs, ours in (names | {"reflection_type": "complex reflection"}).items():
         assert kappa.loc[("experts", ours), "kappa"] == pytest.approx(audited[theirs], abs=1e-4)
     words = kappa.loc["lexical"]
     assert words.loc["question", "n"] == 2742
     assert (words["lo"] < words["kappa"]).all()
     assert (words["kappa"] < words["hi"]).all()
-    least = {"question": 0.78, "reflection": 0.42, "main behaviour": 0.58, "input": 0.39, "complex reflection": 0.05}
+    least = {"question": 0.78, "reflection": 0.42, "main behavior": 0.58, "input": 0.39, "complex reflection": 0.05}
     assert all(words.loc[code, "kappa"] > value for code, value in least.items())
     auc = found["quality"].set_index(["coder", "measure"])
     for row in (("experts", "RQ"), ("experts", "TR"), ("lexical", "ADH")):

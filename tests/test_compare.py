@@ -239,7 +239,7 @@ def test_other_bytes_with_the_same_numbers_are_within_tolerance(bundle: Path) ->
     page.write_text(page.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     run = compare(bundle)
     assert run.status == 0
-    assert "  within tolerance: runs/mini/audit: index.html has other bytes" in run.lines
+    assert "  within tolerance: runs/mini/audit: index.html has different bytes" in run.lines
     assert run.lines[-1] == "compared with the committed lock: 12 identical, 1 within tolerance, 0 differ"
 
 
@@ -432,7 +432,12 @@ def test_the_page_in_a_browser(bundle: Path, width: int) -> None:
         browser.close()
     assert (requests, complaints, broken, missing) == ([address], [], [], [])
     assert clipped == 0
-    for words in ("12 identical 一致", "within tolerance 在容差内", "not recomputable 无法重算", "index.html has other bytes"):
+    for words in (
+        "12 identical 一致",
+        "within tolerance 在容差内",
+        "not recomputable 无法重算",
+        "index.html has different bytes",
+    ):
         assert words in " ".join(text.split())
 
 

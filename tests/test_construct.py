@@ -466,7 +466,7 @@ def test_a_person_overrules_the_checks_and_nothing_is_dropped_silently(corpora: 
     ("line", "wrong"),
     [
         ("cpsycound/case_3,maybe,x,A,2026-11-01", "line 2: decision 'maybe'"),
-        ("cpsycound/case_3,keep,x,,", "line 2: no who or no when"),
+        ("cpsycound/case_3,keep,x,,", "line 2: who or when is empty"),
         ("cpsycound/case_3,fix,x,A,2026-11-01", "cpsycound_case_3.txt: no such file"),
         ("cpsycound/case_3000,drop,x,A,2026-11-01", "line 2: no dialog 'cpsycound/case_3000'"),
         (

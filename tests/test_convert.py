@@ -69,7 +69,7 @@ def spoken(sample_dialogs: list[Dialog]) -> list[str]:
 
 
 def sentencepiece_model(texts: list[str], **options: Any) -> bytes:
-    """Train a SentencePiece BPE with byte fallback; by default without normalisation or leading space, as Baichuan2's."""
+    """Train a SentencePiece BPE with byte fallback; by default without normalization or leading space, as Baichuan2's."""
     chosen = {
         "add_dummy_prefix": False, "remove_extra_whitespaces": False, "normalization_rule_name": "identity", "vocab_size": 3500,
         "user_defined_symbols": RESERVED, "allow_whitespace_only_pieces": True, **options,
@@ -247,7 +247,7 @@ def turned(first: torch.Tensor, second: torch.Tensor, base: float) -> tuple[torc
 
 
 def half_turned(part: torch.Tensor, base: float) -> torch.Tensor:
-    """Rotary positions on neighbouring pairs in the first half of each head; the second half stays."""
+    """Rotary positions on neighboring pairs in the first half of each head; the second half stays."""
     moving, fixed = part.chunk(2, dim=-1)
     moved = torch.stack(turned(moving[..., 0::2], moving[..., 1::2], base), dim=-1).flatten(-2)
     return torch.cat([moved, fixed], dim=-1)
@@ -272,7 +272,7 @@ def baichuan2_logits(tensors: Tensors, ids: torch.Tensor, config: dict[str, Any]
 
 
 def chatglm_logits(tensors: Tensors, ids: torch.Tensor, config: dict[str, Any] = CHATGLM) -> torch.Tensor:
-    """Logits of GLM-4-9B: multi-query groups, biases on q, k and v, neighbouring rotary pairs in the first half of a head."""
+    """Logits of GLM-4-9B: multi-query groups, biases on q, k and v, neighboring rotary pairs in the first half of a head."""
     w = {name: tensor.double() for name, tensor in tensors.items()}
     heads, groups, size = config["num_attention_heads"], config["multi_query_group_num"], config["kv_channels"]
     x = w["transformer.embedding.word_embeddings.weight"][ids]
@@ -592,7 +592,7 @@ def test_a_folder_with_other_things_is_not_replaced(pieces: bytes, tmp_path: Pat
     baichuan2(tmp_path / "source", pieces)
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "thesis.docx").write_bytes(b"years of work")
-    with pytest.raises(Problem, match="other things"):
+    with pytest.raises(Problem, match="other files"):
         convert(tmp_path / "source", tmp_path / "target")
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["thesis.docx"]
 

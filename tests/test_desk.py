@@ -307,8 +307,8 @@ def test_every_answer_keeps_the_page_to_itself(desk: Running) -> None:
 def test_pages_come_in_the_visitors_language(desk: Running) -> None:
     client = desk.client("rater-1")
     assert 'lang="en"' in client.get("/", headers={"Accept-Language": "en-GB,en;q=0.9,zh;q=0.8"}).text
-    assert "你的访谈" in client.get("/", headers={"Accept-Language": "zh-TW,zh;q=0.9,en;q=0.8"}).text
-    assert "你的访谈" in client.get("/", headers={"Accept-Language": "fr, en;q=0.2, zh-CN;q=0.7"}).text
+    assert "你的文本" in client.get("/", headers={"Accept-Language": "zh-TW,zh;q=0.9,en;q=0.8"}).text
+    assert "你的文本" in client.get("/", headers={"Accept-Language": "fr, en;q=0.2, zh-CN;q=0.7"}).text
     client.get("/?lang=zh")
     assert "提问" in client.get(f"/packets/{FIRST}", headers={"Accept-Language": "en"}).text
 
@@ -417,7 +417,7 @@ def test_no_code_is_seen_before_all_who_share_a_packet_are_done(desk: Running, f
     send(one, "rater-1", f"/packets/{SHARED}", change("note", "<script>alert(1)</script>"))
     code_all(one, "rater-1", f"/packets/{SHARED}")
     before = coordinator.get("/").text
-    assert "No two raters" in before
+    assert "No transcript has been finished by two raters" in before
     assert "alert(1)" not in before
     assert coordinator.get("/export/codes.csv").text == "rater,packet,volley,code\n"
     assert coordinator.get("/export/globals.csv").text == "rater,packet,code,rating\n"
@@ -485,9 +485,9 @@ def test_the_training_shows_the_gold_after_a_volley_and_not_before(desk: Running
     assert send(client, "rater-1", path, change("done", True))[0]["status"] == "saved"
     html = re.sub(r">\s+<", "><", client.get(path).text)
     assert "Your agreement with the gold" in html
-    # pooled over 50 decisions: one of five behaviours seen by the gold is missed
+    # pooled over 50 decisions: one of five behaviors seen by the gold is missed
     kappa = cohen([True] * 5 + [False] * 45, [True] * 4 + [False] * 46)
-    assert f'All behaviours</th><td class="number">{kappa:.2f}</td>' in html
+    assert f'All behaviors</th><td class="number">{kappa:.2f}</td>' in html
     assert '<td class="number">4</td><td class="number">5</td><td class="number">+1</td>' in html  # empathy
     assert send(client, "rater-1", path, change("done", None))[0]["reason"] == "closed"
     assert rows(desk.client("coordinator").get("/export/codes.csv").text) == []
@@ -604,7 +604,7 @@ def test_a_packet_that_changed_after_it_was_coded_stops_the_desk(folder: Path, t
     store.pin(packets.read(folder))  # nobody had coded it
     saving.save(store, packets.read(folder), Desk("rater-1", "packets", FIRST), [saving.Change(**change("volley-2", ["Q"]))])
     (folder / f"{FIRST}.json").write_text(json.dumps(packet(FIRST)))
-    with pytest.raises(Problem, match="another transcript than the one that was coded"):
+    with pytest.raises(Problem, match="not the transcript that was coded"):
         store.pin(packets.read(folder))
     store.close()
 
@@ -823,7 +823,7 @@ def test_two_raters_code_in_a_browser_and_the_export_is_what_they_typed(desk: Ru
     # the second by thumb, on a phone, in Chinese, in the dark
     thumb = chromium.context(**PHONE, locale="zh-CN", color_scheme="dark")
     page = open_packet(thumb, desk, "rater-2", SHARED)
-    assert page.inner_text("h1") == f"访谈 {SHARED}"
+    assert page.inner_text("h1") == f"文本 {SHARED}"
     second = {2: ["Q"], 4: ["CR", "AF"], 6: ["AF"], 8: ["PERS"], 10: []}
     for number, codes in second.items():
         page.tap(f"#volley-{number} .text")
@@ -999,7 +999,7 @@ def test_a_coding_page_can_be_used_without_seeing_it(desk: Running, chromium: Wa
     assert page.get_by_role("button", name="Asking questions").get_attribute("aria-keyshortcuts") == "q"
     assert page.get_by_role("group", name="Empathy").get_by_role("radio").count() == 5
     contrast = page.evaluate("""() => {
-        const luminance = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).map(Number)
+        const luminance = (color) => color.match(/[0-9.]+/g).slice(0, 3).map(Number)
             .map((part) => part / 255).map((part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
             .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0);
         const ground = luminance(getComputedStyle(document.documentElement).backgroundColor);

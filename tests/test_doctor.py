@@ -264,7 +264,7 @@ def test_the_doctor_says_how_each_model_fits_the_gpu_found(tmp_path: Path, monke
     assert f"PyTorch           {torch.__version__}, CUDA {'yes' if torch.cuda.is_available() else 'no'}" in shown
     rows = [line for line in shown.splitlines() if line.startswith("  glm-4-9b ")]
     assert "2 processes" in rows[0]
-    assert any("as the parameters set it" in row for row in rows)
+    assert any("the parameters' setting" in row for row in rows)
     assert "weights of baichuan2-7b (15.1 GB): make http://127.0.0.1:9 reachable, or name a folder that has them" in shown
     assert "not built yet" not in shown
 
@@ -299,16 +299,18 @@ def test_a_model_that_fits_nowhere_is_said_to(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(ROOT)
     paper: Study = load_study(Path("params.yaml"))
     (row, *_) = ways_on(Card("GeForce GTX 1050", 2 * GIB, None), paper)
-    assert row.startswith("  baichuan2-7b        no way does: the least is 4-bit base, 43.1 GiB")
+    assert row.startswith("  baichuan2-7b        nothing fits: the smallest is 4-bit base, 43.1 GiB")
     (row, *_) = ways_on(Card("Some Card", 80 * GIB, None), paper)
-    assert row.endswith("time not known")
+    assert row.endswith("time unknown")
 
 
 def test_a_way_is_promised_only_where_the_stages_after_it_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     paper, card = load_study(Path("params.yaml")), Card("Some Card", 24 * GIB, None)
     rows = ways_on(card, paper)
-    assert rows[0] == "  baichuan2-7b        no way does: the least is 4-bit base, 43.1 GiB"  # fine-tuning would take 17.3 GiB
+    assert (
+        rows[0] == "  baichuan2-7b        nothing fits: the smallest is 4-bit base, 43.1 GiB"
+    )  # fine-tuning would take 17.3 GiB
     assert "  baichuan2-7b does not fit in simulate, which takes 30.6 GiB as params.yaml sets it; " in rows[2]
     settings = re.search(r"; respond\.batch: (\d+) would fit, with 23\.1 GiB$", rows[2])
     assert settings

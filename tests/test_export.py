@@ -1,4 +1,4 @@
-"""An adapter made ready for the hub: plain peft loads it, the hub reads its card, what its base's licence asks for goes along."""
+"""An adapter made ready for the hub: plain peft loads it, the hub reads its card, what its base's license asks for goes along."""
 
 import hashlib
 import shutil
@@ -42,7 +42,7 @@ def tiny_study(study: Study, checkpoints: Path) -> Study:
 
 @pytest.fixture
 def paper(tiny_study: Study, workspace: Path) -> Study:
-    """The paper's study with adapters and licences in their places (a tiny model's weights: nothing here reads them)."""
+    """The paper's study with adapters and licenses in their places (a tiny model's weights: nothing here reads them)."""
     shutil.copy(Path(__file__).parent.parent / "params.yaml", workspace)
     study = load(Path("params.yaml"))
     for model in study.models:
@@ -51,7 +51,7 @@ def paper(tiny_study: Study, workspace: Path) -> Study:
             shutil.copy(tiny_study.folder / "finetune/tiny-llama3/adapter" / name, adapter)
         licence = study.folder / "base" / model / "LICENCE" / hub.entry_of(study, model).licence.file
         licence.parent.mkdir(parents=True)
-        licence.write_text(f"the licence of {model}\n")
+        licence.write_text(f"the license of {model}\n")
     return study
 
 
@@ -101,7 +101,7 @@ def test_what_the_licence_asks_for_goes_along(model: str, name: str, shown: str,
     export(paper, model, Path(name))
     entry = hub.entry_of(paper, model)
     kept = f"LICENSE{Path(entry.licence.file).suffix}"
-    assert Path(name, kept).read_text() == f"the licence of {model}\n"
+    assert Path(name, kept).read_text() == f"the license of {model}\n"
     assert shown in Path(name, "NOTICE").read_text(encoding="utf-8")
     assert shown in Path(name, "README.md").read_text(encoding="utf-8")
     head = metadata_load(Path(name, "README.md"))

@@ -162,7 +162,7 @@ def test_a_file_that_the_mirrors_archive_lacks_is_taken_loose_or_from_the_networ
     assert fetched() == ({"data/1.txt": b"one", "extra/rare.json": b"rare"}, [])
     server.content.clear()
     shutil.rmtree(scratch)
-    assert fetched()[1][0].why == "not in the mirror folder, and the network did not answer"
+    assert fetched()[1][0].why == "not in the mirror folder, and the network does not respond"
     (mirror / "rare.json").write_bytes(b"rare")
     assert fetched() == ({"data/1.txt": b"one", "extra/rare.json": b"rare"}, [])
     (mirror / "rare.json").write_bytes(b"other")
@@ -189,7 +189,7 @@ def test_what_cannot_be_had_is_a_row_and_no_dialogs(workspace: Path, monkeypatch
     acquire.acquire(study, "efaqa")
     (row,) = csv.DictReader((study.folder / "acquire/efaqa/missing.csv").read_text(encoding="utf-8").splitlines())
     assert row["path"] == "efaqa-corpus-zh.utf8.gz"
-    assert "buy a licence" in row["remedy"]
+    assert "buy a license" in row["remedy"]
     read(study, "efaqa")
     assert read_dialogs(study.folder / "read/efaqa/dialogs.jsonl") == []
 

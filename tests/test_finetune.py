@@ -405,8 +405,8 @@ def test_when_one_of_two_processes_dies_the_other_says_so_and_the_next_run_goes_
     processes[1].kill()
     assert ended(processes) == [2, -signal.SIGKILL]
     said = Path("said.0").read_text(encoding="utf-8")
-    assert "mi-llm: finetune tiny-llama3, process 0 of 2: another process is gone" in said
-    assert "run the same command again: it goes on from the last saved step" in said
+    assert "mi-llm: finetune tiny-llama3, process 0 of 2: another process has ended" in said
+    assert "run the same command again: it continues from the last saved step" in said
     saved = torch.load(state)["progress"]["step"]
     assert 2 <= saved < 24
 
@@ -564,8 +564,8 @@ def test_the_card_of_a_hub_model_names_its_commit_licence_and_duties(
     assert (front["base_model"], front["base_model_revision"], front["library_name"]) == (repository, source.revision, "peft")
     assert (front["license"], front["language"]) == ("other", "zh")
     assert duty in text
-    assert ("are one matrix, to which LoRA gives one A" in text) is (joined is not None)
+    assert ("are one matrix, for which LoRA has one matrix A" in text) is (joined is not None)
     assert joined is None or f"the published layout has {joined} trainable parameters" in text
     loads = f"runs/paper/base/{model}/checkpoint" if converted else repository
     assert f'AutoModelForCausalLM.from_pretrained("{loads}"' in text
-    assert "stated no licence" in text
+    assert "stated no license" in text

@@ -166,7 +166,7 @@ def pinned(server: Hub, name: str = "tiny-llama3", **changes: Any) -> Study:
             "tied": True,
         },
         "original": {"repository": REPOSITORY, "rope_theta": 500000, "rms_norm_eps": 1e-6},
-        "licence": {"name": "Licence of Kindness", "address": "https://kind.example", "file": "LICENSE", "duties": ["be kind"]},
+        "licence": {"name": "License of Kindness", "address": "https://kind.example", "file": "LICENSE", "duties": ["be kind"]},
         "citation": "Nobody, never",
     }
     YAML().dump({name: entry | changes}, Path("hub.yaml"))
@@ -197,7 +197,7 @@ def test_a_model_comes_from_its_pinned_commit_and_loads(server: Hub, checkpoints
     assert {path.name for path in folder.iterdir()} == {*NATIVE, "model.safetensors"} - {"*.safetensors"}
     assert (folder / "model.safetensors").read_bytes() == server.files["model.safetensors"]
     assert storage.read_json(out / "metrics.json") == {
-        "licence": "Licence of Kindness", "parameters": 47392, "revision": REVISION, "vocabulary": 900,
+        "licence": "License of Kindness", "parameters": 47392, "revision": REVISION, "vocabulary": 900,
     }  # fmt: skip
     source = storage.read_json(out / "source.json")
     assert source["sha256"]["config.json"] == hashlib.sha256(server.files["config.json"]).hexdigest()
@@ -349,7 +349,7 @@ def test_a_person_accepts_the_licence_once_for_each_revision(
     os.write(keyboard, b"yes\n")
     base(study, "tiny-llama3")
     shown = capsys.readouterr().err
-    assert "Licence of Kindness" in shown
+    assert "License of Kindness" in shown
     assert "- be kind" in shown
     base(study, "tiny-llama3")
     assert "Kindness" not in capsys.readouterr().err

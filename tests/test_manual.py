@@ -232,7 +232,7 @@ def test_a_phrase_that_tells_the_arm_is_found() -> None:
     found = leaks(packets, key).set_index("what")
     assert found.loc["抱歉", "auc"] == 0
     assert found.loc["慢慢来", "auc"] == 1
-    assert 0.2 < found.loc["characters of a client volley", "auc"] < 0.8
+    assert 0.2 < found.loc["characters per client volley", "auc"] < 0.8
     assert found.loc["all measures together", "auc"] > 0.9
 
 

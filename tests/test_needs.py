@@ -48,7 +48,7 @@ def test_a_bare_machine_is_told_in_one_list_what_is_missing(paper: Study) -> Non
         "corpus release",
         "trian_2000.json",
         "weights of glm-4-9b (18.9 GB)",
-        "licences of baichuan2-7b, glm",
+        "licenses of baichuan2-7b, glm",
     ):
         assert what in missing
     assert "corpus smilechat" not in missing  # a run can do without
@@ -102,7 +102,7 @@ def test_the_miniature_needs_nothing_that_is_not_here(study: Study) -> None:
 
 
 def test_all_licences_are_accepted_before_anything_is_fetched(paper: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    acceptance = "base: your acceptance of the licences of baichuan2-7b, glm-4-9b, llama-3-8b-chinese"
+    acceptance = "base: your acceptance of the licenses of baichuan2-7b, glm-4-9b, llama-3-8b-chinese"
     assert states(paper, BARE)[acceptance] == "absent"
     monkeypatch.setenv("MI_LLM_ACCEPT_LICENCES", ",".join(paper.models))
     assert acceptance not in states(paper, BARE)
@@ -120,7 +120,7 @@ def test_the_papers_study_stops_at_once_on_a_machine_without_any_of_it(tmp_path:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    for what in ("no NVIDIA GPU", "weights of baichuan2-7b", "licences of baichuan2-7b", "not needed to begin: ratings"):
+    for what in ("no NVIDIA GPU", "weights of baichuan2-7b", "licenses of baichuan2-7b", "not needed to begin: ratings"):
         assert what in done.stderr
     assert done.stderr.count("what to do") == 1
     assert not (tmp_path / "bundle/runs").exists()

@@ -190,7 +190,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, clients: str, tokenizer: Pr
 
 
 RECORDINGS = {"Ratings of the corpora", "AnnoMI in Chinese"}
-PEOPLE = {"Talks with standardized clients", "Codes given by people"}
+PEOPLE = {"Dialogs with standardized clients", "Codes given by people"}
 
 
 def test_with_nothing_recorded_and_nothing_coded_the_report_says_what_is_absent(bundle: Bundle) -> None:
@@ -272,4 +272,4 @@ def test_without_the_training_file_the_released_dialogs_train_one_model_and_anot
     assert scores.loc[other, "Tuned"].isna().all()
     assert any("trian_2000.json" in what for what in bundle.table("not-had").index)
     page = storage.read_text(bundle.folder / "runs/paper/report/index.html")
-    assert "which the paper did not make" in page
+    assert "The paper did not make this experiment" in page

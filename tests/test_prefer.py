@@ -268,7 +268,7 @@ def test_the_stage_from_pairs_to_tables(ready: Study) -> None:
     assert scores["p"].isna().groupby("arm").all().to_dict() == {"base": False, "preferred": False, "tuned": True}
 
     card = files["adapter/README.md"].decode()
-    assert "makes that coder's figures worthless as evidence" in card
+    assert "that coder's numbers are no evidence about it" in card
     assert "| CR | +2 |" in card
     assert f"{len(pairs)} pairs of replies" in card
 

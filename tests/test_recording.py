@@ -227,7 +227,7 @@ def test_a_last_line_that_only_lacks_its_end_is_kept(tmp_path: Path) -> None:
     cassette.append([answered("一")])
     content = cassette.path.read_bytes()
     cassette.path.write_bytes(content.rstrip(b"\n"))
-    assert verify(cassette.path) == [f"{cassette.path}, line 1: without its line end"]
+    assert verify(cassette.path) == [f"{cassette.path}, line 1: has no end of line"]
     with cassette.recording():
         assert len(cassette.good) == 1
     assert cassette.path.read_bytes() == content

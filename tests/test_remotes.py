@@ -255,7 +255,7 @@ def test_no_push_takes_along_what_stays_here(bundle: Path, tmp_path: Path) -> No
     assert carried == {"finetune", "respond", "score", "summary"}
     assert (source / "mini/dvc.lock").read_bytes() == lock
 
-    internal = tmp_path / "internal"  # for those who all hold the licences
+    internal = tmp_path / "internal"  # for those who all hold the licenses
     run(source, "remote", "modify", "--local", "here", "url", str(internal))
     run(source, "push", "--remote", "here", "mini/dvc.yaml")
     assert {text.split("/")[2] for text in texts(internal) if text.startswith("runs/mini/")} > {

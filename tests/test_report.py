@@ -366,7 +366,7 @@ def test_the_page_says_how_rounds_were_answered(scored: Study) -> None:
 
 def test_the_manual_evaluation_names_its_coder_and_the_papers_numbers(scored: Study) -> None:
     page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert "Coder: the lexical coder (automatic: it knows words, not meaning)." in page
+    assert "Coder: the lexical coder (automatic: it recognizes words, not meaning)." in page
     indicators = pd.read_csv(scored.folder / "report/tables/indicators.csv").set_index("Indicator")
     assert indicators.loc["Asking questions", "tiny-glm4 tuned, paper"] == "14.20 (5.15)"
     assert indicators.loc["Asking questions", "real (AnnoMI), paper"] == "13.43 (11.68)"

@@ -225,7 +225,7 @@ def test_a_checkpoint_names_the_stop_tokens_of_its_chat_format_whatever_it_came_
 def test_a_template_that_a_server_fills_in_gives_the_tokens_of_respond(
     form: ChatFormat, study: Study, tokenizer: PreTrainedTokenizerFast, sample_dialogs: list[Dialog]
 ) -> None:
-    """A server tokenises a chat as a whole, the study round by round."""
+    """A server tokenizes a chat as a whole, the study round by round."""
     rounds = [sample for dialog in sample_dialogs[:8] for sample in dialog.rounds()]
     for chat in chats(rounds, study):
         filled = tokenizer.apply_chat_template(chat, chat_template=form.template, add_generation_prompt=True)

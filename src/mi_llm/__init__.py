@@ -1,3 +1,3 @@
-"""The executable study behind JMIR Form Res 2026;10:e89077: Chinese counselling models for motivational interviewing."""
+"""The executable study behind JMIR Form Res 2026;10:e89077: Chinese counseling models for motivational interviewing."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The command `mi-llm`: one verb a stage, and what people need around them. Thin: it only wires."""
+"""The command `mi-llm`: reads options, loads the study, and calls the function behind each verb. It holds no logic of its own."""
 
 import os
 import sys
@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     from mi_llm.llm.ask import Workload
     from mi_llm.llm.cassette import Question
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+STUDY, STAGES, PEOPLE, SHARE = "Study", "Stages, in the order of the paper's Methods", "People", "Share"  # groups in --help
+HELP = "Run, check, and share the study of Chinese counselor models for motivational interviewing (JMIR Form Res 2026;10:e89077)."
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 StudyFile = Annotated[
-    Path, typer.Option("--study", help="the study: paper, mini, another's folder, or a parameters file", callback=file_of)
+    Path,
+    typer.Option("--study", help="the study: paper, mini, the folder of another study, or a parameters file", callback=file_of),
 ]
-Item = Annotated[str, typer.Argument()]
-Mode = Annotated[str | None, typer.Option(help="replay, record, batch or live, in place of the parameters' llm.mode")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="say what recording would take, and do nothing")]
-Yes = Annotated[bool, typer.Option("--yes", help="do not ask before spending; the parameters' budget holds")]
+Corpus = Annotated[str, typer.Argument(help="a corpus of the study")]
+Model = Annotated[str, typer.Argument(help="a model of the study")]
+Mode = Annotated[str | None, typer.Option(help="replay, record, batch, or live; replaces llm.mode of the parameters")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print what recording would cost, and do nothing else")]
+Yes = Annotated[bool, typer.Option("--yes", help="do not ask before spending money; the budget in the parameters still applies")]
 Files = Annotated[list[Path], typer.Argument(help="cassettes")]
 File = Annotated[Path, typer.Argument(help="a cassette")]
 MINI = Path("mini/params.yaml")
@@ -41,58 +45,6 @@ def member(name: str, allowed: tuple[str, ...], key: str, study: Study) -> str:
     if name not in allowed:
         raise Problem(name, f"not among {key} of {study.params}", f"one of {', '.join(allowed)}", "correct the name")
     return name
-
-
-@app.command()
-def digests(study: StudyFile = MINI) -> None:
-    """Note what each stage's code says, so that DVC runs the stages whose code changed."""
-    from mi_llm.digests import digests as run
-
-    run(load(study))
-
-
-@app.command()
-def acquire(corpus: Item, study: StudyFile = MINI) -> None:
-    """Bring one corpus here, verified."""
-    from mi_llm.corpora.acquire import acquire as run
-
-    settings = load(study)
-    run(settings, member(corpus, settings.corpora, "corpora", settings))
-
-
-@app.command()
-def read(corpus: Item, study: StudyFile = MINI) -> None:
-    """Turn one corpus's files into dialogs, and count every repair."""
-    from mi_llm.corpora.read import read as run
-
-    settings = load(study)
-    run(settings, member(corpus, settings.corpora, "corpora", settings))
-
-
-@app.command()
-def rate(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
-    """Have a language model rate dialogs of each corpus."""
-    from mi_llm.construct import rate as stage
-
-    asking("rate", stage.rate, listed(stage.questions, "rate"), with_mode(load(study), mode), dry_run=dry_run, yes=yes)
-
-
-@app.command()
-def transcribe(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
-    """Collect the MI-style counterparts of a sample of dialogs."""
-    from mi_llm.construct import transcribe as stage
-
-    work = listed(stage.questions, "transcribe")
-    asking("transcribe", stage.transcribe, work, with_mode(load(study), mode), dry_run=dry_run, yes=yes)
-
-
-@app.command()
-def translate(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
-    """Put a sample of AnnoMI's transcripts into Chinese."""
-    from mi_llm.construct import translate as stage
-
-    work = listed(stage.questions, "translate")
-    asking("translate", stage.translate, work, with_mode(load(study), mode), dry_run=dry_run, yes=yes)
 
 
 def listed(questions: "Callable[[Study], Sequence[Question]]", name: str) -> "Callable[[Study], Workload]":
@@ -126,356 +78,7 @@ def with_mode(study: Study, mode: str | None) -> Study:
     return study.model_copy(update={"llm": study.llm.model_copy(update={"mode": mode})})
 
 
-@app.command()
-def screen(study: StudyFile = MINI) -> None:
-    """Check every transcribed dialog, and apply a person's decisions."""
-    from mi_llm.construct.screen import screen as run
-
-    run(load(study))
-
-
-@app.command()
-def split(study: StudyFile = MINI) -> None:
-    """Divide the dialogs into training and test, and the test into rounds."""
-    from mi_llm.construct.split import split as run
-
-    run(load(study))
-
-
-@app.command()
-def base(model: Item, study: StudyFile = MINI) -> None:
-    """Put one base model's checkpoint in place."""
-    from mi_llm.models.base import base as run
-
-    settings = load(study)
-    run(settings, member(model, settings.models, "models", settings))
-
-
-@app.command()
-def finetune(
-    model: Item,
-    study: StudyFile = MINI,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would take here, and do nothing")] = False,
-) -> None:
-    """LoRA-tune one base model."""
-    from mi_llm.models import finetune as stage
-
-    settings = load(study)
-    (stage.dry_run if dry_run else stage.finetune)(settings, member(model, settings.models, "models", settings))
-
-
-@app.command()
-def respond(model: Item, study: StudyFile = MINI) -> None:
-    """Answer every test round with base and tuned model."""
-    from mi_llm.models.respond import respond as run
-
-    settings = load(study)
-    run(settings, member(model, settings.models, "models", settings))
-
-
-@app.command()
-def prefer(model: Item, study: StudyFile = MINI) -> None:
-    """Tune one tuned model on, by what the lexical coder prefers."""
-    from mi_llm.prefer.prefer import prefer as run
-
-    settings = load(study)
-    run(settings, member(model, settings.models, "models", settings))
-
-
-@app.command()
-def score(study: StudyFile = MINI) -> None:
-    """Compare every reply with its reference."""
-    from mi_llm.score.score import score as run
-
-    run(load(study))
-
-
-@app.command()
-def simulate(model: Item, study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
-    """Let standardized clients talk with a base model and its tuned one."""
-    from mi_llm.miti import simulate as stage
-
-    settings = with_mode(load(study), mode)
-    member(model, settings.models, "models", settings)
-    run, work = partial(stage.simulate, model=model), partial(stage.workload, model=model)
-    asking(f"simulate {model}", run, work, settings, dry_run=dry_run, yes=yes)
-
-
-@app.command()
-def blind(study: StudyFile = MINI) -> None:
-    """Make of all talks packets that do not say where they come from."""
-    from mi_llm.miti.blind import blind as run
-
-    run(load(study))
-
-
-@app.command()
-def code(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
-    """Have every packet coded by MITI: by people, a language model or words alone."""
-    from mi_llm.miti import code as stage
-
-    asking("code", stage.code, listed(stage.questions, "code"), with_mode(load(study), mode), dry_run=dry_run, yes=yes)
-
-
-@app.command()
-def miti(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
-    """Hold the automatic coders against AnnoMI's experts, and code the released dialogs."""
-    from mi_llm.miti import miti as stage
-
-    asking("miti", stage.miti, listed(stage.questions, "miti"), with_mode(load(study), mode), dry_run=dry_run, yes=yes)
-
-
-@app.command()
-def summary(study: StudyFile = MINI) -> None:
-    """Make the tables of the manual evaluation."""
-    from mi_llm.miti.summary import summary as run
-
-    run(load(study))
-
-
-@app.command()
-def audit(study: StudyFile = MINI) -> None:
-    """Check every numeric claim of the paper against its public data."""
-    from mi_llm.audit.audit import audit as run
-
-    run(load(study))
-
-
-@app.command()
-def report(study: StudyFile = MINI) -> None:
-    """Write the page that shows what came out."""
-    from mi_llm.report.page import report as run
-
-    run(load(study))
-
-
-@app.command()
-def serve(
-    *,
-    study: StudyFile = MINI,
-    host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for all, then set MI_LLM_TOKEN")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    models: Annotated[str, typer.Option(help="only these models of the study, with commas between")] = "",
-    queue: Annotated[int, typer.Option(min=0, help="how many replies may wait for a model")] = 64,
-    timeout: Annotated[float, typer.Option(min=1, help="seconds that a reply may take")] = 120,
-) -> None:
-    """Offer base and tuned models to anything that speaks OpenAI's protocol."""
-    from mi_llm.apps.model.server import serve as run
-
-    settings = load(study)
-    names = [member(name, settings.models, "models", settings) for name in models.split(",") if name] or settings.models
-    run(settings, names, host, port, queue=queue, seconds=timeout)
-
-
-@app.command()
-def chat(
-    *,
-    model_url: Annotated[str, typer.Option(help="a model server: `mi-llm serve`, or vLLM")],
-    study: StudyFile = MINI,
-    host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for all, then set MI_LLM_CHAT_TOKEN")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
-    votes: Annotated[Path, typer.Option(help="file that keeps the votes of blind comparisons")] = Path("votes.jsonl"),
-    address: Annotated[str, typer.Option(help="where people reach the chat, if not at host and port: https://…")] = "",
-) -> None:
-    """Open the demo chat: a research demo, not care."""
-    from mi_llm.apps.chat.serve import serve as run
-
-    run(load(study), model_url, host, port, votes, address=address)
-
-
-@app.command()
-def pretrain(
-    archive: Annotated[Path, typer.Argument(help="smile-<commit>.tar.gz, the SmileChat archive")],
-    models: Annotated[list[str], typer.Argument(help="which of the tiny models")],
-    out: Annotated[Path, typer.Option(help="folder for the checkpoints")] = Path("pretrain/models"),
-) -> None:
-    """Re-create the miniature's base models from SmileChat (about an hour each on one core)."""
-    from mi_llm import prompts, storage
-    from mi_llm.models.pretrain import Pretraining
-    from mi_llm.models.pretrain import pretrain as run
-
-    options = Pretraining.model_validate(YAML(typ="safe").load(storage.read_text(Path("pretrain/params.yaml"))))
-    run(archive, out, models, prompts.render("counselor"), options)
-
-
-cassette = typer.Typer(no_args_is_help=True, help="Look at recorded answers, check them, put them together.")
-app.add_typer(cassette, name="cassette")
-
-
-@cassette.command("ls")
-def cassette_ls(files: Files, failed: Annotated[bool, typer.Option("--failed", help="only answers that failed")] = False) -> None:
-    """List the answers, a line each."""
-    from mi_llm.llm.cassette import Cassette, line_of
-
-    for path in files:
-        for record in Cassette.open(existing(path)).records:
-            if record["problem"] or not failed:
-                print(line_of(record))
-
-
-@cassette.command("show")
-def cassette_show(file: File, key: Annotated[str, typer.Argument(help="the key's first characters")]) -> None:
-    """Show what was asked under a key, and every answer that came."""
-    from mi_llm.llm.cassette import Cassette, chosen, shown
-
-    print("\n\n".join(shown(record) for record in chosen(Cassette.open(existing(file)), key)))
-
-
-@cassette.command("verify")
-def cassette_verify(files: Files) -> None:
-    """Check that every answer is as it was recorded."""
-    from mi_llm.llm.cassette import verify
-
-    faults = {path: verify(existing(path)) for path in files}
-    for path, found in faults.items():
-        print("\n".join(found) or f"{path}: as recorded")
-    sys.exit(1 if any(faults.values()) else 0)
-
-
-@cassette.command("merge")
-def cassette_merge(target: File, sources: Files) -> None:
-    """Add to the first cassette what the others hold and it does not."""
-    from mi_llm.llm.cassette import merge
-
-    print(f"{target}: {merge(target, [existing(path) for path in sources])} answers added")
-
-
-@cassette.command("export")
-def cassette_export(file: File, out: Annotated[Path, typer.Argument(help="a .csv file")]) -> None:
-    """Write the answers as a table: what each is about, the request, the answer, tokens, times."""
-    from mi_llm.llm.cassette import Cassette, export
-
-    export(Cassette.open(existing(file)), out)
-
-
-def existing(path: Path) -> Path:
-    """The path, if it is a file."""
-    if not path.is_file():
-        raise Problem(str(path), "no such file", "a cassette", "correct the path")
-    return path
-
-
-desk = typer.Typer(help="The coding desk, where raters code blinded transcripts in a browser.")
-app.add_typer(desk, name="desk")
-Packets = Annotated[Path, typer.Option(help="folder of blinded packets with raters.json")]
-DeskData = Annotated[Path, typer.Option(help="folder that keeps desk.sqlite")]
-Address = Annotated[str | None, typer.Option(help="where people reach the desk, if not at host and port: https://…")]
-
-
-@desk.callback(invoke_without_command=True)
-def desk_open(  # noqa: PLR0917 — typer passes options by name
-    context: typer.Context,
-    packets: Annotated[Path | None, typer.Option(help="folder of blinded packets with raters.json")] = None,
-    data: Annotated[Path | None, typer.Option(help="folder that keeps desk.sqlite")] = None,
-    host: str = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8808,
-    training: Annotated[Path | None, typer.Option(help="folder of training packets with gold codes.csv and globals.csv")] = None,
-    address: Address = None,
-) -> None:
-    """Open the coding desk; personal links are printed once."""
-    from mi_llm.apps.desk.serve import serve
-
-    if context.invoked_subcommand is None:
-        if packets is None or data is None:
-            raise Problem("mi-llm desk", "no --packets or no --data", "both folders", "name them")
-        serve(packets, data, host, port, training=training, address=address)
-
-
-@desk.command("links")
-def desk_links(
-    packets: Packets,
-    data: DeskData,
-    address: Annotated[str, typer.Option(help="where people reach the desk")] = "http://127.0.0.1:8808",
-    renew: Annotated[str | None, typer.Option(help="whose link to replace")] = None,
-) -> None:
-    """Print links of people who have none, or replace one person's."""
-    from mi_llm.apps.desk.serve import links
-
-    links(packets, data, address, renew)
-
-
-@desk.command("export")
-def desk_export(packets: Packets, data: DeskData, out: Annotated[Path, typer.Option(help="folder for the two files")]) -> None:
-    """Write codes.csv and globals.csv of what all its raters finished."""
-    from mi_llm.apps.desk.serve import export
-
-    export(packets, data, out)
-
-
-def verb(stage: Stage) -> Callable[..., None]:
-    """The verb of a stage without options of its own: calls the function that is named like it, in the module so named."""
-
-    def run(item: Annotated[str | None, typer.Argument()] = None, study: StudyFile = MINI) -> None:
-        function = getattr(import_module(f"mi_llm.{stage.phase}.{stage.name}"), stage.name)
-        function(load(study), *([item] if item else []))
-
-    return run
-
-
-VERBS = {command.callback.__name__ for command in app.registered_commands if command.callback}
-for stage in stages().values():
-    if stage.name not in VERBS:
-        app.command(stage.name, help=stage.what)(verb(stage))
-
-
-exporting = typer.Typer(no_args_is_help=True, help="Make of the study's outputs what others can take up.")
-app.add_typer(exporting, name="export")
-
-
-@exporting.command("adapter")
-def export_adapter(
-    model: Item,
-    out: Annotated[Path, typer.Option(help="folder to write; its name will be the repository's")],
-    study: StudyFile = MINI,
-) -> None:
-    """Write a tuned model's adapter as a repository for the hub: adapter, card, licence, notice, checksums."""
-    from mi_llm.models.export import export as run
-
-    settings = load(study)
-    run(settings, member(model, settings.models, "models", settings), out)
-
-
-archive = typer.Typer(no_args_is_help=True, help="The archive: one zip file from which the study runs again without a network.")
-app.add_typer(archive, name="archive")
-
-
-@archive.command("build")
-def archive_build(
-    out: Annotated[Path, typer.Option(help="folder for the zip file")] = Path("dist"),
-    image: Annotated[Path | None, typer.Option(help="a container image to put in: docker save, or an OCI tarball")] = None,
-) -> None:
-    """Write the archive of the commit that is checked out and of its finished outputs."""
-    from mi_llm.archive.build import build
-
-    print(build(out, image))
-
-
-@archive.command("verify")
-def archive_verify(file: Annotated[Path, typer.Argument(help="an archive")]) -> None:
-    """Check that an archive is whole, and is what it says."""
-    from mi_llm.archive.verify import verify
-
-    sys.exit(verify(file))
-
-
-@archive.command("packages")
-def archive_packages() -> None:
-    """Renew packages.csv from pip's report, after requirements.lock changed."""
-    from mi_llm.archive.packages import renew
-
-    renew()
-
-
-@app.command()
-def doctor(study: StudyFile = MINI) -> None:
-    """Check this machine: what is here, and what is missing for which study."""
-    from mi_llm.doctor import doctor as run
-
-    others = [path for path in (MINI, Path("params.yaml")) if path != study]
-    sys.exit(run([load(path) for path in (study, *others)]))
-
-
-@app.command()
+@app.command(rich_help_panel=STUDY)
 def reproduce(
     study: Annotated[str, typer.Argument(help="auto, mini, audit, paper, or a folder with a params.yaml")] = "auto",
     yes: Annotated[bool, typer.Option("--yes", help="do not ask before starting")] = False,
@@ -494,25 +97,428 @@ def reproduce(
     sys.exit(run(study, yes=yes, pull=pull))
 
 
-@app.command()
-def accept(study: StudyFile = MINI) -> None:
-    """Make the outputs that are here the reference: commit the reference file together with dvc.lock."""
-    from mi_llm.compare import accept as run
+@app.command(rich_help_panel=STUDY)
+def doctor(study: StudyFile = MINI) -> None:
+    """Check what this machine has, and what each study still needs."""
+    from mi_llm.doctor import doctor as run
 
-    run(load(study))
+    others = [path for path in (MINI, Path("params.yaml")) if path != study]
+    sys.exit(run([load(path) for path in (study, *others)]))
 
 
-@app.command()
+@app.command(rich_help_panel=STUDY)
 def compare(
     study: StudyFile = MINI,
     codechecker: Annotated[
         str | None, typer.Option(help="who checks: a name, or Name <ORCID> (default: git's user.name)")
     ] = None,
 ) -> None:
-    """Compare the outputs that are here with the committed ones; write the certificate. Exit status 1: something differs."""
+    """Compare the present outputs with the committed ones, and write the certificate. Exit status 1: something differs."""
     from mi_llm.certificate.certify import certify
 
     sys.exit(certify(load(study), codechecker))
+
+
+@app.command(rich_help_panel=STUDY)
+def accept(study: StudyFile = MINI) -> None:
+    """Make the present outputs the reference. Commit the reference file together with dvc.lock."""
+    from mi_llm.compare import accept as run
+
+    run(load(study))
+
+
+@app.command(rich_help_panel=STUDY)
+def pretrain(
+    archive: Annotated[Path, typer.Argument(help="smile-<commit>.tar.gz, the SmileChat archive")],
+    models: Annotated[list[str], typer.Argument(help="which of the tiny models")],
+    out: Annotated[Path, typer.Option(help="folder for the checkpoints")] = Path("pretrain/models"),
+) -> None:
+    """Make the miniature's base models again from SmileChat (about an hour each on one core)."""
+    from mi_llm import prompts, storage
+    from mi_llm.models.pretrain import Pretraining
+    from mi_llm.models.pretrain import pretrain as run
+
+    options = Pretraining.model_validate(YAML(typ="safe").load(storage.read_text(Path("pretrain/params.yaml"))))
+    run(archive, out, models, prompts.render("counselor"), options)
+
+
+@app.command(rich_help_panel=STAGES)
+def digests(study: StudyFile = MINI) -> None:
+    """Record a digest of each stage's code, by which DVC finds the stages whose code changed."""
+    from mi_llm.digests import digests as run
+
+    run(load(study))
+
+
+@app.command(rich_help_panel=STAGES)
+def acquire(corpus: Corpus, study: StudyFile = MINI) -> None:
+    """Fetch one corpus and verify its files."""
+    from mi_llm.corpora.acquire import acquire as run
+
+    settings = load(study)
+    run(settings, member(corpus, settings.corpora, "corpora", settings))
+
+
+@app.command(rich_help_panel=STAGES)
+def read(corpus: Corpus, study: StudyFile = MINI) -> None:
+    """Turn one corpus's files into dialogs, and count every repair."""
+    from mi_llm.corpora.read import read as run
+
+    settings = load(study)
+    run(settings, member(corpus, settings.corpora, "corpora", settings))
+
+
+@app.command(rich_help_panel=STAGES)
+def rate(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Have a language model rate dialogs of each corpus."""
+    from mi_llm.construct import rate as stage
+
+    asking("rate", stage.rate, listed(stage.questions, "rate"), with_mode(load(study), mode), dry_run=dry_run, yes=yes)
+
+
+@app.command(rich_help_panel=STAGES)
+def transcribe(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Rewrite a sample of the dialogs in MI style with a language model."""
+    from mi_llm.construct import transcribe as stage
+
+    work = listed(stage.questions, "transcribe")
+    asking("transcribe", stage.transcribe, work, with_mode(load(study), mode), dry_run=dry_run, yes=yes)
+
+
+@app.command(rich_help_panel=STAGES)
+def screen(study: StudyFile = MINI) -> None:
+    """Check every transcribed dialog, and apply a person's decisions."""
+    from mi_llm.construct.screen import screen as run
+
+    run(load(study))
+
+
+@app.command(rich_help_panel=STAGES)
+def translate(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Translate a sample of AnnoMI's transcripts into Chinese."""
+    from mi_llm.construct import translate as stage
+
+    work = listed(stage.questions, "translate")
+    asking("translate", stage.translate, work, with_mode(load(study), mode), dry_run=dry_run, yes=yes)
+
+
+@app.command(rich_help_panel=STAGES)
+def split(study: StudyFile = MINI) -> None:
+    """Divide the dialogs into training and test, and the test dialogs into rounds."""
+    from mi_llm.construct.split import split as run
+
+    run(load(study))
+
+
+@app.command(rich_help_panel=STAGES)
+def base(model: Model, study: StudyFile = MINI) -> None:
+    """Put one base model's checkpoint in place."""
+    from mi_llm.models.base import base as run
+
+    settings = load(study)
+    run(settings, member(model, settings.models, "models", settings))
+
+
+@app.command(rich_help_panel=STAGES)
+def finetune(
+    model: Model,
+    study: StudyFile = MINI,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the memory and time it would take on this machine, and do nothing else")
+    ] = False,
+) -> None:
+    """Tune one base model with LoRA."""
+    from mi_llm.models import finetune as stage
+
+    settings = load(study)
+    (stage.dry_run if dry_run else stage.finetune)(settings, member(model, settings.models, "models", settings))
+
+
+@app.command(rich_help_panel=STAGES)
+def respond(model: Model, study: StudyFile = MINI) -> None:
+    """Answer every test round with the base and the tuned model."""
+    from mi_llm.models.respond import respond as run
+
+    settings = load(study)
+    run(settings, member(model, settings.models, "models", settings))
+
+
+@app.command(rich_help_panel=STAGES)
+def prefer(model: Model, study: StudyFile = MINI) -> None:
+    """Tune one model further, by which replies the lexical coder prefers."""
+    from mi_llm.prefer.prefer import prefer as run
+
+    settings = load(study)
+    run(settings, member(model, settings.models, "models", settings))
+
+
+@app.command(rich_help_panel=STAGES)
+def score(study: StudyFile = MINI) -> None:
+    """Compare every reply with its reference."""
+    from mi_llm.score.score import score as run
+
+    run(load(study))
+
+
+@app.command(rich_help_panel=STAGES)
+def simulate(model: Model, study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Let standardized clients talk with a base model and its tuned form."""
+    from mi_llm.miti import simulate as stage
+
+    settings = with_mode(load(study), mode)
+    member(model, settings.models, "models", settings)
+    run, work = partial(stage.simulate, model=model), partial(stage.workload, model=model)
+    asking(f"simulate {model}", run, work, settings, dry_run=dry_run, yes=yes)
+
+
+@app.command(rich_help_panel=STAGES)
+def blind(study: StudyFile = MINI) -> None:
+    """Turn the transcripts into anonymous packets."""
+    from mi_llm.miti.blind import blind as run
+
+    run(load(study))
+
+
+@app.command(rich_help_panel=STAGES)
+def code(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Code every packet by MITI: by people, a language model, or from words alone."""
+    from mi_llm.miti import code as stage
+
+    asking("code", stage.code, listed(stage.questions, "code"), with_mode(load(study), mode), dry_run=dry_run, yes=yes)
+
+
+@app.command(rich_help_panel=STAGES)
+def summary(study: StudyFile = MINI) -> None:
+    """Make the tables of the manual evaluation."""
+    from mi_llm.miti.summary import summary as run
+
+    run(load(study))
+
+
+@app.command(rich_help_panel=STAGES)
+def miti(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Compare the automatic coders with AnnoMI's experts, and code the released dialogs."""
+    from mi_llm.miti import miti as stage
+
+    asking("miti", stage.miti, listed(stage.questions, "miti"), with_mode(load(study), mode), dry_run=dry_run, yes=yes)
+
+
+@app.command(rich_help_panel=STAGES)
+def audit(study: StudyFile = MINI) -> None:
+    """Check every numeric claim of the paper against its public data."""
+    from mi_llm.audit.audit import audit as run
+
+    run(load(study))
+
+
+@app.command(rich_help_panel=STAGES)
+def report(study: StudyFile = MINI) -> None:
+    """Write the pages that show the results."""
+    from mi_llm.report.page import report as run
+
+    run(load(study))
+
+
+@app.command(rich_help_panel=PEOPLE)
+def chat(
+    *,
+    model_url: Annotated[str, typer.Option(help="a model server: `mi-llm serve`, or vLLM")],
+    study: StudyFile = MINI,
+    host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for all, then set MI_LLM_CHAT_TOKEN")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+    votes: Annotated[Path, typer.Option(help="file for the votes of blind comparisons")] = Path("votes.jsonl"),
+    address: Annotated[str, typer.Option(help="public address of the chat, if it is not host and port: https://…")] = "",
+) -> None:
+    """Open the demo chat: a research demo, not care."""
+    from mi_llm.apps.chat.serve import serve as run
+
+    run(load(study), model_url, host, port, votes, address=address)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def serve(
+    *,
+    study: StudyFile = MINI,
+    host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for all, then set MI_LLM_TOKEN")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    models: Annotated[str, typer.Option(help="only these models of the study, separated by commas")] = "",
+    queue: Annotated[int, typer.Option(min=0, help="how many replies may wait in the queue of a model")] = 64,
+    timeout: Annotated[float, typer.Option(min=1, help="the most seconds that a reply may take")] = 120,
+) -> None:
+    """Serve the base and tuned models over OpenAI's protocol."""
+    from mi_llm.apps.model.server import serve as run
+
+    settings = load(study)
+    names = [member(name, settings.models, "models", settings) for name in models.split(",") if name] or settings.models
+    run(settings, names, host, port, queue=queue, seconds=timeout)
+
+
+desk = typer.Typer(help="The coding desk, where raters code blinded transcripts in a browser.")
+app.add_typer(desk, name="desk", rich_help_panel=PEOPLE)
+Packets = Annotated[Path, typer.Option(help="folder of blinded packets with raters.json")]
+DeskData = Annotated[Path, typer.Option(help="folder for desk.sqlite")]
+Address = Annotated[str | None, typer.Option(help="public address of the desk, if it is not host and port: https://…")]
+
+
+@desk.callback(invoke_without_command=True)
+def desk_open(  # noqa: PLR0917 — typer passes options by name
+    context: typer.Context,
+    packets: Annotated[Path | None, typer.Option(help="folder of blinded packets with raters.json")] = None,
+    data: Annotated[Path | None, typer.Option(help="folder for desk.sqlite")] = None,
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8808,
+    training: Annotated[Path | None, typer.Option(help="folder of training packets with gold codes.csv and globals.csv")] = None,
+    address: Address = None,
+) -> None:
+    """Open the coding desk. Personal links are printed once."""
+    from mi_llm.apps.desk.serve import serve
+
+    if context.invoked_subcommand is None:
+        if packets is None or data is None:
+            raise Problem("mi-llm desk", "no --packets or no --data", "both folders", "name them")
+        serve(packets, data, host, port, training=training, address=address)
+
+
+@desk.command("links")
+def desk_links(
+    packets: Packets,
+    data: DeskData,
+    address: Annotated[str, typer.Option(help="public address of the desk")] = "http://127.0.0.1:8808",
+    renew: Annotated[str | None, typer.Option(help="the person whose link is replaced")] = None,
+) -> None:
+    """Print links for people who have none yet, or replace one person's link."""
+    from mi_llm.apps.desk.serve import links
+
+    links(packets, data, address, renew)
+
+
+@desk.command("export")
+def desk_export(packets: Packets, data: DeskData, out: Annotated[Path, typer.Option(help="folder for the two files")]) -> None:
+    """Write codes.csv and globals.csv of the transcripts that all their raters finished."""
+    from mi_llm.apps.desk.serve import export
+
+    export(packets, data, out)
+
+
+cassette = typer.Typer(no_args_is_help=True, help="Show, check, merge, and export recorded answers.")
+app.add_typer(cassette, name="cassette", rich_help_panel=SHARE)
+
+
+@cassette.command("ls")
+def cassette_ls(files: Files, failed: Annotated[bool, typer.Option("--failed", help="only answers that failed")] = False) -> None:
+    """List the answers, one per line."""
+    from mi_llm.llm.cassette import Cassette, line_of
+
+    for path in files:
+        for record in Cassette.open(existing(path)).records:
+            if record["problem"] or not failed:
+                print(line_of(record))
+
+
+@cassette.command("show")
+def cassette_show(file: File, key: Annotated[str, typer.Argument(help="the key's first characters")]) -> None:
+    """Show the request with a key, and all its answers."""
+    from mi_llm.llm.cassette import Cassette, chosen, shown
+
+    print("\n\n".join(shown(record) for record in chosen(Cassette.open(existing(file)), key)))
+
+
+@cassette.command("verify")
+def cassette_verify(files: Files) -> None:
+    """Check that no answer was changed after recording."""
+    from mi_llm.llm.cassette import verify
+
+    faults = {path: verify(existing(path)) for path in files}
+    for path, found in faults.items():
+        print("\n".join(found) or f"{path}: as recorded")
+    sys.exit(1 if any(faults.values()) else 0)
+
+
+@cassette.command("merge")
+def cassette_merge(target: File, sources: Files) -> None:
+    """Add to the first cassette the answers that only the others have."""
+    from mi_llm.llm.cassette import merge
+
+    print(f"{target}: {merge(target, [existing(path) for path in sources])} answers added")
+
+
+@cassette.command("export")
+def cassette_export(file: File, out: Annotated[Path, typer.Argument(help="a .csv file")]) -> None:
+    """Write the answers as a table: subject, request, answer, tokens, times."""
+    from mi_llm.llm.cassette import Cassette, export
+
+    export(Cassette.open(existing(file)), out)
+
+
+def existing(path: Path) -> Path:
+    """The path, if it is a file."""
+    if not path.is_file():
+        raise Problem(str(path), "no such file", "a cassette", "correct the path")
+    return path
+
+
+def verb(stage: Stage) -> Callable[..., None]:
+    """The verb of a stage without options of its own: calls the function that is named like it, in the module so named."""
+
+    def run(item: Annotated[str | None, typer.Argument()] = None, study: StudyFile = MINI) -> None:
+        function = getattr(import_module(f"mi_llm.{stage.phase}.{stage.name}"), stage.name)
+        function(load(study), *([item] if item else []))
+
+    return run
+
+
+VERBS = {command.callback.__name__ for command in app.registered_commands if command.callback}
+for row in stages().values():
+    if row.name not in VERBS:
+        app.command(row.name, help=row.what, rich_help_panel=STAGES)(verb(row))
+
+
+exporting = typer.Typer(no_args_is_help=True, help="Prepare the study's outputs for others.")
+app.add_typer(exporting, name="export", rich_help_panel=SHARE)
+
+
+@exporting.command("adapter")
+def export_adapter(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="folder to write; its name becomes the repository's name")],
+    study: StudyFile = MINI,
+) -> None:
+    """Write a tuned model's adapter as a repository for the hub, with card, license, notice, and checksums."""
+    from mi_llm.models.export import export as run
+
+    settings = load(study)
+    run(settings, member(model, settings.models, "models", settings), out)
+
+
+archive = typer.Typer(no_args_is_help=True, help="The archive: one zip file from which the study runs without a network.")
+app.add_typer(archive, name="archive", rich_help_panel=SHARE)
+
+
+@archive.command("build")
+def archive_build(
+    out: Annotated[Path, typer.Option(help="folder for the zip file")] = Path("dist"),
+    image: Annotated[Path | None, typer.Option(help="a container image to include: docker save, or an OCI tarball")] = None,
+) -> None:
+    """Write the archive of the checked-out commit and its finished outputs."""
+    from mi_llm.archive.build import build
+
+    print(build(out, image))
+
+
+@archive.command("verify")
+def archive_verify(file: Annotated[Path, typer.Argument(help="an archive")]) -> None:
+    """Check that an archive is complete and unchanged."""
+    from mi_llm.archive.verify import verify
+
+    sys.exit(verify(file))
+
+
+@archive.command("packages")
+def archive_packages() -> None:
+    """Update packages.csv from pip's report, after requirements.lock changed."""
+    from mi_llm.archive.packages import renew
+
+    renew()
 
 
 def guarded(run: Callable[[], None]) -> NoReturn:

@@ -120,7 +120,7 @@ def stages(lock: str) -> dict[str, Any]:
         found = str(error)
     else:
         return dict(content.get("stages", {}))
-    raise Problem("dvc.lock", found, "the lock of a run", "run ./reproduce.sh again; it mends a torn lock")
+    raise Problem("dvc.lock", found, "the lock of a run", "run ./reproduce.sh again; it repairs a damaged lock")
 
 
 def outputs(lock: str) -> dict[str, tuple[str, str]]:
@@ -221,10 +221,10 @@ def judged(study: Study, path: str, stage: str, reference: dict[str, Any], *, lo
     folder = Path(path)
     if not folder.exists():
         # DVC fetches only what a run needs: what it left where it was is as its lock says.
-        why = "not fetched: its hash in the lock is the committed one" if locked else "it is not here"
+        why = "not fetched: its hash in the lock is the committed one" if locked else "it is missing"
         return Output(path, stage, "identical" if locked else "differs", (why,), here=False)
     if path not in reference:
-        return Output(path, stage, "differs", (f"no reference for it in {reference_of(study)}",))
+        return Output(path, stage, "differs", (f"it has no reference in {reference_of(study)}",))
     try:
         now, then = facts(folder), reference[path]
     except Problem as damaged:
@@ -234,7 +234,7 @@ def judged(study: Study, path: str, stage: str, reference: dict[str, Any], *, lo
         return Output(path, stage, "identical")
     if reasons := judge(study, stage, now, then):
         return Output(path, stage, "differs", tuple(reasons))
-    return Output(path, stage, "within tolerance", tuple(f"{name} has other bytes" for name in changed))
+    return Output(path, stage, "within tolerance", tuple(f"{name} has different bytes" for name in changed))
 
 
 def other_packages(outputs: Sequence[Output]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ class Turn(BaseModel):
 
 
 class Dialog(BaseModel):
-    """One counselling conversation.
+    """One counseling conversation.
 
     `id` is unique in its source; `source` names the corpus; `meta` keeps what the reader learned beside the words
     (file, line, topic, quality).

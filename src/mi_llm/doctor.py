@@ -164,7 +164,7 @@ def fitting(study: Study, found: Machine, wanted: Sequence[Need]) -> list[str]:
     missing = []
     disk = study.expect.disk_gb - held(study)
     if found.disk < disk:
-        missing.append(f"{found.disk:.1f} GB of disk are free, {disk:.1f} are needed beside what the study holds")
+        missing.append(f"{found.disk:.1f} GB of disk are free, {disk:.1f} are needed besides what the study holds")
     if study.base.source == "hub":
         missing += unfit(study, found)
     missing += [f"{need.what}: {need.remedy}" for need in wanted if need.missing]
@@ -190,7 +190,7 @@ def unfit(study: Study, found: Machine) -> list[str]:
     for model, entry in entries.items():
         ways = ways_of(study, model, entry.shape, card)
         if model in study.tuned and not any(as_set(way, study) for way in ways if way.memory.total <= card.memory):
-            missing.append(f"{model} does not fit as {study.params} sets finetune; {instead(ways)}")
+            missing.append(f"{model} does not fit with the finetune settings of {study.params}; {instead(ways)}")
         missing += too_large(study, model, entry.shape, card)
     return missing
 
@@ -209,7 +209,7 @@ def ways_of(study: Study, model: str, shape: Shape, card: Card) -> list[Plan]:
 def too_large(study: Study, model: str, shape: Shape, card: Card) -> list[str]:
     """The stages after fine-tuning that do not fit a card as the parameters set them, with settings that would fit."""
     return [
-        f"{model} does not fit in {stage}, which takes {gib(need.total)} as {study.params} sets it; "
+        f"{model} does not fit in {stage}, which needs {gib(need.total)} with the settings of {study.params}; "
         f"{smaller(study, model, shape, card, stage)}"
         for stage, need in after_tuning(study, model, shape, study.finetune.four_bit).items()
         if need.total > card.memory
@@ -251,8 +251,8 @@ def ways_on(card: Card, study: Study) -> list[str]:
         for way in ways:
             if way.fits and (way.memory.total < least or as_set(way, study)):
                 least = min(least, way.memory.total)
-                time = duration(way.hours(tokens, card.peak)) if card.peak else "time not known"
-                mark = "   as the parameters set it" if as_set(way, study) else ""
+                time = duration(way.hours(tokens, card.peak)) if card.peak else "time unknown"
+                mark = "   the parameters' setting" if as_set(way, study) else ""
                 table.append(f"  {model:<20}{way.name:<48}{gib(way.memory.total):>9}{gib(way.after):>10}{time:>16}{mark}")
         table += [f"  {line}" for line in too_large(study, model, shape, card)]
     return table

@@ -1,4 +1,4 @@
-"""What a run needs beside a machine, stage by stage: corpora, training file, weights with their licences, recordings, people.
+"""What a run needs beside a machine, stage by stage: corpora, training file, weights with their licenses, recordings, people.
 
 Looks at files only; what the network has is not known before it is asked. `./reproduce.sh` prints the list before it starts: what
 is here, what will be fetched, and what is absent, with the tables that then stay empty. What the run cannot do without stops it
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 State = Literal["here", "to be fetched", "to be recorded", "you will be asked", "absent"]
 ORDER = ("acquire", "rate", "transcribe", "screen", "translate", "base", "simulate", "code")
 BASE, TUNED = "Figure 3, base models", "Figure 3, tuned models"
-TALKS, SESSIONS = "Tables 4 and 5, the models' talks", "Tables 4 and 5, real sessions"
+TALKS, SESSIONS = "Tables 4 and 5, the models' dialogs", "Tables 4 and 5, real sessions"
 RECORDED = {  # what a stage has recorded
     "rate": "ratings",
     "transcribe": "dialogs in MI style",
@@ -142,7 +142,7 @@ def recorded(study: Study, name: str) -> bool:
 
 
 def weights(study: Study, machine: "Machine") -> Iterator[Need]:
-    """The models of the hub, and whether a person has accepted their licences."""
+    """The models of the hub, and whether a person has accepted their licenses."""
     entries = {model: hub.entry_of(study, model) for model in (study.models if study.base.source == "hub" else ())}
     coming = {model: entry for model, entry in entries.items() if not hub.in_place(study, model, entry)}
     if here := [model for model in entries if model not in coming]:
@@ -159,7 +159,7 @@ def weights(study: Study, machine: "Machine") -> Iterator[Need]:
         remedy = f"read {addresses}; to accept, run at a terminal, or set MI_LLM_ACCEPT_LICENCES={','.join(study.models)}"
         state = "you will be asked" if sys.stdin.isatty() else "absent"
         yield Need(
-            "base", f"your acceptance of the licences of {', '.join(wanted)}", state, (BASE, TUNED, TALKS), remedy, stops=True
+            "base", f"your acceptance of the licenses of {', '.join(wanted)}", state, (BASE, TUNED, TALKS), remedy, stops=True
         )
 
 
@@ -167,12 +167,12 @@ def people(study: Study) -> Iterator[Need]:
     """What people do for the study: decisions, talks with the models, codes."""
     if study.screen.policy == "person" and study.training == "recorded":
         decided = rows(Path(study.screen.decisions) / "decisions.csv")
-        remedy = "the run stops at stage screen and waits for them"
+        remedy = "the run stops at stage screen and waits for these decisions"
         yield Need("screen", "a person's decisions on the transcribed dialogs", "here" if decided else "absent", remedy=remedy)
     if study.simulate.client == "person":
         talks = any(Path(study.simulate.folder).glob("*/*.jsonl"))
         yield Need(
-            "simulate", "people's talks with the models", "here" if talks else "absent", (TALKS,), "docs/human-evaluation.md"
+            "simulate", "people's dialogs with the models", "here" if talks else "absent", (TALKS,), "docs/human-evaluation.md"
         )
     if study.code.coder == "human":
         coded = rows(Path(study.code.human) / "codes.csv")

@@ -153,7 +153,7 @@ def audit(study: Study) -> int:
 
 
 def accept_licences(study: Study) -> None:
-    """Have the licences of all models accepted whose weights are still to come, so that nobody is asked hours later."""
+    """Have the licenses of all models accepted whose weights are still to come, so that nobody is asked hours later."""
     for model in study.models if study.base.source == "hub" else ():
         entry = hub.entry_of(study, model)
         if not hub.in_place(study, model, entry):
@@ -198,8 +198,8 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
         raise Problem(
             f"study {study.name}",
             "this is missing:" + "".join(f"\n  - {line}" for line in missing) + optional,
-            "everything that the run cannot do without",
-            "bring it, and run the same command again; or run ./reproduce.sh mini, which needs none of it",
+            "everything that the run needs",
+            "get it, and run the same command again; or run ./reproduce.sh mini, which needs none of it",
         )
     plan(study, wanted)
     if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":

@@ -1,7 +1,7 @@
 """How sure the scores are: rounds of one dialog are not independent, so whole dialogs are resampled and whole dialogs exchanged.
 
 Three questions have an answer here: between which values a mean lies (bootstrap over dialogs), whether one of two systems is
-better by more than chance (paired approximate randomisation, Holm's correction), and by how much (effect sizes).
+better by more than chance (paired approximate randomization, Holm's correction), and by how much (effect sizes).
 """
 
 from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ class DialogBootstrap:
 
 
 def p_of_swaps(differences: Sequence[float], dialogs: Sequence[str], resamples: int, seed: int) -> float:
-    """Two-sided p that differences (first system minus second, sample by sample) have mean 0: paired approximate randomisation.
+    """Two-sided p that differences (first system minus second, sample by sample) have mean 0: paired approximate randomization.
 
     If two systems are alike, their scores of a dialog may change places (Noreen 1989), which turns the sign of the dialog's sum.
     The statistic is the absolute sum over samples. Where there are at most `resamples` ways to swap dialogs, all are tried, else

@@ -17,7 +17,7 @@ from mi_llm.problem import Problem
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary neighbour of `path`; on success fsync it and rename it over `path`, else leave `path` alone."""
+    """Open a temporary neighbor of `path`; on success fsync it and rename it over `path`, else leave `path` alone."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -100,7 +100,7 @@ def read_lines(path: Path) -> Iterator[Any]:
             yield json.loads(line)
         except json.JSONDecodeError as error:
             raise Problem(
-                f"{path}, line {number}", f"not JSON ({error.msg})", "one JSON object a line", "restore or repair the file"
+                f"{path}, line {number}", f"not JSON ({error.msg})", "one JSON object per line", "restore or repair the file"
             ) from None
 
 

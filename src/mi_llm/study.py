@@ -44,7 +44,7 @@ class Section(BaseModel):
 
 
 class Expect(Section):
-    """What a run takes, for the plan that is printed before it starts: disk in GB, minutes, and on what they were measured."""
+    """Disk space in GB and minutes of a run, printed before it starts, and the machine they were measured on."""
 
     disk_gb: PositiveFloat
     minutes: PositiveInt
@@ -52,20 +52,20 @@ class Expect(Section):
 
 
 class Acquire(Section):
-    """Where corpora come from: `upstream` names those fetched from their pins, the others are the bundle's own samples."""
+    """Sources of the corpora: `upstream` names those fetched from their pins; the others are the bundle's samples."""
 
     upstream: tuple[Corpus, ...]
 
 
 class Price(Section):
-    """US dollars for a million tokens, sent and received."""
+    """US dollars per million tokens, sent and received."""
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)
 
 
 class Budget(Section):
-    """What one stage's recorded answers may use, all runs together: recording stops before it would pass a limit."""
+    """Limits for one stage's recorded answers, over all runs: recording stops before it would exceed one."""
 
     requests: PositiveInt
     tokens: PositiveInt
@@ -75,7 +75,7 @@ class Budget(Section):
 class Llm(Section):
     """The language model that rates, transcribes and translates, and how it is asked.
 
-    `mode`: only look answers up, record what is missing, do so through the Batch API, or ask for everything anew. The SDK
+    `mode`: only look answers up, record missing ones, record them through the Batch API, or request every answer again. The SDK
     repeats a request `network_retries` times when the network fails; an answer that fails its check is asked for `attempts`
     times.
     """
@@ -120,10 +120,10 @@ class Transcribe(Section):
 
 
 class Screen(Section):
-    """What a transcribed dialog must be like; `decisions` is the folder in which a person's decisions are kept.
+    """Checks of a transcribed dialog; `decisions` is the folder with a person's decisions.
 
     `repeated_characters`: from this length on, a volley must not be said twice. `unrelated_share`: the largest share of replies
-    without a word of the client's. `mi_inconsistent_cues`: from this number of cues on, a dialog is against MI.
+    without a word of the client's. `mi_inconsistent_cues`: from this number of cues on, a dialog counts as inconsistent with MI.
     """
 
     policy: Literal["automatic", "person"]
@@ -137,7 +137,7 @@ class Screen(Section):
 
 
 class Translate(Section):
-    """How many AnnoMI transcripts are put into Chinese, at most how many turns a request."""
+    """How many AnnoMI transcripts are translated into Chinese, with at most how many turns per request."""
 
     transcripts: PositiveInt
     turns_a_request: PositiveInt
@@ -145,7 +145,7 @@ class Translate(Section):
 
 
 class Split(Section):
-    """What the test is: `test_dialogs` of the transcribed dialogs, or the authors' rounds, as published or repaired (`aligned`).
+    """The test set: `test_dialogs` of the transcribed dialogs, or the authors' rounds, as published or repaired (`aligned`).
 
     `divided`: the authors' released test dialogs are both: `test_dialogs` of them are the test, the others train. The paper did
     not do so; it is a way to train and test on the authors' own dialogs without their training file.
@@ -156,7 +156,7 @@ class Split(Section):
 
 
 class Base(Section):
-    """The models to be tuned: where each comes from, and its chat format."""
+    """The models to be tuned: their source, and each model's chat format."""
 
     source: Literal["folder", "hub"]
     formats: dict[str, ChatFormat]
@@ -174,10 +174,10 @@ class Lora(Section):
 class Finetune(Section):
     """Training settings (paper, Methods of Fine-Tuning; appendix, section 5).
 
-    `untuned`: those of the study's models that are answered and scored as they are, without an adapter. `instruction`: the file
-    with the fixed instruction. `records`: a dialog, or a round with its history, a record; or as the
-    authors' training file has them. `max_samples`: only the first so many records. `loss`: on all counselor turns of a record
-    or on its last. `packed`: the tokens of a step's records in one row, each attending to its own only; else padded.
+    `untuned`: the study's models that answer and are scored without tuning. `instruction`: the file with the fixed instruction.
+    `records`: what one record is: a dialog, a round with its history, or as in the authors' training file. `max_samples`: only
+    this many records, from the first. `loss`: on all counselor turns of a record, or on its last. `packed`: the tokens of a
+    step's records in one row, each record attending to itself only; else padded.
     `checkpointing`: compute activations again in the backward pass, to save memory. `four_bit`: keep the frozen base in 4 bits,
     here and in every stage that answers with it.
     """
@@ -216,7 +216,7 @@ class Sampling(Section):
 class Respond(Section):
     """How test rounds are answered: `batch` rounds at a time, at most `max_new_tokens` each.
 
-    `engine`: this program, or a model server at `server`, which offers a model's arms as `<model>` and `<model>+mi`: vLLM or
+    `engine`: this program, or a model server at `server`, which serves a model's arms as `<model>` and `<model>+mi`: vLLM or
     this bundle's own. `adapter`: kept beside the base's weights, or merged into them.
     """
 
@@ -246,10 +246,11 @@ class Score(Section):
 
 
 class Prefer(Section):
-    """Preference tuning, for the models named: none, and there is no such stage.
+    """Preference tuning, for the models named; without names, the stage does not exist.
 
     `rounds`: how many training rounds, drawn by the seed, are answered; `candidates`: how often each. Two replies are a pair
-    if the coder's merits differ by `margin`. `beta`: how dear it is to leave the tuned model (DPO). `batch`: pairs a step.
+    if the coder's merits differ by `margin`. `beta`: penalty for moving away from the tuned model (DPO's β).
+    `batch`: pairs per step.
     """
 
     models: tuple[str, ...]
@@ -263,10 +264,10 @@ class Prefer(Section):
 
 
 class Simulate(Section):
-    """Who talks with the models: `client` is a script, a language model (`llm`) or people, whose talks lie in `folder`.
+    """Who talks with the models: `client` is a script, a language model (`llm`), or people, whose dialogs are in `folder`.
 
     `profiles`: the bundle's standardized clients, or the authors' outlines. `dialogs`: how many clients talk with each arm;
-    `rounds`: after how many rounds a talk ends at the latest.
+    `rounds`: the most rounds of a dialog.
     """
 
     client: Literal["scripted", "llm", "person"]
@@ -278,7 +279,7 @@ class Simulate(Section):
 
 
 class Blind(Section):
-    """How many raters code, which share of the transcripts all of them, and words that a person found to be names."""
+    """Number of raters, share of transcripts that all of them code, and words that a person identified as names."""
 
     raters: PositiveInt
     overlap: float = Share
@@ -297,13 +298,13 @@ class Code(Section):
 
 
 class Miti(Section):
-    """On how many of AnnoMI's held-out transcripts the language model is held against the experts, where it codes."""
+    """On how many held-out AnnoMI transcripts a coding language model is compared with the experts."""
 
     transcripts: PositiveInt
 
 
 class Report(Section):
-    """What the pages say on top (empty for nothing), that and the title in Chinese, and how many example rounds they show."""
+    """A notice at the top of the pages (or nothing), notice and title in Chinese, and the number of example rounds."""
 
     notice: str
     title_zh: str
@@ -312,7 +313,7 @@ class Report(Section):
 
 
 class Compare(Section):
-    """By how much a metric may differ from the committed one where bytes differ: absolute, or relative to its size."""
+    """By how much a metric may differ from the committed one if bytes differ: absolute, or relative to its value."""
 
     absolute: float = Field(ge=0)
     relative: float = Field(ge=0)
@@ -443,9 +444,11 @@ def file_of(name: Path) -> Path:
 
 
 def load(path: Path) -> Study:
-    """Read a parameters file; every error names the file, the key, what was found and what is allowed."""
+    """Read a parameters file; every error names the file, the key, its value, and what is allowed."""
     if not path.is_file():
-        raise Problem(str(path), "no such study", "paper, mini, another's folder, or a parameters file", "correct the name")
+        raise Problem(
+            str(path), "no such study", "paper, mini, the folder of another study, or a parameters file", "correct the name"
+        )
     text = storage.read_text(path)
     try:
         content: Any = YAML(typ="safe").load(text)
@@ -469,7 +472,7 @@ def load(path: Path) -> Study:
 def describe(fault: Any) -> tuple[str, str]:
     """Put one validation fault into words: (what was found where, what is allowed there)."""
     if not fault["loc"]:  # settings that contradict each other: the sentence says it, the whole study does not
-        return fault["msg"].removeprefix("Value error, "), "settings that agree"
+        return fault["msg"].removeprefix("Value error, "), "settings without contradictions"
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"unknown key {key}", f"for {key}: one of {', '.join(known_keys(fault['loc'][:-1]))}"

@@ -29,7 +29,7 @@ from mi_llm.problem import Problem
 
 MANIFEST = "manifest-sha256.txt"
 LISTING = "files.csv"
-EVERY_FILE, EVERY_SUM = "every file with its size and licence", "every file's SHA-256, for sha256sum"
+EVERY_FILE, EVERY_SUM = "every file with its size and license", "every file's SHA-256, for sha256sum"
 DESCRIPTION = "all of this for machines (RO-Crate 1.2, Workflow Run Crate)"
 PAPER_RUN = "MIT AND CC-BY-4.0"  # our words and numbers, with values and phrases of the paper (CC BY 4.0)
 BUNDLE = "MIT AND CC0-1.0 AND CC-BY-4.0"
@@ -38,7 +38,7 @@ PUBLISHED = ("audit", "miti")  # the stages of the paper's study whose outputs h
 
 @dataclass(frozen=True)
 class Item:
-    """One file of the archive: its name there, its content (bytes, or the file that holds it), licence (SPDX), what it is."""
+    """One file of the archive: its name there, its content (bytes, or the file that holds it), license (SPDX), what it is."""
 
     name: str
     content: bytes | Path
@@ -71,7 +71,7 @@ def code(commit: str) -> list[Item]:
 
 
 def code_licence(path: str) -> str:
-    """The licence of a file of the repository: README, “Licence and citation”; the claims list quotes the paper, CC BY 4.0."""
+    """The license of a file of the repository: README, “License and citation”; the claims list quotes the paper, CC BY 4.0."""
     if path.startswith("store/"):
         return "CC0-1.0"
     return PAPER_RUN if path == "src/mi_llm/audit/claims.csv" else "MIT"
@@ -123,7 +123,7 @@ def zenodo(citation: dict[str, Any], moment: datetime) -> str:
             {"identifier": "10.2196/89077", "relation": "isSupplementTo", "resource_type": "publication-article"}
         ],
         "notes": "Code MIT; sample corpora, recorded answers and tiny models CC0; what is quoted of the paper CC BY 4.0: "
-        "files.csv in the archive gives each file's licence.",
+        "files.csv in the archive gives each file's license.",
     }
     return json.dumps({"metadata": metadata}, ensure_ascii=False, sort_keys=True, indent=2) + "\n"
 
@@ -140,10 +140,12 @@ def not_here(items: list[Item], image: bool) -> str:
     if not any(item.name.startswith("runs/paper/") for item in items):
         rows.append(
             left_out.LeftOut(
-                "runs/paper/audit", PAPER_RUN, "had not run where this archive was made", "./reproduce.sh audit --mirror DIR", ""
+                "runs/paper/audit", PAPER_RUN, "had not run when this archive was made", "./reproduce.sh audit --mirror DIR", ""
             )
         )
-    rows.append(left_out.LeftOut("package files", "see packages.csv", "an index keeps them", "pip download", "see packages.csv"))
+    rows.append(
+        left_out.LeftOut("package files", "see packages.csv", "they are on the package index", "pip download", "see packages.csv")
+    )
     if not image:
         base = base_image(storage.read_text(Path("Dockerfile")))
         rows.append(
@@ -167,7 +169,7 @@ def base_image(dockerfile: str) -> str:
 
 
 def listing(items: list[Item]) -> str:
-    """files.csv: each file's size, whether it is a program, its licence, what it is; but for itself and the manifest."""
+    """files.csv: each file's size, whether it is a program, its license, what it is; but for itself and the manifest."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(["path", "bytes", "executable", "licence", "about"])
@@ -202,7 +204,7 @@ NAMED = {  # files inside code/ that readers of the description look for
     "code/mini/dvc.lock": "the committed run: hashes of all inputs and outputs",
     "code/requirements.lock": "exact versions of all packages",
     "code/Dockerfile": "the study's container image",
-    "code/LICENSE": "licence of the code",
+    "code/LICENSE": "license of the code",
     "code/README.md": "how the study is run",
 }
 
@@ -231,10 +233,10 @@ def top(of: crate.Source, items: list[Item], image: Path | None) -> list[Item]:
     program = (resources.files(__package__) / "reproduce.sh").read_bytes()
     made = [
         Item("CITATION.cff", Path("CITATION.cff"), "MIT", "how to cite"),
-        Item("LICENSE", Path("LICENSE"), "MIT", "licence of the code; files.csv has each file's"),
+        Item("LICENSE", Path("LICENSE"), "MIT", "license of the code; files.csv has each file's"),
         Item("code.bundle", history.bundle(of.commit), BUNDLE, "the repository with its history, as a git bundle"),
-        Item("left-out.csv", not_here(items, image is not None).encode(), "MIT", "what is not in here, why, how to fetch it"),
-        Item("packages.csv", table.encode(), "MIT", "the packages' files with SHA-256 and licences"),
+        Item("left-out.csv", not_here(items, image is not None).encode(), "MIT", "what is left out, why, and how to fetch it"),
+        Item("packages.csv", table.encode(), "MIT", "the packages' files with SHA-256 and licenses"),
         Item("reproduce.sh", program, "MIT", "runs the study from here", executable=True),
         Item("sbom.cdx.json", packages.bill(rows, of.commit, of.moment).encode(), "MIT", "bill of materials (CycloneDX 1.6)"),
         Item("wheels.sha256", packages.sums(rows).encode(), "MIT", "the packages' SHA-256, for sha256sum"),

@@ -84,12 +84,12 @@ def reference(*ids: str) -> Any:
 
 
 def licence_links(expression: str) -> Any:
-    """The licences of an SPDX expression without choices."""
+    """The licenses of an SPDX expression without choices."""
     return reference(*(licence_id(name) for name in expression.split(" AND ")))
 
 
 def licence_id(name: str) -> str:
-    """The address of an SPDX licence; within the description, for one that SPDX does not list."""
+    """The address of an SPDX license; within the description, for one that SPDX does not list."""
     return f"#{name}" if name.startswith("LicenseRef-") else f"https://spdx.org/licenses/{name}"
 
 
@@ -198,7 +198,7 @@ def run(results: list[Result]) -> Node:
 
 
 def context(of: Source, licences: list[str]) -> list[Node]:
-    """Who, in which language, under which licences and profiles, and the paper."""
+    """Who, in which language, under which licenses and profiles, and the paper."""
     nodes: list[Node] = [
         {"@id": "#authors", "@type": "Organization", "name": of.citation["authors"][0]["name"], "url": PAPER},
         {"@id": PAPER, "@type": "ScholarlyArticle", "name": of.citation["preferred-citation"]["title"], "identifier": PAPER},

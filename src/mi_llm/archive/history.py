@@ -34,7 +34,7 @@ def git(*words: str, folder: Path | None = None, given: bytes = b"") -> bytes:
     try:
         done = subprocess.run(["git", *words], cwd=folder, input=given, capture_output=True, check=False)  # noqa: S603, S607 — fixed commands
     except FileNotFoundError:
-        raise Problem("git", "no such command", "git, which the archive's history needs", "install git") from None
+        raise Problem("git", "no such command", "git, for the archive's history", "install git") from None
     if done.returncode:
         said = " ".join(done.stderr.decode("utf-8", "replace").split())
         raise Problem(f"git {words[0]}", said, "a git repository with a commit", "run it in the study's own folder")
@@ -51,8 +51,8 @@ def head() -> tuple[str, datetime]:
         raise Problem(
             f"{changed[0][3:]}" + (f" and {len(changed) - 1} more" if len(changed) > 1 else ""),
             "changed since the last commit",
-            "a folder as git has it: the archive holds a commit",
-            "commit it, or put it away (git stash --include-untracked)",
+            "a folder without uncommitted changes: the archive holds a commit",
+            "commit it, or stash it (git stash --include-untracked)",
         )
     if git("rev-parse", "--is-shallow-repository").strip() == b"true":
         raise Problem("git", "a shallow clone", "the whole history: the archive keeps it", "git fetch --unshallow")

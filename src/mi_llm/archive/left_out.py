@@ -1,4 +1,4 @@
-"""What the archive does not hold, as a table: what, licence, why, how to fetch it, and the hash that it must have."""
+"""What the archive does not hold, as a table: what, license, why, how to fetch it, and the hash that it must have."""
 
 from dataclasses import dataclass
 from importlib import resources
@@ -47,8 +47,8 @@ def weights() -> list[LeftOut]:
         LeftOut(
             f"{model}: {file} of {entry.repository} at {entry.revision}",
             entry.licence.name,
-            f"its licence asks everyone for consent, and {entry.download_gb:g} GB are more than an archive of the miniature",
-            f"mi-llm base {model} --study params.yaml; licence: {entry.licence.address}",
+            f"each user must accept its license, and {entry.download_gb:g} GB are too large for an archive of the miniature",
+            f"mi-llm base {model} --study params.yaml; license: {entry.licence.address}",
             f"sha256:{digest}",
         )
         for model, entry in entries(path).items()

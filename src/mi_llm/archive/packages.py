@@ -1,4 +1,4 @@
-"""The packages that the study runs on: which files they are, with SHA-256 and licence, and the bill of materials made of that.
+"""The packages that the study runs on: which files they are, with SHA-256 and license, and the bill of materials made of that.
 
 `packages.csv` is committed: an archive must be the same bytes without a network too. `mi-llm archive packages` renews it from
 pip's own report after requirements.lock changed. A package may have several rows: one file a platform, or a CPU and a CUDA build.
@@ -32,7 +32,7 @@ from mi_llm.problem import Problem
 
 LOCK = Path("requirements.lock")
 TABLE = Path("src/mi_llm/archive/packages.csv")
-CLASSIFIED = {  # what a package says in a classifier only, where that names one licence
+CLASSIFIED = {  # what a package says in a classifier only, where that names one license
     "Apache Software License": "Apache-2.0",
     "GNU General Public License v3 (GPLv3)": "GPL-3.0-only",
     "ISC License (ISCL)": "ISC",
@@ -43,7 +43,7 @@ CLASSIFIED = {  # what a package says in a classifier only, where that names one
 
 @dataclass(frozen=True)
 class Package:
-    """One file of a package: name and version as in requirements.lock, SHA-256, licence (SPDX, or the package's own words)."""
+    """One file of a package: name and version as in requirements.lock, SHA-256, license (SPDX, or the package's own words)."""
 
     package: str
     version: str
@@ -85,7 +85,7 @@ def against(lock: str, packages: list[Package]) -> list[str]:
 
 
 def licence(name: str) -> str:
-    """An installed package's licence: its SPDX expression, or what its old-style fields amount to, or its own words."""
+    """An installed package's license: its SPDX expression, or what its old-style fields amount to, or its own words."""
     about = metadata(name)
     if expression := about["License-Expression"]:
         return str(expression)

@@ -106,11 +106,11 @@ def listed(opened: Opened) -> list[str]:
         for name in sorted(found & rows.keys())
         if int(rows[name]["bytes"]) != opened.sums[name].size
     ]
-    return faults + [f"{name}: {LISTING} names no licence" for name, row in rows.items() if not row["licence"]]
+    return faults + [f"{name}: {LISTING} names no license" for name, row in rows.items() if not row["licence"]]
 
 
 def canonical(opened: Opened, path: Path, moment: datetime) -> list[str]:
-    """The whole file against the same content written anew."""
+    """The whole file against the same content written again."""
     programs = {row["path"] for row in csv.DictReader(io.StringIO(opened.text(LISTING))) if row["executable"] == "yes"}
 
     def reader(name: str) -> Callable[[], Any]:
@@ -213,7 +213,7 @@ def deposit(opened: Opened) -> list[str]:
     faults = [f"zenodo.json: no {key}" for key in ZENODO if not metadata.get(key)]
     rows = list(csv.DictReader(io.StringIO(opened.text("left-out.csv"))))
     if list(rows[0]) != list(left_out.LeftOut.__dataclass_fields__) or not all(row["why"] and row["fetch"] for row in rows):
-        faults.append("left-out.csv: not a table of what, licence, why, fetch, hash")
+        faults.append("left-out.csv: not a table of what, license, why, fetch, hash")
     return faults
 
 

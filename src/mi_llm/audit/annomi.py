@@ -18,10 +18,10 @@ CODES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {  # code → what an an
 
 
 def behaviours(evidence: Evidence) -> pd.DataFrame:
-    """Behaviour counts of each transcript: columns transcript, quality, topic, rounds, questions, reflections, simple, complex,
+    """Behavior counts of each transcript: columns transcript, quality, topic, rounds, questions, reflections, simple, complex,
     r_to_q, complex_share.
 
-    A counselor utterance counts once for each behaviour in it. Where several annotators coded a transcript, counts are
+    A counselor utterance counts once for each behavior in it. Where several annotators coded a transcript, counts are
     their means. A ratio is empty where its denominator is 0.
     """
     rows = []
@@ -54,7 +54,7 @@ def behaviours(evidence: Evidence) -> pd.DataFrame:
 
 
 def by_quality(table: pd.DataFrame) -> pd.DataFrame:
-    """Behaviours by quality: columns quality, transcripts, and each ratio as mean of ratios and as ratio of means."""
+    """Behaviors by quality: columns quality, transcripts, and each ratio as mean of ratios and as ratio of means."""
     rows = []
     for quality, part in table.groupby("quality"):
         rows.append(

@@ -1,6 +1,6 @@
 """Stage `audit`: every numeric claim of the paper, checked by a named method.
 
-Reads what `acquire` and `read` brought of the public corpora. Writes `audit/claims.csv` (a row a claim: id, location, reported,
+Reads what `acquire` and `read` brought of the public corpora. Writes `audit/claims.csv` (one row per claim: id, location, reported,
 reported_sd, n, recomputed, recomputed_sd, verdict, method, note), the tables behind the findings, the findings in words
 (`findings.json`), and the page, `index.html` and in Chinese `index.zh.html`.
 No verdict is written by hand: `claims.csv` in this folder names a method for each claim, and `METHODS` holds them.
@@ -71,7 +71,7 @@ def paper_scores(paper: Paper) -> pd.DataFrame:
 
 
 def supporting(paper: Paper, evidence: Evidence) -> dict[str, pd.DataFrame]:
-    """The tables behind the findings, by file name; those whose data was not to be had are left out."""
+    """The tables behind the findings, by file name; those whose data was unavailable are left out."""
     found = {"grim": codes.grid(paper), "comparisons": codes.comparisons(paper), "missing": evidence.missing}
     if evidence.has("release"):
         for name, kind in (("baselines", "rounds"), ("baselines_aligned", "aligned")):

@@ -93,7 +93,7 @@ def exists(total: int, square: int, size: int, low: int, high: int) -> bool:
 
 @cache
 def possible(mean: Printed, sd: Printed, size: int, raters: int, rated: bool) -> tuple[bool, bool]:
-    """Whether the mean can be, and whether mean and SD can be together; `rated` codes run from 1 to 5, counts from 0.
+    """Whether the mean is possible, and whether mean and SD are possible together; `rated` codes run from 1 to 5, counts from 0.
 
     Where no data set is found quickly and an exhaustive search would be too long, the SD counts as possible.
     """
@@ -154,8 +154,8 @@ def raters_of(paper: Paper, row: str) -> int:
 def possible_moments(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """Table 6, ratings and counts: GRIM and GRIMMER with the stated number of dialogs.
 
-    Raters' codes were not released, so the best verdict is that the numbers can be. Whether codes were whole numbers or averages
-    of two raters is told from the block: the reading under which most of its means are possible.
+    Raters' codes were not released, so the best verdict is that the numbers are possible. Whether codes were whole numbers or
+    averages of two raters is inferred from the block: the assumption under which most of its means are possible.
     """
     _, row, column = claim.id.split("-")
     mean, sd = moments(paper, row, column)
@@ -164,8 +164,8 @@ def possible_moments(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     whole, both = possible(mean, sd, size, raters, rated)
     if both:
         return unknown(f"The raters' codes were not released. {size} {unit} with this mean and SD exist.")
-    what = "this SD beside this mean" if whole else "this mean"
-    note = f"{size} {unit} cannot have {what}."
+    what = "this SD with this mean" if whole else "this mean"
+    note = f"No {size} {unit} have {what}."
     others = [
         f"{count} {'whole numbers' if other == 1 else 'multiples of one half'}"
         for count in (size - 1, size)
@@ -180,7 +180,7 @@ def possible_moments(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
 def follows(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """Table 6, rows that follow from two others (total reflections, technical and relational global): sum or half the sum.
 
-    The printed parts may each be off by half a digit. The SD must lie between what opposite and what parallel parts give.
+    The printed parts may each be off by half a digit. The SD must be between the values for opposite and for parallel parts.
     """
     _, row, column = claim.id.split("-")
     (first, first_sd), (second, second_sd) = (moments(paper, part, column) for part in SUMS[row])
@@ -192,7 +192,7 @@ def follows(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     assert claim.sd is not None
     low = share * abs(first_sd.value - second_sd.value) - share * (first_sd.half + second_sd.half)
     high = share * (first_sd.value + second_sd.value + first_sd.half + second_sd.half)
-    note += f" The SD can be {max(low, 0):.2f} to {high:.2f}."
+    note += f" The SD must be between {max(low, 0):.2f} and {high:.2f}."
     if not low - claim.sd.half <= claim.sd.value <= high + claim.sd.half:
         return Result("inconsistent", note, claim.mean.write(found))
     if abs(found - claim.mean.value) <= claim.mean.half + slack + 1e-9:
@@ -201,7 +201,7 @@ def follows(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
 
 
 def ratio_bounds(paper: Paper, row: str, column: str) -> tuple[float, float, float]:
-    """Between what the mean of per-dialog ratios must lie, given the printed counts: (lowest, ratio of the means, highest).
+    """The range of the mean of per-dialog ratios, given the printed counts: (lowest, ratio of the means, highest).
 
     Let N be a dialog's numerator, D its denominator, r = N/D. The ratio of the means is the mean of r weighted by D, so it
     departs from the plain mean of r by cov(D, r)/mean(D). By Cauchy and Schwarz that is at most SD(D)·SD(r)/mean(D) (moments of the
@@ -225,14 +225,14 @@ def ratio_bounds(paper: Paper, row: str, column: str) -> tuple[float, float, flo
 
 
 def ratio_of_counts(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """Table 6, ratios: can the printed mean of per-dialog ratios follow from the printed counts?
+    """Table 6, ratios: is the printed mean of per-dialog ratios possible, given the printed counts?
 
     The ratio of the printed mean counts is recomputed; the mean of ratios may differ from it, but not by more than the printed
     SDs allow (Cauchy and Schwarz; see `ratio_bounds` in the source). It assumes that every dialog has a ratio.
     """
     _, row, column = claim.id.split("-")
     low, ratio, high = ratio_bounds(paper, row, column)
-    note = f"Ratio of the printed mean counts: {ratio:.3f}; the mean of per-dialog ratios can lie from {max(low, 0):.3f} to {high:.3f}."
+    note = f"Ratio of the printed mean counts: {ratio:.3f}; the mean of per-dialog ratios is between {max(low, 0):.3f} and {high:.3f}."
     if low - claim.mean.half <= claim.mean.value <= high + claim.mean.half:
         verdict: Verdict = "reproduced" if claim.mean.shows(ratio) else "close" if claim.mean.near(ratio) else "not recomputable"
         note += " The printed value can be the mean of per-dialog ratios." if verdict == "not recomputable" else ""

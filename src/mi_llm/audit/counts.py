@@ -27,7 +27,7 @@ def cited_benchmark(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     note = f"{source['title']} ({source['url']}; {source['place']}; {fact.get('setting', 'setting not given')}): {fact['value']} for {fact['model']}."
     result = judged(claim, float(fact["value"]), None, note)
     if result.verdict != "differs" and fact["model"] != meant:
-        note += f" The model of this row is {meant}: another one."
+        note += f" The model of this row is {meant}, which is a different model."
         return Result("inconsistent", note, result.recomputed)
     return result
 
@@ -95,7 +95,7 @@ def named_corpora(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
         for name in CHINESE
         if sources()[name].obtain and not any(sources()[name].files.values()) and not sources()[name].commit
     ]
-    note = f"Named with sources: {listed(CHINESE)}. Acquired in this run: {listed(had) or 'none'}. Needs a bought licence: {listed(bought)}."
+    note = f"Named with sources: {listed(CHINESE)}. Acquired in this run: {listed(had) or 'none'}. Needs a bought license: {listed(bought)}."
     return judged(claim, len(CHINESE), None, note)
 
 
@@ -103,7 +103,7 @@ def rating_maximum(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """The rating prompt in the appendix: its aspects, and the maxima of their criteria."""
     prompt = evidence.appendix.get("三", "")
     if not prompt:
-        return unknown("the appendix was not to be had")
+        return unknown("the appendix was unavailable")
     maxima = [float(number) for number in re.findall(r"^\d\. *\w+ *\(Maximum Score: *([\d.]+)\)", prompt, re.MULTILINE)]
     points = [0.0] * len(maxima)
     for aspect, number in re.findall(r"^(\d)\.\d .*?\(([\d.]+) point", prompt, re.MULTILINE):
@@ -120,15 +120,15 @@ def sum_of_parts(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
 
 
 def training_dialogs(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """The training dialogs: counted in the released file where it was had, else what is left of the transcribed dialogs."""
+    """The training dialogs: counted in the released file if it is available, else the transcribed dialogs that are left."""
     dialogs = evidence.dialogs("training")
     if dialogs:
         return judged(claim, len(dialogs), None, str(evidence.metrics("read", "release")["training_file"]))
     left = int(paper["X-2040"].reported) - int(paper["X-40"].reported)
     note = (
-        f"{paper['X-2040'].reported} transcribed less {paper['X-40'].reported} for the test; the training file was not to be had. The appendix sets max_samples: "
+        f"{paper['X-2040'].reported} transcribed dialogs minus {paper['X-40'].reported} for the test; the training file was unavailable. The appendix sets max_samples: "
         f"{hyperparameters(evidence.appendix.get('五', '')).get('max_samples', 'unknown')}, which counts records: "
-        "were they rounds, training saw the first few hundred dialogs only."
+        "if the records were rounds, training used only the first few hundred dialogs."
     )
     return judged(claim, left, None, note)
 
@@ -138,7 +138,7 @@ def test_dialogs(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     return (
         judged(claim, len(evidence.published), None, "released file")
         if evidence.published
-        else unknown("the release was not to be had")
+        else unknown("the release was unavailable")
     )
 
 
@@ -146,7 +146,7 @@ def test_samples(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """The released test samples, counted; and how many are not a client volley with a counselor's reply."""
     rounds = evidence.rounds("rounds")
     if not rounds:
-        return unknown("the release was not to be had")
+        return unknown("the release was unavailable")
     shifted = int((evidence.alignment["status"] == "shifted").sum())
     return judged(
         claim, len(rounds), None, f"In {shifted} of them the reference is not a counselor volley that answers the client."
@@ -156,7 +156,7 @@ def test_samples(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
 def rounds_a_dialog(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """Samples over dialogs, both as the paper gives them, against the mean rounds of Table 3's test row."""
     found = int(paper["X-367"].reported) / int(paper["X-40"].reported)
-    note = f"{paper['X-367'].reported} samples of {paper['X-40'].reported} dialogs are {found:.3f} a dialog; Table 3 prints {claim.reported}."
+    note = f"{paper['X-367'].reported} samples of {paper['X-40'].reported} dialogs are {found:.3f} per dialog; Table 3 prints {claim.reported}."
     result = judged(claim, found, None, note)
     if result.verdict == "differs":
         return Result("inconsistent", note, result.recomputed)
@@ -164,20 +164,20 @@ def rounds_a_dialog(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
 
 
 def instruction_years(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """The fixed instruction in the released test samples: does it speak of twenty years?"""
+    """The fixed instruction in the released test samples: does it mention twenty years?"""
     for file in evidence.release:
         if file.name.endswith("eval_40.json"):
             texts = set(re.findall(r'"(?:instruction)?": *"([^"]*)"', file.text()))
             years = [text for text in texts if "二十年" in text or "20年" in text]
-            return holds(len(years) == 1, f"{len(years)} wording in all samples", claim.reported if years else "")
-    return unknown("the release was not to be had")
+            return holds(len(years) == 1, f"{len(years)} wording across all samples", claim.reported if years else "")
+    return unknown("the release was unavailable")
 
 
 def appendix_setting(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """A training setting against the appendix's configuration."""
     settings = hyperparameters(evidence.appendix.get("五", ""))
     if not settings:
-        return unknown("the appendix was not to be had")
+        return unknown("the appendix was unavailable")
     name = claim.id.removeprefix("X-hp-")
     found = settings.get(SETTINGS.get(name, name), "")
     if name == "precision":
@@ -191,7 +191,7 @@ def unstated_settings(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """Settings that the paper does not give: are they in the appendix?"""
     settings = hyperparameters(evidence.appendix.get("五", ""))
     if not settings:
-        return unknown("the appendix was not to be had")
+        return unknown("the appendix was unavailable")
     wanted = ("lora_rank", "lora_alpha", "lora_dropout", "seed", "temperature", "top_p")
     found = [name for name in wanted if name in settings]
     return holds(
@@ -206,7 +206,7 @@ def simulated_dialogs(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     order = [dialog.meta["model"] for dialog in evidence.simulated]  # the workbook's
     counts = {model: len(tuned(evidence, model)) for model in dict.fromkeys([*order, *models.tuned()])}
     if not any(counts.values()):
-        return unknown("the released workbook was not to be had")
+        return unknown("the released workbook was unavailable")
     note = f"{', '.join(f'{model}: {count}' for model, count in counts.items())}."
     if claim.id == "X-10each":
         verdict: Verdict = "reproduced" if set(counts.values()) == {10} else "differs"
@@ -220,18 +220,18 @@ def random_sample(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     `inconsistent` where the topics of fewer than 1 in 1,000 random samples are as far from AnnoMI's.
     """
     if evidence.transcripts.empty:
-        return unknown("AnnoMI was not to be had")
+        return unknown("AnnoMI was unavailable")
     topics = topic_test(evidence)
     length = sample_of_transcripts(evidence).set_index(["pool", "unit"]).loc[("all", "rounds"), "p_mean"]
     note = (
-        f"Of 20,000 random samples of 30 transcripts, a share of {topics:.4f} departs as far from AnnoMI's topics as Table 5, and a share of "
-        f"{length:.4f} is as long as Table 4 says. A draw within strata, a choice by hand, or other topic names could explain it."
+        f"Of 20,000 random samples of 30 transcripts, a share of {topics:.4f} deviates from AnnoMI's topics as much as Table 5 does, and a share of "
+        f"{length:.4f} is as long as stated in Table 4. Stratified sampling, a choice by hand, or other topic names could explain it."
     )
     return Result("inconsistent", note) if topics < 0.001 else unknown(note)
 
 
 def number_of_raters(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """How many raters' codes were averaged, as the printed counts tell: the smallest number under which most of them can be."""
+    """How many raters' codes were averaged, by the printed counts: the smallest number with which most of them are possible."""
     fits = {
         raters: sum(
             bool(totals(cell(paper, row, column).mean, size, raters)) for row in COUNTS for column, size in COLUMNS.items()
@@ -253,18 +253,18 @@ def correlation(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
 
 
 def not_released(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """What would be needed was not released."""
-    return unknown(NEEDS.get(claim.id, "What it needs was not released."))
+    """The data needed were not released."""
+    return unknown(NEEDS.get(claim.id, "The data needed were not released."))
 
 
 NEEDS = {
     "X-top2": "GPT-4's ratings were not released; Figure 2 has no numbers.",
     "X-50": "The sampled dialogs were not named.",
-    "X-1520": "The dialogs taken were not named; the corpus is large enough.",
-    "X-520": "The dialogs taken were not named.",
-    "X-rouge": "Neither the replies nor Figure 3's numbers were released. baselines.csv shows what the measure gives to replies without a model.",
+    "X-1520": "The chosen dialogs were not named; the corpus is large enough.",
+    "X-520": "The chosen dialogs were not named.",
+    "X-rouge": "Neither the replies nor Figure 3's numbers were released. baselines.csv shows the scores of replies without a model.",
     "X-3round": "An example in words.",
-    "X-dates1": "The answers carry no dates.",
+    "X-dates1": "The answers have no dates.",
     "X-dates2": "The replies were not released.",
     "X-2res": "The workbook does not name who spoke; its clients use two names.",
     "X-rel-sessions": "A statement about training; no record of it is public.",
@@ -277,9 +277,9 @@ NEEDS = {
 
 
 def model_score(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """BLEU-4 of the paper's models: replies not released. What replies without a model score on the same rounds stands beside it."""
+    """BLEU-4 of the paper's models: replies not released. The scores of replies without a model on the same rounds are given for comparison."""
     if not evidence.baselines:
-        return unknown("The replies were not released, and the test rounds were not to be had.")
+        return unknown("The replies were not released, and the test rounds were unavailable.")
     value = float(claim.reported)
     above = [name for name, score in evidence.baselines.items() if score > value and name != "reference"]
     note = "The replies were not released. "

@@ -25,7 +25,7 @@ DRAWS = 20_000  # random samples of a permutation test
 def labelled_features(dialogs: Labelled) -> dict[str, tuple[float, float]]:
     """Mean and population SD of Table 3's three features, by the rule that gives its test row.
 
-    Messages count only where labelled exactly `client` or `counselor`; a round is a client message directly followed by a
+    Messages count only where labeled exactly `client` or `counselor`; a round is a client message directly followed by a
     counselor message; characters without punctuation, a message a volley; nothing is merged.
     """
     rounds = [
@@ -63,9 +63,9 @@ def table_3(evidence: Evidence) -> pd.DataFrame:
 def dialog_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """Table 3: the printed number against a recount of the public files by one rule.
 
-    The rule: characters without punctuation, a message a volley, messages labelled exactly client or counselor (lines that begin
-    with a plain label, in CPsyCounD), population SD, a round where a counselor message follows a client message directly; and
-    the columns of the two roles exchanged, since the test row comes out only so.
+    The rule: characters without punctuation; one message per volley; messages labeled exactly client or counselor (in CPsyCounD,
+    lines that begin with a plain label); population SD; a round wherever a counselor message directly follows a client message;
+    the columns of the two roles exchanged, since only this reproduces the test row.
     """
     _, dataset, printed = claim.id.split("-")
     feature = COLUMN[printed]
@@ -77,21 +77,19 @@ def dialog_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     }
     dialogs = sources[dataset]()
     if not dialogs:
-        return unknown("the file was not to be had; see the list of what is missing")
+        return unknown("the file was unavailable; see the list of what is missing")
     found = labelled_features(dialogs)
     mean, sd = found[feature]
     note = f"{len(dialogs)} dialogs. "
     if printed != feature:
         named = found[printed]
-        note += (
-            f"The number is the {feature}'s; the {printed}'s volleys, which the head names, have {named[0]:.2f} ({named[1]:.2f})."
-        )
+        note += f"This is the {feature}'s number; the {printed}'s volleys, which the column head names, have {named[0]:.2f} ({named[1]:.2f})."
     result = judged(claim, mean, sd, note)
     if dataset == "CPsy" and result.verdict != "reproduced":
         lacking = CASES - len(dialogs)
         note += f" {lacking} of the {CASES} cases are not in the pinned commit." if lacking else ""
         same = claim.sd is not None and claim.sd.shows(sd)
-        note += " The SD comes out to the printed digits, the mean does not." if same else ""
+        note += " The SD equals the printed digits; the mean does not." if same else ""
         result = judged(claim, mean, sd, note.strip())
     return result
 
@@ -110,7 +108,7 @@ def simulated_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result
     _, row, feature = claim.id.split("-")
     dialogs = tuned(evidence, MODELS[row])
     if not dialogs:
-        return unknown("the released workbook was not to be had")
+        return unknown("the released workbook was unavailable")
     stated = int(claim.n or claim.reported)
     if feature == "n":
         return judged(claim, len(dialogs), None, "dialogs in the released workbook")
@@ -126,7 +124,7 @@ def simulated_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result
             and claim.sd.shows(statistics.stdev([*lengths, rounds]))
         ]
         for rounds in fitting:
-            note += f" With one more dialog of {rounds} rounds, mean and SD come out to the printed digits: the tenth existed."
+            note += f" With one more dialog of {rounds} rounds, mean and SD equal the printed digits: the tenth dialog existed."
     return judged(claim, mean, sd, note)
 
 
@@ -210,19 +208,19 @@ def topic_test(evidence: Evidence) -> float:
 
 
 def real_topic(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """Table 5, real dialogs: can the count be, and how likely is it, if 30 of AnnoMI's transcripts were drawn at random?
+    """Table 5, real dialogs: is the count possible, and how likely is it, if 30 of AnnoMI's transcripts were drawn at random?
 
-    Hypergeometric probability; AnnoMI's topics are put under the paper's by the words of `topics.yaml`.
+    Hypergeometric probability; AnnoMI's topics are mapped to the paper's by the words of `topics.yaml`.
     """
     if evidence.transcripts.empty:
-        return unknown("AnnoMI was not to be had")
+        return unknown("AnnoMI was unavailable")
     row = real_topics(evidence).set_index("topic").loc[claim.claim]
     note = (
         f"AnnoMI has {int(row['available'])} transcripts of the topic; a random 30 hold {row['expected']:.1f} on average; two-sided P of "
         f"{claim.reported}: {row['p']:.4f}."
     )
     if int(claim.reported) > row["available"]:
-        return Result("inconsistent", f"{note} More than there are.", f"{row['expected']:.1f}")
+        return Result("inconsistent", f"{note} The claim is more than there are.", f"{row['expected']:.1f}")
     return Result("not recomputable", f"{note} Which transcripts were drawn is not known.", f"{row['expected']:.1f}")
 
 
@@ -241,7 +239,7 @@ def simulated_topic(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """Table 5, simulated dialogs: recount by the words of `topics.yaml` that the client uses first (openings are shown)."""
     table = simulated_topics(evidence)
     if table.empty:
-        return unknown("the released workbook was not to be had")
+        return unknown("the released workbook was unavailable")
     counts = table[table["topic"] == claim.claim].groupby("model").size().reindex(list(MODELS.values()), fill_value=0)
     found = f"{counts.iloc[0]}x3" if counts.nunique() == 1 else "+".join(str(count) for count in counts)
     printed = int(claim.reported.partition("x")[0])
@@ -250,7 +248,7 @@ def simulated_topic(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     if found != claim.reported and len(others):
         note += f" Dialogs on none of the paper's topics: {listed_counts(others)}."
     if found != claim.reported and (counts.drop(MODELS["bai"]) == printed).all():
-        note += " The dialog missing from the workbook is one of these, if it is as in the other models."
+        note += " The dialog missing from the workbook has this topic, if it is as in the other models."
     return Result("reproduced" if found == claim.reported else "differs", note, found)
 
 

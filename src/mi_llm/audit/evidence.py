@@ -52,7 +52,7 @@ class Evidence:
 
     @cached_property
     def missing(self) -> pd.DataFrame:
-        """What could not be had: corpus, path, why, remedy."""
+        """What was unavailable: corpus, path, why, remedy."""
         tables = []
         for corpus in sources():
             if corpus in self.study.acquire.upstream:

@@ -1,7 +1,7 @@
 """The paper's statements in words, read against its own tables.
 
-A direction is taken at its word: the printed means are compared. Beside it stand Welch tests from the printed moments, and
-rates for each counselor volley where length may explain a difference.
+For a stated direction, the printed means are compared. Notes add Welch tests from the printed moments, and
+rates per counselor volley if length may explain a difference.
 """
 
 from mi_llm.audit.codes import COUNTS, GLOBALS, cell, ratio_bounds, welch
@@ -25,9 +25,9 @@ def tests(paper: Paper, row: str) -> str:
 
 
 def rates(paper: Paper, row: str) -> str:
-    """A behaviour for each counselor volley, by the printed means."""
+    """A behavior per counselor volley, by the printed means."""
     each = {column: mean(paper, row, column) / paper[place].mean.value for column, place in ROUNDS.items()}
-    return "For each counselor volley: " + ", ".join(f"{column} {rate:.2f}" for column, rate in each.items()) + "."
+    return "Per counselor volley: " + ", ".join(f"{column} {rate:.2f}" for column, rate in each.items()) + "."
 
 
 def approached(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
@@ -35,7 +35,7 @@ def approached(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     found = [welch(paper, row, column) for row in ("TECH", "REL", "ADH") for column in MODELS]
     apart = [f"{test['indicator']} {test['column']}" for test in found if test["p"] < 0.05]
     widest = max(found, key=lambda test: test["hi"] - test["lo"])
-    note = f"{listed(apart) or 'None'} of 9 differ{'s' if len(apart) == 1 else ''} at p < .05. That is no proof of likeness: the widest 95 % interval, "
+    note = f"{listed(apart) or 'None'} of 9 differ{'s' if len(apart) == 1 else ''} at p < .05. That does not prove similarity: the widest 95 % interval, "
     note += f"{widest['indicator']} {widest['column']}, is {widest['lo']:+.2f} to {widest['hi']:+.2f}."
     return holds(not apart, note)
 
@@ -115,14 +115,14 @@ def infrequent(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
 def order_of_adherence(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """MI-adherent ratio: the stated order by the printed ratios, and by the ratios of the printed counts.
 
-    `inconsistent` where a ratio in the order cannot follow from its counts.
+    `inconsistent` if a ratio in the order is impossible given its counts.
     """
     printed = {column: mean(paper, "ADH", column) for column in ROUNDS}
     pooled = {column: ratio_bounds(paper, "ADH", column)[1] for column in ROUNDS}
     truth = printed["GLM"] > printed["Baichuan"] >= printed["Real"] > printed["Llama"]
     order = " > ".join(f"{column} {pooled[column]:.2f}" for column in sorted(pooled, key=lambda name: -pooled[name]))
     impossible = [column for column in ROUNDS if not within(paper, "ADH", column)]
-    note = f"By the printed counts: {order}. Ratios that cannot follow from their counts: {listed(impossible) or 'none'}."
+    note = f"By the printed counts: {order}. Ratios that are impossible given their counts: {listed(impossible) or 'none'}."
     return Result("inconsistent", note) if truth and impossible else holds(truth, note)
 
 
@@ -134,7 +134,7 @@ def within(paper: Paper, row: str, column: str) -> bool:
 
 
 def smaller_deviations(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """SDs of behaviour counts: how many of the models' are below the real dialogs'?"""
+    """SDs of behavior counts: how many of the models' are below the real dialogs'?"""
     deviations = {(row, column): cell(paper, row, column).sd for row in COUNTS for column in ROUNDS}
     smaller = [
         (row, column)

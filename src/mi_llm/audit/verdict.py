@@ -11,8 +11,8 @@ VERDICTS: dict[Verdict, str] = {
     "reproduced": "recomputed, and equal to every printed digit",
     "close": "recomputed, and within 2 % or one unit of the last printed digit (never for counts)",
     "differs": "recomputed, and not equal",
-    "inconsistent": "cannot be so, given the paper's own other numbers or its released data",
-    "not recomputable": "what it needs is not public; where something can still be said, the note says it",
+    "inconsistent": "impossible, given the paper's other numbers or its released data",
+    "not recomputable": "the data needed are not public; the note says what is still known",
 }
 NEAR = 0.02  # relative difference that counts as close
 

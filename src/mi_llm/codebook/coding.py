@@ -1,4 +1,4 @@
-"""The codebook of the manual evaluation (paper, Methods, Manual Evaluation and Table 2), told once: four globals, ten behaviours,
+"""The codebook of the manual evaluation (paper, Methods, Manual Evaluation and Table 2), told once: four globals, ten behaviors,
 the summary scores and their thresholds. Prompts, coding desk, coders and tables read it here; it reads and writes nothing.
 
 Source: Moyers, Manuel & Ernst, Motivational Interviewing Treatment Integrity Coding Manual 4.2.1 (2015); see Moyers et al. 2016,
@@ -57,7 +57,7 @@ class GlobalEntry:
 
 @dataclass(frozen=True)
 class BehaviourEntry:
-    """A behaviour as raters see it; `adherent` is None where it is neither MI-adherent nor non-adherent."""
+    """A behavior as raters see it; `adherent` is None where it is neither MI-adherent nor non-adherent."""
 
     code: Behaviour
     name: Text
@@ -67,7 +67,7 @@ class BehaviourEntry:
 
 @dataclass(frozen=True)
 class Coded:
-    """One utterance, and the behaviour a coder saw in it, if any."""
+    """One utterance, and the behavior a coder saw in it, if any."""
 
     behaviour: Behaviour | None
     text: str
@@ -78,51 +78,54 @@ GLOBALS = (
         Global.CULTIVATING,
         Text("Cultivating Change Talk", "培养改变语句"),
         (
-            Text("Passes over what speaks for change.", "来访者说到想改变，也不接。"),
-            Text("Picks it up now and then; most chances go by.", "偶尔接一接，多数机会放过。"),
-            Text("Picks it up often; some chances go by.", "常常接住，仍漏掉一些。"),
-            Text("Hears it throughout and asks for more of it.", "自始至终听得见，并请来访者多说。"),
+            Text("Ignores what the client says in favor of change.", "来访者说到想改变，也不接。"),
+            Text("Responds to it sometimes; misses most opportunities.", "偶尔接一接，多数机会放过。"),
+            Text("Responds to it often; misses some opportunities.", "常常接住，仍漏掉一些。"),
+            Text("Responds to it throughout and asks for more of it.", "自始至终听得见，并请来访者多说。"),
             Text(
-                "Throughout, and with skill, helps it gain weight and become a plan.",
+                "Throughout, and with skill, helps it grow stronger and become a plan.",
                 "自始至终，而且熟练地让它更有分量，走向行动。",
             ),
         ),
     ),
     GlobalEntry(
         Global.SOFTENING,
-        Text("Softening Sustain Talk", "软化维持语句"),
+        Text("Softening Sustain Talk", "软化持续语句"),
         (
-            Text("Each answer breeds more reasons to stay the same.", "每次回应都引出更多不改变的理由。"),
-            Text("Mostly stays with the reasons to stay the same.", "大多停在不改变的理由上。"),
-            Text("Rather stays with them, though at times leads away.", "较常停在那里，有时能带开。"),
-            Text("As a rule leaves them alone once heard.", "听到之后，一般不再纠缠。"),
+            Text("Each response leads to more reasons against change.", "每次回应都引出更多不改变的理由。"),
+            Text("Mostly dwells on the reasons against change.", "大多停在不改变的理由上。"),
+            Text("Often dwells on them, but sometimes leads away.", "较常停在那里，有时能带开。"),
+            Text("Usually does not pursue them once they are heard.", "听到之后，一般不再纠缠。"),
             Text(
-                "They lose force under the counselor's hands, or never come up unasked.",
+                "With the counselor's help they clearly weaken, or the counselor never evokes them.",
                 "在咨询师的引导下明显减弱，或从头到尾不曾被引出。",
             ),
         ),
     ),
     GlobalEntry(
         Global.EMPATHY,
-        Text("Empathy", "同理心"),
+        Text("Empathy", "共情"),
         (
-            Text("Shows next to no interest in how the client sees it.", "对来访者怎么看几乎没有兴趣。"),
-            Text("Tries here and there, and misses or gets only part.", "偶有尝试，听偏或只听懂一部分。"),
-            Text("Tries in earnest; it works some of the time.", "认真去听，有时听懂。"),
-            Text("Keeps at it, and grasps well what is said aloud.", "一直在听，说出口的都能听懂。"),
-            Text("Grasps also what is meant and not yet said.", "连没说出口的意思也能听懂。"),
+            Text("Shows almost no interest in the client's view.", "对来访者怎么看几乎没有兴趣。"),
+            Text("Tries sometimes, but misunderstands or understands only part.", "偶有尝试，听偏或只听懂一部分。"),
+            Text("Really tries, and sometimes understands.", "认真去听，有时听懂。"),
+            Text("Tries throughout, and understands well what the client says.", "一直在听，说出口的都能听懂。"),
+            Text("Also understands what the client means but has not yet said.", "连没说出口的意思也能听懂。"),
         ),
     ),
     GlobalEntry(
         Global.PARTNERSHIP,
-        Text("Partnership", "伙伴关系"),
+        Text("Partnership", "合作"),
         (
-            Text("Knows best and leads alone.", "自以为最懂，一人主导。"),
-            Text("Works together where it costs nothing.", "只在无关紧要处合作。"),
-            Text("Takes up the client's ideas, now and then and without zest.", "来访者的想法时收时不收，不大热心。"),
-            Text("Leads together with the client, and it shows in the session.", "与来访者一同主导，谈话看得出来访者的影响。"),
+            Text("Acts as the expert and leads alone.", "自以为最懂，一人主导。"),
+            Text("Cooperates only where little depends on it.", "只在无关紧要处合作。"),
+            Text("Takes up the client's ideas only sometimes and without enthusiasm.", "来访者的想法时收时不收，不大热心。"),
             Text(
-                "Hands over the lead; without the client's part it would be another session.",
+                "Leads together with the client, whose influence shows in the session.",
+                "与来访者一同主导，谈话看得出来访者的影响。",
+            ),
+            Text(
+                "Actively shares the lead; the client largely shapes the session.",
                 "主动交出主导，来访者决定谈话成什么样。",
             ),
         ),
@@ -135,8 +138,8 @@ BEHAVIOURS = (
         Text("Giving information", "给予信息"),
         None,
         Text(
-            "Tells something worth knowing, as fact or as a professional's view, and leaves it there. In doubt between this and "
-            "persuading with permission: this. Greetings, thanks, small talk about oneself and the session's agenda get no code.",
+            "Gives a fact or a professional opinion, without urging change. If you are unsure between this and persuading with "
+            "permission, choose this. Greetings, thanks, talk about oneself, and the session's agenda get no code.",
             "告知事实或专业看法，说完即止，不催人改变。与“经许可的劝说”难分时归此类。寒暄、致谢、谈自己、会谈安排都不编码。",
         ),
     ),
@@ -145,8 +148,8 @@ BEHAVIOURS = (
         Text("Persuading with permission", "经许可的劝说"),
         None,
         Text(
-            "Persuades a client who asked for it, or said yes to it, or is told that they may ignore it. The permission may "
-            "stand on either side of the advice; a new topic or a prescribing tone ends it.",
+            "Persuades a client who asked for advice, agreed to it, or is told that they may ignore it. The permission may "
+            "come before or after the advice; a new topic or a commanding tone ends it.",
             "来访者主动求教、已经点头，或明说可以不听时的劝说。许可在建议之前之后都算；换了话题或变成吩咐，许可即止。",
         ),
     ),
@@ -155,9 +158,10 @@ BEHAVIOURS = (
         Text("Asking questions", "提问"),
         None,
         Text(
-            "Any question, open or closed; several in one volley count once. What the client knows is a question; what they make "
-            "of what they were just told is seeking collaboration. A reproach with a question mark is confronting.",
-            "各种提问，开放或封闭；一轮多问只计一次。问知道什么，是提问；问对刚才所说怎么看，是寻求协作。打着问号的责备归对质。",
+            "Any question, open or closed; several in one volley count once. Asking what the client knows is a question; "
+            "asking what "
+            "they think of what they were just told is seeking collaboration. A reproach with a question mark is confronting.",
+            "各种提问，开放或封闭；一次发言多问只计一次。问知道什么，是提问；问对刚才所说怎么看，是寻求协作。打着问号的责备归对质。",
         ),
     ),
     BehaviourEntry(
@@ -165,7 +169,8 @@ BEHAVIOURS = (
         Text("Simple reflections", "简单反映"),
         None,
         Text(
-            "Hands back what the client said and adds little. In doubt between simple and complex: simple.",
+            "Repeats or rephrases what the client said and adds little. If you are unsure between simple and complex, choose "
+            "simple.",
             "把来访者的话递回去，添得不多。与复杂反映难分时归此类。",
         ),
     ),
@@ -174,9 +179,10 @@ BEHAVIOURS = (
         Text("Complex reflections", "复杂反映"),
         None,
         Text(
-            "Hands it back with much added: a feeling not named, two sides at once, an image, where it points. A volley has one "
-            "reflection; it is complex if any part of it is.",
-            "递回去时添了许多：没点明的情绪、两面并举、一个比喻、话的去向。一轮只计一个反映，其中有一处复杂即为复杂。",
+            "Reflects with much added meaning: an unnamed feeling, both sides of an ambivalence, an image, a direction. A "
+            "volley has "
+            "one reflection; it is complex if any part of it is.",
+            "递回去时添了许多：没点明的情绪、两面并举、一个比喻、话的去向。一次发言只计一个反映，其中有一处复杂即为复杂。",
         ),
     ),
     BehaviourEntry(
@@ -184,8 +190,8 @@ BEHAVIOURS = (
         Text("Affirming", "肯定"),
         True,
         Text(
-            "Names, and means it, something good that is this client's own: what they can, tried, want or are. Praise that would "
-            "fit anybody gets no code. Both an affirmation and a reflection: an affirmation.",
+            "Sincerely names something good about this client: an ability, an effort, an intention, a quality. Praise that would "
+            "fit anybody gets no code. If it is both an affirmation and a reflection, choose affirmation.",
             "由衷地点出这位来访者自己的好处：会什么、试过什么、想要什么、是怎样的人。放在谁身上都行的夸奖不编码。又像反映时归肯定。",
         ),
     ),
@@ -194,7 +200,8 @@ BEHAVIOURS = (
         Text("Seeking collaboration", "寻求协作"),
         True,
         Text(
-            "Lets the client decide along: on the task, the goal, the next topic, whether to hear advice, what to make of it.",
+            "Lets the client share in a decision: on the task, the goal, the next topic, whether to hear advice, or what to "
+            "think of it.",
             "让来访者一同定夺：做什么、去哪里、先谈什么、要不要听建议、听了怎么看。",
         ),
     ),
@@ -203,7 +210,7 @@ BEHAVIOURS = (
         Text("Emphasizing autonomy", "强调自主性"),
         True,
         Text(
-            "Says that it is the client who chooses and answers for the choice. Trust that they will manage is not this code.",
+            "Says that the choice and the responsibility are the client's. Confidence that they will succeed is not this code.",
             "明说由来访者选择、由来访者承担。只说“你做得到”不属此类。",
         ),
     ),
@@ -212,8 +219,8 @@ BEHAVIOURS = (
         Text("Persuading", "劝说"),
         False,
         Text(
-            "Pushes an opinion or a conduct: says what to do, argues for it, tells only what speaks for it; nobody asked, and "
-            "nothing reminds the client that it is theirs to choose.",
+            "Pushes an opinion or an action: says what to do, argues for it, tells only one side. The client did not ask, and "
+            "nothing reminds them that the choice is theirs.",
             "推着人往一边走：告诉怎么做、为之辩护、只说有利的一面；没人请教，也没提醒选择在来访者。",
         ),
     ),
@@ -222,8 +229,8 @@ BEHAVIOURS = (
         Text("Confronting", "对质"),
         False,
         Text(
-            "Sets itself against the client, so that nobody could miss it: contradicts, reproaches, threatens, belittles, "
-            "preaches, disbelieves. Goes before question and persuading.",
+            "Openly opposes the client: contradicts, reproaches, threatens, belittles, lectures, disbelieves. "
+            "Takes precedence over question and persuading.",
             "明白无误地与来访者对立：顶撞、责备、恐吓、贬低、训话、不相信。先于提问和劝说。",
         ),
     ),
@@ -267,8 +274,8 @@ COMPLEX_SHARE = Summary("CRR", Text("Complex reflection ratio", "复杂反映占
 REFLECTIONS_TO_QUESTIONS = Summary(
     "RQ", Text("Reflection-to-question ratio", "反映与提问之比"), _REFLECTIONS, (Behaviour.QUESTION,)
 )
-TECHNICAL = Summary("TECH", Text("Technical global", "技术总评"), (Global.CULTIVATING, Global.SOFTENING), 2)
-RELATIONAL = Summary("REL", Text("Relational global", "关系总评"), (Global.PARTNERSHIP, Global.EMPATHY), 2)
+TECHNICAL = Summary("TECH", Text("Technical global", "技术整体评分"), (Global.CULTIVATING, Global.SOFTENING), 2)
+RELATIONAL = Summary("REL", Text("Relational global", "关系整体评分"), (Global.PARTNERSHIP, Global.EMPATHY), 2)
 ADHERENT = Summary("MIA", Text("Total MI-adherent", "符合动机式访谈的行为总数"), _ADHERENT, 1)
 NONADHERENT = Summary("MINA", Text("Total MI-nonadherent", "不符合动机式访谈的行为总数"), _NONADHERENT, 1)
 ADHERENT_RATIO = Summary("ADH", Text("Total MI-adherent ratio", "符合行为占比"), _ADHERENT, _ADHERENT + _NONADHERENT)
@@ -298,7 +305,7 @@ def rating(value: float | None, threshold: Threshold) -> Rating | None:
 
 
 def volley(behaviours: Iterable[Behaviour | None]) -> frozenset[Behaviour]:
-    """What a volley counts for: each behaviour once, one reflection and one persuasion at most (manual, section E.1.a).
+    """What a volley counts for: each behavior once, one reflection and one persuasion at most (manual, section E.1.a).
 
     Complex stands for simple. Permission close to persuasion covers it, so persuading with permission stands for persuading;
     the manual allows one of the two and leaves open which.

@@ -1,10 +1,10 @@
-"""The lexical coder: MITI behaviours told from words alone, in Chinese and English (paper, Methods, Manual Evaluation).
+"""The lexical coder: MITI behaviors told from words alone, in Chinese and English (paper, Methods, Manual Evaluation).
 
 It is small, deterministic and fast, and no person: it codes where nobody can (the miniature, thousands of replies) and is the
 floor that a better coder has to beat. It reads `cues_zh.yaml` and `cues_en.yaml`, writes nothing, and sees of the dialog only the
 client's volley before the counselor's. `validation.py` measures how far it agrees with experts.
 
-A volley is cut into sentences, a sentence into clauses. Each clause gets the first behaviour of `ORDER` of which it holds a cue;
+A volley is cut into sentences, a sentence into clauses. Each clause gets the first behavior of `ORDER` of which it holds a cue;
 a clause without any joins the one before, so that an utterance is as long as its thought. A sentence without any cue is a
 reflection if it repeats the client or speaks of the client only, else it informs if it is long. A reflection is complex if it is
 not mostly the client's own words and holds a cue of feeling, meaning, image or two sides.
@@ -111,7 +111,7 @@ def spoken(text: str) -> Language:
 
 
 def behaviour_of(clause: str, asking: bool, speech: Language) -> Behaviour | None:
-    """The first behaviour of `ORDER` of which a bare clause holds a cue; a clause that asks persuades by a suggestion only."""
+    """The first behavior of `ORDER` of which a bare clause holds a cue; a clause that asks persuades by a suggestion only."""
     if speech.has("uncoded", clause):
         return None
     for group, behaviour in ORDER:
@@ -132,7 +132,7 @@ def asks(sentence: str, speech: Language) -> bool:
 
 
 def utterances(sentence: str, speech: Language) -> Iterator[Coded]:
-    """Cut a sentence where its clauses give cues of different behaviours; reflections are still simple here."""
+    """Cut a sentence where its clauses give cues of different behaviors; reflections are still simple here."""
     clauses = CLAUSE.findall(sentence)
     bare = [speech.bare(clause) for clause in clauses]
     question = asks(sentence, speech)
@@ -190,7 +190,7 @@ def code(client: str, counselor: str) -> list[Coded]:
 
 
 def counts(dialog: Dialog) -> Counter[Behaviour]:
-    """The behaviour counts of a dialog: what each counselor volley counts for, summed."""
+    """The behavior counts of a dialog: what each counselor volley counts for, summed."""
     found: Counter[Behaviour] = Counter()
     client = ""
     for turn in dialog.turns:

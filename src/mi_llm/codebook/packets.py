@@ -46,7 +46,7 @@ class Packet(BaseModel):
 
 @dataclass(frozen=True)
 class Gold:
-    """What a training packet is coded as by those who know: behaviours by volley, and a rating for each global."""
+    """What a training packet is coded as by those who know: behaviors by volley, and a rating for each global."""
 
     behaviours: Mapping[int, frozenset[Behaviour]]
     ratings: Mapping[Global, int]
@@ -91,13 +91,13 @@ def read(folder: Path, training: Path | None = None) -> Packets:
 def _raters(path: Path) -> dict[str, tuple[str, ...]]:
     value = storage.read_json(path)
     if not isinstance(value, dict) or not value:
-        raise Problem(str(path), "no raters", '{"rater-1": ["<packet>", …], …}', "run the stage `blind` again")
+        raise Problem(str(path), "no raters", '{"rater-1": ["<packet>", …], …}', "run stage `blind` again")
     for rater, packets in value.items():
         where = f"{path}, {rater}"
         if not _NAME.fullmatch(rater) or rater == COORDINATOR:
             raise Problem(where, "not a rater's name", "up to 40 letters, digits, - and _", "rename the rater")
         if not isinstance(packets, list) or not all(isinstance(name, str) and _NAME.fullmatch(name) for name in packets):
-            raise Problem(where, repr(packets)[:60], "a list of packets' ids", "run the stage `blind` again")
+            raise Problem(where, repr(packets)[:60], "a list of packets' ids", "run stage `blind` again")
         if len(set(packets)) < len(packets):
             raise Problem(where, "a packet twice", "each packet once", "remove one of the two")
     return {rater: tuple(packets) for rater, packets in value.items()}
@@ -110,7 +110,7 @@ def _packet(path: Path) -> Packet:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise Problem(f"{where}, {place}", first["msg"], "packet and turns", "run the stage `blind` again") from None
+        raise Problem(f"{where}, {place}", first["msg"], "packet and turns", "run stage `blind` again") from None
     if packet.packet != path.stem:
         raise Problem(where, f"packet {packet.packet}", f"packet {path.stem}, as the file is named", "rename the file")
     if not packet.volleys:

@@ -1,4 +1,4 @@
-"""The topics of Table 5, recognised by words: `topics.yaml` lists them for AnnoMI's own labels and for what clients say."""
+"""The topics of Table 5, recognized by words: `topics.yaml` lists them for AnnoMI's own labels and for what clients say."""
 
 from functools import cache
 from importlib import resources

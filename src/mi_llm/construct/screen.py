@@ -113,7 +113,7 @@ def excerpt(turn: Turn) -> str:
 
 
 def unrelated(turns: Sequence[Turn]) -> float:
-    """The share of replies that have no two neighbouring Chinese characters in common with what the client said before."""
+    """The share of replies that have no two neighboring Chinese characters in common with what the client said before."""
     said: set[str] = set()
     replies = lost = 0
     for turn in turns:
@@ -142,14 +142,14 @@ def decisions(folder: Path, transcribed: Collection[str]) -> dict[str, Decision]
         name, *rest = ((row[column] or "").strip() for column in COLUMNS)
         decided = Decision(*rest)
         if name not in transcribed:
-            raise Problem(place, f"no dialog {name!r}", "a dialog as screening.csv names it", "correct it, or take the line out")
+            raise Problem(place, f"no dialog {name!r}", "a dialog as screening.csv names it", "correct or delete the line")
         if decided.decision not in ("keep", "drop", "fix"):
             raise Problem(place, f"decision {decided.decision!r}", "keep, drop or fix", "correct it")
         if not decided.who or not decided.when:
-            raise Problem(place, "no who or no when", "the initials of who decided, and the date", "fill them in")
+            raise Problem(place, "who or when is empty", "the initials of the person who decided, and the date", "fill them in")
         if made.setdefault(name, decided) != decided:
             found = f"{name} is decided otherwise than in line {lines[name]}"
-            raise Problem(place, found, "one decision on a dialog", "take one of the two out")
+            raise Problem(place, found, "one decision per dialog", "delete one of the two")
         lines.setdefault(name, table.line_num)
     return made
 
@@ -170,7 +170,7 @@ def corrected(folder: Path, name: str) -> list[Turn]:
                 "put each volley on one line behind its label",
             )
     if not turns:
-        raise Problem(str(path), "no volley in it", "the corrected dialog", "write it, or decide drop")
+        raise Problem(str(path), "it contains no volley", "the corrected dialog", "write it, or decide drop")
     return turns
 
 
@@ -212,7 +212,7 @@ def screen(study: Study) -> None:
                     "seen": proposal.reason,
                     "reason": decided.reason if decided is not proposal else "",
                     "who": decided.who,
-                    "changed": "the last client volley, which nobody answers, left out" if unanswered else "",
+                    "changed": "last client volley without a reply left out" if unanswered else "",
                 }
             )
             pages.append({"row": rows[-1], "turns": turns})

@@ -30,7 +30,7 @@ SHARED = 0.5
 
 
 def trigrams(dialogs: Iterable[Dialog]) -> set[str]:
-    """Every three neighbouring characters in the client's volleys."""
+    """Every three neighboring characters in the client's volleys."""
     said = (turn.text for dialog in dialogs for turn in dialog.turns if turn.role == "client")
     return {text[place : place + 3] for text in said for place in range(len(text) - 2)}
 
@@ -80,7 +80,7 @@ def divide(
     wanted = study.split.test_dialogs
     if wanted >= len(groups):
         sources = "" if len(groups) == len(dialogs) else f" of {len(groups)} sources"
-        expected = f"more than the {wanted} of the test"
+        expected = f"more than the {wanted} test dialogs"
         raise Problem(str(path), f"{len(dialogs)} dialogs{sources}", expected, f"lower split.test_dialogs in {study.params}")
     held: list[int] = []
     for number in random.Random(study.seed_of("split")).sample(range(len(groups)), len(groups)):

@@ -26,7 +26,7 @@ def sample(study: Study, corpus: str, dialogs: list[Dialog]) -> list[Dialog]:
         raise Problem(
             f"{study.params}: transcribe.sample.{corpus}",
             f"{wanted} dialogs",
-            f"at most the {len(dialogs)} that there are",
+            f"at most the {len(dialogs)} available",
             "lower it",
         )
     return random.Random(study.seed_of("transcribe", corpus)).sample(dialogs, wanted)

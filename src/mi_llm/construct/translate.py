@@ -26,9 +26,7 @@ def sample(study: Study) -> list[Dialog]:
     dialogs = read_dialogs(study.folder / "read" / "annomi" / "dialogs.jsonl")
     wanted = study.translate.transcripts
     if wanted > len(dialogs):
-        raise Problem(
-            f"{study.params}: translate.transcripts", str(wanted), f"at most the {len(dialogs)} that there are", "lower it"
-        )
+        raise Problem(f"{study.params}: translate.transcripts", str(wanted), f"at most the {len(dialogs)} available", "lower it")
     places = sorted(random.Random(study.seed_of("translate")).sample(range(len(dialogs)), wanted))
     return [dialogs[place] for place in places]
 

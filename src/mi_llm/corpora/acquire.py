@@ -2,7 +2,7 @@
 
 Reads the bundle's own sample (`data/corpora/<corpus>/`) or the source that `sources.yaml` pins (see `fetch.py`). Writes
 `acquire/<corpus>/files.tar`, whose bytes depend on the files alone, `manifest.csv` with the git blob id of each, and
-`missing.csv` with what could not be had, why, and how to get it. A file that is not what its pin says is refused by name.
+`missing.csv` with what is unavailable, why, and how to get it. A file that is not what its pin says is refused by name.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ def pack(files: Iterable[File], target: Path, title: str) -> dict[str, tuple[int
     with tempfile.TemporaryFile(dir=target.parent) as spool:
         for file in tqdm(files, desc=title, unit="file"):
             if file.name in known:
-                raise Problem(f"{title}: {file.name}", "the same name twice", "every file once", "get the archive again")
+                raise Problem(f"{title}: {file.name}", "the same name twice", "every file once", "fetch the archive again")
             known[file.name], places[file.name] = (len(file.content), storage.blob_id(file.content)), spool.tell()
             spool.write(file.content)
 

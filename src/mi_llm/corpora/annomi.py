@@ -41,13 +41,18 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
         transcripts: dict[str, dict[int, tuple[str, str, str]]] = {}
         meta: dict[str, dict[str, str]] = {}
         for where, row in rows(file):
-            require(None not in row and None not in row.values(), where, "a row of the wrong width", f"{len(COLUMNS)} columns")
+            require(
+                None not in row and None not in row.values(),
+                where,
+                "a row with the wrong number of fields",
+                f"{len(COLUMNS)} columns",
+            )
             require(row["utterance_id"].isdecimal(), where, f"utterance_id {row['utterance_id']!r}", "a number")
             require(row["mi_quality"] in ("high", "low"), where, f"mi_quality {row['mi_quality']!r}", "high or low")
             name = row["transcript_id"]
             volley = (row["interlocutor"], row["utterance_text"], where)
             known = transcripts.setdefault(name, {}).setdefault(int(row["utterance_id"]), volley)
-            require(known[:2] == volley[:2], where, "an utterance told in two ways", f"what {known[2]} says")
+            require(known[:2] == volley[:2], where, "the same utterance with two texts", f"what {known[2]} says")
             meta.setdefault(name, {"file": file.name, "quality": row["mi_quality"], "topic": row["topic"]})
         for name, utterances in transcripts.items():
             volleys = [utterances[number] for number in sorted(utterances)]

@@ -1,4 +1,4 @@
-"""Emotional First Aid (efaqa-corpus-zh, bought licence): gzipped or plain JSON Lines of posts with their chats."""
+"""Emotional First Aid (efaqa-corpus-zh, bought license): gzipped or plain JSON Lines of posts with their chats."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ def unpacked(file: File) -> File:
         inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
         content = inflater.decompress(file.content, LARGEST)
     except zlib.error as error:
-        raise Problem(file.name, f"a damaged gzip file ({error})", "a complete one", "get it again") from None
+        raise Problem(file.name, f"a damaged gzip file ({error})", "a complete one", "fetch it again") from None
     require(inflater.eof, file.name, "a truncated or oversized gzip file", f"at most {LARGEST} bytes, complete")
     return File(file.name.removesuffix(".gz"), content)
 

@@ -1,6 +1,6 @@
 """Transport: from a pinned source to its files, by mirror folder or HTTPS, resumable, never trusted before it is verified.
 
-`fetch` yields a source's files one by one and collects in `missing` what could not be had. A mirror folder
+`fetch` yields a source's files one by one and collects in `missing` what is unavailable. A mirror folder
 (`MI_LLM_MIRROR`) is looked at first: it holds `<repository>-<commit>.tar.gz` archives and single files by name. A file that an
 archive in the mirror lacks may lie there by itself; else the network's archive is asked for it.
 """
@@ -62,7 +62,7 @@ class Source(BaseModel):
 
 @dataclass(frozen=True)
 class Missing:
-    """What could not be had: its path, why, and what to do about it."""
+    """An unavailable file: its path, why, and what to do about it."""
 
     path: str
     why: str
@@ -129,7 +129,7 @@ def lacking(
         if whole_repository and (files := list(taken(whole_repository, [path]))):
             yield from files
             return
-    alone = "not in the mirror folder, and the network did not answer"
+    alone = "not in the mirror folder, and the network does not respond"
     why = "not in the repository at the pinned commit" if whole_repository else alone
     missing.append(Missing(path, why, f"put {name} of github.com/{source.repository} into the folder that MI_LLM_MIRROR names"))
 
@@ -137,14 +137,14 @@ def lacking(
 def whole(path: Path, name: str) -> File:
     """A single file, up to the size a corpus can sensibly have."""
     if path.stat().st_size > LARGEST:
-        raise Problem(str(path), f"{path.stat().st_size} bytes", f"at most {LARGEST}", "get the file again")
+        raise Problem(str(path), f"{path.stat().st_size} bytes", f"at most {LARGEST}", "fetch the file again")
     return File(name, path.read_bytes())
 
 
 def absent(path: str, source: Source, name: str) -> Missing:
     """The row for something that neither the mirror folder nor the network has."""
     remedy = source.obtain or f"put {name} into the folder that MI_LLM_MIRROR names, or connect to the network"
-    return Missing(path, "not in the mirror folder, and not to be had over the network", remedy)
+    return Missing(path, "not in the mirror folder, and unavailable over the network", remedy)
 
 
 def taken(archive: Path, paths: Sequence[str]) -> Iterator[File]:

@@ -55,13 +55,13 @@ def from_archive(path: Path) -> Iterator[File]:
                 where = f"{path}: {member.name}"
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
-                    raise Problem(where, "a name that leads out of the archive", "names inside it", "get the archive again")
+                    raise Problem(where, "a name that leads out of the archive", "names inside it", "fetch the archive again")
                 if not member.isfile():
-                    raise Problem(where, "a link or device", "a plain file", "get the archive again")
+                    raise Problem(where, "a link or device", "a plain file", "fetch the archive again")
                 total += member.size
                 if member.size > LARGEST or total > LARGEST_ARCHIVE:
                     limits = f"at most {LARGEST} a file and {LARGEST_ARCHIVE} in all"
-                    raise Problem(where, f"{member.size} bytes, {total} with those before it", limits, "get the archive again")
+                    raise Problem(where, f"{member.size} bytes, {total} with those before it", limits, "fetch the archive again")
                 opened = archive.extractfile(member)
                 assert opened is not None
                 content = opened.read()

@@ -74,7 +74,7 @@ def parse_lines(file: File, of: str) -> Iterator[tuple[int, str, dict[str, Any]]
             try:
                 entry = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise Problem(where, f"not JSON ({error})", f"{of}, one JSON object a line", "restore the file") from None
+                raise Problem(where, f"not JSON ({error})", f"{of}, one JSON object per line", "restore the file") from None
             require(isinstance(entry, dict), where, f"a JSON {type(entry).__name__}", of)
             yield number, where, entry
 

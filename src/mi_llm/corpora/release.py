@@ -182,7 +182,7 @@ def read_training(files: Iterable[File], repairs: Repairs) -> tuple[str, list[Di
                 )
                 for place, messages in enumerate(conversations(file), 1)
             ]
-            return f"conversations: {len(dialogs)} records, a dialog each", dialogs
+            return f"conversations: {len(dialogs)} records, one dialog each", dialogs
         records = list(samples(file, repairs))
         last = [
             sample
@@ -198,7 +198,7 @@ def read_training(files: Iterable[File], repairs: Repairs) -> tuple[str, list[Di
             ]
             meta = {"file": file.name, "place": place, "records": level}
             dialogs.append(assemble(f"train-{place}", "mi-llm-release", volleys, repairs, meta))
-        what = "a dialog each" if level == "dialog" else f"a round each, of {len(last)} dialogs"
+        what = "one dialog each" if level == "dialog" else f"one round each, from {len(last)} dialogs"
         return f"Alpaca with history: {len(records)} records, {what}", dialogs
     return "", []
 
@@ -232,14 +232,16 @@ def sheet_dialogs(file: File, title: str, rows: list[tuple[Any, ...]], repairs: 
     arm = next((arm for word, arm in ARMS.items() if word in title), None)
     model = next((model for word, model in MODELS.items() if word in title.lower()), None)
     place = f"{file.name}, sheet {title}"
-    require(bool(arm and model and rows), place, "a sheet of no known model and arm", f"one of {', '.join(MODELS)}, 微调 or 原始")
+    require(
+        bool(arm and model and rows), place, "a sheet of an unknown model and arm", f"one of {', '.join(MODELS)}, 微调 or 原始"
+    )
     speakers: list[str] = []
     for number, (label, *_) in enumerate(rows[1:], 2):
         speakers.append(("client", "counselor")[number % 2])
         known = label is None or ROLES.get(str(label)) == speakers[-1]
         require(known, f"{place}, row {number}", f"the label {label!r}", f"the {speakers[-1]}'s")
         if label is None:
-            repairs.note("unlabelled row given its speaker by position", f"{place}, row {number}")
+            repairs.note("unlabeled row given its speaker by position", f"{place}, row {number}")
     for column, name in enumerate(rows[0][1:], 1):
         volleys, remarks = [], 0
         for number, (speaker, row) in enumerate(zip(speakers, rows[1:], strict=True), 2):

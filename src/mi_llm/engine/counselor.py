@@ -102,7 +102,7 @@ class LocalCounselor:
         self, branching: Branching, rounds: Sequence[Round], asked: Sequence[list[int]], wanted: Sequence[Plan]
     ) -> Iterator[Answer]:
         """The answers to the planned ones of the rounds, as they come; `asked` are the prompts of all."""
-        title, room = f"{self.model} {self.arm}", f"room for {self.study.respond.batch} rounds at a time"
+        title, room = f"{self.model} {self.arm}", f"memory for {self.study.respond.batch} rounds at a time"
         problem = Problem(title, "out of memory", room, "lower respond.batch, and run again")
         with acting_as(self.arm, self.network), enough_memory(lambda: problem):
             for index, tokens, finish in branching.answers(wanted):

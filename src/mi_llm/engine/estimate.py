@@ -133,8 +133,8 @@ def layer_bytes(shape: Shape, precision: str, rank: int, dropout: bool = False) 
 
     Counted from what is saved in transformers' Llama and GLM with our gradients (`engine/gradients.py`) and attention that does
     not keep its scores (FlashAttention, Dao et al. 2022): the inputs of the linear layers and the LoRA products, queries, keys,
-    values and output of attention with one normaliser a head, three more tensors of the gated feed-forward part, and of the
-    two norms what they normalised and by how much. A frozen matrix keeps nothing. With dropout each linear layer has an input
+    values and output of attention with one normalizer a head, three more tensors of the gated feed-forward part, and of the
+    two norms what they normalized and by how much. A frozen matrix keeps nothing. With dropout each linear layer has an input
     of its own, and a mask that takes as much (on a GPU, less).
     """
     size, hidden, wide = BYTES[precision], shape.hidden, shape.intermediate
@@ -194,7 +194,7 @@ def memory(shape: Shape, options: Finetune, load: Load, shared_by: int = 1) -> M
     """Memory of one process; `shared_by` processes may share the base out among them (FSDP, Zhao et al. 2023).
 
     With checkpointing, only each layer's input is kept, and one layer's activations at a time (Chen et al. 2016). Logits are
-    there for labelled tokens only.
+    there for labeled tokens only.
     """
     size = BYTES[options.precision]
     weights = weight_bytes(shape, options.precision, options.four_bit)
@@ -441,7 +441,7 @@ def forecast(
         f"  memory    {gib(way.memory.total)} estimated: {parts}",
     ]
     if card.peak is None:
-        lines.append(f"  time      not known: {card.name} is not in the list of cards")
+        lines.append(f"  time      unknown:  {card.name} is not in the list of cards")
     else:
         hours, peak = way.hours(tokens * options.epochs, card.peak), card.peak / 1e12
         lines.append(f"  time      {duration(hours)} estimated, at {way.share:.0%} of the {peak:.3g} TFLOP/s of {card.name}")
@@ -456,4 +456,4 @@ def instead(ways: Sequence[Plan]) -> str:
     if ways[0].fits:
         return f"{ways[0].name}: {gib(ways[0].most)} would fit"
     least = min(ways, key=lambda way: way.most)
-    return f"no way does: the least is {least.name}, {gib(least.most)}"
+    return f"nothing fits: the smallest is {least.name}, {gib(least.most)}"

@@ -53,8 +53,8 @@ def load(
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     on_gpu = torch.cuda.is_available() and not in_main_memory
     found = f"out of memory: the weights in {precision} do not fit {'the GPU' if on_gpu else 'this machine'}"
-    remedy = "end what else uses that memory, serve fewer models at once; `mi-llm doctor` says what fits"
-    with enough_memory(lambda: Problem(str(folder), found, "room for them", remedy)):
+    remedy = "end other programs that use this memory, or serve fewer models at once; `mi-llm doctor` says what fits"
+    with enough_memory(lambda: Problem(str(folder), found, "enough memory for them", remedy)):
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=PRECISION[precision],
@@ -126,7 +126,7 @@ def nondeterministic(operation: str) -> Iterator[None]:
     """Allow one operation that has no deterministic form on this device, in this block only; the log names it once."""
     if operation not in named:
         named.add(operation)
-        print(f"{operation}: PyTorch has no deterministic form of it on this device; it is let through", file=sys.stderr)
+        print(f"{operation}: PyTorch has no deterministic form of it on this device; it is allowed", file=sys.stderr)
     with lifted, warnings.catch_warnings(action="ignore", category=UserWarning):
         before = torch.get_deterministic_debug_mode()
         torch.set_deterministic_debug_mode("warn")

@@ -1,8 +1,8 @@
 """How training records lie in memory: several end to end in one row, so that no token is padding.
 
 The records of a step are shared out among the processes and made into micro-batches here. Packed, the positions of a row start
-anew with each record, and attention, registered with transformers as `mi_llm_records`, goes record by record, so that no mask
-exists. The loss is summed over labelled tokens and divided once a step, so grouping changes speed and memory, not the result.
+again with each record, and attention, registered with transformers as `mi_llm_records`, goes record by record, so that no mask
+exists. The loss is summed over labeled tokens and divided once a step, so grouping changes speed and memory, not the result.
 Padded is the plain layout: records below one another, in their order.
 """
 
@@ -23,7 +23,7 @@ ATTENTION = "mi_llm_records"
 
 @dataclass(frozen=True)
 class Batch:
-    """What one pass reads: the model's inputs, the places whose next token is labelled, and those labels [labelled tokens].
+    """What one pass reads: the model's inputs, the places whose next token is labeled, and those labels [labeled tokens].
 
     `asked` is what transformers calls `logits_to_keep`: columns of the one row, or a mask [rows, tokens].
     """
@@ -88,7 +88,7 @@ def pad(records: Sequence[Encoded], padding: int, device: torch.device) -> Batch
 
 
 def loss_sum(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Cross entropy summed over the labelled tokens, in float32; no other token's logits are computed."""
+    """Cross entropy summed over the labeled tokens, in float32; no other token's logits are computed."""
     logits = model(**batch.inputs, use_cache=False, logits_to_keep=batch.asked).logits
     return cross_entropy(logits.flatten(0, -2).float(), batch.labels)
 

@@ -58,12 +58,12 @@ class Processes:
         return values
 
     def refuse_idle(self, title: str, parts: int, what: str) -> None:
-        """Raise Problem if there are more processes than parts of the work: some would have nothing to do."""
+        """Raise Problem if there are more processes than parts of the work: some would have no work."""
         if self.count > parts:
             raise Problem(
                 title,
                 f"{self.count} processes",
-                f"at most {parts}: they share {what}, and more would have nothing to do",
+                f"at most {parts}: they share {what}, and further processes would have no work",
                 f"start {parts} processes at most",
             )
 
@@ -76,7 +76,7 @@ class Processes:
         except RuntimeError as error:
             if self.count == 1 or not any(word in str(error).lower() for word in BROKEN):
                 raise
-            raise self._alone(title, "another process is gone") from error
+            raise self._alone(title, "another process has ended") from error
         finally:
             if before is not None:
                 signal.signal(signal.SIGTERM, before)
@@ -86,7 +86,7 @@ class Processes:
 
     def _ended(self, title: str) -> Any:
         def handler(number: int, frame: FrameType | None) -> NoReturn:
-            raise self._alone(title, "ended by SIGTERM, as torchrun does when another process is gone")
+            raise self._alone(title, "ended by SIGTERM, as torchrun does when another process has ended")
 
         return handler
 
@@ -95,5 +95,5 @@ class Processes:
             f"{title}, process {self.rank} of {self.count}",
             found,
             "all processes until the end",
-            "look above for what the other one said, then run the same command again: it goes on from the last saved step",
+            "see the other process's message above, then run the same command again: it continues from the last saved step",
         )

@@ -1,6 +1,6 @@
 """How a dialog becomes the tokens a model was taught with: two Jinja files a chat format, in `templates/`.
 
-The formats are those of LLaMA-Factory, the tool the paper used, token for token: a dialog is tokenised round by round, and cut
+The formats are those of LLaMA-Factory, the tool the paper used, token for token: a dialog is tokenized round by round, and cut
 round by round. An instruction is put where that tool's alpaca conversion puts it (`query`: in front of the last client turn,
 joined by a line break) or in a system turn (`system`).
 """
@@ -28,7 +28,7 @@ class ChatFormat:
     """A chat format.
 
     `eos` is the token a trained reply ends with. `eos_replaces_next` says that the reply carries no end mark of its own
-    (LLaMA-Factory's `efficient_eos`): the token after it, which opens the next client turn, is labelled `eos` instead,
+    (LLaMA-Factory's `efficient_eos`): the token after it, which opens the next client turn, is labeled `eos` instead,
     and the last reply of a record gets a real `eos`. `stops` are all tokens that end generation.
     """
 
@@ -141,9 +141,9 @@ def kept(put: int, reply: int, room: int) -> tuple[int, int]:
 def _exchanges(
     tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat, chats: Sequence[list[Message]]
 ) -> Iterator[tuple[list[Exchange], list[int]]]:
-    """Tokenise each dialog round by round; yields its rounds and the tokens of a last client turn without reply.
+    """Tokenize each dialog round by round; yields its rounds and the tokens of a last client turn without reply.
 
-    Each side of a round is tokenised on its own, as LLaMA-Factory does: a reply that begins with white space must not grow
+    Each side of a round is tokenized on its own, as LLaMA-Factory does: a reply that begins with white space must not grow
     together with the line breaks in front of it.
     """
     texts, replies = render_jinja_template(list(chats), chat_template=chat_format.template, return_assistant_tokens_mask=True)

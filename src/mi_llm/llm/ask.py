@@ -1,7 +1,7 @@
 """The door to every language model that is asked from outside: questions in, recorded answers out.
 
 `replay` looks answers up, in the stage's own cassette and in the shipped one; `record` asks for those that are missing; `batch`
-does so through the OpenAI Batch API; `live` asks for all of them anew. Whatever comes is recorded.
+does so through the OpenAI Batch API; `live` requests all of them again. Whatever comes is recorded.
 """
 
 import json
@@ -39,13 +39,13 @@ def workload(study: Study, name: str, questions: Sequence[Question]) -> Workload
     wanted = [one for one in asked if study.llm.mode == "live" or found(cassettes, one) is None]
     model = study.llm.model
     tokens = sum(count_tokens(model, message["content"]) for one in wanted for message in one.request["messages"])
-    requests = f"{len(wanted)} of {len(asked)} different ones (the others are recorded)"
-    return Workload(requests, len(wanted), tokens, tokens, "answers are as long as their questions")
+    requests = f"{len(wanted)} of {len(asked)} (the others are recorded)"
+    return Workload(requests, len(wanted), tokens, tokens, "answers are as long as their prompts")
 
 
 def forecast(options: Llm, work: Workload) -> str:
     """What asking would take, in words: requests, tokens, cost in US dollars."""
-    how = "" if encoding_of(options.model) else ", counting one token per character: tiktoken has no table for this model here"
+    how = "" if encoding_of(options.model) else ", counted as one token per character: tiktoken has no table for this model"
     price = options.prices.get(options.model)
     if price is None:
         money = f"unknown: {options.model} has no entry in llm.prices"
@@ -71,9 +71,9 @@ def consent(study: Study, name: str, work: Workload, *, yes: bool) -> None:
     if yes or "DVC_STAGE" in os.environ:
         return
     if not sys.stdin.isatty():
-        raise Problem(f"mi-llm {name}", "no terminal to ask on", "a person's yes before money is spent", "add --yes")
-    if input("Ask them? [y/N] ").strip().lower() != "y":
-        raise Problem(f"mi-llm {name}", "not agreed", "y", "nothing was asked; run again when you like")
+        raise Problem(f"mi-llm {name}", "no terminal to ask at", "a person's consent before money is spent", "add --yes")
+    if input("Send these requests? [y/N] ").strip().lower() != "y":
+        raise Problem(f"mi-llm {name}", "not agreed", "y", "nothing was sent; run the command again to record")
 
 
 def shipped(name: str) -> Path:
@@ -134,8 +134,8 @@ def missing(study: Study, name: str, wanted: Sequence[Question]) -> Problem:
         f"{study.folder / name / 'cassette.jsonl'}, {shipped(name)}",
         f"no recorded answer of {first.request['model']} for {first.about} (key {first.key[:12]}…)"
         + (f" and {rest} others" if rest else ""),
-        "an answer for each request: its text, model and settings all count",
-        f"undo the change of prompt, model or corpus, or record: {how_to_record(study, name)}",
+        "a recorded answer for exactly this request: text, model, and settings",
+        f"undo the change of prompt, model, or corpus, or record:  {how_to_record(study, name)}",
     )
 
 

@@ -45,13 +45,13 @@ def record(options: Llm, wanted: Sequence[Question], cassette: Cassette, title: 
     except openai.OpenAIError as error:
         raise Problem(
             options.base_url, reason(error), "a service with the Batch API",
-            "mend the cause and run the same command again, or use --mode record",
+            "fix the cause and run the same command again, or use --mode record",
         ) from None  # fmt: skip
     raise Problem(
         str(cassette.path),
         f"{len(missing)} of {len(wanted)} requests have no valid answer after {submitted} batches, {missing[0].about} among them",
         "a valid answer for each",
-        "the good answers are kept: run the same command again to ask for the rest",
+        "the valid answers are kept: run the same command again to ask for the rest",
     )
 
 
@@ -62,7 +62,7 @@ def within(ledger: Ledger, missing: Sequence[Question], cassette: Cassette) -> N
         if spent := ledger.exhausted():
             raise Problem(
                 str(cassette.path),
-                f"a batch of {len(missing)} more requests could pass the budget ({spent})",
+                f"a batch of {len(missing)} more requests could exceed the budget ({spent})",
                 "a batch within llm.budget",
                 "raise the budget in the parameters",
             )

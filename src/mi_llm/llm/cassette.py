@@ -73,14 +73,14 @@ def fault(line: bytes) -> str | None:
     except (ValueError, KeyError, TypeError):
         return "not a recorded answer"
     if key != key_of(request):
-        return "the request is not the one that was asked: it was edited after recording"
+        return "the request was edited after recording"
     if seal != seal_of(record):
-        return "the answer is not the one that came: it was edited after recording"
+        return "the answer was edited after recording"
     return None
 
 
 def whole_lines(content: bytes) -> list[bytes]:
-    """The complete lines; a last one without its line end was torn by a crash and does not count."""
+    """The complete lines; a last one has no end of line was torn by a crash and does not count."""
     return content[: content.rfind(b"\n") + 1].splitlines()
 
 
@@ -108,7 +108,7 @@ class Cassette:
                 raise Problem(
                     f"{self.path}, line {number}",
                     found,
-                    "recorded answers as they came, one JSON object a line",
+                    "unchanged recorded answers, one JSON object per line",
                     f"restore the file, or delete that line; `mi-llm cassette verify {self.path}` lists all such lines",
                 )
             self.take(json.loads(line))
@@ -160,7 +160,7 @@ class Cassette:
                 str(self.path),
                 f"an answer could not be written ({os.strerror(error.errno or 0)})",
                 "a writable folder with free space",
-                "free some space and run the same command again; the answers before it are kept",
+                "free some space and run the same command again; earlier answers are kept",
             ) from error
         for record in records:
             self.take(record)
@@ -173,7 +173,7 @@ def verify(path: Path) -> list[str]:
     faults = [f"{path}, line {number}: {found}" for number, line in enumerate(lines, 1) if (found := fault(line))]
     if content and not content.endswith(b"\n"):
         last = content[content.rfind(b"\n") + 1 :]
-        found = "torn by a crash; the next recording cuts it off and asks again" if fault(last) else "without its line end"
+        found = "cut off by a crash; the next recording removes it and requests it again" if fault(last) else "has no end of line"
         faults.append(f"{path}, line {len(lines) + 1}: {found}")
     return faults
 

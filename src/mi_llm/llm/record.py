@@ -1,6 +1,6 @@
 """Recording: ask a model for answers, through the `openai` client and any compatible base URL, and keep each as it comes.
 
-The SDK's own retries do the network (Retry-After honoured); ours, bounded, happen only when an answer fails its check, and
+The SDK's own retries do the network (Retry-After honored); ours, bounded, happen only when an answer fails its check, and
 failed answers are kept too. Every answer is on the disk before the next question is asked in its place. The API key comes from
 OPENAI_API_KEY and is written nowhere, not even where a server repeats it.
 """
@@ -106,13 +106,13 @@ class Ledger:
         self.dearest_usd = max(self.dearest_usd, spent)
 
     def expect(self, asked: Question, share: float = 1.0) -> None:
-        """Know what a question costs at least, at this share of the price: what is sent."""
+        """Record a lower bound on a question's cost, at this share of the price: what is sent."""
         sent = sum(count_tokens(self.options.model, message["content"]) for message in asked.request["messages"])
         self.dearest_tokens = max(self.dearest_tokens, sent)
         self.dearest_usd = max(self.dearest_usd, cost(self.price, sent, 0) * share)
 
     def exhausted(self) -> str | None:
-        """Which limit one more request could pass if those under way and itself cost as much as the dearest so far; or None."""
+        """Which limit one more request could exceed, if each request costs as much as the most expensive one; or None."""
         more = self.in_flight + 1
         if self.requests + more > self.options.budget.requests:
             return f"requests: {self.requests + self.in_flight} of {self.options.budget.requests}"
@@ -269,13 +269,13 @@ def record(options: Llm, wanted: Sequence[Question], cassette: Cassette, title: 
             str(cassette.path),
             f"stopped ({recorder.stopped}) with {len(missing)} of {len(wanted)} requests unanswered",
             "an answer for each, within llm.budget",
-            "mend the cause and run the same command again: what is recorded is not asked again",
+            "fix the cause and run the same command again: recorded answers are not requested again",
         )
     if recorder.failed:
         raise Problem(
             str(cassette.path),
             f"{len(recorder.failed)} of {len(wanted)} requests have no valid answer; the first is {recorder.failed[0]}",
             "a valid answer for each",
-            "the good answers are kept: run the same command again to ask for the rest;"
+            "the valid answers are kept: run the same command again to ask for the rest;"
             f" `mi-llm cassette ls {cassette.path} --failed` shows what came",
         )

@@ -61,7 +61,7 @@ def deidentified(text: str, also: Sequence[str] = ()) -> tuple[str, list[tuple[s
 
 
 def formatted(turns: Sequence[Turn]) -> list[Turn]:
-    """One format for all transcripts: white space and marks of lists and bold gone, one person's neighbouring turns together."""
+    """One format for all transcripts: white space and marks of lists and bold gone, one person's neighboring turns together."""
     found: list[Turn] = []
     for turn in turns:
         text = " ".join(re.sub(r"\*\*|^\s*#+\s*|^\s*[-*•]\s+", "", turn.text, flags=re.MULTILINE).split())
@@ -121,14 +121,14 @@ def measures(turns: Sequence[Turn]) -> dict[str, float]:
     openings = [text[:2] for text in said["counselor"]]
     return {
         "rounds": len(said["counselor"]),
-        "characters of a counselor volley": len(counselor) / max(1, len(said["counselor"])),
-        "characters of a client volley": len("".join(said["client"])) / max(1, len(said["client"])),
+        "characters per counselor volley": len(counselor) / max(1, len(said["counselor"])),
+        "characters per client volley": len("".join(said["client"])) / max(1, len(said["client"])),
         "counselor speaks first": float(turns[0].role == "counselor"),
         "counselor speaks last": float(turns[-1].role == "counselor"),
-        "question marks a counselor volley": (counselor.count("？") + counselor.count("?")) / max(1, len(said["counselor"])),
+        "question marks per counselor volley": (counselor.count("？") + counselor.count("?")) / max(1, len(said["counselor"])),
         "Latin letters": sum("a" <= character.lower() <= "z" for character in counselor) / max(1, len(counselor)),
-        "volleys that begin alike": 1 - len(set(openings)) / max(1, len(openings)),
-        "volleys said before": 1 - len(set(said["counselor"])) / max(1, len(said["counselor"])),
+        "volleys with the same beginning": 1 - len(set(openings)) / max(1, len(openings)),
+        "repeated volleys": 1 - len(set(said["counselor"])) / max(1, len(said["counselor"])),
         "empty volleys": sum(not text for text in said["counselor"]) / max(1, len(said["counselor"])),
     }
 
@@ -157,7 +157,7 @@ def classified(values: NDArray[np.float64], second: NDArray[np.bool_]) -> NDArra
 
 
 def leaks(packets: dict[str, list[Turn]], key: pd.DataFrame) -> pd.DataFrame:
-    """What tells arms apart, by its AUC (0.5: nothing; towards 0 or 1: much): columns contrast, kind, what, auc, p, n.
+    """What tells arms apart, by its AUC (0.5: nothing; toward 0 or 1: much): columns contrast, kind, what, auc, p, n.
 
     Measures one by one, all of them together (leaving one out), and the phrases of counselors whose presence tells most.
     """

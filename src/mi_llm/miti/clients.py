@@ -1,6 +1,6 @@
 """Standardized clients (paper, Methods, Manual Evaluation): who talks with the counselor models, and how a talk goes on.
 
-A profile names the behaviour to be changed, how it shows, the reason under it, and the readiness at first; motivation rises only
+A profile names the behavior to be changed, how it shows, the reason under it, and the readiness at first; motivation rises only
 when the reason has been addressed. The bundle's ten are in `clients.yaml`, the authors' outlines in their release. A profile with
 lines of its own can be played by the scripted client, which answers to what the lexical coder sees in the counselor's volley;
 a language model can play any.
@@ -24,7 +24,7 @@ HEARD = frozenset(
 )  # what addresses a reason that was told
 INVITED = HEARD | {Behaviour.QUESTION}
 WILLING = 7  # readiness, 0 to 10, from which on the client makes a plan
-OPEN = 2  # how much of the behaviour is told before the reason can be
+OPEN = 2  # how much of the behavior is told before the reason can be
 
 
 class Strict(BaseModel):
@@ -89,7 +89,7 @@ class Scripted:
     """A client as a state machine: told so much, the reason hidden, told or addressed, so ready to change.
 
     A volley that persuades or confronts gets sustain talk and lowers readiness. One that reflects, asks, affirms or leaves the
-    choice is answered: first with how the behaviour shows, then with the reason, and, once the reason was told and heard, with
+    choice is answered: first with how the behavior shows, then with the reason, and, once the reason was told and heard, with
     change talk, a point of readiness each. At `WILLING` comes the plan, then the farewell. Any other volley is waited out. The
     client breaks off at readiness 0, or when the words for an answer are used up. No chance: equal counselors get equal clients.
     """

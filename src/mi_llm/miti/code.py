@@ -73,7 +73,7 @@ def packets(folder: Path) -> dict[str, tuple[Turn, ...]]:
             fault = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in fault["loc"])
             raise Problem(
-                str(path), f"{place}: {fault['msg']}", "a packet as stage blind writes it", "run stage blind again"
+                str(path), f"{place}: {fault['msg']}", "a packet as written by stage blind", "run stage blind again"
             ) from None
         found[packet.packet] = packet.turns
     return found
@@ -166,13 +166,13 @@ def coded_by_people(path: Path, transcripts: Transcripts) -> dict[tuple[str, str
         require(number in places, where, f"the volley {number!r}", "the number of a turn of the counselor in this packet")
         require(not code or code in list(Behaviour), where, f"the code {code!r}", f"{', '.join(Behaviour)}, or nothing")
         codes = given.setdefault(whom, {}).setdefault(places[number], [])
-        require(code not in codes, where, f"the code {code!r} of the same volley again", "each code of a volley once")
+        require(code not in codes, where, f"the code {code!r} of the same volley again", "each code once per volley")
         require(not codes or bool(code and codes[0]), where, "a volley with a code and with none", "codes, or one empty row")
         codes.append(code)
     for (rater, packet), coded in given.items():
         missing = [number for number in volleys(transcripts[packet]) if number not in coded]
         found = f"nothing by {rater} on volley {missing[0]} of packet {packet}" if missing else ""
-        require(not missing, str(path), found, "every turn of the counselor coded, with an empty code where there is nothing")
+        require(not missing, str(path), found, "every counselor turn coded, with an empty code if nothing is to code")
     return {
         whom: {number: volley(Behaviour(code) for code in codes if code) for number, codes in coded.items()}
         for whom, coded in given.items()
@@ -187,7 +187,7 @@ def rated_by_people(path: Path, transcripts: Transcripts) -> dict[tuple[str, str
         require(code in list(Global), where, f"the code {code!r}", ", ".join(Global))
         require(rating in {str(number) for number in SCALE}, where, f"the rating {rating!r}", "a whole number from 1 to 5")
         ratings = found.setdefault(whom, {})
-        require(code not in ratings, where, f"the rating of {code} again", "each global of a packet once")
+        require(code not in ratings, where, f"the rating of {code} again", "each global once per packet")
         ratings[Global(code)] = int(rating)
     for (rater, packet), ratings in found.items():
         missing = [code for code in Global if code not in ratings]
@@ -422,7 +422,7 @@ def questions(study: Study) -> list[Question]:
 
 
 def tables(codings: Sequence[Coding]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of `codes.csv` and of `globals.csv`, sorted; a coded volley without a behaviour has one row, its code empty."""
+    """The rows of `codes.csv` and of `globals.csv`, sorted; a coded volley without a behavior has one row, its code empty."""
     codes = [
         (one.rater, one.packet, number, code)
         for one in codings
@@ -447,7 +447,7 @@ def code(study: Study) -> None:
         transcripts = packets(folder)
         codings: list[Coding] = coder.code(study, transcripts)
         if not codings and hasattr(coder, "remedy"):
-            print(f"code: nothing is coded; to have codes: {coder.remedy(study)}")
+            print(f"code: nothing is coded; to get codes: {coder.remedy(study)}")
         for name, table in zip(("codes", "globals"), tables(codings), strict=True):
             storage.write_text(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
         numbers = {

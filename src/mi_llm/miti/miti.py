@@ -56,7 +56,7 @@ INPUT = PERSUASION | {Behaviour.INFORMATION, Behaviour.CONFRONT}
 QUESTION = frozenset({Behaviour.QUESTION, Behaviour.SEEK})
 REFLECTION = frozenset({Behaviour.SIMPLE, Behaviour.COMPLEX})
 COMPLEX = "complex reflection"
-CODES = ("main behaviour", "question", "reflection", COMPLEX, "input", "information", "advice")
+CODES = ("main behavior", "question", "reflection", COMPLEX, "input", "information", "advice")
 TOLD_BY_EXPERTS = REFLECTION | {Behaviour.QUESTION}
 RATIOS = (COMPLEX_SHARE, REFLECTIONS_TO_QUESTIONS, ADHERENT_RATIO)
 TOTALS = (REFLECTIONS, ADHERENT, NONADHERENT)
@@ -97,7 +97,7 @@ def sessions_of(rows: Iterable[tuple[str, dict[str, str]]]) -> list[Session]:
 def labels_of_row(row: Mapping[str, str]) -> Labels:
     """What an expert says of an utterance; `complex reflection` only of a reflection."""
     found = {
-        "main behaviour": row["main_therapist_behaviour"],
+        "main behavior": row["main_therapist_behaviour"],
         "question": row["question_exists"],
         "reflection": row["reflection_exists"],
         "input": row["therapist_input_exists"],
@@ -108,10 +108,10 @@ def labels_of_row(row: Mapping[str, str]) -> Labels:
 
 
 def labels(seen: frozenset[Behaviour]) -> Labels:
-    """What AnnoMI would say of a volley; its main behaviour is input before question before reflection."""
+    """What AnnoMI would say of a volley; its main behavior is input before question before reflection."""
     main = (("therapist_input", INPUT), ("question", QUESTION), ("reflection", REFLECTION))
     found = {
-        "main behaviour": next((name for name, behaviours in main if seen & behaviours), "other"),
+        "main behavior": next((name for name, behaviours in main if seen & behaviours), "other"),
         "question": str(bool(seen & QUESTION)),
         "reflection": str(bool(seen & REFLECTION)),
         "input": str(bool(seen & INPUT)),
@@ -144,7 +144,7 @@ def consensus(session: Session) -> Rated:
 
 
 def behaviours_of(rated: Rated) -> Behaviours:
-    """Experts' labels as behaviours, as far as they tell them: questions and both kinds of reflection."""
+    """Experts' labels as behaviors, as far as they tell them: questions and both kinds of reflection."""
     found: Behaviours = {}
     for number, given in rated.items():
         kind = {"simple": Behaviour.SIMPLE, "complex": Behaviour.COMPLEX}.get(given.get(COMPLEX, ""))
@@ -238,27 +238,27 @@ def quality(
 
 
 def scores(behaviours: Behaviours, known: frozenset[Behaviour] = frozenset(Behaviour)) -> dict[tuple[str, str], float | None]:
-    """The summary scores of a session that known behaviours allow; totals, which grow with its length, a counselor volley."""
+    """The summary scores of a session that known behaviors allow; totals, which grow with its length, a counselor volley."""
     counts = counted(behaviours)
     found = {(score.code, "ratio"): score(counts) for score in RATIOS if parts(score) <= known}
-    totals = {(score.code, "a volley"): score(counts) for score in TOTALS if parts(score) <= known}
+    totals = {(score.code, "per volley"): score(counts) for score in TOTALS if parts(score) <= known}
     return found | {key: total / len(behaviours) if behaviours and total is not None else None for key, total in totals.items()}
 
 
 def parts(score: Summary[Behaviour]) -> set[Behaviour]:
-    """The behaviours that a score needs."""
+    """The behaviors that a score needs."""
     return {*score.top, *(() if isinstance(score.bottom, int) else score.bottom)}
 
 
 def counted(behaviours: Behaviours) -> Counter[Behaviour]:
-    """How many volleys hold each behaviour."""
+    """How many volleys hold each behavior."""
     return Counter(behaviour for seen in behaviours.values() for behaviour in seen)
 
 
 def released(source: str, arm: str, dialogs: Sequence[Dialog]) -> list[dict[str, Any]]:
     """What the lexical coder sees in the dialogs of one arm: rows with the columns `RELEASED`.
 
-    Of a behaviour and a total: mean and sample SD of the counts a dialog, and how many there are a round (counselor turn) in all.
+    Of a behavior and a total: mean and sample SD of the counts a dialog, and how many there are a round (counselor turn) in all.
     Of a ratio: mean and SD over the `n` dialogs that have one, and the ratio of the counts of all dialogs.
     """
     seen = [coders.by_words(dialog.turns) for dialog in dialogs]
@@ -302,7 +302,7 @@ def validated_by_model(study: Study, held_out: Sequence[Session]) -> list[Sessio
 
 
 def annotated(study: Study) -> list[Session]:
-    """AnnoMI's sessions; none where it could not be had."""
+    """AnnoMI's sessions; none if it is unavailable."""
     archive = study.folder / "acquire" / "annomi" / "files.tar"
     tables = (file for file in from_archive(archive) if file.name.endswith("AnnoMI-full.csv"))
     return [session for file in tables for session in sessions_of(annomi.rows(file))]
@@ -345,7 +345,7 @@ def miti(study: Study) -> None:
         chosen = validated_by_model(study, held_out)
         by_model = coders.by_model(study, "miti", {session.name: session.turns for session in chosen})
         if chosen and not by_model:
-            print(f"miti: of the model nothing is recorded; to record: {ask.how_to_record(study, 'miti')}")
+            print(f"miti: no answers of the model are recorded; to record: {ask.how_to_record(study, 'miti')}")
         for codings, sessions in ((by_words, held_out), (by_model, chosen)):
             if codings:
                 pairs = [(labelled(one.behaviours), consensus(session)) for one, session in zip(codings, sessions, strict=True)]

@@ -239,9 +239,9 @@ def table(
     `codes` has the columns rater, packet, volley, code (empty: coded, nothing there), `ratings` rater, packet, code, rating.
     Only what two raters or more coded enters. `n` counts what a value rests on:
 
-    - `kappa` (two raters) and `alpha` (nominal): whether a volley holds the behaviour; n volleys, pooled n volleys x behaviours.
+    - `kappa` (two raters) and `alpha` (nominal): whether a volley holds the behavior; n volleys, pooled n volleys x behaviors.
     - `alpha` (ordinal) of a global's ratings; n transcripts.
-    - `ICC(2,1)`, `ICC(2,k)`, `pearson` (two raters): a behaviour's count, or a global's rating, a transcript; n transcripts that
+    - `ICC(2,1)`, `ICC(2,k)`, `pearson` (two raters): a behavior's count, or a global's rating, a transcript; n transcripts that
       all of these raters coded. `pearson` of all globals pooled, as the paper has it: n ratings.
     """
     draw = partial(Bootstrap, resamples=resamples, confidence=confidence, seed=seed)
@@ -260,8 +260,8 @@ def table(
 
 
 def of_behaviours(mine: Codings, draw: Draw) -> Iterator[Row]:
-    """The measures of behaviours; see `table`."""
-    coded = mine.values.swapaxes(1, 2)  # units x behaviours x raters
+    """The measures of behaviors; see `table`."""
+    coded = mine.values.swapaxes(1, 2)  # units x behaviors x raters
     measures: dict[str, tuple[Numbers, Score]] = {"alpha": (coincidences(coded, 2), alphas)}
     if len(mine.raters) == 2:
         seen = coded[..., None] == np.arange(2)

@@ -60,7 +60,7 @@ def waiting_round(talk: Talk, name: str) -> Round:
 
 def says_something(answer: str) -> str | None:
     """The check of a client's answer."""
-    return None if answer.replace(ENDING, "").strip() else "nothing but the mark of the end"
+    return None if answer.replace(ENDING, "").strip() else "only the end mark"
 
 
 def client_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
@@ -83,7 +83,7 @@ def workload(study: Study, model: str) -> ask.Workload:
     """The most that the clients of one model's talks would be asked: each talk of both arms with all its rounds."""
     options = study.simulate
     if options.client != "llm":
-        return ask.Workload("none: no language model plays the clients", 0, 0, 0, "nothing is asked")
+        return ask.Workload("none: the clients are not played by a language model", 0, 0, 0, "nothing is requested")
     arms = len(study.arms(model))
     talks = arms * options.dialogs
     opening = client_questions(study, [Talk(profile) for profile in profiles(study)])
@@ -91,11 +91,11 @@ def workload(study: Study, model: str) -> ask.Workload:
     history = options.dialogs * VOLLEY * options.rounds * (options.rounds - 1)  # 2 volleys more in each further round
     count = talks * options.rounds
     return ask.Workload(
-        requests=f"at most {count}: {talks} talks of {options.rounds} rounds; what is recorded is not asked again",
+        requests=f"at most {count}: {talks} talks of {options.rounds} rounds; recorded answers are not requested again",
         count=count,
         sent=arms * (sum(told) * options.rounds + history),
         answered=count * VOLLEY,
-        assumed=f"no talk ends early and a volley has {VOLLEY} tokens",
+        assumed=f"no dialog ends early and a volley has {VOLLEY} tokens",
     )
 
 
@@ -177,7 +177,7 @@ def had_by_people(study: Study, model: str, arm: str) -> list[Dialog]:
     for number, dialog in enumerate(read_dialogs(path), 1):
         if not any(turn.role == "counselor" for turn in dialog.turns):
             raise Problem(
-                f"{path}, line {number}", f"dialog {dialog.id} without a counselor", "a talk with the model", "remove it"
+                f"{path}, line {number}", f"dialog {dialog.id} without a counselor", "a dialog with the model", "remove it"
             )
         meta = {"profile": "", "topic": "", **dialog.meta, "arm": arm, "client": "person"}
         found.append(dialog.model_copy(update={"id": f"{model}-{arm}-{dialog.id}", "source": model, "meta": meta}))
@@ -196,7 +196,7 @@ def simulate(study: Study, model: str) -> None:
         if options.client == "person":
             talks = {str(arm): had_by_people(study, model, arm) for arm in study.arms(model)}
         elif without_clients(study, model):
-            print(f"simulate@{model}: no client is recorded; to record: {ask.how_to_record(study, f'simulate/{model}')}")
+            print(f"simulate@{model}: no dialogs are recorded; to record: {ask.how_to_record(study, f'simulate/{model}')}")
             talks = {str(arm): [] for arm in study.arms(model)}
         else:
             talks = {counselor.arm: converse(study, model, counselor) for counselor in counselors(study, model, "simulate")}

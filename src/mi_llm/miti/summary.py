@@ -43,7 +43,7 @@ ABOUT = ["packet", "source", "arm", "profile"]
 
 
 def counts_of(codes: pd.DataFrame) -> pd.DataFrame:
-    """Behaviour counts of each transcript, the mean over its raters: packets x behaviours, 0 for what nobody saw."""
+    """Behavior counts of each transcript, the mean over its raters: packets x behaviors, 0 for what nobody saw."""
     by_rater = codes.pivot_table(index=["rater", "packet"], columns="code", values="volley", aggfunc="count", fill_value=0)
     return by_rater.reindex(columns=list(Behaviour), fill_value=0).groupby("packet").mean()
 

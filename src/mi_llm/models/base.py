@@ -2,7 +2,7 @@
 
 Reads the shipped tiny checkpoint `<weights>/<model>/`, or for models of the hub the pins in the file `<weights>` and the
 model's files (see `hub.py`). Writes `base/<model>/checkpoint/` with a config, weights and tokenizer that plain transformers
-classes load, without remote code, and `metrics.json`; for a model of the hub also its licence, and in `source.json` where each
+classes load, without remote code, and `metrics.json`; for a model of the hub also its license, and in `source.json` where each
 file came from. `generation_config.json` names the stop tokens of the study's chat format, whatever the model came with.
 """
 
@@ -29,7 +29,7 @@ from mi_llm.study import Study
 
 CHECKPOINT = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 INDEX = "model.safetensors.index.json"
-AGAIN = "run the stage again; if the files came from a folder of yours, get them anew"
+AGAIN = "run the stage again; if the files came from your own folder, copy them again"
 
 
 def base(study: Study, model: str) -> None:
@@ -152,11 +152,11 @@ def check_config(folder: Path, entry: hub.Entry) -> None:
     differing = [name for name, value in stated.items() if found[name] != value]
     if not differing:
         return
-    remedy = f"correct the entry in hub.yaml if {original.repository} says otherwise; else get the files anew"
+    remedy = f"correct the entry in hub.yaml if {original.repository} says otherwise; else fetch the files again"
     if original.repository != entry.repository:
         remedy = (
             f"use the original repository, {original.repository}, whose layout this stage converts: put its name, its commit and "
-            "the SHA-256 of its weight files into hub.yaml, from its pages; the bundle's makers could not see them"
+            "the SHA-256 of its weight files into hub.yaml, from its pages; the bundle's authors could not see them"
         )
     raise Problem(
         str(folder / "config.json"),

@@ -1,4 +1,4 @@
-"""The model card that lies beside an adapter: what it is, of what it was made, what it must not be used for, whose licence holds.
+"""The model card that lies beside an adapter: what it is, of what it was made, what it must not be used for, whose license holds.
 
 Reads the parameters and, for a model of the hub, its pin. The same run writes the same card: it has no dates and no machine
 in it. Its text is `card.md.jinja`.

@@ -200,7 +200,7 @@ def convert(source: Path, target: Path) -> dict[str, Any]:
         )
     if target.exists() and not (target / RECORD).exists() and any(target.iterdir()):
         raise Problem(
-            str(target), "a folder with other things in it", "a new folder, or an earlier conversion", "name another folder"
+            str(target), "a folder with other files in it", "a new folder, or an earlier conversion", "name another folder"
         )
     plan = PLANS[kind](source)
     files = shard_files(source)
@@ -232,7 +232,7 @@ def convert(source: Path, target: Path) -> dict[str, Any]:
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary neighbour of `target` to write into; on success it takes the place of `target`, else it is removed."""
+    """A temporary neighbor of `target` to write into; on success it takes the place of `target`, else it is removed."""
     part = target.parent / f".{target.name}.part"
     shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     try:
@@ -248,7 +248,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         if isinstance(error, OSError | SafetensorError):
             raise Problem(
-                str(target), f"could not be written ({error})", "a writable folder with room for a copy of the weights",
+                str(target), f"could not be written ({error})", "a writable folder with space for a copy of the weights",
                 "free some space or fix the permissions, then run the same command again",
             ) from error  # fmt: skip
         raise
@@ -340,9 +340,9 @@ def load_shard(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         raise Problem(str(path), f"cannot be read ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})",
-                      "a whole file of tensors and nothing else", AGAIN) from error  # fmt: skip
+                      "a complete file of tensors and nothing else", AGAIN) from error  # fmt: skip
     if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
-        raise Problem(str(path), "something else than named tensors", "a file of tensors and nothing else", AGAIN)
+        raise Problem(str(path), "something other than named tensors", "a file of tensors and nothing else", AGAIN)
     return content
 
 
@@ -365,7 +365,7 @@ def inspect(files: Iterable[Path], plan: Plan) -> tuple[list[Shard], Counter[tor
             if tuple(tensor.shape) != shape:
                 raise Problem(f"{path}: {name}", f"shape {list(tensor.shape)}", f"{list(shape)}, by config.json", AGAIN)
             if not tensor.dtype.is_floating_point or tensor.element_size() == 1:
-                raise Problem(f"{path}: {name}", str(tensor.dtype), "unquantised weights", "use the unquantised checkpoint")
+                raise Problem(f"{path}: {name}", str(tensor.dtype), "unquantized weights", "use the unquantized checkpoint")
             where[name] = path
             dtypes[tensor.dtype] += 1
             shard.kept.append(name)
@@ -391,7 +391,7 @@ def unit_rows(weight: torch.Tensor) -> torch.Tensor:
 
 
 def converted(shard: Shard, plan: Plan) -> dict[str, torch.Tensor]:
-    """The tensors of one shard in the new layout; all but normalised ones are still views of the file."""
+    """The tensors of one shard in the new layout; all but normalized ones are still views of the file."""
     source, tensors = load_shard(shard.path), {}
     for name in shard.kept:
         fate = plan.fates[name]
@@ -430,7 +430,7 @@ def kept(name: str, *shape: int) -> Fate:
 
 def baichuan2(source: Path) -> Plan:
     """Baichuan2-7B as a Llama: rotary positions, RMSNorm and SwiGLU are the same; `W_pack` is q, k and v in one matrix, and the
-    output head is normalised anew at each step, which can be done once.
+    output head is normalized again at each step, which can be done once.
     """
     path = source / "config.json"
     content = read_object(path)
@@ -481,7 +481,7 @@ def refuse_other_baichuans(content: dict[str, Any], path: Path) -> None:
         raise Problem(str(path), "a Baichuan with ALiBi positions, as the 13B models have", "rotary positions: Baichuan2-7B",
                       "use Baichuan2-7B-Chat, the paper's model")  # fmt: skip
     if content.get("vocab_size") == 64000:
-        raise Problem(f"{path}: vocab_size", "64000: the first Baichuan, whose output head is not normalised", "Baichuan2-7B",
+        raise Problem(f"{path}: vocab_size", "64000: the first Baichuan, whose output head is not normalized", "Baichuan2-7B",
                       "use Baichuan2-7B-Chat, the paper's model")  # fmt: skip
 
 
@@ -601,10 +601,10 @@ def sentencepiece_tokenizer(path: Path, config: TokenizerConfig) -> tuple[PreTra
     """Baichuan2's tokenizer: a SentencePiece BPE with byte fallback.
 
     Text is cut at special tokens first, and each stretch is encoded for itself. What the model file says of spaces, a leading
-    space and normalisation is kept. User-defined symbols are matched as SentencePiece does: longest first, before any merge.
+    space and normalization is kept. User-defined symbols are matched as SentencePiece does: longest first, before any merge.
 
-    Baichuan2's model neither normalises nor adds a leading space (its technical report, section 2.2). For models that do, two
-    things differ from SentencePiece: combining marks may be normalised together with the character before them, and a text that
+    Baichuan2's model neither normalizes nor adds a leading space (its technical report, section 2.2). For models that do, two
+    things differ from SentencePiece: combining marks may be normalized together with the character before them, and a text that
     is one user-defined symbol and nothing else gets no leading space.
     """
     proto: Any = sentencepiece_model_pb2

@@ -1,7 +1,7 @@
 """An adapter as a repository of the hub: what a tuned model must carry when it leaves the study. No stage; people call it.
 
-Reads `finetune/<model>/adapter/`, and of a model of the hub the licence that `base` kept and the licence's duties
-(`distribute.yaml`). Writes one folder: adapter, model card, licence, notice, `SHA256SUMS`. Nothing is uploaded.
+Reads `finetune/<model>/adapter/`, and of a model of the hub the license that `base` kept and the license's duties
+(`distribute.yaml`). Writes one folder: adapter, model card, license, notice, `SHA256SUMS`. Nothing is uploaded.
 """
 
 import re
@@ -30,7 +30,7 @@ NOT_CARRIED = "How to load it"  # the section of the training's card that names 
 
 
 class Duties(BaseModel):
-    """What a licence asks of whoever passes a tuned model on; the head of `distribute.yaml` explains the keys."""
+    """What a license asks of whoever passes a tuned model on; the head of `distribute.yaml` explains the keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     identifier: str
@@ -52,17 +52,17 @@ class Listed:
 def export(study: Study, model: str, out: Path) -> None:
     """Write the adapter of one of the study's models as a hub repository, whole or not at all.
 
-    The folder's name becomes the repository's, so it must be one that the hub takes and that the base's licence allows. Raises
+    The folder's name becomes the repository's, so it must be one that the hub takes and that the base's license allows. Raises
     `Problem` for another name, for a folder that is there already, and for what the study has not made yet.
     """
     if model not in study.tuned:
         where, expected = f"{study.params}: finetune.untuned", "a model that the study tunes"
-        raise Problem(where, f"names {model}", expected, "take it out of the list")
+        raise Problem(where, f"names {model}", expected, "remove it from the list")
     name, source = out.absolute().name, source_of(study, model)
     duties = duties_of(model) if source.hub else None
     check_name(name, out, duties, source)
     if out.exists():
-        raise Problem(str(out), "is there already", "a folder that is not there yet", "remove it, or name another one in --out")
+        raise Problem(str(out), "is there already", "a folder that does not exist yet", "remove it, or name another one in --out")
     tuned = study.folder / "finetune" / model
     adapter = tuned / "adapter"
     training = storage.read_text(adapter / "README.md")
@@ -92,21 +92,21 @@ def export(study: Study, model: str, out: Path) -> None:
 
 
 def duties_of(model: str) -> Duties:
-    """What the licence of a hub model asks for."""
+    """What the license of a hub model asks for."""
     shipped = resources.files(__package__) / "distribute.yaml"
     known = YAML(typ="safe").load(shipped.read_text(encoding="utf-8"))
     if model not in known:
         raise Problem(
             f"distribute.yaml: {model}",
             "no such model",
-            "what its licence asks of whoever passes on a model tuned from it",
-            "read the licence, and add an entry to src/mi_llm/models/distribute.yaml",
+            "what its license requires of whoever distributes a model tuned from it",
+            "read the license, and add an entry to src/mi_llm/models/distribute.yaml",
         )
     return Duties.model_validate(known[model])
 
 
 def check_name(name: str, out: Path, duties: Duties | None, source: Source) -> None:
-    """Refuse a name that the hub would not take, or that the base's licence does not allow."""
+    """Refuse a name that the hub would not take, or that the base's license does not allow."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -140,7 +140,7 @@ def listed(folder: Path) -> list[Listed]:
 def card(
     study: Study, model: str, source: Source, *, name: str, duties: Duties | None, files: list[Listed], training: str
 ) -> str:
-    """The repository's model card: its own head, and what the training's card says of data, settings, use and licence."""
+    """The repository's model card: its own head, and what the training's card says of data, settings, use and license."""
     values: dict[str, Any] = {"study": study, "model": model, "name": name, "source": source, "duties": duties, "files": files}
     weights = checkpoint(study, model) / "model.safetensors"
     if not source.hub and not weights.is_file():
@@ -164,4 +164,4 @@ def tell(study: Study, out: Path, files: list[Listed]) -> None:
         print(f"{file.sha256}  {file.size:>12,}  {file.name}")
     print(f"written: {out}; nothing was uploaded (docs/remotes.md tells how)")
     if study.training != "recorded":
-        print("note: for the training dialogs their authors stated no licence; ask them before you pass the adapter on")
+        print("note: for the training dialogs their authors stated no license; ask them before you pass the adapter on")

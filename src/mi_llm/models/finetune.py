@@ -117,7 +117,7 @@ def refuse_idle(processes: Processes, options: Finetune, title: str) -> None:
     processes.refuse_idle(title, records, f"the {records} records of a step (finetune.batch × finetune.accumulation)")
     if processes.main and records % processes.count:
         most = math.ceil(records / processes.count)
-        uneven = f"{processes.count} processes share {records} records a step unevenly"
+        uneven = f"{processes.count} processes share the {records} records of a step unevenly"
         print(f"{title}: {uneven}: all wait for those that have {most}", file=sys.stderr)
 
 
@@ -221,7 +221,7 @@ def samples_of(dialog: Dialog, options: Finetune) -> Iterator[tuple[str, Sequenc
 
 
 def order(count: int, epochs: int, seed: int) -> list[int]:
-    """Record numbers in the order of training: each epoch shuffled anew."""
+    """Record numbers in the order of training: each epoch shuffled again."""
     chance = random.Random(seed)
     return [place for _ in range(epochs) for place in chance.sample(range(count), count)]
 
@@ -395,7 +395,7 @@ def fit(
     seed: int = 0,
     speed: Path | None = None,
 ) -> Progress:
-    """Train: AdamW, cosine schedule with warm-up, loss averaged over the labelled tokens of each step.
+    """Train: AdamW, cosine schedule with warm-up, loss averaged over the labeled tokens of each step.
 
     `places` are the record numbers in the order of training, all epochs. `names` of the records are for messages, `seed` is
     for dropout, `speed` the file that is told how fast it goes. Returns where training ended, with the log of its steps.
@@ -443,8 +443,9 @@ def no_room(where: str) -> Problem:
     return Problem(
         where,
         f"out of memory: up to {used / 2**30:.1f} of {there_is / 2**30:.1f} GiB were in use",
-        "room for one micro-batch",
-        "set finetune.checkpointing: true, lower finetune.batch (and raise accumulation: the result is the same), "
+        "memory for one micro-batch",
+        "set finetune.checkpointing: true, lower finetune.batch (and raise accumulation by the same factor: the result is "
+        "the same), "
         "or on a GPU set finetune.four_bit: true; `mi-llm doctor` says what fits",
     )
 
@@ -569,7 +570,7 @@ def write_notes(path: Path, notes: Sequence[tuple[str, str, str]]) -> None:
 def dry_run(study: Study, model: str) -> None:
     """Print what `finetune` would do, and what it would take on the hardware found; writes nothing."""
     if model not in study.tuned:
-        print(f"finetune {model}: left as it is; finetune.untuned of {study.params} names it")
+        print(f"finetune {model}: not tuned; finetune.untuned of {study.params} names it")
         return
     for path in inputs_of(study, model):
         if not path.exists():

@@ -2,7 +2,7 @@
 
 A folder named by `MI_LLM_MODELS` is looked at first; it holds `<model>/` or `<owner>--<name>/`. Else the files are downloaded
 from the hub (`HF_ENDPOINT` for a mirror) into `<out>/base/.<model>.download/`, which outlives an interrupted stage: a download
-goes on where it stopped. Nothing is fetched before there is room for it and a person has accepted the licence.
+goes on where it stopped. Nothing is fetched before there is room for it and a person has accepted the license.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ REMEDY = "use another HF_ENDPOINT, or a folder with the files (MI_LLM_MODELS)"
 
 
 class Licence(BaseModel):
-    """A model's licence: name, address, the file that holds it in the repository, and what it asks, in short."""
+    """A model's license: name, address, the file that holds it in the repository, and what it asks, in short."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
@@ -89,7 +89,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class Obtained:
-    """The folder with a model's files, their SHA-256 by name, and which of them nothing vouches for."""
+    """The folder with a model's files, their SHA-256 by name, and which of them there is no checksum for."""
 
     folder: Path
     sha256: dict[str, str]
@@ -103,7 +103,7 @@ def entries(path: Path) -> dict[str, Entry]:
     except YAMLError as error:
         raise Problem(str(path), f"not YAML: {' '.join(str(error).split())}", "the models' pins", "correct the file") from None
     if not isinstance(content, dict):
-        raise Problem(str(path), "no mapping", "an entry a model, as in the shipped hub.yaml", "correct the file")
+        raise Problem(str(path), "no mapping", "one entry per model, as in the shipped hub.yaml", "correct the file")
     found = {}
     for model, entry in content.items():
         try:
@@ -170,12 +170,12 @@ def check_room(study: Study, model: str, entry: Entry) -> None:
 
 
 def acceptance(model: str, entry: Entry) -> dict[str, str]:
-    """What is remembered of an accepted licence: it holds for one revision of one model."""
+    """What is remembered of an accepted license: it holds for one revision of one model."""
     return {"model": model, "licence": entry.licence.name, "revision": entry.revision}
 
 
 def remembered(study: Study, model: str, entry: Entry) -> bool:
-    """Whether a person has accepted a model's licence in an earlier run."""
+    """Whether a person has accepted a model's license in an earlier run."""
     path = beside(study, model, "licence.json")
     return path.exists() and bool(storage.read_json(path) == acceptance(model, entry))
 
@@ -187,12 +187,12 @@ def in_place(study: Study, model: str, entry: Entry) -> bool:
 
 
 def accepted_by_environment() -> set[str]:
-    """The models whose licences the environment says are accepted."""
+    """The models whose licenses the environment says are accepted."""
     return {name.strip() for name in os.environ.get("MI_LLM_ACCEPT_LICENCES", "").split(",")} - {""}
 
 
 def accept_licence(study: Study, model: str, entry: Entry) -> None:
-    """Show a model's licence and have it accepted, once for each revision: by a person at a terminal, or by the environment."""
+    """Show a model's license and have it accepted, once for each revision: by a person at a terminal, or by the environment."""
     if remembered(study, model, entry):
         return
     licence = entry.licence
@@ -202,7 +202,7 @@ def accept_licence(study: Study, model: str, entry: Entry) -> None:
     if model not in named:
         if not sys.stdin.isatty():
             raise Problem(
-                f"licence of {model}",
+                f"license of {model}",
                 "not accepted yet, and there is no terminal to ask at",
                 f"a person who has read {licence.address} and accepts it",
                 f"run `mi-llm base {model} --study {study.params}` at a terminal and type yes, "
@@ -211,7 +211,7 @@ def accept_licence(study: Study, model: str, entry: Entry) -> None:
         print("Type yes to accept it: ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() != "yes":
             raise Problem(
-                f"licence of {model}", "not accepted", "yes", "take the model out of models and base.formats, or accept it"
+                f"license of {model}", "not accepted", "yes", "remove the model from models and base.formats, or accept it"
             )
     storage.write_json(beside(study, model, "licence.json"), acceptance(model, entry))
 
@@ -235,7 +235,7 @@ def chosen(names: Sequence[str], entry: Entry, where: str) -> list[str]:
     for pattern in (*entry.files, *entry.weights):
         if not any(fnmatchcase(name, pattern) for name in names):
             raise Problem(
-                where, f"nothing that matches {pattern}", ", ".join(entry.files), "get the whole model, or correct hub.yaml"
+                where, f"nothing that matches {pattern}", ", ".join(entry.files), "get the complete model, or correct hub.yaml"
             )
     return sorted(name for name in names if any(fnmatchcase(name, pattern) for pattern in entry.files))
 
@@ -277,13 +277,13 @@ def verified_copy(folder: Path, entry: Entry, check: Callable[[Path], None]) -> 
         elif expected not in (found[name], storage.blob_id((folder / name).read_bytes()) if len(expected) == 40 else ""):
             raise refused(folder / name, f"SHA-256 {found[name]}", f"{expected}, as {entry.repository} has it")
     if unverified:
-        print(f"{folder}: nothing vouches for {', '.join(unverified)}; hashes are recorded", file=sys.stderr)
+        print(f"{folder}: there is no checksum for {', '.join(unverified)}; hashes are recorded", file=sys.stderr)
     return Obtained(folder, found, tuple(unverified))
 
 
 def refused(path: Path, found: str, expected: str) -> Problem:
     """A file that is not what its pin says."""
-    return Problem(str(path), found, expected, "the copy is damaged or another version: delete it and get it again")
+    return Problem(str(path), found, expected, "the copy is damaged or another version: delete it and fetch it again")
 
 
 # ---- the hub
@@ -383,8 +383,8 @@ def unreachable(where: str, error: Exception, entry: Entry) -> Problem:
             "free some space, then run the same command again",
         )
     status = f"status {error.response.status_code}" if isinstance(error, HfHubHTTPError) else " ".join(str(error).split())[:200]
-    remedy = f"connect to the network and run the same command again (it goes on where it stopped); or {REMEDY}"
-    return Problem(where, f"not to be had: {status or type(error).__name__}", "the hub's answer", remedy)
+    remedy = f"connect to the network and run the same command again (it continues where it stopped); or {REMEDY}"
+    return Problem(where, f"unavailable:  {status or type(error).__name__}", "the hub's answer", remedy)
 
 
 def receive_verified(folder: Path, entry: Entry, remote: Remote) -> str:

@@ -1,8 +1,8 @@
-"""The miniature's base models: three tiny counsellors of the paper's three architectures, pretrained from scratch.
+"""The miniature's base models: three tiny counselors of the paper's three architectures, pretrained from scratch.
 
 Reads SmileChat (CC0) from its pinned archive, trains one small BPE tokenizer and three language models of 2–3 million
 parameters, and writes each as an ordinary checkpoint. They are shipped; `mi-llm pretrain` re-creates them. The base sees
-the counselling instruction too (in a system turn or before a client turn), so that fine-tuning does not merely teach it to
+the counseling instruction too (in a system turn or before a client turn), so that fine-tuning does not merely teach it to
 ignore unknown text. The hidden matrices are trained with Muon, the rest with AdamW.
 """
 

@@ -106,7 +106,7 @@ class Journal:
         return {answer["round"]: answer for answer in answered}
 
     def begin(self) -> None:
-        """Make this process's file ready to be added to: cut off a torn line, or start anew for another work."""
+        """Make this process's file ready to be added to: cut off a torn line, or start again for another work."""
         if lines := self.lines(self.path):
             os.truncate(self.path, sum(len(line) + 1 for line in lines))
         else:

@@ -52,7 +52,7 @@ from mi_llm.stage import stage, tracked_parameters
 from mi_llm.statistics import DialogBootstrap, holm, p_of_swaps
 from mi_llm.study import Study
 
-MERITS = {  # of a volley: each behaviour counts once, so that a reply gains nothing by saying the same at length
+MERITS = {  # of a volley: each behavior counts once, so that a reply gains nothing by saying the same at length
     Behaviour.COMPLEX: 2,
     Behaviour.SIMPLE: 1,
     Behaviour.SEEK: 1,
@@ -253,7 +253,7 @@ class Bar(TrainerCallback):  # type: ignore[misc]
         """Go on; the last log is of the whole training."""
         if "loss" in logs:
             share = logs["rewards/accuracies"]
-            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, the chosen likelier in {share:.0%}", refresh=False)
+            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, the chosen reply more likely in {share:.0%}", refresh=False)
             self.bar.update()
         else:
             self.bar.close()
@@ -308,7 +308,7 @@ def optimise(study: Study, model: str, trainer: TokenTrainer, pairs: int) -> dic
     """Train on so many pairs; returns the first step's loss, and the means of the last epoch's steps."""
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Bar(f"prefer {model}"))
-    problem = Problem(f"prefer@{model}", "out of memory", "room for prefer.batch pairs", "lower prefer.batch, and run again")
+    problem = Problem(f"prefer@{model}", "out of memory", "memory for prefer.batch pairs", "lower prefer.batch, and run again")
     with enough_memory(lambda: problem):
         trainer.train()
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -378,7 +378,7 @@ def evaluate(study: Study, out: Path, folders: dict[str, Path]) -> dict[str, Any
 
 
 def codes_of(rounds: Sequence[Round], replies: Sequence[str]) -> pd.DataFrame:
-    """Rounds x measures: what each reply counts for (0 or 1 a behaviour), the sums of Table 2 that are no ratios, the merit.
+    """Rounds x measures: what each reply counts for (0 or 1 a behavior), the sums of Table 2 that are no ratios, the merit.
 
     And what a coder does not see: the reply's length in characters, and how it repeats itself.
     """

@@ -145,7 +145,7 @@ def rates(study: Study) -> pd.DataFrame:
                 "Arm": arm_name(row.source, row.arm),
                 "Transcripts": row.n,
                 "Mean [interval]": interval(pd.Series(row._asdict())),
-                "A round": "—" if math.isnan(row.per_round) else f"{row.per_round:.3f}",
+                "Per round": "—" if math.isnan(row.per_round) else f"{row.per_round:.3f}",
                 "Ratio of means": f"{row.ratio_of_means:.2f}" if ratio else "—",
             }
         )

@@ -15,13 +15,13 @@ CORPUS_NAMES: dict[str, str] = {name: module.NAME for name, module in modules(CO
 SET_NAMES = {"test": "test rounds", "published": "as published", "aligned": "repaired"}
 BASELINE_NAMES = {
     "echo_client": "echo client: the client's own words",
-    "constant": "constant: one sentence for all",
-    "previous_reply": "previous reply: the counselor's last, again",
-    "random_reference": "random reference: of another dialog",
+    "constant": "constant: one sentence for all rounds",
+    "previous_reply": "previous reply: the counselor's last volley again",
+    "random_reference": "random reference: from another dialog",
     "reference": "reference: itself",
 }
 DIAGNOSTIC_NAMES = {
-    "repeated_4grams": "4-grams said before",
+    "repeated_4grams": "Repeated 4-grams",
     "empty": "Empty",
     "duplicate": "Same as another",
     "distinct_1": "Distinct-1",
@@ -119,14 +119,14 @@ def trained(study: Study) -> list[tuple[str, str, str]]:
 
 
 def counts(study: Study) -> pd.DataFrame:
-    """How much of what this run had: the numbers that the pages' sentences name."""
+    """The amounts of data in this run: the numbers that the pages' sentences name."""
     parts = storage.read_json(study.folder / "split" / "metrics.json")
     translated = storage.read_json(study.folder / "translate" / "metrics.json")
     talks = storage.read_json(study.folder / "summary" / "metrics.json")
     rows = [
         ("Dialogs rated", storage.read_json(study.folder / "rate" / "metrics.json")["rated"]),
         ("Dialogs screened", storage.read_json(study.folder / "screen" / "metrics.json")["screened"]),
-        ("AnnoMI transcripts put into Chinese", translated["transcripts"]),
+        ("AnnoMI transcripts translated into Chinese", translated["transcripts"]),
         ("Turns in them", translated["turns"]),
         ("Training dialogs (MI style)", parts["train"]["dialogs"]),
         ("Test dialogs (MI style)", parts["test"]["dialogs"]),
@@ -173,7 +173,7 @@ def sources(study: Study) -> pd.DataFrame:
         numbers = storage.read_json(study.folder / "acquire" / corpus / "metrics.json")
         missing = len(pd.read_csv(study.folder / "acquire" / corpus / "missing.csv"))
         kind = "upstream" if corpus in study.acquire.upstream else "sample"
-        rows.append({"Dataset": CORPUS_NAMES[corpus], "Source": kind, "Files": numbers["files"], "Files not had": missing})
+        rows.append({"Dataset": CORPUS_NAMES[corpus], "Source": kind, "Files": numbers["files"], "Files unavailable": missing})
     return pd.DataFrame(rows).set_index("Dataset")
 
 
@@ -189,7 +189,7 @@ def not_had(study: Study) -> pd.DataFrame:
         rows.append(("AnnoMI in Chinese", "not published, and none recorded", f"mi-llm translate {record}"))
     if not pd.read_csv(study.folder / "blind" / "key.csv")["arm"].isin(ARMS).any():
         remedy = f"mi-llm simulate MODEL {record}" if study.simulate.client == "llm" else "docs/human-evaluation.md"
-        rows.append(("Talks with standardized clients", "none recorded", remedy))
+        rows.append(("Dialogs with standardized clients", "none recorded", remedy))
     if all(map(automatic, read_tables(study.folder / "code")[0]["rater"])):
         rows.append(("Codes given by people", "no person has coded these transcripts", "docs/human-evaluation.md"))
     open_ = (pd.read_csv(study.folder / "audit" / "claims.csv")["verdict"] == "not recomputable").sum()

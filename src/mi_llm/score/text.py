@@ -49,7 +49,7 @@ class Score:
 
 
 class Text(NamedTuple):
-    """A text made ready to be compared: as it is, its words in order, and the different words and pairs of neighbours in it."""
+    """A text made ready to be compared: as it is, its words in order, and the different words and pairs of neighbors in it."""
 
     text: str
     words: list[str]

@@ -89,7 +89,7 @@ def plain_text(text: str) -> str:
     if len(unicodedata.normalize("NFKC", text)) > MESSAGE:  # what the guard reads: a ligature can become 18 characters
         raise PydanticCustomError("string_too_long", "too long")
     if not text.strip():
-        raise PydanticCustomError("empty", "nothing in it")
+        raise PydanticCustomError("empty", "the message is empty")
     return text.strip()
 
 
@@ -108,7 +108,7 @@ class NewTalk(Sent):
 
 
 class NewMessage(Sent):
-    """What the client says; `instead_of` is the round, from 0, from which on the talk is said anew."""
+    """What the client says; `instead_of` is the round, from 0, from which the talk is repeated."""
 
     text: Annotated[str, Field(max_length=MESSAGE), AfterValidator(plain_text)]
     instead_of: int | None = Field(default=None, ge=0, le=ROUNDS)
@@ -158,7 +158,7 @@ class Door:
             place = traceback.extract_tb(error.__traceback__)[-1]
             print(f"mi-llm chat: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}", file=sys.stderr)
             if not started:
-                await PlainTextResponse("something went wrong here", 500)(scope, receive, sending)
+                await PlainTextResponse("internal error", 500)(scope, receive, sending)
 
 
 def create(chat: Chat) -> FastAPI:
@@ -196,7 +196,7 @@ def page_doors(app: FastAPI, chat: Chat) -> None:
     @app.post("/enter")
     async def enter(request: Request) -> Response:
         if seconds := chat.limits.wait(limits.SIGN_INS_ADDRESS, who(request)):
-            raise HTTPException(429, "too many tries", {"Retry-After": str(math.ceil(seconds))})
+            raise HTTPException(429, "too many attempts", {"Retry-After": str(math.ceil(seconds))})
         given = parse_qs((await request.body()).decode("utf-8", "replace")).get("token", [""])[0]
         if not chat.token or not hmac.compare_digest(given.encode("utf-8", "replace"), chat.token.encode()):
             return page(request, "enter.html.jinja", status=401, wrong=True)
@@ -285,7 +285,7 @@ def outcome_doors(app: FastAPI, chat: Chat) -> None:
         if talk.hidden:
             raise HTTPException(409, "vote first")
         if busy(talk) or int(side) >= len(talk.sides) or not (dialog := talk.dialog(int(side))).turns:
-            raise HTTPException(409, "nothing to take away yet")
+            raise HTTPException(409, "nothing to download yet")
         file = re.sub(r"[^A-Za-z0-9.-]", "-", f"{talk.model}.{talk.sides[int(side)]}.{talk.id}.jsonl")
         disposition = {"Content-Disposition": f'attachment; filename="{file}"'}
         return Response(storage.dump(dialog.model_dump()) + "\n", media_type="application/x-ndjson", headers=disposition)
@@ -378,8 +378,8 @@ async def read(request: Request, kind: type[Body]) -> Body:
         kinds = {fault["type"] for fault in error.errors(include_url=False, include_input=False)}
         if "string_too_long" in kinds:
             raise HTTPException(413, "too long") from None
-        known = {"control": "control characters", "empty": "nothing in it"}
-        raise HTTPException(422, next((known[one] for one in kinds if one in known), "not what this door takes")) from None
+        known = {"control": "control characters", "empty": "the message is empty"}
+        raise HTTPException(422, next((known[one] for one in kinds if one in known), "not in the expected form")) from None
 
 
 def who(request: Request) -> str:

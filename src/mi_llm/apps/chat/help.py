@@ -37,7 +37,7 @@ class Checked(Strict):
     def dated(self) -> "Checked":
         """A check has a date, and only a check has one."""
         if (self.how == "no") != (self.date is None):
-            raise ValueError("a date belongs to a check, and a check has a date")
+            raise ValueError("a checked line needs a date, and only a checked line has one")
         return self
 
 
@@ -56,7 +56,7 @@ class Line(Strict):
     def reachable(self) -> "Line":
         """A line has a number or a site."""
         if bool(self.call) == bool(self.site):
-            raise ValueError("a line has either a number to call or a site")
+            raise ValueError("a line must have either a number to call or a site")
         return self
 
 

@@ -30,9 +30,7 @@ def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, ad
     """
     token = os.environ.get("MI_LLM_CHAT_TOKEN", "").strip()
     if token and len(token) < SHORTEST_TOKEN:
-        raise Problem(
-            "MI_LLM_CHAT_TOKEN", "a short token", f"at least {SHORTEST_TOKEN} characters", "make a longer one, by chance"
-        )
+        raise Problem("MI_LLM_CHAT_TOKEN", "a short token", f"at least {SHORTEST_TOKEN} characters", "make a longer random one")
     for name, url in (("--model-url", model_url), ("--address", address)):
         if (url or name == "--model-url") and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname):
             raise Problem(name, url or "nothing", "an address such as http://127.0.0.1:8000/v1", "correct it")
@@ -44,9 +42,9 @@ def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, ad
     chat = Chat(Counselors(model_url), manner(study), kept, profiles, address=address, token=token)
     here = address or f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     if not loopback(host) and not here.startswith("https://"):
-        print("What people write travels readable over this network; put a proxy that speaks https in front (--address).")
+        print("Messages travel unencrypted over this network; put an HTTPS proxy in front (--address).")
     if not loopback(host) and not token:
-        print("Anybody who reaches this address may talk; set MI_LLM_CHAT_TOKEN to ask for a token.")
+        print("Anybody who can reach this address may use the chat; set MI_LLM_CHAT_TOKEN to require a token.")
     print(f"The chat is open: {here}   Ctrl+C closes it. Models: {model_url}   Votes: {votes}", flush=True)
     config = uvicorn.Config(
         create(chat),

@@ -25,10 +25,10 @@ Volleys = Sequence[tuple[frozenset[Behaviour], frozenset[Behaviour]]]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two coders agree on whether a volley holds a behaviour; `behaviour` is None for all of them pooled.
+    """How far two coders agree on whether a volley holds a behavior; `behaviour` is None for all of them pooled.
 
     `kappa` is Cohen's, None where both say the same of every volley, so that there is no chance to correct for; `share` the share
-    of equal decisions; `seen` how often each of the two saw the behaviour.
+    of equal decisions; `seen` how often each of the two saw the behavior.
     """
 
     behaviour: Behaviour | None
@@ -71,7 +71,7 @@ class Progress:
 
 
 def covers() -> dict[Behaviour, list[Behaviour]]:
-    """Which behaviours each behaviour stands for within a volley, asked of the codebook's rule, for counting in the browser."""
+    """Which behaviors each behavior stands for within a volley, asked of the codebook's rule, for counting in the browser."""
     pairs = {one: [other for other in Behaviour if other not in volley((one, other))] for one in Behaviour}
     return {one: covered for one, covered in pairs.items() if covered}
 
@@ -159,7 +159,7 @@ def training(packets: Packets, states: States, rater: str, names: Iterable[str])
 
 
 def agreements(volleys: Volleys) -> list[Agreement]:
-    """For each behaviour that either coder saw, and for all behaviours pooled, whether both saw it where."""
+    """For each behavior that either coder saw, and for all behaviors pooled, whether both saw it where."""
     kinds = [entry.code for entry in BEHAVIOURS]
     table = [_agreement(code, [(code in one, code in other) for one, other in volleys]) for code in kinds]
     pooled = _agreement(None, [(code in one, code in other) for code, (one, other) in product(kinds, volleys)])

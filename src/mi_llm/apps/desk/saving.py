@@ -17,7 +17,7 @@ from mi_llm.codebook.packets import Packet, Packets
 NOTE = 4_000  # characters
 Reason = Literal["unknown", "done", "closed", "incomplete", "shown"]
 Id = Annotated[str, Field(pattern=r"^[0-9a-z-]{8,40}$")]
-# behaviours of a volley (empty: coded, nothing there), a global's rating, a note, a mark; null takes it back
+# behaviors of a volley (empty: coded, nothing there), a global's rating, a note, a mark; null takes it back
 Value = Annotated[list[Behaviour], Field(max_length=len(Behaviour))] | StrictBool | StrictInt | Annotated[
     str, Field(max_length=NOTE)
 ] | None  # fmt: skip

@@ -28,12 +28,12 @@ def serve(packets: Path, data: Path, host: str, port: int, *, training: Path | N
     here = address or f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     made = _links(store, desk, here, renew=False)
     if made:
-        print("Personal links, shown this once; hand each to the person it is for:\n", *made, "", sep="\n", flush=True)
+        print("Personal links, shown only once; give each to its person:\n", *made, "", sep="\n", flush=True)
     else:
-        print("Everybody has a link already; `mi-llm desk links --renew NAME` makes a new one.")
+        print("Everybody already has a link; `mi-llm desk links --renew NAME` makes a new one.")
     if not loopback(host) and not here.startswith("https://"):
-        print("Links and codes travel readable over this network; put a proxy that speaks https in front (--address).")
-    print(f"The desk is open: {here}   Ctrl+C closes it; what is saved stays in {store.path}", flush=True)
+        print("Links and codes travel unencrypted over this network; put an HTTPS proxy in front (--address).")
+    print(f"The desk is open: {here}   Ctrl+C closes it; saved work stays in {store.path}", flush=True)
     # no access log: a path may hold a link's token
     config = uvicorn.Config(create(desk, store), access_log=False, log_level="warning", server_header=False, lifespan="off")
     try:
@@ -50,7 +50,7 @@ def links(packets: Path, data: Path, address: str, renew: str | None = None) -> 
     if renew is not None and renew not in _people(desk):
         raise Problem(renew, "nobody at this desk", ", ".join(_people(desk)), "correct the name")
     made = _links(store, desk, address, renew=renew is not None, only=renew)
-    print("\n".join(made) or "Everybody has a link already; --renew NAME makes a new one.")
+    print("\n".join(made) or "Everybody already has a link; --renew NAME makes a new one.")
     store.close()
 
 

@@ -161,8 +161,8 @@ class Store:
                     found = _content(packet)
                     if (part, name) in coded and known[part, name] != found:
                         raise Problem(
-                            f"packet {name}", "another transcript than the one that was coded", f"the one of {self.path}",
-                            "restore the packets, or begin anew with another --data",
+                            f"packet {name}", "not the transcript that was coded", f"the one of {self.path}",
+                            "restore the packets, or start with another --data",
                         )  # fmt: skip
                     database.execute("INSERT OR REPLACE INTO packet VALUES (?, ?, ?)", (part, name, found))
 

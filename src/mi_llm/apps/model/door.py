@@ -49,7 +49,7 @@ class Door:
             place = traceback.extract_tb(error.__traceback__)[-1]
             print(f"request failed: {type(error).__name__} at {place.filename}:{place.lineno}", file=sys.stderr, flush=True)
             if not begun:
-                await answer(Refusal(500, "something broke here; the request may be right", "server_error"), counted)
+                await answer(Refusal(500, "internal error; the request may be correct", "server_error"), counted)
 
     def check_token(self, scope: Scope) -> None:
         """Refuse a request without the token, where one is wanted."""
@@ -74,7 +74,7 @@ async def taken(receive: Receive) -> Receive:
                 if size <= BODY:
                     content += message.get("body", b"")
     except TimeoutError:
-        raise invalid(f"the body did not come within {BODY_SECONDS:g} s", status=408) from None
+        raise invalid(f"the body did not arrive within {BODY_SECONDS:g} s", status=408) from None
     if size > BODY:
         raise invalid(f"the body is larger than {BODY} bytes", status=413)
     given = False

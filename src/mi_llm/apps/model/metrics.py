@@ -21,17 +21,17 @@ class Metrics(Collector):
         ProcessCollector(registry=self.registry)
         self.registry.register(self)
         self.requests = Counter("mi_llm_requests", "Answered requests", ["path", "status"], registry=self.registry)
-        self.replies = Counter("mi_llm_replies", "Replies, by how they ended", ["model", "finish"], registry=self.registry)
+        self.replies = Counter("mi_llm_replies", "Replies, by outcome", ["model", "finish"], registry=self.registry)
         self.seconds = Histogram(
-            "mi_llm_reply_seconds", "From request to end of reply", ["model"], buckets=SECONDS, registry=self.registry
+            "mi_llm_reply_seconds", "Seconds from request to end of reply", ["model"], buckets=SECONDS, registry=self.registry
         )
         self.first = Histogram(
-            "mi_llm_first_text_seconds", "From request to first text", ["model"], buckets=SECONDS, registry=self.registry
+            "mi_llm_first_text_seconds", "Seconds from request to first text", ["model"], buckets=SECONDS, registry=self.registry
         )
 
     def collect(self) -> Iterator[Metric]:
         """The numbers that the engines keep."""
-        waiting = GaugeMetricFamily("mi_llm_waiting", "Replies that wait", labels=["model"])
+        waiting = GaugeMetricFamily("mi_llm_waiting", "Replies in the queue", labels=["model"])
         running = GaugeMetricFamily("mi_llm_running", "Replies being written", labels=["model"])
         read = CounterMetricFamily("mi_llm_prompt_tokens", "Tokens of prompts read", labels=["model"])
         written = CounterMetricFamily("mi_llm_reply_tokens", "Tokens of replies written", labels=["model"])

@@ -1,6 +1,6 @@
 """What the model server is asked and what it answers: the part of OpenAI's chat completions that the study's models can do.
 
-`top_k` is vLLM's addition. A field, of OpenAI's or of vLLM's, that would change the reply and that these models cannot honour is
+`top_k` is vLLM's addition. A field, of OpenAI's or of vLLM's, that would change the reply and that these models cannot honor is
 refused; every other field we do not know is ignored, since each client library sends some of its own.
 """
 
@@ -99,7 +99,7 @@ class ChatRequest(Strict):
         if any(message.role == "system" for message in self.messages[1:]):
             raise ValueError("only the first message may be a system message")
         if self.messages[-1].role != "user":
-            raise ValueError("the last message must be a user's: it is what is answered")
+            raise ValueError("the last message must be a user message: it is the one to answer")
         if len(self.stops) > STOPS or not all(0 < len(stop) <= STOP_CHARACTERS for stop in self.stops):
             raise ValueError(f"stop: at most {STOPS} strings of 1 to {STOP_CHARACTERS} characters")
         for name, nothing in REFUSED.items():

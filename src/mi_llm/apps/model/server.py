@@ -42,8 +42,8 @@ CONNECTIONS = 512  # open at once; uvicorn turns away more with 503
 COLDEST = 0.01  # below this temperature the likeliest token is as good as certain
 TOKEN = "MI_LLM_TOKEN"  # noqa: S105 — the name of the environment variable
 ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": Error, "description": "The request is wrong, or comes at a bad time"},
-    "5XX": {"model": Error, "description": "The server is not ready, or something broke"},
+    "4XX": {"model": Error, "description": "The request is wrong, or is not possible now"},
+    "5XX": {"model": Error, "description": "The server is not ready, or failed"},
 }
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
 
@@ -54,9 +54,9 @@ def broken(finish: Finish) -> Refusal | None:
         case "late":
             return Refusal(504, "the reply took longer than this server allows", "timeout", "timeout")
         case "closing":
-            return Refusal(503, "the server is ending", "server_error", "closing", retry_s=5)
+            return Refusal(503, "the server is shutting down", "server_error", "closing", retry_s=5)
         case "failed":
-            return Refusal(500, "the model failed at this reply; the request may be right", "server_error", "failed")
+            return Refusal(500, "the model failed on this reply; the request may be correct", "server_error", "failed")
         case _:
             return None
 
@@ -74,7 +74,7 @@ class Served:
 
 def opened(study: Study, model: str, queue: int, tell: Callable[[Told], None]) -> Served:
     """Load a model with its adapter, if it has one, and start the thread that writes its replies."""
-    problem = Problem(model, "out of memory", "room for all models", "serve fewer at once with --models")
+    problem = Problem(model, "out of memory", "memory for all models", "serve fewer models at once with --models")
     with enough_memory(lambda: problem):
         tuned, tokenizer = with_adapter(study, model, next(iter(adapters(study, model)), None))
     form = chat_format(study, model)
@@ -131,7 +131,7 @@ class House:
         deadline = time.monotonic() + self.seconds
         found = next((entry for entry in self.names() if entry[0] == asked.model), None)
         if found is None:
-            raise invalid("no model of that name is here; /v1/models lists those that are", "model_not_found", 404)
+            raise invalid("there is no model with that name; /v1/models lists the models", "model_not_found", 404)
         name, model, arm = found
         if model not in self.served:
             raise Refusal(503, "this model is still being loaded", "server_error", "loading", retry_s=5)
@@ -139,18 +139,16 @@ class House:
         chat = asked.chat
         for mark in served.marks:
             if any(mark in message["content"] for message in chat):
-                raise invalid(f"a message holds {mark}, which is a mark of this model's chat format")
+                raise invalid(f"a message contains {mark}, a token of this model's chat format")
         loop = asyncio.get_running_loop()
         ids = await loop.run_in_executor(self.encoding, prompt, served.tokenizer, served.form, chat)
         reply = Reply(self.wish(asked, served, ids, tuned=arm == "tuned", deadline=deadline), served.tokenizer)
         try:
             served.engine.ask(reply)
         except Full:
-            raise Refusal(
-                429, "too many replies wait for this model; try again", "rate_limit_error", "queue_full", retry_s=1
-            ) from None
+            raise Refusal(429, "the model's queue is full; try again", "rate_limit_error", "queue_full", retry_s=1) from None
         except Closing:
-            raise Refusal(503, "the server is ending", "server_error", "closing", retry_s=5) from None
+            raise Refusal(503, "the server is shutting down", "server_error", "closing", retry_s=5) from None
         return name, served, reply
 
     def wish(self, asked: ChatRequest, served: Served, ids: list[int], *, tuned: bool, deadline: float) -> Asked:
@@ -308,7 +306,7 @@ def application(house: House, failed: Callable[[Exception], None]) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def surprised(request: Request, _: Exception) -> JSONResponse:
-        return await refused(request, Refusal(500, "something broke here; the request may be right", "server_error"))
+        return await refused(request, Refusal(500, "internal error; the request may be correct", "server_error"))
 
     @app.get("/health", responses=ERRORS)
     async def health() -> dict[str, str]:

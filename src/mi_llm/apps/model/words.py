@@ -16,7 +16,7 @@ class Words:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
         self.tokenizer, self.stop = tokenizer, stop
         self.ids: list[int] = []
-        self.begin = self.known = 0  # a token is decoded with the piece before it: decoders look at a token's neighbours
+        self.begin = self.known = 0  # a token is decoded with the piece before it: decoders look at a token's neighbors
         self.held = ""
         self.begun = self.stopped = False
 

@@ -4,7 +4,7 @@ from mi_llm.codebook.coding import Text
 from mi_llm.miti.code import LEXICAL, Coding, Transcripts, by_words
 from mi_llm.study import Study
 
-NAME = Text("the lexical coder (automatic: it knows words, not meaning)", "词语编码程序（自动：只认词，不懂意思）")
+NAME = Text("the lexical coder (automatic: it recognizes words, not meaning)", "词语编码者（自动程序：只认词，不懂意思）")
 
 
 def code(study: Study, transcripts: Transcripts) -> list[Coding]:

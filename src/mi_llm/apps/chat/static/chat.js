@@ -6,7 +6,7 @@ const at = (id) => document.getElementById(id);
 const field = at("say");
 let talk = null; // as the server shows it
 let busy = false; // a message is on its way or replies are coming
-let editing = null; // the round that is being said anew
+let editing = null; // the round that is being edited
 
 function make(tag, name, text) {
   const found = document.createElement(tag);
@@ -43,7 +43,7 @@ function complain(error) {
 
 const remembered = {
   get: () => { try { return sessionStorage.getItem("talk"); } catch { return null; } },
-  set: (id) => { try { id ? sessionStorage.setItem("talk", id) : sessionStorage.removeItem("talk"); } catch { /* then a reload begins anew */ } },
+  set: (id) => { try { id ? sessionStorage.setItem("talk", id) : sessionStorage.removeItem("talk"); } catch { /* then a reload starts a new talk */ } },
 };
 
 // ---- what is shown
@@ -262,7 +262,7 @@ function breakOff(round) {
   for (const reply of round.replies) if (!reply.finish) Object.assign(reply, { finish: "failed", why: "failed" });
 }
 
-// Show the talk that this page had before it was loaded anew; while replies are coming, look again.
+// Show the talk that this page had before it was reloaded; while replies are coming, look again.
 async function reload() {
   const id = remembered.get();
   let mine = talk;
