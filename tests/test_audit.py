@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from mi_llm import storage
 from mi_llm.audit import codes
 from mi_llm.audit.audit import METHODS, audit
-from mi_llm.audit.verdict import VERDICTS, Claim, Printed, claims, judged
+from mi_llm.audit.verdict import VERDICTS, judged
 from mi_llm.corpora import release
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.files import File, write_archive
 from mi_llm.corpora.read import read
 from mi_llm.dialog import Round, Turn
 from mi_llm.miti.reliability import cohen, fleiss
+from mi_llm.paper.claims import Claim, Printed, claims
 from mi_llm.score.baselines import baselines
 from mi_llm.study import Study, load
 

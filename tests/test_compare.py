@@ -18,12 +18,12 @@ from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.audit.audit import audit
-from mi_llm.audit.verdict import claims
 from mi_llm.certificate.circumstances import public
 from mi_llm.certificate.codecheck import gaps, valid_orcid
 from mi_llm.compare import accept, deviations, facts, judge, outputs
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
+from mi_llm.paper.claims import claims
 from mi_llm.study import Study, load
 
 ROOT = Path(__file__).parent.parent

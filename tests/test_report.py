@@ -15,7 +15,6 @@ from ruamel.yaml import YAML
 from scored import Page
 
 from mi_llm import storage
-from mi_llm.audit.verdict import Printed, claims
 from mi_llm.construct import rate, translate
 from mi_llm.dialog import read_rounds, write_rounds
 from mi_llm.doctor import fitting, machine
@@ -23,6 +22,7 @@ from mi_llm.miti.blind import blind
 from mi_llm.miti.code import code
 from mi_llm.miti.summary import summary
 from mi_llm.needs import needs
+from mi_llm.paper.claims import Printed, claims
 from mi_llm.problem import Problem
 from mi_llm.report import published
 from mi_llm.report.chinese import chinese

@@ -74,7 +74,7 @@ def code_licence(path: str) -> str:
     """The license of a file of the repository: README, “License and citation”; the claims list quotes the paper, CC BY 4.0."""
     if path.startswith("store/"):
         return "CC0-1.0"
-    return PAPER_RUN if path == "src/mi_llm/audit/claims.csv" else "MIT"
+    return PAPER_RUN if path == "src/mi_llm/paper/claims.csv" else "MIT"
 
 
 def shipped_data() -> list[Item]:

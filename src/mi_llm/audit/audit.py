@@ -3,7 +3,7 @@
 Reads what `acquire` and `read` brought of the public corpora. Writes `audit/claims.csv` (one row per claim: id, location, reported,
 reported_sd, n, recomputed, recomputed_sd, verdict, method, note), the tables behind the findings, the findings in words
 (`findings.json`), and the page, `index.html` and in Chinese `index.zh.html`.
-No verdict is written by hand: `claims.csv` in this folder names a method for each claim, and `METHODS` holds them.
+No verdict is written by hand: `paper/claims.csv` names a method for each claim, and `METHODS` holds them.
 """
 
 import inspect
@@ -18,7 +18,8 @@ from mi_llm import __version__, storage
 from mi_llm.audit import annomi, codes, counts, dialogs, statements
 from mi_llm.audit.evidence import Evidence
 from mi_llm.audit.findings import LANGUAGES, findings
-from mi_llm.audit.verdict import VERDICTS, Claim, Paper, Result, claims
+from mi_llm.audit.verdict import VERDICTS, Result
+from mi_llm.paper.claims import Claim, Paper, claims
 from mi_llm.paper.models import tuned
 from mi_llm.score.baselines import baselines
 from mi_llm.stage import stage

@@ -13,7 +13,8 @@ import pandas as pd
 from scipy import stats
 
 from mi_llm.audit.evidence import Evidence
-from mi_llm.audit.verdict import Claim, Paper, Printed, Result, Verdict, judged, listed, unknown
+from mi_llm.audit.verdict import Result, Verdict, judged, listed, unknown
+from mi_llm.paper.claims import Claim, Paper, Printed
 from mi_llm.paper.models import REAL, tuned
 
 GLOBALS = ("CCT", "SST", "EMP", "PAR")

@@ -7,10 +7,11 @@ import re
 from mi_llm.audit.codes import COLUMNS, COUNTS, RATERS, cell, totals
 from mi_llm.audit.dialogs import sample_of_transcripts, topic_test, tuned
 from mi_llm.audit.evidence import Evidence
-from mi_llm.audit.verdict import Claim, Paper, Printed, Result, Verdict, equal, holds, judged, listed, unknown
+from mi_llm.audit.verdict import Result, Verdict, equal, holds, judged, listed, unknown
 from mi_llm.corpora.fetch import sources
 from mi_llm.corpora.release import hyperparameters
 from mi_llm.paper import models
+from mi_llm.paper.claims import Claim, Paper, Printed
 
 CHINESE = ("cpsycound", "psydtcorpus", "smilechat", "psy_insight", "efaqa")  # Results, Screening
 SETTINGS = {"scheduler": "lr_scheduler_type", "epochs": "num_train_epochs", "precision": "bf16"}  # the appendix's names

@@ -10,10 +10,11 @@ import pandas as pd
 from scipy import stats
 
 from mi_llm.audit.evidence import Evidence, without_punctuation
-from mi_llm.audit.verdict import Claim, Paper, Result, claims, judged, unknown
+from mi_llm.audit.verdict import Result, judged, unknown
 from mi_llm.codebook.topics import topic, words
 from mi_llm.dialog import Dialog, volley_lengths
 from mi_llm.paper import models
+from mi_llm.paper.claims import Claim, Paper, claims
 
 Labelled = Sequence[Sequence[tuple[str, str]]]  # dialogs of (label, text) messages
 COLUMN = {"rounds": "rounds", "counselor": "client", "client": "counselor"}  # Table 3 prints the roles under each other's head

@@ -15,12 +15,12 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from mi_llm import storage
-from mi_llm.audit.verdict import claims
 from mi_llm.corpora import annomi, release
 from mi_llm.corpora.fetch import sources
 from mi_llm.corpora.files import File, from_archive
 from mi_llm.corpora.reading import ROLES
 from mi_llm.dialog import Dialog, Round, characters, read_dialogs, read_rounds
+from mi_llm.paper.claims import claims
 from mi_llm.study import Study
 
 LABELLED = re.compile(r"(来访者|心理咨询师)：(.*)")

@@ -12,8 +12,9 @@ from ruamel.yaml import YAML
 
 from mi_llm.audit.codes import COLUMNS, GLOBALS, ratio_bounds
 from mi_llm.audit.evidence import Evidence
-from mi_llm.audit.verdict import Paper, Result
+from mi_llm.audit.verdict import Result
 from mi_llm.paper import models as paper_models
+from mi_llm.paper.claims import Paper
 
 RARE = 0.01  # share of random samples below which a finding is made of it
 PARTS = ("title", "found", "implies", "otherwise")

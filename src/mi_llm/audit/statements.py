@@ -6,7 +6,8 @@ rates per counselor volley if length may explain a difference.
 
 from mi_llm.audit.codes import COUNTS, GLOBALS, cell, ratio_bounds, welch
 from mi_llm.audit.evidence import Evidence
-from mi_llm.audit.verdict import Claim, Paper, Result, holds, listed
+from mi_llm.audit.verdict import Result, holds, listed
+from mi_llm.paper.claims import Claim, Paper
 from mi_llm.paper.models import REAL, tuned
 
 MODELS = tuple(model.table_6 for model in tuned().values())

@@ -14,8 +14,8 @@ import pandas as pd
 from scipy import stats
 
 from mi_llm import storage
-from mi_llm.audit.verdict import Claim, Printed, claims
 from mi_llm.paper import models as paper_models
+from mi_llm.paper.claims import Claim, Printed, claims
 from mi_llm.report import manual, tables
 from mi_llm.study import Study
 
