@@ -4,12 +4,15 @@
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# Two workers; a test module stays in one of them, the longest begin first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: data remotes
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # What a GPU or a full-size model runs otherwise, gone through in miniature: minutes.
 test-long: data
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 # The images built, run and talked to; needs a Docker engine, or makes one on Debian, or says why not. Half an hour and more.
 test-container:

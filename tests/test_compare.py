@@ -14,6 +14,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from edits import edit
 from ruamel.yaml import YAML
 
 from mi_llm import storage
@@ -310,9 +311,8 @@ def test_an_output_that_is_not_here(bundle: Path) -> None:
     assert output["verdict"] == "identical"  # DVC did not fetch it; the lock vouches for it
     assert output["reasons"] == ["not fetched: its hash in the lock is the committed one"]
     lock = bundle / "mini/dvc.lock"
-    text = lock.read_text(encoding="utf-8")
-    md5 = json.loads(text)["stages"]["read@annomi"]["outs"][0]["md5"]
-    lock.write_text(text.replace(md5, "0" * 32 + ".dir"), encoding="utf-8")
+    md5 = storage.read_json(lock)["stages"]["read@annomi"]["outs"][0]["md5"]
+    edit(lock, {md5: "0" * 32 + ".dir"})
     assert "  differs: runs/mini/read/annomi: it is not here" in compare(bundle).lines
 
 

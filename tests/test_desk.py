@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from edits import edit
 from playwright.sync_api import sync_playwright
 
 from mi_llm.apps.desk import agreement, packets, saving, serve, words
@@ -646,9 +647,7 @@ def test_packets_that_are_not_as_they_should_be_are_named(folder: Path, name: st
     ],
 )
 def test_gold_codes_that_do_not_fit_are_named(folder: Path, training: Path, name: str, old: str, new: str, problem: str) -> None:
-    text = (training / name).read_text()
-    assert old in text
-    (training / name).write_text(text.replace(old, new))
+    edit(training / name, {old: new})
     with pytest.raises(Problem, match=problem):
         packets.read(folder, training)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edits import edit, edited
 
 from mi_llm.construct import batch, llm, record, transcribe
 from mi_llm.construct.cassette import Cassette, Question, key_of, merge, sealed, text_of, verify
@@ -70,20 +71,11 @@ def two_hundred(workspace: Path, sample_dialogs: list[Dialog]) -> Callable[[str]
         write_dialogs(workspace / "runs/mini/read" / corpus / "dialogs.jsonl", [variant(n, corpus) for n in range(count)])
 
     def point(url: str) -> Study:
-        path = Path("mini/params.yaml")
-        text = (
-            path.read_text(encoding="utf-8")
-            .replace("cpsycound: 54", "cpsycound: 150")
-            .replace("psydtcorpus: 18", "psydtcorpus: 50")
-        )
-        text = (
-            text.replace("http://127.0.0.1:8808/v1", url)
-            .replace("timeout_s: 300", "timeout_s: 1")
-            .replace("attempts: 3", "attempts: 8")
-        )
-        text = text.replace("model: bundle-author", "model: some-model").replace("requests: 1000", "requests: 100000")
-        path.write_text(text, encoding="utf-8")
-        return load(path)
+        samples = {"cpsycound: 54": "cpsycound: 150", "psydtcorpus: 18": "psydtcorpus: 50"}
+        server = {"http://127.0.0.1:8808/v1": url, "model: bundle-author": "model: some-model", "timeout_s: 300": "timeout_s: 1"}
+        limits = {"attempts: 3": "attempts: 8", "requests: 1000": "requests: 100000"}
+        edit(Path("mini/params.yaml"), samples | server | limits)
+        return load(Path("mini/params.yaml"))
 
     return point
 
@@ -323,7 +315,7 @@ def test_a_cassette_cut_at_any_byte_keeps_its_whole_lines(tape: Path) -> None:
 @pytest.mark.parametrize(("old", "new"), [("回答2", "回答二"), ("问题2", "问题二"), ('"m-1"', '"m-2"')])
 def test_a_line_edited_by_hand_is_detected(tape: Path, old: str, new: str) -> None:
     lines = tape.read_text(encoding="utf-8").splitlines(keepends=True)
-    tape.write_text("".join([lines[0], lines[1].replace(old, new), lines[2]]), encoding="utf-8")
+    tape.write_text("".join([lines[0], edited(lines[1], {old: new}), lines[2]]), encoding="utf-8")
     assert [fault.split(":")[0] for fault in verify(tape)] == [f"{tape}, line 2"]
     with pytest.raises(Problem, match=r"line 2: .*edited after recording"):
         Cassette.open(tape)
