@@ -114,17 +114,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def finished(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with the outputs that the miniature's committed lock names, if this repository's DVC cache has them."""
-    folder = tmp_path_factory.mktemp("finished") / "bundle"
-    shutil.copytree(clone, folder, symlinks=True)
-    bash(f"dvc remote add --quiet --local here {ROOT}/.dvc/cache", folder)
-    if run("dvc pull --quiet --remote here mini/dvc.yaml", folder).returncode:
-        pytest.skip("the miniature has not run here (./reproduce.sh mini)")
-    return folder
-
-
 def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run shell commands as a reader would, in a clone whose own code is what runs."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -170,10 +159,12 @@ def test_the_commands_of_a_page_run_in_its_order(page: Path, clone: Path, tmp_pa
         do(block, folder)
 
 
+@pytest.mark.xdist_group("miniature")
 @pytest.mark.parametrize("page", sorted({block.page for block in SHELL if "after" in block.marks}), ids=name_of)
-def test_commands_for_a_finished_study_run(page: Path, finished: Path, tmp_path: Path) -> None:
+def test_commands_for_a_finished_study_run(page: Path, miniature: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
-    shutil.copytree(finished, folder, symlinks=True)
+    shutil.copytree(miniature, folder, symlinks=True)
+    (folder / ".venv").symlink_to(sys.prefix)
     for block in blocks(page):
         if "after" in block.marks:
             do(block, folder)
