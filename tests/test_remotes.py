@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -95,7 +94,6 @@ def interrupted(folder: Path, verb: str, relay: Relay, stop: Callable[[subproces
     relay.hold_after(2_000_000)
     process = subprocess.Popen([*DVC, verb], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert relay.held.wait(60), "nothing came through the relay"
-    time.sleep(0.1)
     stop(process)
     relay.cut()
     said, _ = process.communicate(timeout=100)
