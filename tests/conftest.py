@@ -34,19 +34,12 @@ settings.register_profile("repeatable", derandomize=True)  # a commit that was g
 settings.register_profile("explore", max_examples=2000)  # pytest --hypothesis-profile explore: new examples each time
 settings.load_profile("repeatable")
 
-LONGEST = ["miniature", "test_paper_study", "test_desk"]  # these groups begin first
+LONGEST = ["test_reproduce", "test_paper_study", "test_finetune", "test_chat", "test_desk", "test_docs"]
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let every module be one group for pytest-xdist, unless a test is marked with another, and begin with the longest."""
-    groups = {}
-    for item in items:
-        marker = item.get_closest_marker("xdist_group")
-        groups[item] = marker.args[0] if marker else item.path.stem
-        if marker is None:
-            item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
+    """Begin with the modules that take longest, so that at the end no worker waits for the other's long one."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
@@ -97,7 +90,7 @@ def study(workspace: Path) -> Study:
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh clone of what is committed, in which `./reproduce.sh mini` has run; what it printed is in `run.txt` beside it.
 
-    It takes minutes: tests that need it are marked `xdist_group("miniature")`. Who changes it takes a copy.
+    Who changes it takes a copy.
     """
 
     def make(folder: Path) -> None:

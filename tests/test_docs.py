@@ -159,7 +159,6 @@ def test_the_commands_of_a_page_run_in_its_order(page: Path, clone: Path, tmp_pa
         do(block, folder)
 
 
-@pytest.mark.xdist_group("miniature")
 @pytest.mark.parametrize("page", sorted({block.page for block in SHELL if "after" in block.marks}), ids=name_of)
 def test_commands_for_a_finished_study_run(page: Path, miniature: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"

@@ -24,7 +24,6 @@ from mi_llm.study import load
 COMMAND = [str(Path(sys.executable).parent / "mi-llm"), "reproduce"]
 DVC = str(Path(sys.executable).parent / "dvc")
 GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
-MINIATURE = pytest.mark.xdist_group("miniature")
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +180,6 @@ def copy(miniature: Path, tmp_path: Path) -> Path:
     return shutil.copytree(miniature, tmp_path / "miniature", symlinks=True)
 
 
-@MINIATURE
 def test_the_miniature_gives_the_committed_lock_and_a_third_run_runs_nothing(miniature: Path, copy: Path) -> None:
     lines = (miniature.parent / "run.txt").read_text(encoding="utf-8").splitlines()
     assert "report: runs/mini/report/index.html" in lines
@@ -197,7 +195,6 @@ def test_the_miniature_gives_the_committed_lock_and_a_third_run_runs_nothing(min
     assert "Running stage" not in run(copy, "mini")
 
 
-@MINIATURE
 def test_tuned_beats_base_for_each_model(miniature: Path) -> None:
     paired = pd.read_csv(miniature / "runs/mini/score/paired.csv")
     found = paired[paired["second"].str.endswith(" base") & paired["metric"].isin(["bleu_4", "rouge_l"])]
@@ -205,7 +202,6 @@ def test_tuned_beats_base_for_each_model(miniature: Path) -> None:
     assert (found["lo"] > 0).all(), found.to_string()
 
 
-@MINIATURE
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
@@ -222,7 +218,6 @@ def test_dvc_can_show_the_study(copy: Path, words: list[str], shown: str) -> Non
         assert "loss" in (copy / "dvc_plots/index.html").read_text(encoding="utf-8")
 
 
-@MINIATURE
 def test_finished_outputs_are_fetched_and_what_the_remote_lacks_is_computed(copy: Path, tmp_path: Path) -> None:
     remote = f"[core]\n    remote = lab\n['remote \"lab\"']\n    url = {tmp_path / 'lab'}\n"
     (copy / ".dvc/config.local").write_text(remote, encoding="utf-8")
