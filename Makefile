@@ -11,7 +11,7 @@ test: data remotes
 	$(PYTEST) -m "not slow"
 
 # What a GPU or a full-size model runs otherwise, gone through in miniature: minutes.
-test-long: data
+test-long: data remotes
 	$(PYTEST) -m slow
 
 # The images built, run and talked to; needs a Docker engine, or makes one on Debian, or says why not. Half an hour and more.
