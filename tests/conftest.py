@@ -95,7 +95,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         subprocess.run(["git", "clone", "-q", str(ROOT), str(folder / "bundle")], check=True)
-        command = [Path(sys.executable).parent / "mi-llm", "reproduce", "mini"]
+        command = [str(Path(sys.executable).parent / "mi-llm"), "reproduce", "mini"]
         done = subprocess.run(command, cwd=folder / "bundle", capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         (folder / "run.txt").write_text(done.stdout, encoding="utf-8")

@@ -102,7 +102,7 @@ def interrupted(folder: Path, verb: str, relay: Relay, stop: Callable[[subproces
     return said
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[] if kind == "http" else pytest.mark.slow) for kind in KINDS])
+@pytest.mark.parametrize("kind", ["http", "s3", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ssh", "webdav"))])
 def test_a_push_and_a_pull_broken_in_the_middle_are_taken_up_again(
     kind: str, tmp_path: Path, serving: Callable[[type[Server]], Server]
 ) -> None:
