@@ -4,12 +4,15 @@
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# Two workers; the tests of a module run in one of them, the longest modules first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: data remotes
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Tests in miniature what otherwise takes a GPU or a full-size model. A few minutes.
-test-long: data
-	$(BIN)/python -m pytest -m slow
+test-long: data remotes
+	$(PYTEST) -m slow
 
 # Builds, runs, and tests the images. Needs a Docker engine, or installs one on Debian, or says why not. Half an hour and more.
 test-container:

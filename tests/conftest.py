@@ -1,8 +1,17 @@
-"""Shared fixtures: a scratch workspace that looks like the repository, and models small enough to train in a test."""
+"""Shared fixtures: a scratch workspace that looks like the repository, models small enough to train, the miniature's run."""
 
+import fcntl
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+
+# Before torch is imported, and for the programs that tests start: one thread each, where the study sets no number, and
+# threads that have nothing to do sleep. Those that spin slow the other worker's tests many times over.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import pytest
 from hypothesis import settings
@@ -24,6 +33,27 @@ UPSTREAM = ROOT.parent / "shared" / "upstream"
 settings.register_profile("repeatable", derandomize=True)  # a commit that was green stays green
 settings.register_profile("explore", max_examples=2000)  # pytest --hypothesis-profile explore: new examples each time
 settings.load_profile("repeatable")
+
+LONGEST = ["test_reproduce", "test_paper_study", "test_finetune", "test_chat", "test_desk", "test_docs"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take longest, so that at the end no worker waits for the other's long one."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that is made once in a session: by the worker that needs it first; the others wait until it is whole."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.with_name(f"{name}.whole").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            folder.with_name(f"{name}.whole").touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -57,19 +87,32 @@ def study(workspace: Path) -> Study:
 
 
 @pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test that needs the reported miniature leaves it for the others."""
-    return tmp_path_factory.mktemp("scored") / "runs"
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh clone of what is committed, in which `./reproduce.sh mini` has run; what it printed is in `run.txt` beside it.
+
+    Who changes it takes a copy.
+    """
+
+    def make(folder: Path) -> None:
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(folder / "bundle")], check=True)
+        command = [str(Path(sys.executable).parent / "mi-llm"), "reproduce", "mini"]
+        done = subprocess.run(command, cwd=folder / "bundle", capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        (folder / "run.txt").write_text(done.stdout, encoding="utf-8")
+
+    return made_once(tmp_path_factory, "miniature", make) / "bundle"
 
 
 @pytest.fixture
-def scored(workspace: Path, study: Study, kept: Path) -> Study:
+def scored(workspace: Path, study: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """The miniature with its report: the tuned replies are the references, the base replies echo the client."""
-    if not kept.exists():
+
+    def make(folder: Path) -> None:
         make_scored(study)
         report(study)
-        shutil.copytree("runs", kept)
-    shutil.copytree(kept, "runs", dirs_exist_ok=True)
+        shutil.copytree("runs", folder, dirs_exist_ok=True)
+
+    shutil.copytree(made_once(tmp_path_factory, "scored", make), "runs", dirs_exist_ok=True)
     return study
 
 
@@ -86,6 +129,10 @@ def tokenizer(sample_dialogs: list[Dialog]) -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture
-def checkpoints(workspace: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+def checkpoints(workspace: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained checkpoints of the three architectures, where the miniature looks for its models."""
-    return untrained(workspace / "pretrain" / "models", tokenizer)
+
+    def make(folder: Path) -> None:
+        untrained(folder, tokenizer)
+
+    return shutil.copytree(made_once(tmp_path_factory, "untrained", make), workspace / "pretrain" / "models")

@@ -13,6 +13,7 @@ from getpass import getuser
 from pathlib import Path
 
 import pytest
+from edits import edited
 
 ROOT = Path(__file__).parent.parent
 DAV_EXT = Path("/usr/lib/nginx/modules/ngx_http_dav_ext_module.so")
@@ -164,16 +165,13 @@ class Http(Server):
     """The bundle's store: nginx with docker/store.conf, its paths and port changed."""
 
     def prepare(self) -> None:
-        text = (ROOT / "docker/store.conf").read_text(encoding="utf-8")
-        for old, new in (
-            ("/tmp/", f"{self.folder}/"),  # first: the folder may lie there
-            ("listen 8900", f"listen 127.0.0.1:{self.port}"),
-            ("/run/secrets/store-users", f"{self.folder}/users"),
-            ("/data/", f"{self.folder}/"),
-        ):
-            assert old in text
-            text = text.replace(old, new)
-        self.write(text)
+        changes = {
+            "/tmp/": f"{self.folder}/",  # first: the folder may lie there
+            "listen 8900": f"listen 127.0.0.1:{self.port}",
+            "/run/secrets/store-users": f"{self.folder}/users",
+            "/data/": f"{self.folder}/",
+        }
+        self.write(edited((ROOT / "docker/store.conf").read_text(encoding="utf-8"), changes))
         self.settings = {"auth": "basic", "user": USER, "password": PASSWORD, "method": "PUT"}
 
     def write(self, text: str) -> None:

@@ -64,7 +64,7 @@ class Server:
         samples = (sample for family in families for sample in family.samples if sample.name == name)
         return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
-    def until(self, name: str, value: float, seconds: float = 10, **labels: str) -> None:
+    def until(self, name: str, value: float, seconds: float = 30, **labels: str) -> None:
         """Wait until a metric has a value."""
         limit = time.monotonic() + seconds
         while self.metric(name, **labels) != value:

@@ -19,6 +19,7 @@ import pytest
 from conftest import ROOT
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from edits import edit
 from rocrate.rocrate import ROCrate
 from ruamel.yaml import YAML
 
@@ -212,8 +213,7 @@ def test_a_study_that_has_not_run_is_refused(copy: Path) -> None:
 
 
 def test_packages_that_do_not_fit_the_lock_are_refused(copy: Path) -> None:
-    lock = storage.read_text(copy / "requirements.lock").replace("torch==2.13.0", "torch==2.13.1")
-    storage.write_text(copy / "requirements.lock", lock)
+    edit(copy / "requirements.lock", {"torch==2.13.0": "torch==2.13.1"})
     git(copy, "commit", "--quiet", "--all", "--message", "Another torch")
     assert "torch: 2.13.0, not 2.13.1" in refusal(lambda: build(Path("dist"), None))
 

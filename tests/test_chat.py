@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -457,11 +457,10 @@ def test_a_reply_can_be_stopped(shared: Served) -> None:
     with shared.client() as client, ThreadPoolExecutor() as pool:
         talk = begin(client)
         coming = pool.submit(say, client, talk, "#slow 说：" + "慢慢地说一句很长的话。" * 20)
-        wait_for(lambda: client.get(f"/talks/{talk}").json()["rounds"] != [])
-        time.sleep(2.5)
+        wait_for(lambda: any(part["replies"][0]["text"] for part in client.get(f"/talks/{talk}").json()["rounds"]))
         assert client.post(f"/talks/{talk}/messages", json={"text": "还没完"}).status_code == 409
         assert client.post(f"/talks/{talk}/stop", json={}).status_code == 204
-        end = final(coming.result(5))
+        end = final(coming.result(30))
         assert end["finish"] == "stopped"
         assert 0 < len(end["text"]) < 40
         wait_for(lambda: shared.asked()[-1]["ended"] == "left")
@@ -484,7 +483,8 @@ def test_a_page_that_leaves_ends_the_work(shared: Served) -> None:
         )
 
 
-def wait_for(what: Any, seconds: float = 8) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until something holds."""
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until
@@ -530,13 +530,11 @@ def test_base_beside_tuned_each_with_its_own_talk(shared: Served) -> None:
 def test_a_blind_vote_is_saved_and_tells_nothing_before(shared: Served) -> None:
     texts = "我晚上总是吃零食，三十四岁"
     seen = set()
-    with shared.client() as client:
-        for number in range(12):
+    for number in range(12):
+        with shared.client() as client:  # somebody new each time, whom no limit holds up
             talk = begin(client, "blind")
             assert client.post(f"/talks/{talk}/vote", json={"choice": "left", "with_text": False}).status_code == 409
-            time.sleep(0.4)
-            while (answer := client.post(f"/talks/{talk}/messages", json={"text": texts})).status_code == 429:
-                time.sleep(float(answer.headers["retry-after"]))
+            say(client, talk, texts)
             state = client.get(f"/talks/{talk}")
             assert state.json()["sides"] == [None, None]
             assert "tuned" not in state.text.replace("blind", "")
@@ -629,10 +627,9 @@ def test_a_model_server_that_is_gone(tmp_path: Path) -> None:
         served.models.kill()
         served.models.wait()
         assert final(say(client, talk, "在吗"))["why"] == "away"
-        time.sleep(10.2)  # until the list of models is asked for again
+        wait_for(lambda: client.get("/ready").status_code == 503)  # the list of models is asked for again after ten seconds
         assert client.post("/talks", json={"model": "tiny", "way": "tuned"}).status_code == 502
         assert "The model server does not answer." in client.get("/").text
-        assert client.get("/ready").status_code == 503
         assert client.get("/health").status_code == 200
 
 
@@ -692,11 +689,12 @@ def test_hostile_messages_get_a_plain_refusal(shared: Served, number: int) -> No
 def test_a_message_that_grows_when_it_is_folded_is_too_long(shared: Served) -> None:
     with shared.client() as client:
         talk = begin(client)
-        began = time.monotonic()
+        times = psutil.Process(shared.process.pid).cpu_times
+        before = times().user
         for text in ("\ufdfa" * 4000, "\ufdfa" * 223, "\u2026" * 1334):  # 18 characters each, and three
             answer = client.post(f"/talks/{talk}/messages", json={"text": text})
             assert (answer.status_code, answer.text) == (413, "too long")
-        assert time.monotonic() - began < 0.5
+        assert times().user - before < 0.5
         assert final(say(client, talk, "\ufdfa" * 222))["finish"] == "stop"
 
 
@@ -818,8 +816,7 @@ def test_limits_fill_again_and_forget() -> None:
     rate = limits.Rate(burst=2, a_minute=600)
     assert [bucket.wait(rate, "a") > 0 for _ in range(3)] == [False, False, True]
     assert bucket.wait(rate, "b") == 0
-    time.sleep(0.15)
-    assert bucket.wait(rate, "a") == 0
+    wait_for(lambda: bucket.wait(rate, "a") == 0)
     for number in range(limits.BUCKETS + 10):
         bucket.wait(rate, str(number))
     assert len(bucket.buckets) == limits.BUCKETS
@@ -904,7 +901,7 @@ def test_a_kill_loses_no_acknowledged_vote(tmp_path: Path) -> None:
         with ThreadPoolExecutor() as pool:
             for _ in range(4):
                 pool.submit(votes)
-            wait_for(lambda: len(acknowledged) >= 24, 20)
+            wait_for(lambda: len(acknowledged) >= 24, 60)
             served.process.send_signal(signal.SIGKILL)
         content = served.votes.read_bytes()
         whole = [json.loads(line)["talk"] for line in content.split(b"\n")[:-1]]
@@ -1253,8 +1250,7 @@ def test_hands_stay_on_the_keyboard(unhurried: Served, tmp_path: Path) -> None:
         page.keyboard.press("Shift+Enter")
         page.keyboard.type("好")
         page.keyboard.press("Enter")
-        page.wait_for_selector(".reply.coming")
-        page.wait_for_timeout(3500)
+        page.wait_for_selector(".reply.coming .words:has-text('一句慢')")
         page.keyboard.press("Escape")
         page.wait_for_selector(".reply .note")
         assert page.inner_text(".reply .note") == "stopped"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from edits import edit
 from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
@@ -369,8 +370,7 @@ TABLE_4 = {  # as printed: rounds, characters of a counselor's and of a client's
 
 def test_experts_words_and_the_authors_dialogs(workspace: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MI_LLM_MIRROR", str(mirror))
-    text = Path("released/params.yaml").read_text(encoding="utf-8")
-    Path("released/params.yaml").write_text(text.replace("upstream: [release]", "upstream: [annomi, release]"), encoding="utf-8")
+    edit(Path("released/params.yaml"), {"upstream: [release]": "upstream: [annomi, release]"})
     study = acquired(load(Path("released/params.yaml")))
     began = time.process_time()
     validation.miti(study)

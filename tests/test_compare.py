@@ -2,24 +2,28 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import pytest
+from edits import edit
 from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.audit.audit import audit
 from mi_llm.certificate.circumstances import public
 from mi_llm.certificate.codecheck import gaps, valid_orcid
+from mi_llm.cli import main
 from mi_llm.compare import accept, deviations, facts, judge, outputs
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
@@ -144,17 +148,23 @@ def bundle(finished: Path, tmp_path: Path) -> Path:
 
 def compare(folder: Path, *words: str, **environment: str) -> Run:
     """Run `mi-llm compare` as a person does who has no git identity but what the repository says."""
-    command = [str(Path(sys.executable).parent / "mi-llm"), "compare", *words]
-    nobody = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, **environment}
-    done = subprocess.run(command, cwd=folder, env=nobody, capture_output=True, text=True, check=False)
+    nobody = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, **environment}
+    out, err = io.StringIO(), io.StringIO()
+    with chdir(folder), pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name, value in nobody.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["mi-llm", "compare", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+    status = int(end.value.code or 0)
     written = folder / "runs/mini/certificate"
     if not written.exists():
-        return Run(done.returncode, done.stdout.splitlines(), done.stderr, {}, "")
+        return Run(status, out.getvalue().splitlines(), err.getvalue(), {}, "")
     text = (written / "codecheck.yml").read_text(encoding="utf-8")
     assert text.startswith("%YAML 1.1\n---\n")
     content = YAML(typ="safe").load(text)
     page = (written / "index.html").read_text(encoding="utf-8")
-    return Run(done.returncode, done.stdout.splitlines(), done.stderr, content, page)
+    return Run(status, out.getvalue().splitlines(), err.getvalue(), content, page)
 
 
 def faults(content: dict[str, Any]) -> set[str]:
@@ -325,9 +335,8 @@ def test_an_output_that_is_not_here(bundle: Path) -> None:
     assert output["verdict"] == "identical"  # DVC did not fetch it; the lock vouches for it
     assert output["reasons"] == ["not fetched: its hash in the lock is the committed one"]
     lock = bundle / "mini/dvc.lock"
-    text = lock.read_text(encoding="utf-8")
-    md5 = json.loads(text)["stages"]["read@annomi"]["outs"][0]["md5"]
-    lock.write_text(text.replace(md5, "0" * 32 + ".dir"), encoding="utf-8")
+    md5 = storage.read_json(lock)["stages"]["read@annomi"]["outs"][0]["md5"]
+    edit(lock, {md5: "0" * 32 + ".dir"})
     assert "  differs: runs/mini/read/annomi: it is not here" in compare(bundle).lines
 
 

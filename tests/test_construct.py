@@ -9,6 +9,7 @@ import made_up_release
 import pandas as pd
 import pytest
 from author_server import serve
+from edits import edit
 
 from mi_llm import prompts, storage
 from mi_llm.construct import rate, screen, split, transcribe, translate
@@ -159,9 +160,7 @@ def test_without_any_recorded_answer_ratings_and_translations_are_empty_and_tran
 
 @pytest.mark.parametrize("name", ASKING)
 def test_recording_from_a_server_gives_what_was_shipped(corpora: Path, author: str, name: str) -> None:
-    text = Path("mini/params.yaml").read_text(encoding="utf-8")
-    text = text.replace("mode: replay", "mode: record").replace("http://127.0.0.1:8808/v1", author)
-    Path("mini/params.yaml").write_text(text, encoding="utf-8")
+    edit(Path("mini/params.yaml"), {"mode: replay": "mode: record", "http://127.0.0.1:8808/v1": author})
     theirs = Cassette.open(Path(f"data/cassettes/{name}.jsonl")).good
     (corpora / "data").unlink()
     ASKING[name](load(Path("mini/params.yaml")))

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tiktoken._educational import bpe_train
+from tiny import study_with
 from torch.nn.functional import normalize, silu
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, PreTrainedTokenizerBase
 
@@ -30,7 +31,6 @@ from mi_llm.models.convert import GLM4_PATTERN, convert, convertible
 from mi_llm.models.finetune import finetune
 from mi_llm.models.respond import respond
 from mi_llm.problem import Problem
-from mi_llm.study import load as load_study
 
 Tensors = dict[str, torch.Tensor]
 TEXTS = (
@@ -670,12 +670,7 @@ def test_a_killed_conversion_leaves_no_folder_that_looks_complete(pieces: bytes,
 def test_a_published_baichuan2_is_converted_tuned_and_answers(
     workspace: Path, pieces: bytes, sample_dialogs: list[Dialog]
 ) -> None:
-    parameters = Path("mini/params.yaml")
-    text = parameters.read_text(encoding="utf-8")
-    for old, new in (("epochs: 4", "epochs: 3"), ("threads: 2", "threads: 1"), ("max_new_tokens: 96", "max_new_tokens: 12")):
-        text = text.replace(old, new)
-    parameters.write_text(text, encoding="utf-8")
-    study, model = load_study(parameters), "tiny-baichuan2"
+    study, model = study_with(finetune_epochs="3", threads="1", max_new_tokens="12"), "tiny-baichuan2"
     baichuan2(workspace / "published", pieces)
     convert(workspace / "published", checkpoint(study, model))
     write_dialogs(study.folder / "split" / "train.jsonl", sample_dialogs[:8])

@@ -25,7 +25,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from playwright.sync_api import sync_playwright
+from edits import edit
+from playwright.sync_api import expect, sync_playwright
 
 from mi_llm.apps.desk import agreement, saving, serve, words
 from mi_llm.apps.desk.store import Desk, Held, Store
@@ -647,9 +648,7 @@ def test_packets_that_are_not_as_they_should_be_are_named(folder: Path, name: st
     ],
 )
 def test_gold_codes_that_do_not_fit_are_named(folder: Path, training: Path, name: str, old: str, new: str, problem: str) -> None:
-    text = (training / name).read_text()
-    assert old in text
-    (training / name).write_text(text.replace(old, new))
+    edit(training / name, {old: new})
     with pytest.raises(Problem, match=problem):
         packets.read(folder, training)
 
@@ -790,7 +789,7 @@ def test_two_raters_code_in_a_browser_and_the_export_is_what_they_typed(desk: Ru
     context.set_offline(True)
     press(page, "Enter", "a", "j", "p", "w")
     page.wait_for_selector("#save[data-state=offline]")
-    assert page.inner_text("#save") == "Offline · 3 to be saved"
+    expect(page.locator("#save")).to_have_text("Offline · 3 to be saved")
     chromium.shot(page, "offline")
     page.close()  # with the network gone, the page is closed, and opened again when it is back
     context.set_offline(False)
@@ -980,7 +979,7 @@ def test_signed_out_a_page_says_so_and_keeps_what_was_typed(
     serve.links(folder, tmp_path / "data", desk.url, renew="rater-1")
     press(page, "q")
     page.wait_for_selector("#save[data-state=signed_out]")
-    assert page.inner_text("#save") == "1 not saved: open your personal link again; nothing is lost"
+    expect(page.locator("#save")).to_have_text("1 not saved: open your personal link again; nothing is lost")
     page.goto(capsys.readouterr().out.split()[-1])
     saved(page)  # the list sends what waited
     page.click(f"a[href='/packets/{FIRST}']")

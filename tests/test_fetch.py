@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import pytest
 import requests
+from edits import edit
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -181,9 +182,7 @@ def test_a_tampered_download_is_refused_and_not_kept(server: Files, workspace: P
 
 
 def test_what_cannot_be_had_is_a_row_and_no_dialogs(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (workspace / "mini/params.yaml").read_text(encoding="utf-8").replace("upstream: []", "upstream: [efaqa]")
-    assert "upstream: [efaqa]" in text
-    (workspace / "mini/params.yaml").write_text(text, encoding="utf-8")
+    edit(Path("mini/params.yaml"), {"upstream: []": "upstream: [efaqa]"})
     monkeypatch.delenv("MI_LLM_MIRROR", raising=False)
     study = load(Path("mini/params.yaml"))
     acquire.acquire(study, "efaqa")
@@ -195,8 +194,7 @@ def test_what_cannot_be_had_is_a_row_and_no_dialogs(workspace: Path, monkeypatch
 
 
 def test_a_bought_file_is_taken_from_the_mirror_folder(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (workspace / "mini/params.yaml").read_text(encoding="utf-8").replace("upstream: []", "upstream: [efaqa]")
-    (workspace / "mini/params.yaml").write_text(text, encoding="utf-8")
+    edit(Path("mini/params.yaml"), {"upstream: []": "upstream: [efaqa]"})
     (sample,) = (file for file in from_folder(ROOT / "data/corpora/efaqa") if "utf8" in file.name or file.name.endswith("jsonl"))
     content = sample.content if sample.name.endswith(".gz") else gzip.compress(sample.content, mtime=0)
     (workspace / "mine").mkdir()

@@ -23,6 +23,7 @@ import pytest
 import torch
 from peft import PeftModel
 from ruamel.yaml import YAML
+from tiny import study_with
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -69,11 +70,7 @@ def changed(options: Finetune, **changes: Any) -> Finetune:
 @pytest.fixture
 def ready(workspace: Path, checkpoints: Path, sample_dialogs: list[Dialog]) -> Study:
     """A small study whose stages before fine-tuning are done: 8 dialogs to train on."""
-    text = Path("mini/params.yaml").read_text(encoding="utf-8")
-    text = text.replace("epochs: 4", "epochs: 3").replace("save_every: 20", "save_every: 2").replace("threads: 2", "threads: 1")
-    text = text.replace("log_every: 5", "log_every: 1")
-    Path("mini/params.yaml").write_text(text, encoding="utf-8")
-    study = load_study(Path("mini/params.yaml"))
+    study = study_with(finetune_epochs="3", save_every="2", threads="1", log_every="1")
     for model in study.models:
         base(study, model)
     write_dialogs(study.folder / "split" / "train.jsonl", sample_dialogs[:8])
@@ -82,9 +79,7 @@ def ready(workspace: Path, checkpoints: Path, sample_dialogs: list[Dialog]) -> S
 
 def longer() -> Study:
     """The study with so many steps that a process can be killed between two of them."""
-    path = Path("mini/params.yaml")
-    path.write_text(path.read_text(encoding="utf-8").replace("epochs: 3", "epochs: 12"), encoding="utf-8")
-    return load_study(path)
+    return study_with(finetune_epochs="12")
 
 
 # ---- records

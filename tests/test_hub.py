@@ -17,6 +17,7 @@ from huggingface_hub import hf_hub_download
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from test_convert import baichuan2, sentencepiece_model
+from tiny import study_with
 from transformers import AutoModelForCausalLM
 
 from mi_llm import storage
@@ -170,11 +171,7 @@ def pinned(server: Hub, name: str = "tiny-llama3", **changes: Any) -> Study:
         "citation": "Nobody, never",
     }
     YAML().dump({name: entry | changes}, Path("hub.yaml"))
-    text = Path("mini/params.yaml").read_text(encoding="utf-8")
-    text = re.sub(r"^weights: \S+", "weights: hub.yaml", text, flags=re.MULTILINE)
-    text = text.replace("  source: folder\n", "  source: hub\n")
-    Path("mini/params.yaml").write_text(text, encoding="utf-8")
-    return load_study(Path("mini/params.yaml"))
+    return study_with(weights="hub.yaml", base_source="hub")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ the tuned model and ends in one plain adapter, and that the stage writes the sam
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from conftest import made_once
 from peft import PeftModel
 from tiny import give_adapter, study_with
 from torch.nn.functional import logsigmoid
@@ -50,16 +52,21 @@ def tiny_models(workspace: Path) -> Path:
 
 
 @pytest.fixture
-def ready(tiny_models: Path, sample_dialogs: list[Dialog]) -> Study:
+def ready(tiny_models: Path, sample_dialogs: list[Dialog], tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A study with one tuned model, the beginnings of dialogs to learn from, two dialogs answered by base and tuned model."""
     settled = study_with(threads="1", max_new_tokens="40", score_resamples="500")
     study = preferring(settled, rounds=10, candidates=4, margin=1, learning_rate=0.002, batch=4, epochs=2)
-    give_adapter(study, MODEL)
-    split = study.folder / "split"
-    short = [dialog.model_copy(update={"turns": dialog.turns[:4]}) for dialog in sample_dialogs[:8]]
-    write_dialogs(split / "train.jsonl", short)
-    write_rounds(split / "test_rounds.jsonl", [sample for dialog in sample_dialogs[4:6] for sample in dialog.rounds()])
-    respond(study, MODEL)
+
+    def make(folder: Path) -> None:
+        give_adapter(study, MODEL)
+        split = study.folder / "split"
+        short = [dialog.model_copy(update={"turns": dialog.turns[:4]}) for dialog in sample_dialogs[:8]]
+        write_dialogs(split / "train.jsonl", short)
+        write_rounds(split / "test_rounds.jsonl", [sample for dialog in sample_dialogs[4:6] for sample in dialog.rounds()])
+        respond(study, MODEL)
+        shutil.copytree("runs", folder, dirs_exist_ok=True)
+
+    shutil.copytree(made_once(tmp_path_factory, "to_prefer", make), "runs", dirs_exist_ok=True)
     return study
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -95,7 +94,6 @@ def interrupted(folder: Path, verb: str, relay: Relay, stop: Callable[[subproces
     relay.hold_after(2_000_000)
     process = subprocess.Popen([*DVC, verb], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert relay.held.wait(60), "nothing came through the relay"
-    time.sleep(0.1)
     stop(process)
     relay.cut()
     said, _ = process.communicate(timeout=100)
@@ -104,7 +102,7 @@ def interrupted(folder: Path, verb: str, relay: Relay, stop: Callable[[subproces
     return said
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["http", "s3", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ssh", "webdav"))])
 def test_a_push_and_a_pull_broken_in_the_middle_are_taken_up_again(
     kind: str, tmp_path: Path, serving: Callable[[type[Server]], Server]
 ) -> None:

@@ -12,15 +12,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import ROOT
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+from edits import edit
 from ruamel.yaml import YAML
 
 from mi_llm.compare import stages
 from mi_llm.reproduce import mend
 from mi_llm.study import load
 
-ROOT = Path(__file__).parent.parent
 COMMAND = [str(Path(sys.executable).parent / "mi-llm"), "reproduce"]
+DVC = str(Path(sys.executable).parent / "dvc")
+GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
 
 
 @pytest.fixture(scope="module")
@@ -41,46 +44,34 @@ def run(folder: Path, *words: str) -> str:
 @pytest.fixture(scope="module")
 def small(clone: Path) -> Path:
     """A study of the same stages that takes seconds: one model, few dialogs, one epoch."""
-    text = (ROOT / "mini" / "params.yaml").read_text(encoding="utf-8")
-    for old, new in (
-        ("name: mini", "name: small"),
-        ("params: mini/params.yaml", "params: small/params.yaml"),
-        ("out: runs/mini", "out: runs/small"),
-        ("corpora: [cpsycound, psydtcorpus, smilechat, psy_insight, efaqa, annomi]", "corpora: [cpsycound, psydtcorpus, annomi]"),
-        ("corpora: [cpsycound, efaqa, psy_insight, psydtcorpus, smilechat]", "corpora: [cpsycound, psydtcorpus]"),
-        ("models: [tiny-baichuan2, tiny-glm4, tiny-llama3]", "models: [tiny-llama3]"),
-        ("    tiny-baichuan2: baichuan2\n    tiny-glm4: glm4\n", ""),
-        ("cpsycound: 54", "cpsycound: 8"),
-        ("psydtcorpus: 18", "psydtcorpus: 2"),
-        ("test_dialogs: 12", "test_dialogs: 2"),
-        ("epochs: 4", "epochs: 3"),
-        ("save_every: 20", "save_every: 2"),
-        ("batch: 128", "batch: 4"),
-        ("max_new_tokens: 96", "max_new_tokens: 24"),
-    ):
-        assert old in text, old
-        text = text.replace(old, new)
     (clone / "small").mkdir()
-    (clone / "small/params.yaml").write_text(text, encoding="utf-8")
-    shutil.copy(ROOT / "dvc.yaml", clone / "small/dvc.yaml")
-    shutil.copy(ROOT / "mini/publish.yaml", clone / "small/publish.yaml")
+    for file in ("params.yaml", "dvc.yaml", "publish.yaml"):
+        shutil.copy(ROOT / "mini" / file, clone / "small" / file)
+    changes = {
+        "name: mini": "name: small",
+        "params: mini/params.yaml": "params: small/params.yaml",
+        "out: runs/mini": "out: runs/small",
+        "corpora: [cpsycound, psydtcorpus, smilechat, psy_insight, efaqa, annomi]": "corpora: [cpsycound, psydtcorpus, annomi]",
+        "corpora: [cpsycound, efaqa, psy_insight, psydtcorpus, smilechat]": "corpora: [cpsycound, psydtcorpus]",
+        "models: [tiny-baichuan2, tiny-glm4, tiny-llama3]": "models: [tiny-llama3]",
+        "    tiny-baichuan2: baichuan2\n    tiny-glm4: glm4\n": "",
+        "cpsycound: 54": "cpsycound: 8",
+        "psydtcorpus: 18": "psydtcorpus: 2",
+        "test_dialogs: 12": "test_dialogs: 2",
+        "epochs: 4": "epochs: 3",
+        "save_every: 20": "save_every: 2",
+        "batch: 128": "batch: 4",
+        "max_new_tokens: 96": "max_new_tokens: 24",
+    }
+    edit(clone / "small/params.yaml", changes)
     return clone
 
 
-def waiting(folder: Path, seconds: float) -> tuple[int | None, str]:
-    """What becomes of a run that first waits for others: its status, None while it waits, and what it said."""
-    code = """from pathlib import Path
+WAITING = """from pathlib import Path
 from mi_llm.compare import stages
 from mi_llm.reproduce import wait_for_others
 from mi_llm.study import load
 wait_for_others(load(Path("mini/params.yaml")))"""
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stderr=subprocess.PIPE, text=True)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return None, process.communicate()[1]
-    return process.returncode, process.communicate()[1]
 
 
 def test_a_run_waits_for_other_runs_and_not_for_an_open_desk(clone: Path, tmp_path: Path) -> None:
@@ -93,20 +84,29 @@ def test_a_run_waits_for_other_runs_and_not_for_an_open_desk(clone: Path, tmp_pa
     try:
         assert desk.stdout
         assert any(line.startswith("The desk is open") for line in desk.stdout)
-        assert waiting(clone, 30) == (0, "")
+        done = subprocess.run([sys.executable, "-c", WAITING], cwd=clone, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stderr == ""
     finally:
         desk.terminate()
         desk.communicate()
     sleeper = tmp_path / "mi-llm"  # it goes by the name of a run, and only waits
-    sleeper.write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
+    sleeper.write_text("import time\ntime.sleep(600)\n", encoding="utf-8")
     for verb in ("finetune", "reproduce"):
         stage = subprocess.Popen([sys.executable, str(sleeper), verb, "tiny-llama3"], cwd=clone)
+        run = subprocess.Popen([sys.executable, "-c", WAITING], cwd=clone, stderr=subprocess.PIPE, text=True)
         try:
-            status, said = waiting(clone, 8)
-        finally:
+            assert run.stderr
+            said = run.stderr.readline()
+            assert said == f"another run works in this folder (process {stage.pid}); waiting for it to end\n"
+            assert run.poll() is None
             stage.kill()
             stage.wait()
-        assert (status, said) == (None, f"another run works in this folder (process {stage.pid}); waiting for it to end\n")
+            assert run.communicate(timeout=60)[1] == ""
+            assert run.returncode == 0
+        finally:
+            for process in (stage, run):
+                process.kill()
+                process.wait()
 
 
 def test_a_lock_torn_anywhere_is_mended(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +124,7 @@ def test_a_lock_torn_anywhere_is_mended(small: Path, monkeypatch: pytest.MonkeyP
     assert 0 < kept < 600
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_in_the_same_lock(small: Path) -> None:
     began = time.monotonic()
     assert "nothing to compare with" not in run(small, "small")
@@ -158,84 +159,75 @@ def test_after_a_torn_lock_the_run_ends_as_before(small: Path) -> None:
     assert lock.read_bytes() == whole
 
 
-def test_the_miniature_gives_the_committed_lock_and_a_third_run_runs_nothing(clone: Path) -> None:
-    committed = (clone / "mini/dvc.lock").read_bytes()
-    lines = run(clone, "mini").splitlines()
-    assert "report: runs/mini/report/index.html" in lines
-    assert lines[-1].startswith("compared with the committed lock: ")
-    assert lines[-1].endswith(" within tolerance, 0 differ")
-    first = (clone / "mini/dvc.lock").read_bytes()
-    if " 0 within tolerance" in lines[-1]:
-        assert first == committed
-    shutil.rmtree(clone / "runs/mini")
-    run(clone, "mini")
-    assert (clone / "mini/dvc.lock").read_bytes() == first
-    assert "Running stage" not in run(clone, "mini")
-
-
 def test_a_studys_folder_may_have_any_name(clone: Path) -> None:
     folder = clone / "it's 我的 study"
     folder.mkdir()
-    text = (ROOT / "mini/params.yaml").read_text(encoding="utf-8")
-    for old, new in (
-        ("params: mini/params.yaml", f'params: "{folder.name}/params.yaml"'),
-        ("out: runs/mini", f'out: "runs/{folder.name}"'),
-    ):
-        assert old in text, old
-        text = text.replace(old, new)
-    (folder / "params.yaml").write_text(text, encoding="utf-8")
-    for file in ("dvc.yaml", "publish.yaml"):
+    for file in ("params.yaml", "dvc.yaml", "publish.yaml"):
         shutil.copy(ROOT / "mini" / file, folder / file)
-    dvc = str(Path(sys.executable).parent / "dvc")
-    subprocess.run([dvc, "pull", "--quiet", "data.dvc"], cwd=clone, check=True)
-    subprocess.run([dvc, "repro", "--quiet", f"{folder.name}/dvc.yaml:read@annomi"], cwd=clone, check=True)
+    own = {"params: mini/params.yaml": f'params: "{folder.name}/params.yaml"', "out: runs/mini": f'out: "runs/{folder.name}"'}
+    edit(folder / "params.yaml", own)
+    subprocess.run([DVC, "pull", "--quiet", "data.dvc"], cwd=clone, check=True)
+    subprocess.run([DVC, "repro", "--quiet", f"{folder.name}/dvc.yaml:read@annomi"], cwd=clone, check=True)
     assert (clone / "runs" / folder.name / "read/annomi/dialogs.jsonl").is_file()
 
 
-def test_tuned_beats_base_for_each_model(clone: Path) -> None:
-    paired = pd.read_csv(clone / "runs/mini/score/paired.csv")
+# ---- the miniature's own run, and copies of it
+
+
+@pytest.fixture
+def copy(miniature: Path, tmp_path: Path) -> Path:
+    """A copy of the clone in which the miniature has run, to be changed."""
+    return shutil.copytree(miniature, tmp_path / "miniature", symlinks=True)
+
+
+def test_the_miniature_gives_the_committed_lock_and_a_third_run_runs_nothing(miniature: Path, copy: Path) -> None:
+    lines = (miniature.parent / "run.txt").read_text(encoding="utf-8").splitlines()
+    assert "report: runs/mini/report/index.html" in lines
+    assert lines[-1].startswith("compared with the committed lock: ")
+    assert lines[-1].endswith(" within tolerance, 0 differ")
+    first = (miniature / "mini/dvc.lock").read_bytes()
+    if " 0 within tolerance" in lines[-1]:
+        shown = subprocess.run([*GIT, "show", "HEAD:mini/dvc.lock"], cwd=miniature, capture_output=True, check=True)
+        assert shown.stdout == first
+    shutil.rmtree(copy / "runs/mini")
+    run(copy, "mini")
+    assert (copy / "mini/dvc.lock").read_bytes() == first
+    assert "Running stage" not in run(copy, "mini")
+
+
+def test_tuned_beats_base_for_each_model(miniature: Path) -> None:
+    paired = pd.read_csv(miniature / "runs/mini/score/paired.csv")
     found = paired[paired["second"].str.endswith(" base") & paired["metric"].isin(["bleu_4", "rouge_l"])]
     assert len(found) == 6
     assert (found["lo"] > 0).all(), found.to_string()
 
 
 @pytest.mark.parametrize(
-    "words", [["params", "diff", "--all", "--targets", "mini/params.yaml"], ["metrics", "show"], ["plots", "show"]]
+    ("words", "shown"),
+    [
+        (["params", "diff", "--all", "--targets", "mini/params.yaml"], ""),
+        (["metrics", "show"], "runs/mini/score/metrics.json"),
+        (["plots", "show"], "index.html"),
+    ],
 )
-def test_dvc_can_show_the_study(clone: Path, words: list[str]) -> None:
-    dvc = str(Path(sys.executable).parent / "dvc")
-    done = subprocess.run([dvc, *words], cwd=clone, capture_output=True, text=True, check=False)
+def test_dvc_can_show_the_study(copy: Path, words: list[str], shown: str) -> None:
+    done = subprocess.run([DVC, *words], cwd=copy, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    if words[0] == "metrics":
-        assert "runs/mini/score/metrics.json" in done.stdout
+    assert shown in done.stdout
     if words[0] == "plots":
-        page = clone / "dvc_plots/index.html"
-        assert "loss" in page.read_text(encoding="utf-8")
+        assert "loss" in (copy / "dvc_plots/index.html").read_text(encoding="utf-8")
 
 
-def test_finished_outputs_are_fetched_and_what_the_remote_lacks_is_computed(clone: Path, tmp_path: Path) -> None:
-    run(clone, "mini")
+def test_finished_outputs_are_fetched_and_what_the_remote_lacks_is_computed(copy: Path, tmp_path: Path) -> None:
     remote = f"[core]\n    remote = lab\n['remote \"lab\"']\n    url = {tmp_path / 'lab'}\n"
-    (clone / ".dvc/config.local").write_text(remote, encoding="utf-8")
+    (copy / ".dvc/config.local").write_text(remote, encoding="utf-8")
     for words in (
-        [str(Path(sys.executable).parent / "dvc"), "push", "--quiet", "data.dvc", "pretrain/dvc.yaml", "mini/dvc.yaml"],
-        [
-            "git",
-            "-c",
-            "user.name=test",
-            "-c",
-            "user.email=test@example.org",
-            "commit",
-            "-q",
-            "--allow-empty",
-            "-m",
-            "run",
-            "mini",
-        ],
-        ["git", "clone", "-q", str(clone), str(tmp_path / "bundle")],
+        [DVC, "push", "--quiet", "data.dvc", "pretrain/dvc.yaml", "mini/dvc.yaml"],
+        [*GIT, "commit", "-q", "--allow-empty", "-m", "run", "mini"],
+        [*GIT, "clone", "-q", str(copy), str(tmp_path / "bundle")],
     ):
-        subprocess.run(words, cwd=clone, check=True, capture_output=True)
-    (entry,) = stages((clone / "mini/dvc.lock").read_text(encoding="utf-8"))["score"]["outs"]
+        subprocess.run(words, cwd=copy, check=True, capture_output=True)
+    (entry,) = stages((copy / "mini/dvc.lock").read_text(encoding="utf-8"))["score"]["outs"]
     (tmp_path / "lab/files/md5" / entry["md5"][:2] / entry["md5"][2:]).unlink()
     (tmp_path / "bundle/.dvc/config.local").write_text(remote, encoding="utf-8")
     lines = run(tmp_path / "bundle", "mini", "--pull").splitlines()
