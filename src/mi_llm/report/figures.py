@@ -37,8 +37,8 @@ STYLE = {
 
 
 PHASES = {
-    "corpora": "#d9e2ec", "construct": "#cfe8e4", "models": "#fbe3c8", "score": "#e4dcf5", "miti": "#fbd5d5", "audit": "#e7ecc8",
-    "report": "#ffffff",
+    "corpora": "#d9e2ec", "construct": "#cfe8e4", "models": "#fbe3c8", "prefer": "#f6efc2", "score": "#e4dcf5", "miti": "#fbd5d5",
+    "audit": "#e7ecc8", "report": "#ffffff",
 }  # fmt: skip
 
 
@@ -214,7 +214,7 @@ def pipeline(table: pd.DataFrame) -> str:
             axes.add_patch(
                 FancyBboxPatch(
                     (x - 0.4, y - 0.22), 0.8, 0.44, boxstyle="round,pad=0.02,rounding_size=0.08",
-                    facecolor=PHASES[str(table.loc[name, "phase"])], edgecolor="#8895a5", linewidth=0.8, zorder=2,
+                    facecolor=PHASES.get(str(table.loc[name, "phase"]), "#eeeeee"), edgecolor="#8895a5", linewidth=0.8, zorder=2,
                 )
             )  # fmt: skip
             axes.text(x, y, name, ha="center", va="center", fontsize=9, zorder=3)
