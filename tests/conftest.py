@@ -5,8 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported, and for the programs that tests start: one thread each, where the study sets no number, and
 # threads that have nothing to do sleep. Those that spin slow the other worker's tests many times over.
@@ -114,6 +115,19 @@ def scored(workspace: Path, study: Study, tmp_path_factory: pytest.TempPathFacto
 
     shutil.copytree(made_once(tmp_path_factory, "scored", make), "runs", dirs_exist_ok=True)
     return study
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real Chromium for the tests of a module, which open contexts of their own; where there is none, they are skipped."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no chromium on this machine")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield running
+        running.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -1093,27 +1092,21 @@ class Browsing:
 
 
 @contextmanager
-def browsing(served: Served, tmp_path: Path, width: int, height: int, locale: str, scheme: str = "light") -> Iterator[Browsing]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def browsing(
+    browser: Any, served: Served, tmp_path: Path, width: int, height: int, locale: str, scheme: str = "light"
+) -> Iterator[Browsing]:
     shots = Path(os.environ.get("MI_LLM_SCREENSHOTS") or tmp_path)
     shots.mkdir(parents=True, exist_ok=True)
     complaints: list[str] = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": width, "height": height}, locale=locale, color_scheme=scheme)
-        page = context.new_page()
-        page.on(
-            "console", lambda told: complaints.append(f"{told.type}: {told.text}") if told.type in ("error", "warning") else None
-        )
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("dialog", lambda shown: complaints.append(f"dialog: {shown.message}"))
-        page.on("request", lambda asked: None if asked.url.startswith(served.url) else complaints.append(f"went to {asked.url}"))
-        page.goto(served.url)
-        yield Browsing(page, complaints, shots)
-        browser.close()
+    context = browser.new_context(viewport={"width": width, "height": height}, locale=locale, color_scheme=scheme)
+    page = context.new_page()
+    page.on("console", lambda told: complaints.append(f"{told.type}: {told.text}") if told.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+    page.on("dialog", lambda shown: complaints.append(f"dialog: {shown.message}"))
+    page.on("request", lambda asked: None if asked.url.startswith(served.url) else complaints.append(f"went to {asked.url}"))
+    page.goto(served.url)
+    yield Browsing(page, complaints, shots)
+    context.close()
     assert complaints == []
 
 
@@ -1127,8 +1120,10 @@ def unhurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @SIZES
-def test_people_talk_compare_and_take_it_away(unhurried: Served, tmp_path: Path, size: str, width: int, height: int) -> None:
-    with browsing(unhurried, tmp_path, width, height, "zh-CN") as seen:
+def test_people_talk_compare_and_take_it_away(
+    browser: Any, unhurried: Served, tmp_path: Path, size: str, width: int, height: int
+) -> None:
+    with browsing(browser, unhurried, tmp_path, width, height, "zh-CN") as seen:
         page = seen.page
         assert "研究演示，不是心理服务。" in page.inner_text(".always")
         seen.shot(f"{size}-begin")
@@ -1184,8 +1179,8 @@ def test_people_talk_compare_and_take_it_away(unhurried: Served, tmp_path: Path,
 
 
 @SIZES
-def test_people_vote_blind(unhurried: Served, tmp_path: Path, size: str, width: int, height: int) -> None:
-    with browsing(unhurried, tmp_path, width, height, "en-GB", "dark") as seen:
+def test_people_vote_blind(browser: Any, unhurried: Served, tmp_path: Path, size: str, width: int, height: int) -> None:
+    with browsing(browser, unhurried, tmp_path, width, height, "en-GB", "dark") as seen:
         page = seen.page
         page.check("input[value=blind]")
         seen.send("我想少玩手机")
@@ -1214,10 +1209,19 @@ def test_people_vote_blind(unhurried: Served, tmp_path: Path, size: str, width: 
 )
 @SIZES
 def test_the_guard_is_seen(
-    unhurried: Served, tmp_path: Path, size: str, width: int, height: int, locale: str, text: str, number: str, title: str
+    browser: Any,
+    unhurried: Served,
+    tmp_path: Path,
+    size: str,
+    width: int,
+    height: int,
+    locale: str,
+    text: str,
+    number: str,
+    title: str,
 ) -> None:
     before = len(unhurried.asked())
-    with browsing(unhurried, tmp_path, width, height, locale) as seen:
+    with browsing(browser, unhurried, tmp_path, width, height, locale) as seen:
         page = seen.page
         seen.send(text, wait=False)
         page.wait_for_selector(".found")
@@ -1242,8 +1246,8 @@ def test_the_guard_is_seen(
         seen.shot(f"{size}-about-{locale[:2]}")
 
 
-def test_hands_stay_on_the_keyboard(unhurried: Served, tmp_path: Path) -> None:
-    with browsing(unhurried, tmp_path, 1280, 860, "en") as seen:
+def test_hands_stay_on_the_keyboard(browser: Any, unhurried: Served, tmp_path: Path) -> None:
+    with browsing(browser, unhurried, tmp_path, 1280, 860, "en") as seen:
         page = seen.page
         assert page.evaluate("document.activeElement.id") == "say"
         page.keyboard.type("#slow 说：" + "一句慢慢说的很长的话，说了很久。" * 6)
@@ -1271,8 +1275,8 @@ def test_hands_stay_on_the_keyboard(unhurried: Served, tmp_path: Path) -> None:
         assert page.get_attribute("html", "data-theme") == "dark"
 
 
-def test_a_page_loaded_anew_shows_how_a_reply_ends(unhurried: Served, tmp_path: Path) -> None:
-    with browsing(unhurried, tmp_path, 1280, 860, "en") as seen:
+def test_a_page_loaded_anew_shows_how_a_reply_ends(browser: Any, unhurried: Served, tmp_path: Path) -> None:
+    with browsing(browser, unhurried, tmp_path, 1280, 860, "en") as seen:
         seen.send("说：" + "一句慢慢说的很长的话，说了很久。" * 16, wait=False)
         seen.page.wait_for_selector(".reply.coming .words:has-text('一句慢慢')")
         second = seen.page.context.new_page()  # as the tab's own reload: the first page goes on, so that the reply is not stopped
@@ -1288,17 +1292,17 @@ def test_a_page_loaded_anew_shows_how_a_reply_ends(unhurried: Served, tmp_path: 
         seen.page.wait_for_selector(".reply:not(.coming)")
 
 
-def test_what_is_said_stays_text(unhurried: Served, tmp_path: Path) -> None:
+def test_what_is_said_stays_text(browser: Any, unhurried: Served, tmp_path: Path) -> None:
     evil = "<img src=x onerror=alert(1)><script>alert(2)</script><a href='javascript:alert(3)'>x</a>"
-    with browsing(unhurried, tmp_path, 1280, 860, "en") as seen:
+    with browsing(browser, unhurried, tmp_path, 1280, 860, "en") as seen:
         seen.send(f"说：{evil}")
         assert seen.last() == evil
         assert seen.page.inner_text(".client .words") == f"说：{evil}"
         assert seen.page.locator("#rounds img, #rounds script, #rounds .words a").count() == 0
 
 
-def test_a_page_without_its_server_keeps_the_message(tmp_path: Path) -> None:
-    with serving(tmp_path) as served, browsing(served, tmp_path, 390, 844, "zh-CN") as seen:
+def test_a_page_without_its_server_keeps_the_message(browser: Any, tmp_path: Path) -> None:
+    with serving(tmp_path) as served, browsing(browser, served, tmp_path, 390, 844, "zh-CN") as seen:
         seen.send("我睡不好")
         seen.page.context.set_offline(True)
         seen.send("第二句", wait=False)

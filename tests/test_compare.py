@@ -413,32 +413,24 @@ def test_an_address_is_shown_without_its_password(address: str | None, shown: st
 
 
 @pytest.mark.parametrize("width", [1200, 390])
-def test_the_page_in_a_browser(bundle: Path, width: int) -> None:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def test_the_page_in_a_browser(bundle: Path, browser: Any, width: int) -> None:
     (bundle / "runs/mini/audit/index.html").write_text("other", encoding="utf-8")
     compare(bundle)
     address = (bundle / "runs/mini/certificate/index.html").as_uri()
     requests, complaints = [], []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": 844})
-        page.on("request", lambda asked: requests.append(asked.url))
-        page.on("console", lambda told: complaints.append(told.text))
-        page.goto(address)
-        page.locator("summary").click()
-        text = page.inner_text("main")
-        clipped = page.evaluate("[...document.querySelectorAll('html, .wide')].filter(e => e.scrollWidth > e.clientWidth).length")
-        anchors = re.findall(r'href="#([^"]+)"', page.content())
-        broken = [anchor for anchor in anchors if page.locator(f"#{anchor}").count() != 1]
-        missing = [
-            link
-            for link in re.findall(r'href="([^"#:]+)"', page.content())
-            if not (bundle / "runs/mini/certificate" / link).exists()
-        ]
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    page.on("request", lambda asked: requests.append(asked.url))
+    page.on("console", lambda told: complaints.append(told.text))
+    page.goto(address)
+    page.locator("summary").click()
+    text = page.inner_text("main")
+    clipped = page.evaluate("[...document.querySelectorAll('html, .wide')].filter(e => e.scrollWidth > e.clientWidth).length")
+    anchors = re.findall(r'href="#([^"]+)"', page.content())
+    broken = [anchor for anchor in anchors if page.locator(f"#{anchor}").count() != 1]
+    missing = [
+        link for link in re.findall(r'href="([^"#:]+)"', page.content()) if not (bundle / "runs/mini/certificate" / link).exists()
+    ]
+    page.close()
     assert (requests, complaints, broken, missing) == ([address], [], [], [])
     assert clipped == 0
     for words in (

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import sqlite3
@@ -26,7 +25,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 from edits import edit
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from mi_llm.apps.desk import agreement, saving, serve, words
 from mi_llm.apps.desk.store import Desk, Held, Store
@@ -705,16 +704,12 @@ class Watched:
 
 
 @pytest.fixture
-def chromium(tmp_path: Path) -> Iterator[Watched]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not program:
-        pytest.skip("no chromium on this machine")
+def chromium(browser: Any, tmp_path: Path) -> Iterator[Watched]:
     shots = Path(os.environ.get("MI_LLM_SCREENSHOTS", tmp_path / "screenshots"))
     shots.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield Watched(browser, shots)
-        browser.close()
+    yield Watched(browser, shots)
+    for context in browser.contexts:
+        context.close()
 
 
 DESKTOP = {"width": 1280, "height": 860}

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,18 +32,6 @@ TOO_WIDE = """[...document.querySelectorAll('main > .wide table, figure svg')]
   .map(one => one.closest('.wide').getAttribute('aria-label'))"""
 GAINS = """[...document.querySelectorAll('#rounds article')]
   .map(one => one.dataset.gains.split(' ').map(Number).filter((_, at) => at % 4 === 0))"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def address(study: Study, name: str) -> str:
