@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from ruamel.yaml import YAML
 
 from mi_llm.audit.codes import COLUMNS, GLOBALS, ratio_bounds
+from mi_llm.audit.dialogs import TENTH
 from mi_llm.audit.evidence import Evidence
 from mi_llm.audit.verdict import Result
 from mi_llm.paper import models as paper_models
@@ -199,7 +200,7 @@ def one_deviation(results: dict[str, Result]) -> list[Finding]:
 def ninth(results: dict[str, Result]) -> list[Finding]:
     """The missing dialog that Table 4 still counts."""
     note = results["T4-bai-rounds"].note
-    if "the tenth existed" not in note:
+    if TENTH not in note:
         return []
     return [Finding("ninth", {"note": note, "dialogs": results["T4-bai-n"].recomputed}, ("T4-bai-rounds", "T4-bai-n", "X-30sim"))]
 

@@ -1,7 +1,7 @@
 """What is computed from codes once they may be seen: the export, the raters' agreement, a trainee's agreement with the gold.
 
 A packet is *released* when everybody who codes it is done. Before that nobody, the coordinator included, sees a code of it. The
-export holds what was typed; agreement is of what counts after the codebook's rules for a volley.
+export holds the codes as given; agreement is computed after the codebook's rules for a volley.
 """
 
 import csv
