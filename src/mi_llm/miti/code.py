@@ -414,7 +414,7 @@ def questions_about(study: Study, name: str, transcripts: Transcripts) -> list[Q
     cassettes = ask.recorded(study, name)
     pieces = pieces_of(transcripts)
     first = cutting(study, pieces)
-    answers = {volley_id: ask.found(cassettes, asked) for volley_id, asked in first.items()}
+    answers = {volley_id: ask.recorded_answer(cassettes, asked) for volley_id, asked in first.items()}
     utterances = {
         volley_id: utterances_of(text_of(answer), volley_clauses)
         if (answer := answers.get(volley_id))
