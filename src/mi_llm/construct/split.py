@@ -78,7 +78,7 @@ def by_source(dialogs: Sequence[Dialog]) -> list[list[int]]:
 def divide(
     study: Study, dialogs: Sequence[Dialog], groups: Sequence[Sequence[int]], path: Path
 ) -> tuple[list[Dialog], list[Dialog]]:
-    """Training and test dialogs, in their order: `split.test_dialogs` at most for the test, drawn by whole groups with the seed."""
+    """Training and test dialogs, in their order: at most `split.test_dialogs` for the test, drawn by whole groups."""
     count = study.split.test_dialogs
     if count >= len(groups):
         sources = "" if len(groups) == len(dialogs) else f" of {len(groups)} sources"
