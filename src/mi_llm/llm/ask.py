@@ -1,4 +1,4 @@
-"""The one way to ask language models outside the study: questions in, recorded answers out.
+"""The one way to ask external language models: questions in, recorded answers out.
 
 `replay` looks answers up, in the stage's own cassette and in the shipped one; `record` asks for those that are missing; `batch`
 does so through the OpenAI Batch API; `live` requests all of them again. Whatever comes is recorded.

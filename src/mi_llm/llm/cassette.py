@@ -133,11 +133,11 @@ class Cassette:
     def mend(self) -> None:
         """Remove a last line that a crash has torn; a valid one that lacks only its end of line gets it back."""
         content = self.path.read_bytes()
-        complete = content.rfind(b"\n") + 1
-        if complete == len(content):
+        end = content.rfind(b"\n") + 1
+        if end == len(content):
             return
-        if fault(content[complete:]):
-            os.truncate(self.path, complete)
+        if fault(content[end:]):
+            os.truncate(self.path, end)
         else:
             with self.path.open("ab") as file:
                 file.write(b"\n")

@@ -85,8 +85,8 @@ class Ledger:
     tokens: int = 0
     usd: float = 0.0
     in_flight: int = 0
-    dearest_tokens: int = 0
-    dearest_usd: float = 0.0
+    highest_tokens: int = 0
+    highest_usd: float = 0.0
 
     @property
     def price(self) -> Price | None:
@@ -102,23 +102,23 @@ class Ledger:
         self.requests += 1
         self.tokens += tokens_in + tokens_out
         self.usd += spent
-        self.dearest_tokens = max(self.dearest_tokens, tokens_in + tokens_out)
-        self.dearest_usd = max(self.dearest_usd, spent)
+        self.highest_tokens = max(self.highest_tokens, tokens_in + tokens_out)
+        self.highest_usd = max(self.highest_usd, spent)
 
     def expect(self, asked: Question, share: float = 1.0) -> None:
         """Record a lower bound on a question's cost, at this share of the price: what is sent."""
         sent = sum(count_tokens(self.options.model, message["content"]) for message in asked.request["messages"])
-        self.dearest_tokens = max(self.dearest_tokens, sent)
-        self.dearest_usd = max(self.dearest_usd, cost(self.price, sent, 0) * share)
+        self.highest_tokens = max(self.highest_tokens, sent)
+        self.highest_usd = max(self.highest_usd, cost(self.price, sent, 0) * share)
 
     def exhausted(self) -> str | None:
         """Which limit one more request could exceed, if each request costs as much as the most expensive one; or None."""
         open_requests = self.in_flight + 1
         if self.requests + open_requests > self.options.budget.requests:
             return f"requests: {self.requests + self.in_flight} of {self.options.budget.requests}"
-        if self.tokens + open_requests * self.dearest_tokens > self.options.budget.tokens:
+        if self.tokens + open_requests * self.highest_tokens > self.options.budget.tokens:
             return f"tokens: {self.tokens} of {self.options.budget.tokens}"
-        if self.usd + open_requests * self.dearest_usd > self.options.budget.usd:
+        if self.usd + open_requests * self.highest_usd > self.options.budget.usd:
             return f"US dollars: {self.usd:.2f} of {self.options.budget.usd:g}"
         return None
 
