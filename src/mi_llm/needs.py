@@ -121,14 +121,14 @@ def recordings(study: Study) -> Iterator[Need]:
     """The recorded answers of the study's language model."""
     if not Path("data").exists():  # the bundle's own recordings are not here yet: nothing can be said
         return
-    asking: dict[str, tuple[str, ...]] = {"rate": ("Figure 2",), "translate": (SESSIONS,)}
+    fills_by_name: dict[str, tuple[str, ...]] = {"rate": ("Figure 2",), "translate": (SESSIONS,)}
     if study.training == "recorded" and study.needs_transcribed:
-        asking["transcribe"] = (BASE, TUNED) if study.split.test == "transcribed" else (TUNED,)
+        fills_by_name["transcribe"] = (BASE, TUNED) if study.split.test == "transcribed" else (TUNED,)
     if study.simulate.client == "llm":
-        asking |= {f"simulate/{model}": (TALKS,) for model in study.models}
+        fills_by_name |= {f"simulate/{model}": (TALKS,) for model in study.models}
     if study.code.coder == "llm":
-        asking["code"] = ("Table 6",)
-    for name, fills in asking.items():
+        fills_by_name["code"] = ("Table 6",)
+    for name, fills in fills_by_name.items():
         state: State = "to be recorded" if study.llm.mode != "replay" else "here" if recorded(study, name) else "absent"
         stage, _, model = name.partition("/")
         what = f"{RECORDED[stage]}{f' with {model}' if model else ''}, recorded from {study.llm.model}"
@@ -144,17 +144,17 @@ def recorded(study: Study, name: str) -> bool:
 def weights(study: Study, machine: "Machine") -> Iterator[Need]:
     """The models of the hub, and whether a person has accepted their licenses."""
     entries = {model: hub.entry_of(study, model) for model in (study.models if study.base.source == "hub" else ())}
-    coming = {model: entry for model, entry in entries.items() if not hub.in_place(study, model, entry)}
-    if here := [model for model in entries if model not in coming]:
+    to_fetch = {model: entry for model, entry in entries.items() if not hub.in_place(study, model, entry)}
+    if here := [model for model in entries if model not in to_fetch]:
         yield Need("base", f"weights of {', '.join(here)}", "here")
-    local = [model for model, entry in coming.items() if hub.local_folder(model, entry) is not None]
-    for model, entry in coming.items():
+    local = [model for model, entry in to_fetch.items() if hub.local_folder(model, entry) is not None]
+    for model, entry in to_fetch.items():
         state: State = "to be fetched" if machine.hub or model in local else "absent"
         remedy = f"make {hub.endpoint()} reachable, or name a folder that has them in MI_LLM_MODELS"
         yield Need("base", f"weights of {model} ({entry.download_gb:g} GB)", state, (BASE, TUNED, TALKS), remedy, stops=True)
     accepted = hub.accepted_by_environment()
     unaccepted = {
-        model: entry for model, entry in coming.items() if not (model in accepted or hub.remembered(study, model, entry))
+        model: entry for model, entry in to_fetch.items() if not (model in accepted or hub.remembered(study, model, entry))
     }
     if unaccepted:
         addresses = ", ".join(entry.licence.address for entry in unaccepted.values())

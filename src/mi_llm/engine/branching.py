@@ -50,11 +50,11 @@ def shared(prompt: Sequence[int], other: Sequence[int]) -> int:
 
 def plan(indices: Sequence[int], prompts: Sequence[list[int]]) -> Plan:
     """Lay out one dialog's prompts: the trunk is what the longest shares with another; each keeps at least one own token."""
-    longest = max(range(len(prompts)), key=lambda number: len(prompts[number]))
-    forks = [min(shared(asked, prompts[longest]), len(asked) - 1) for asked in prompts]
-    length = max((fork for number, fork in enumerate(forks) if number != longest), default=0)
+    longest = max(range(len(prompts)), key=lambda index: len(prompts[index]))
+    forks = [min(shared(prompt, prompts[longest]), len(prompt) - 1) for prompt in prompts]
+    length = max((fork for index, fork in enumerate(forks) if index != longest), default=0)
     forks = [min(fork, length) for fork in forks]
-    suffixes = [asked[fork:] for asked, fork in zip(prompts, forks, strict=True)]
+    suffixes = [prompt[fork:] for prompt, fork in zip(prompts, forks, strict=True)]
     return Plan(tuple(indices), prompts[longest][:length], forks, suffixes)
 
 

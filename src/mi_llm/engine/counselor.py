@@ -102,33 +102,33 @@ class LocalCounselor:
         return Branching(self.network, self.form.stop_ids(self.tokenizer), options.batch, most, choose)
 
     def answers(
-        self, branching: Branching, rounds: Sequence[Round], asked: Sequence[list[int]], dialogs: Sequence[Plan]
+        self, branching: Branching, rounds: Sequence[Round], prompt_ids: Sequence[list[int]], dialogs: Sequence[Plan]
     ) -> Iterator[Answer]:
-        """Yield the answers to the rounds that the plans `dialogs` name, as they come; `asked` are the prompts of all rounds."""
+        """Yield the answers to the rounds that the plans `dialogs` name, as they come; `prompt_ids` are the prompts of all rounds."""
         title, room = f"{self.model} {self.arm}", f"memory for {self.study.respond.batch} rounds at a time"
         problem = Problem(title, "out of memory", room, "lower respond.batch, and run again")
         with acting_as(self.arm, self.network), enough_memory(lambda: problem):
             for index, tokens, finish in branching.answers(dialogs):
                 text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-                counts = {"prompt_tokens": len(asked[index]), "tokens": len(tokens)}
+                counts = {"prompt_tokens": len(prompt_ids[index]), "tokens": len(tokens)}
                 sample = rounds[index]
                 yield {"round": sample.id, "dialog": sample.dialog, "text": text, **counts, "finish": finish}
 
     def replies(self, rounds: Sequence[Round]) -> list[str]:
         """What it says to each round's client, given the round's history."""
-        asked = self.prompts(rounds)
-        answers = self.answers(self.branching(rounds), rounds, asked, plans(rounds, asked, {}))
+        prompt_ids = self.prompts(rounds)
+        answers = self.answers(self.branching(rounds), rounds, prompt_ids, plans(rounds, prompt_ids, {}))
         texts = {answer["round"]: answer["text"] for answer in answers}
         return [texts[sample.id] for sample in rounds]
 
 
-def plans(rounds: Sequence[Round], asked: Sequence[list[int]], done: dict[str, Answer]) -> list[Plan]:
+def plans(rounds: Sequence[Round], prompt_ids: Sequence[list[int]], answered: dict[str, Answer]) -> list[Plan]:
     """What is still to be answered, one plan per dialog, the longest dialogs first."""
     by_dialog: dict[str, list[int]] = {}
     for index, sample in enumerate(rounds):
-        if sample.id not in done:
+        if sample.id not in answered:
             by_dialog.setdefault(sample.dialog, []).append(index)
-    unanswered = [plan(indices, [asked[index] for index in indices]) for indices in by_dialog.values()]
+    unanswered = [plan(indices, [prompt_ids[index] for index in indices]) for indices in by_dialog.values()]
     return sorted(unanswered, key=lambda dialog: (-dialog.prefilled, dialog.indices))
 
 
@@ -166,12 +166,12 @@ class ServedCounselor:
         """The server's recorded response to each round; asks for those that are not recorded yet."""
         name = served_name(self.model, self.arm)
         options = self.study.llm.model_copy(update={"base_url": self.study.respond.server, "model": name})
-        asked = questions(self.study, rounds, self.model, self.arm)
+        all_questions = questions(self.study, rounds, self.model, self.arm)
         with self.cassette.recording():
-            unrecorded = {question.key: question for question in asked if question.key not in self.cassette.good}
+            unrecorded = {question.key: question for question in all_questions if question.key not in self.cassette.good}
             if unrecorded:
                 record(options, list(unrecorded.values()), self.cassette, self.title)
-        return [self.cassette.good[question.key] for question in asked]
+        return [self.cassette.good[question.key] for question in all_questions]
 
     def replies(self, rounds: Sequence[Round]) -> list[str]:
         """What it says to each round's client, given the round's history."""
@@ -183,7 +183,7 @@ def questions(study: Study, rounds: Sequence[Round], model: str, arm: str) -> li
     options, path = study.respond, Path(study.finetune.instruction)
     greedily = options.decoding == "greedy"
     prompt_file = {"name": path.as_posix(), "sha256": storage.sha256(path)}
-    asked = []
+    all_questions = []
     for sample, chat in zip(rounds, chats(rounds, study), strict=True):
         request: dict[str, Any] = {
             "model": served_name(model, arm),
@@ -193,8 +193,8 @@ def questions(study: Study, rounds: Sequence[Round], model: str, arm: str) -> li
         }
         if not greedily:
             request["seed"] = study.seed_of("respond", arm, sample.id)
-        asked.append(Question(f"round {sample.id}", request, prompt_file, check=lambda _: None, any_text=True))
-    return asked
+        all_questions.append(Question(f"round {sample.id}", request, prompt_file, check=lambda _: None, any_text=True))
+    return all_questions
 
 
 def unfinished(study: Study, folder: Path, model: str, arm: str) -> Cassette:

@@ -359,18 +359,18 @@ class Training:
         chosen = [self.encoded[index] for index in micro_batch]
         return pack(chosen, self.processes.device) if self.options.packed else pad(chosen, self.padding, self.processes.device)
 
-    def backward(self, now: Sequence[int]) -> list[tuple[torch.Tensor, list[int]]]:
+    def backward(self, step_records: Sequence[int]) -> list[tuple[torch.Tensor, list[int]]]:
         """Gradients of this process's share of a step; returns each micro-batch's part of the step's loss, and its records.
 
         Where the base is shared out, all processes must pass through it equally often: one with fewer micro-batches repeats a
         record, which then counts nothing.
         """
-        dealt = shares(now, self.lengths, self.options, self.processes.count, self.processes.device)
+        dealt = shares(step_records, self.lengths, self.options, self.processes.count, self.processes.device)
         micro_batches = dealt[self.processes.rank]
         idle = max(map(len, dealt)) - len(micro_batches) if isinstance(self.model, FSDPModule) else 0
-        tokens, kind = sum(self.labeled[index] for index in now), self.processes.device.type
+        tokens, kind = sum(self.labeled[index] for index in step_records), self.processes.device.type
         losses = list[tuple[torch.Tensor, list[int]]]()
-        for micro_batch in [*micro_batches, *[list(now[:1])] * idle]:
+        for micro_batch in [*micro_batches, *[list(step_records[:1])] * idle]:
             with torch.autocast(kind, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
                 loss = loss_sum(self.model, self.batch(micro_batch)) * (len(losses) < len(micro_batches)) / tokens
             loss.backward()
@@ -418,11 +418,11 @@ def fit(
     pace = Pace(speed, progress.step, steps)
     with tqdm(total=steps, initial=progress.step, desc=title, unit="step", disable=not processes.main) as bar:
         while progress.step < steps:
-            now = indices[progress.step * per_step : (progress.step + 1) * per_step]
+            step_records = indices[progress.step * per_step : (progress.step + 1) * per_step]
             where = f"{title}, step {progress.step}"
             torch.manual_seed(random.Random(f"{seed}/{progress.step}/{processes.rank}").getrandbits(63))
             with enough_memory(partial(no_room, where)):
-                losses = training.backward(now)
+                losses = training.backward(step_records)
             total = training.add_up(losses)
             norm = clip_grad_norm_(weights, options.gradient_clip)
             loss, gradient_norm = torch.stack([total, norm]).tolist()
@@ -432,7 +432,7 @@ def fit(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-            pace.went(sum(training.lengths[index] for index in now))
+            pace.went(sum(training.lengths[index] for index in step_records))
             if progress.step % options.log_every == 0 or progress.step == steps - 1:
                 progress.log.append({"step": progress.step, "loss": loss, "learning_rate": rate, "gradient_norm": gradient_norm})
                 pace.note()
@@ -593,7 +593,7 @@ def dry_run(study: Study, model: str) -> None:
     indices = order(len(lengths), options.epochs, study.seed_of("finetune", model))
     per_step = options.batch * options.accumulation
     steps = [indices[start : start + per_step] for start in range(0, len(indices), per_step)]
-    dealt = [shares(now, lengths, options, processes.count, processes.device) for now in steps]
+    dealt = [shares(step_records, lengths, options, processes.count, processes.device) for step_records in steps]
     micro_batches = [micro_batch for step in dealt for share in step for micro_batch in share]
     largest = max(micro_batches, key=lambda micro_batch: sum(lengths[index] for index in micro_batch))
     load = estimate.Load(

@@ -392,8 +392,8 @@ def codes_of(rounds: Sequence[Round], replies: Sequence[str]) -> pd.DataFrame:
         counts = Counter(behaviours)
         row: dict[str, float] = {behaviour.value: counts[behaviour] for behaviour in Behaviour}
         row |= {summary.code: summary(counts) or 0 for summary in COUNTS}
-        about = {"merit": merit_of(behaviours), "characters": len(reply), "repeated_4grams": repeated_4grams(reply)}
-        rows.append(row | about)
+        extras = {"merit": merit_of(behaviours), "characters": len(reply), "repeated_4grams": repeated_4grams(reply)}
+        rows.append(row | extras)
     return pd.DataFrame(rows)
 
 
