@@ -104,7 +104,7 @@ class LocalCounselor:
     def answers(
         self, branching: Branching, rounds: Sequence[Round], prompt_ids: Sequence[list[int]], dialogs: Sequence[Plan]
     ) -> Iterator[Answer]:
-        """Yield the answers to the rounds that the plans `dialogs` name, as they come; `prompt_ids` are the prompts of all rounds."""
+        """Yield the answers to the rounds of the plans `dialogs`, as they come; `prompt_ids` are the prompts of all rounds."""
         title, room = f"{self.model} {self.arm}", f"memory for {self.study.respond.batch} rounds at a time"
         problem = Problem(title, "out of memory", room, "lower respond.batch, and run again")
         with acting_as(self.arm, self.network), enough_memory(lambda: problem):
