@@ -102,7 +102,7 @@ def test_a_run_half_way_asks_only_for_the_disk_that_it_still_needs(study: Study)
     assert holds > WEIGHTS.stat().st_size / 1e9
     wanting = study.model_copy(update={"expect": study.expect.model_copy(update={"disk_gb": holds + 2})})
     assert not any("disk" in line for line in fitting(wanting, replace(machine(), disk=2.05), []))
-    assert "1.9 GB of disk are free, 2.0 are needed beside what the study holds" in fitting(
+    assert "1.9 GB of disk are free, 2.0 are needed besides what the study holds" in fitting(
         wanting, replace(machine(), disk=1.9), []
     )
 

@@ -210,7 +210,7 @@ def test_a_forecast_says_what_a_run_takes_and_what_would_fit_instead(options: Fi
     assert "(checkpointing, 4 processes that share the base)" in said
     unknown = Card("Some Card", 80 * GIB, peak_of("Some Card"))
     said = forecast("llama-3-8b-chinese", shape, options, unknown, Load(100, 50, 100), records=1, tokens=100)
-    assert "not known: Some Card" in said
+    assert "unknown: Some Card" in said
     assert "fits      yes" in said
 
 
@@ -280,7 +280,7 @@ def test_what_keeps_the_papers_models_from_a_machine_is_listed(
     missing = fitting(paper, machine(), needs(paper, machine()))
     assert "Tesla V100-SXM2-16GB has no BF16 arithmetic" in missing
     tuning, *after = (line for line in missing if line.startswith("glm-4-9b"))
-    assert tuning.startswith("glm-4-9b does not fit as params.yaml sets finetune; 4-bit base, checkpointing: ")
+    assert tuning.startswith("glm-4-9b does not fit with the finetune settings of params.yaml; 4-bit base, checkpointing: ")
     assert [line.split(",")[0] for line in after] == [f"glm-4-9b does not fit in {stage}" for stage in ("respond", "simulate")]
     assert "finetune.four_bit: true would fit, with 11.3 GiB" in after[0]
     four_bit = paper.model_copy(update={"finetune": paper.finetune.model_copy(update={"four_bit": True})})
@@ -311,7 +311,7 @@ def test_a_way_is_promised_only_where_the_stages_after_it_fit(monkeypatch: pytes
     assert (
         rows[0] == "  baichuan2-7b        nothing fits: the smallest is 4-bit base, 43.1 GiB"
     )  # fine-tuning would take 17.3 GiB
-    assert "  baichuan2-7b does not fit in simulate, which takes 30.6 GiB as params.yaml sets it; " in rows[2]
+    assert "  baichuan2-7b does not fit in simulate, which needs 30.6 GiB with the settings of params.yaml; " in rows[2]
     settings = re.search(r"; respond\.batch: (\d+) would fit, with 23\.1 GiB$", rows[2])
     assert settings
     shape = hub.entry_of(paper, "baichuan2-7b").shape

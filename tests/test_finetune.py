@@ -471,7 +471,7 @@ def test_more_processes_than_records_of_a_step_are_refused(ready: Study) -> None
 
 def test_processes_that_do_not_divide_a_step_are_told(ready: Study) -> None:
     assert ended(started(with_settings(batch=3, epochs=1), 2)) == [0, 0]
-    line = "finetune tiny-llama3: 2 processes share 3 records a step unevenly: all wait for those that have 2\n"
+    line = "finetune tiny-llama3: 2 processes share the 3 records of a step unevenly: all wait for those that have 2\n"
     assert line in Path("said.0").read_text(encoding="utf-8")
     assert line not in Path("said.1").read_text(encoding="utf-8")
 

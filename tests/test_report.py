@@ -361,7 +361,7 @@ def test_the_page_says_how_rounds_were_answered(scored: Study) -> None:
     assert "answered greedily" in (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
     report(scored.model_copy(update={"respond": scored.respond.model_copy(update={"decoding": "sample"})}))
     page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert "answered by sampling (temperature 0.95, top-k 50, top-p 0.7, each round with a seed of its own)" in page
+    assert "answered by sampling (temperature 0.95, top-k 50, top-p 0.7, each round with its own seed)" in page
 
 
 def test_the_manual_evaluation_names_its_coder_and_the_papers_numbers(scored: Study) -> None:

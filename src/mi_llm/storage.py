@@ -66,7 +66,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def dump(value: Any) -> str:
-    """The canonical JSON line of `value`: sorted keys, default spacing, Chinese kept readable."""
+    """The canonical JSON line of `value`: sorted keys, fixed separators, Chinese characters not escaped."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 

@@ -441,7 +441,7 @@ def forecast(
         f"  memory    {gib(way.memory.total)} estimated: {parts}",
     ]
     if card.peak is None:
-        lines.append(f"  time      unknown:  {card.name} is not in the list of cards")
+        lines.append(f"  time      unknown: {card.name} is not in the list of cards")
     else:
         hours, peak = way.hours(tokens * options.epochs, card.peak), card.peak / 1e12
         lines.append(f"  time      {duration(hours)} estimated, at {way.share:.0%} of the {peak:.3g} TFLOP/s of {card.name}")

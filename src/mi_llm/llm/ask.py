@@ -135,7 +135,7 @@ def missing(study: Study, name: str, wanted: Sequence[Question]) -> Problem:
         f"no recorded answer of {first.request['model']} for {first.about} (key {first.key[:12]}…)"
         + (f" and {rest} others" if rest else ""),
         "a recorded answer for exactly this request: text, model, and settings",
-        f"undo the change of prompt, model, or corpus, or record:  {how_to_record(study, name)}",
+        f"undo the change of prompt, model, or corpus, or record: {how_to_record(study, name)}",
     )
 
 
