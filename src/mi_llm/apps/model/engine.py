@@ -90,8 +90,8 @@ class Arms(Branching):
 
     def run(self, row: Any, places: Any, of: Opening | Step, keep: Any) -> torch.Tensor:
         """One pass over one row, as `Branching.run`."""
-        parts = [(of.talk, of.sizes)] if isinstance(of, Opening) else [(talk, [1] * len(talk.places)) for talk in of.talks]
-        rows = [pair for talk, sizes in parts for pair in zip(talk.places, sizes, strict=True)]
+        parts = [(of.talk, of.sizes)] if isinstance(of, Opening) else [(talk, [1] * len(talk.indices)) for talk in of.talks]
+        rows = [pair for talk, sizes in parts for pair in zip(talk.indices, sizes, strict=True)]
         tuned = [self.replies[number].asked.tuned for number, size in rows for _ in range(size)]
         self.tuned = self.tensor(tuned)[None, :, None]
         if self.adding != any(tuned):  # where no row needs it, the adapter's work is saved
@@ -200,7 +200,7 @@ class Engine:
             self._open(self._joining(told))
             for size, talk in list(self.talks.items()):
                 self._hear(talk, told)
-                if not talk.places:
+                if not talk.indices:
                     del self.talks[size]
         finally:
             self.tell(told)
@@ -246,7 +246,7 @@ class Engine:
     def _hear(self, talk: Talk, told: Told) -> None:
         """Add each reply's last token to its text, and remove the replies that have ended."""
         going = []
-        for row, (number, tokens) in enumerate(zip(talk.places, talk.said, strict=True)):
+        for row, (number, tokens) in enumerate(zip(talk.indices, talk.replies, strict=True)):
             reply = self.running[number]
             piece = self._heard(reply, tokens[-1])
             if piece.text or piece.finish:
@@ -255,8 +255,8 @@ class Engine:
                 del self.running[number]
             else:
                 going.append(row)
-        self.written += len(talk.places)
-        if len(going) < len(talk.places):
+        self.written += len(talk.indices)
+        if len(going) < len(talk.indices):
             talk.keep(going)
 
     def _heard(self, reply: Reply, token: int) -> Piece:
