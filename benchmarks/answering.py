@@ -46,7 +46,7 @@ def released() -> tuple[list[Round], str]:
     archive = Path(os.environ.get("MI_LLM_MIRROR", ".")) / source.archive(source.commit)
     if not archive.exists():
         raise Skipped(f"no {archive.name} in the folder that MI_LLM_MIRROR names")
-    files = list(fetch.taken(archive, (release.ROUNDS,)))
+    files = list(fetch.files_below(archive, (release.ROUNDS,)))
     return list(release.read_rounds(files, Repairs())), release.instruction(files).strip()
 
 

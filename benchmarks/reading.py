@@ -26,7 +26,7 @@ ROUNDS = 3
 
 def ours(archive: Path) -> int:
     """Dialogs that the product's reader makes of the archive."""
-    return sum(1 for _ in smilechat.read(fetch.taken(archive, ("data",)), Repairs()))
+    return sum(1 for _ in smilechat.read(fetch.files_below(archive, ("data",)), Repairs()))
 
 
 def parse(archive: Path) -> int:

@@ -27,7 +27,7 @@ import torch
 from results import Result, Skipped, show, spread
 from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, PreTrainedModel
 
-from mi_llm.engine.estimate import LABELLED, SHARE, Card, Plan, Shape, here, plans, weight_bytes
+from mi_llm.engine.estimate import LABELED, SHARE, Card, Plan, Shape, here, plans, weight_bytes
 from mi_llm.engine.load import PRECISION, prepare_torch
 from mi_llm.engine.processes import Processes
 from mi_llm.engine.template import IGNORED, Encoded
@@ -80,7 +80,7 @@ def random_records(count: int, length: int, vocabulary: int) -> list[Encoded]:
     chance, records = random.Random(SEED), []
     for _ in range(count):
         ids = [chance.randrange(vocabulary) for _ in range(length)]
-        unlabelled = round((1 - LABELLED) * length)
+        unlabelled = round((1 - LABELED) * length)
         records.append(Encoded(ids, [IGNORED] * unlabelled + ids[unlabelled:]))
     return records
 
@@ -119,7 +119,7 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
                 adapted,
                 records,
                 options,
-                places=range(len(records)),
+                indices=range(len(records)),
                 padding=0,
                 resume=Resume(Path(scratch), "benchmark"),
                 title=f"step {step}",
@@ -157,7 +157,7 @@ def compare(way: Plan, shape: Shape, options: Finetune, card: Card, product: int
         return found
     tokens = options.batch * options.accumulation * options.cutoff
     speeds = [tokens / seconds for seconds in found["seconds"]]
-    not_done = 4 * shape.embedding * (1 - LABELLED)  # logits of tokens without a label are not computed
+    not_done = 4 * shape.embedding * (1 - LABELED)  # logits of tokens without a label are not computed
     rates = [speed * (way.flops - not_done) / way.processes for speed in speeds]
     peak = card.peak or found["product_rate"]
     return {

@@ -46,7 +46,7 @@ def mirrored(corpus: str) -> Iterator[File]:
     archive = Path(os.environ.get("MI_LLM_MIRROR", ".")) / source.archive(source.commit)
     if not archive.exists():
         raise Skipped(f"no {archive.name} in the folder that MI_LLM_MIRROR names")
-    return fetch.taken(archive, list(source.paths))
+    return fetch.files_below(archive, list(source.paths))
 
 
 def typical_replies(count: int) -> list[str]:

@@ -124,7 +124,7 @@ def ours(given: Job) -> dict[str, Any]:
             adapted,
             taught,
             options,
-            places=list(range(len(taught))) * options.epochs,
+            indices=list(range(len(taught))) * options.epochs,
             padding=int(tokenizer.pad_token_id),
             resume=Resume(Path(scratch), "benchmark"),
             title="ours",

@@ -302,4 +302,6 @@ def test_the_real_release_reproduces_tables_3_and_4(workspace: Path, mirror: Pat
         assert (found[name]["recomputed"], found[name]["recomputed_sd"]) == (found[name]["reported"], found[name]["reported_sd"])
     assert found["T3-test-client"]["recomputed"] == found["T3-test-client"]["reported"]
     assert found["X-4asp"]["verdict"] == "reproduced"
+    titles = [finding["en"]["title"] for finding in storage.read_json(study.folder / "audit" / "findings.json")]
+    assert any("missing from the workbook" in title for title in titles), titles
     assert {found[f"X-hp-{name}"]["verdict"] for name in ("learning_rate", "scheduler", "epochs", "precision")} == {"reproduced"}

@@ -357,7 +357,7 @@ for way in ("whole", "shared", "shared, checkpointing"):
     if shared:
         share_out(adapted)
     places = [*range(8), 0]
-    progress = fit(adapted, taken.encoded, options, places=places, padding=1, resume=Resume(Path("none"), ""), title="two")
+    progress = fit(adapted, taken.encoded, options, indices=places, padding=1, resume=Resume(Path("none"), ""), title="two")
     held = sum((one.to_local() if isinstance(one, DTensor) else one).numel() for one in adapted.parameters())
     adapter = {name: one.tolist() for name, one in Trainable(adapted).state_dict().items()}
     found[way] = {"losses": [row["loss"] for row in progress.log], "held": held, "adapter": adapter}
@@ -373,7 +373,7 @@ def test_two_processes_follow_the_curve_of_one_whether_or_not_they_share_the_bas
     for weight in adapted.parameters():
         sizes[weight.requires_grad] += weight.numel()
     resume, places = Resume(Path("none"), ""), [*range(8), 0]
-    alone = fit(adapted, taken.encoded, options, places=places, padding=1, resume=resume, title="one")
+    alone = fit(adapted, taken.encoded, options, indices=places, padding=1, resume=resume, title="one")
     Path("two.py").write_text(SHARED)
     done = subprocess.run([*TORCHRUN, "two.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -445,7 +445,7 @@ def test_too_little_memory_says_what_to_lower(ready: Study) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**27, limit[1]))
     try:
         with pytest.raises(Problem, match=r"(?s)step 0: out of memory: up to .* GiB were in use.*finetune.checkpointing: true"):
-            fit(adapted, [long], options, places=[0], padding=1, resume=Resume(Path("none"), ""), title="long")
+            fit(adapted, [long], options, indices=[0], padding=1, resume=Resume(Path("none"), ""), title="long")
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limit)
 

@@ -60,7 +60,7 @@ def test_scores_equal_llama_factorys_own() -> None:
 
 def test_scores_of_the_released_rounds_equal_the_libraries(mirror: Path) -> None:
     source = fetch.sources()["release"]
-    files = fetch.taken(mirror / source.archive(source.commit), [release.ROUNDS])
+    files = fetch.files_below(mirror / source.archive(source.commit), [release.ROUNDS])
     rounds = list(release.read_rounds(files, Repairs()))
     assert len(rounds) == 367
     references = [sample.counselor for sample in rounds]

@@ -41,14 +41,14 @@ MINI = Path("mini/params.yaml")
 
 
 def member(name: str, allowed: tuple[str, ...], key: str, study: Study) -> str:
-    """The name, if the study has it."""
+    """The name, if it is allowed; raises Problem otherwise."""
     if name not in allowed:
         raise Problem(name, f"not among {key} of {study.params}", f"one of {', '.join(allowed)}", "correct the name")
     return name
 
 
 def listed(questions: "Callable[[Study], Sequence[Question]]", name: str) -> "Callable[[Study], Workload]":
-    """What a stage would ask whose questions are known before it runs."""
+    """The workload of a stage whose questions are known before it runs."""
     from mi_llm.llm import ask
 
     return lambda study: ask.workload(study, name, questions(study))
@@ -57,7 +57,7 @@ def listed(questions: "Callable[[Study], Sequence[Question]]", name: str) -> "Ca
 def asking(
     name: str, run: Callable[[Study], None], work: "Callable[[Study], Workload]", study: Study, *, dry_run: bool, yes: bool
 ) -> None:
-    """Run a stage that may ask a language model, after a person agreed to all it would ask; or only say what that is."""
+    """Run a stage that may ask a language model, once a person has agreed to it; with `dry_run` only print the cost."""
     from mi_llm.llm import ask
 
     if dry_run:
@@ -102,8 +102,8 @@ def doctor(study: StudyFile = MINI) -> None:
     """Check what this machine has, and what each study still needs."""
     from mi_llm.doctor import doctor as run
 
-    others = [path for path in (MINI, Path("params.yaml")) if path != study]
-    sys.exit(run([load(path) for path in (study, *others)]))
+    other_studies = [path for path in (MINI, Path("params.yaml")) if path != study]
+    sys.exit(run([load(path) for path in (study, *other_studies)]))
 
 
 @app.command(rich_help_panel=STUDY)
@@ -429,8 +429,8 @@ def cassette_verify(files: Files) -> None:
     from mi_llm.llm.cassette import verify
 
     faults = {path: verify(existing(path)) for path in files}
-    for path, found in faults.items():
-        print("\n".join(found) or f"{path}: as recorded")
+    for path, messages in faults.items():
+        print("\n".join(messages) or f"{path}: as recorded")
     sys.exit(1 if any(faults.values()) else 0)
 
 
@@ -451,14 +451,14 @@ def cassette_export(file: File, out: Annotated[Path, typer.Argument(help="a .csv
 
 
 def existing(path: Path) -> Path:
-    """The path, if it is a file."""
+    """The path, if it is a file; raises Problem otherwise."""
     if not path.is_file():
         raise Problem(str(path), "no such file", "a cassette", "correct the path")
     return path
 
 
 def verb(stage: Stage) -> Callable[..., None]:
-    """The verb of a stage without options of its own: calls the function that is named like it, in the module so named."""
+    """The command of a stage without options of its own: calls the function of its name in the module of its name."""
 
     def run(item: Annotated[str | None, typer.Argument()] = None, study: StudyFile = MINI) -> None:
         function = getattr(import_module(f"mi_llm.{stage.phase}.{stage.name}"), stage.name)

@@ -1,4 +1,4 @@
-"""Is this run the committed one? Output by output: identical, within tolerance, or different; and claim by claim of the paper.
+"""Compare a run with the committed one: each output is identical, within tolerance, or different; then the paper's claims.
 
 The committed `dvc.lock` (in git HEAD) says which bytes each output had; the study's `reference.json` lists the files, metrics and
 verdicts behind them, so that a run on another processor can be judged. A study whose outputs cannot be shipped has no committed
@@ -36,9 +36,9 @@ Verdict = Literal["identical", "within tolerance", "differs"]
 
 @dataclass(frozen=True)
 class Output:
-    """One output of the run, its verdict, and why it is not simply identical (for *within tolerance*: what differs).
+    """One output of the run, its verdict, and the reasons if it is not identical (for *within tolerance*: what differs).
 
-    `here`: whether its folder is; if not, it can only be identical by what the lock says.
+    `here`: whether its folder exists; if not, only the lock can show that it is identical.
     """
 
     path: str
@@ -62,7 +62,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run beside the committed one: `against` says what was committed, `unknown` which outputs it does not speak of.
+    """A run compared with the committed one: `against` says what was committed, `unknown` which outputs that does not cover.
 
     `packages`: a sentence for each package of which an output was made with another version than `requirements.lock` has.
     """
@@ -79,7 +79,7 @@ class Comparison:
 
     @property
     def by_lock(self) -> int:
-        """How many of the identical outputs are not here: the lock alone vouches for them."""
+        """How many of the identical outputs are not here: only the lock shows that they are identical."""
         return sum(output.verdict == "identical" and not output.here for output in self.outputs)
 
     @property
@@ -97,12 +97,12 @@ class Comparison:
         """The comparison in one line."""
         identical, within, differ = self.count("identical"), self.count("within tolerance"), self.count("differs")
         alone = f" ({self.by_lock} of them by the lock alone)" if self.by_lock else ""
-        found = f"{identical} identical{alone}, {within} within tolerance, {differ} differ"
-        return f"compared with the committed {self.against}: {found}"
+        counts = f"{identical} identical{alone}, {within} within tolerance, {differ} differ"
+        return f"compared with the committed {self.against}: {counts}"
 
 
 def committed(path: Path) -> str | None:
-    """A file as git's HEAD has it, or None if it has none or git is not there."""
+    """A file's text in git's HEAD; None if HEAD does not have it or git is not installed."""
     try:
         shown = subprocess.run(["git", "show", f"HEAD:{path.as_posix()}"], capture_output=True, check=False)  # noqa: S603, S607 — a fixed command
     except FileNotFoundError:
@@ -111,7 +111,7 @@ def committed(path: Path) -> str | None:
 
 
 def stages(lock: str) -> dict[str, Any]:
-    """The stages of a dvc.lock, by name; one that DVC would refuse, as a hard stop can leave it, is a `Problem`."""
+    """The stages of a dvc.lock, by name; raises Problem for a lock that DVC would refuse, as a killed run can leave it."""
     try:
         content = COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(lock))
     except YAMLError as error:
@@ -144,10 +144,10 @@ def verdicts(table: Path) -> dict[str, dict[str, str]]:
 def facts(folder: Path) -> dict[str, Any]:
     """What the reference keeps of one output: the MD5 of each file, the metrics, and of an audit each claim's verdict."""
     files = storage.md5s(folder)
-    found = {"files": files, "metrics": storage.read_json(folder / "metrics.json")}
+    known_facts = {"files": files, "metrics": storage.read_json(folder / "metrics.json")}
     if "claims.csv" in files:
-        found["claims"] = {name: row["verdict"] for name, row in verdicts(folder / "claims.csv").items()}
-    return found
+        known_facts["claims"] = {name: row["verdict"] for name, row in verdicts(folder / "claims.csv").items()}
+    return known_facts
 
 
 def lock_of(study: Study) -> Path:
@@ -168,14 +168,17 @@ def accept(study: Study) -> None:
     print(f"{reference_of(study)}: written; commit it{beside}", file=sys.stderr)
 
 
-def deviations(found: Any, wanted: Any, tolerance: Compare, place: str = "") -> list[str]:
-    """The numbers in `found` that are farther from `wanted` than allowed, and whatever else is not the same."""
-    if isinstance(wanted, dict) and isinstance(found, dict) and found.keys() == wanted.keys():
-        return [line for key in wanted for line in deviations(found[key], wanted[key], tolerance, f"{place}.{key}".strip("."))]
-    if isinstance(wanted, int | float) and isinstance(found, int | float):
-        allowed = max(tolerance.absolute, tolerance.relative * abs(wanted))
-        return [] if abs(found - wanted) <= allowed else [f"{place} is {found}, was {wanted}"]
-    return [] if found == wanted else [f"{place} is {found!r}, was {wanted!r}"]
+def deviations(now: Any, then: Any, tolerance: Compare, path: str = "") -> list[str]:
+    """Sentences on what differs between metrics: numbers farther apart than the tolerance allows, other values not equal.
+
+    `path` is the dotted key of the two values.
+    """
+    if isinstance(then, dict) and isinstance(now, dict) and now.keys() == then.keys():
+        return [line for key in then for line in deviations(now[key], then[key], tolerance, f"{path}.{key}".strip("."))]
+    if isinstance(then, int | float) and isinstance(now, int | float):
+        allowed = max(tolerance.absolute, tolerance.relative * abs(then))
+        return [] if abs(now - then) <= allowed else [f"{path} is {now}, was {then}"]
+    return [] if now == then else [f"{path} is {now!r}, was {then!r}"]
 
 
 def changed_files(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
@@ -194,7 +197,7 @@ def changed_verdicts(now: dict[str, str], then: dict[str, str]) -> list[str]:
 
 
 def changed_beyond(now: dict[str, Any], then: dict[str, Any], *, floating: bool) -> list[str]:
-    """The files that differ as no other processor explains: gone, new or emptied, and all others where nothing is floating."""
+    """The files that differ as no other processor explains: gone, new or empty; if not `floating`, all that differ."""
     reasons = []
     for name in changed_files(now, then):
         if name not in now["files"]:
@@ -243,14 +246,14 @@ def other_packages(outputs: Sequence[Output]) -> tuple[str, ...]:
         return ()
     lines = (line.split("==") for line in storage.read_text(LOCK).splitlines() if "==" in line and not line.startswith("#"))
     pinned = {name.lower().replace("_", "-"): version for name, version in lines}
-    made: dict[str, list[str]] = {}
+    paths_by_package: dict[str, list[str]] = {}
     for output in outputs:
         path = Path(output.path) / "provenance.json"
         for package, version in (storage.read_json(path)["versions"] if path.exists() else {}).items():
-            wanted = pinned.get(package.replace("_", "-"), version)
-            if version.split("+")[0] != wanted:  # a local build has a suffix: 2.13.0+cpu
-                made.setdefault(f"{package} {version} (the lock has {wanted})", []).append(output.path)
-    return tuple(f"{package} made {', '.join(paths)}" for package, paths in sorted(made.items()))
+            locked = pinned.get(package.replace("_", "-"), version)
+            if version.split("+")[0] != locked:  # a local build has a suffix: 2.13.0+cpu
+                paths_by_package.setdefault(f"{package} {version} (the lock has {locked})", []).append(output.path)
+    return tuple(f"{package} made {', '.join(paths)}" for package, paths in sorted(paths_by_package.items()))
 
 
 def stage_of(study: Study, path: str) -> str:
@@ -258,10 +261,10 @@ def stage_of(study: Study, path: str) -> str:
     return "@".join(Path(path).relative_to(study.out).parts)
 
 
-def claims(found: Sequence[Output], known: dict[str, Any]) -> tuple[Claim, ...]:
+def claims(outputs: Sequence[Output], known: dict[str, Any]) -> tuple[Claim, ...]:
     """The claims that an audit of this run judged, in the table's order."""
     rows = []
-    for output in found:
+    for output in outputs:
         table = Path(output.path) / "claims.csv"
         try:
             now = verdicts(table) if table.exists() else {}
@@ -278,7 +281,7 @@ def claims(found: Sequence[Output], known: dict[str, Any]) -> tuple[Claim, ...]:
 
 
 def reference(study: Study) -> dict[str, Any] | None:
-    """The study's reference as git's HEAD has it, or where there is no git as it lies here; None if there is none."""
+    """The study's reference as in git's HEAD, or without git the file in the working folder; None if there is none."""
     path = reference_of(study)
     text = committed(path)
     if text is not None:
@@ -287,7 +290,7 @@ def reference(study: Study) -> dict[str, Any] | None:
 
 
 def compare(study: Study) -> Comparison | None:
-    """Compare the outputs that are here with what is committed; None if nothing is. No output here is a `Problem`."""
+    """Compare the outputs that are here with what is committed; None if nothing is committed. Raises Problem without outputs."""
     lock, known = committed(lock_of(study)), reference(study)
     if known is None:
         if lock is None:
@@ -297,11 +300,11 @@ def compare(study: Study) -> Comparison | None:
         )
     now = outputs(storage.read_text(lock_of(study)))
     then = {path: (stage_of(study, path), "") for path in known} if lock is None else outputs(lock)
-    found = [judged(study, path, stage, known, locked=now.get(path) == (stage, md5)) for path, (stage, md5) in then.items()]
-    if not any(output.here for output in found):
+    results = [judged(study, path, stage, known, locked=now.get(path) == (stage, md5)) for path, (stage, md5) in then.items()]
+    if not any(output.here for output in results):
         raise Problem(str(study.out), "no output of the study", "the outputs of a run", "run ./reproduce.sh first")
-    more = sorted(now.keys() - then.keys())
+    added = sorted(now.keys() - then.keys())
     if lock is None:
-        return Comparison("reference", tuple(found), claims(found, known), tuple(more), other_packages(found))
-    found += [Output(path, now[path][0], "differs", ("not in the committed lock",)) for path in more]
-    return Comparison("lock", tuple(found), claims(found, known), (), other_packages(found))
+        return Comparison("reference", tuple(results), claims(results, known), tuple(added), other_packages(results))
+    results += [Output(path, now[path][0], "differs", ("not in the committed lock",)) for path in added]
+    return Comparison("lock", tuple(results), claims(results, known), (), other_packages(results))

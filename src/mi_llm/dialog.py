@@ -1,4 +1,4 @@
-"""What flows through the house: a dialog of turns, and the rounds it falls into.
+"""Dialogs, their turns, and the rounds they are divided into: the data that the stages pass on.
 
 A *volley* is everything one person says before the other speaks. A *round* is a client volley and the counselor volley
 that answers it (paper, Automatic Evaluation): its history is all rounds before it.
@@ -29,7 +29,7 @@ class Turn(BaseModel):
 class Dialog(BaseModel):
     """One counseling conversation.
 
-    `id` is unique in its source; `source` names the corpus; `meta` keeps what the reader learned beside the words
+    `id` is unique in its source; `source` names the corpus; `meta` keeps what the corpus reader learned besides the text
     (file, line, topic, quality).
     """
 
@@ -42,15 +42,15 @@ class Dialog(BaseModel):
     def rounds(self) -> Iterator["Round"]:
         """Yield each client volley that a counselor volley answers, with all turns before it as history."""
         number = 0
-        for place in range(len(self.turns) - 1):
-            question, answer = self.turns[place], self.turns[place + 1]
+        for index in range(len(self.turns) - 1):
+            question, answer = self.turns[index], self.turns[index + 1]
             if question.role == "client" and answer.role == "counselor":
                 number += 1
                 yield Round(
                     id=f"{self.id}#{number}",
                     dialog=self.id,
                     number=number,
-                    history=self.turns[:place],
+                    history=self.turns[:index],
                     client=question.text,
                     counselor=answer.text,
                 )
@@ -94,7 +94,7 @@ def characters(text: str) -> int:
 
 
 class Features:
-    """Table 3, gathered dialog by dialog: rounds a dialog, characters a volley by role; means, population SDs.
+    """Table 3, gathered dialog by dialog: rounds per dialog, characters per volley by role; means, population SDs.
 
     `count` says how long a text is. `add` takes any number of dialogs in constant memory; `row` gives the numbers, rounded
     to 4 decimals, all 0 while there is nothing to count.
@@ -114,7 +114,7 @@ class Features:
             self.put(turn.role, self.count(turn.text))
 
     def put(self, what: str, number: int) -> None:
-        """Count one number; sums of integers are exact."""
+        """Add one number to the moments of `what`; sums of integers are exact."""
         moments = self.moments[what]
         moments[0] += 1
         moments[1] += number
@@ -123,28 +123,28 @@ class Features:
     def row(self) -> dict[str, Any]:
         """The numbers as `metrics.json` keeps them."""
         row: dict[str, Any] = {"dialogs": self.dialogs}
-        for what, (many, total, squares) in self.moments.items():
-            row[f"{what}_mean"] = round(total / many, 4) if many else 0.0
-            row[f"{what}_sd"] = round(math.sqrt(many * squares - total * total) / many, 4) if many else 0.0
+        for what, (count, total, squares) in self.moments.items():
+            row[f"{what}_mean"] = round(total / count, 4) if count else 0.0
+            row[f"{what}_sd"] = round(math.sqrt(count * squares - total * total) / count, 4) if count else 0.0
         return row
 
 
 def features(dialogs: Iterable[Dialog]) -> dict[str, Any]:
-    """Table 3 of some dialogs."""
-    found = Features()
+    """Table 3's row for some dialogs, as `Features.row` gives it."""
+    table = Features()
     for dialog in dialogs:
-        found.add(dialog)
-    return found.row()
+        table.add(dialog)
+    return table.row()
 
 
 def volley_lengths(dialogs: Sequence[Dialog]) -> dict[str, tuple[float, float]]:
     """Table 4's rule: rounds are counselor volleys; lengths are all characters, punctuation too, pooled over volleys.
 
-    (mean, SD) of `rounds`, `counselor`, `client`; the sample SD is over dialogs, of rounds and of mean lengths, nan for one only.
-    A researcher's remark (`meta["remarks"]`) counts as a client volley without words, as the printed numbers show.
+    Returns (mean, SD) of `rounds`, `counselor`, `client`; the sample SD is over dialogs, of rounds and of mean lengths, NaN for a
+    single dialog. A researcher's remark (`meta["remarks"]`) counts as a client volley without words, as the printed numbers show.
     """
     rounds = [sum(turn.role == "counselor" for turn in dialog.turns) for dialog in dialogs]
-    found = {"rounds": (statistics.fmean(rounds), deviation(rounds))}
+    means_and_sds = {"rounds": (statistics.fmean(rounds), deviation(rounds))}
     for role in ("counselor", "client"):
         lengths = [
             [len(turn.text) for turn in dialog.turns if turn.role == role]
@@ -152,8 +152,8 @@ def volley_lengths(dialogs: Sequence[Dialog]) -> dict[str, tuple[float, float]]:
             for dialog in dialogs
         ]
         pooled = statistics.fmean(length for of_dialog in lengths for length in of_dialog)
-        found[role] = (pooled, deviation([statistics.fmean(of_dialog) for of_dialog in lengths if of_dialog]))
-    return found
+        means_and_sds[role] = (pooled, deviation([statistics.fmean(of_dialog) for of_dialog in lengths if of_dialog]))
+    return means_and_sds
 
 
 def deviation(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Stage `digests`: what each stage's code says, so that DVC runs a stage whose code changed, and no other.
+"""Stage `digests`: a digest of each stage's code, so that DVC runs the stages whose code changed, and no other.
 
 Writes `<out>/digests.yaml`, a SHA-256 for each stage of `dvc.yaml`; the other stages track theirs as a parameter. It covers the
 stage's command in `cli.py`, every module that the command imports, directly or through others (its *closure*), and
@@ -34,10 +34,10 @@ def digests(study: Study) -> None:
 
 def digest(stage: str) -> str:
     """SHA-256 of all code and package data that can change a stage's output."""
-    whole = hashlib.sha256("\n".join(map(said_by, command(stage))).encode())
+    code_hash = hashlib.sha256("\n".join(map(text_of, command(stage))).encode())
     for path in closure(stage):
-        whole.update(f"\n{path.relative_to(PACKAGE).as_posix()} {meaning(path.suffix, path.read_bytes())}".encode())
-    return whole.hexdigest()
+        code_hash.update(f"\n{path.relative_to(PACKAGE).as_posix()} {meaning(path.suffix, path.read_bytes())}".encode())
+    return code_hash.hexdigest()
 
 
 def closure(stage: str) -> list[Path]:
@@ -64,13 +64,13 @@ def command(stage: str) -> list[ast.FunctionDef]:
     """The function of `cli.py` that is the stage's command, and those of `cli.py` that it calls."""
     functions = {node.name: node for node in commands().body if isinstance(node, ast.FunctionDef)}
     name = stage if stage in functions else "verb"  # what runs a stage that has no options of its own
-    wanted, names = [functions[name]], {name}
-    for function in wanted:  # grows
+    called, names = [functions[name]], {name}
+    for function in called:  # grows
         for node in ast.walk(function):
             if isinstance(node, ast.Name) and node.id in functions and node.id not in names:
                 names.add(node.id)
-                wanted.append(functions[node.id])
-    return wanted
+                called.append(functions[node.id])
+    return called
 
 
 # Imports
@@ -95,12 +95,12 @@ def imports(stage: str) -> set[str]:
 @cache
 def reached(module: str) -> frozenset[Path]:
     """The files of a module, of all that it imports or takes from the registry, and of the packages that these are in."""
-    wanted, modules = [module], set[str]()
-    for name in wanted:  # grows
+    queue, modules = [module], set[str]()
+    for name in queue:  # grows
         for upstream in {name, *graph().find_upstream_modules(name)} - modules:
             modules.add(upstream)
             for package in registered(file_of(upstream).read_bytes()):
-                wanted += [f"{package}.{found}" for found in registry.names(package)]
+                queue += [f"{package}.{module_name}" for module_name in registry.names(package)]
     packages = {".".join(name.split(".")[:depth]) for name in modules for depth in range(1, name.count(".") + 1)}
     return frozenset(map(file_of, modules | packages))
 
@@ -159,16 +159,16 @@ def named_in(module: bytes, folder: Path) -> frozenset[Path]:
 
 @cache
 def meaning(suffix: str, content: bytes) -> str:
-    """SHA-256 of what a file says: a syntax tree, YAML's values, or else its bytes."""
+    """SHA-256 of what counts in a file: Python's syntax tree, YAML's values, otherwise the bytes."""
     match suffix:
         case ".py":
-            content = said_by(parsed(content)).encode()
+            content = text_of(parsed(content)).encode()
         case ".yaml":
             content = storage.dump(YAML(typ="safe").load(content)).encode()
     return hashlib.sha256(content).hexdigest()
 
 
-def said_by(tree: ast.AST) -> str:
+def text_of(tree: ast.AST) -> str:
     """A syntax tree as text, without docstrings, positions and empty fields: the same for every version of Python."""
     words: list[str] = []
 

@@ -1,10 +1,10 @@
-"""The disk that a study takes: what its outputs hold already, and how a base model lies there once.
+"""The disk space of a study: what its outputs take already, and how a base model is stored only once.
 
 DVC keeps a copy of every output in its cache; where the file system can share blocks (reflink), the copy takes no room. The base
 models, nearly all that a study holds, become hard links of DVC's copies, on any file system that has them: only `base` and DVC
 write them, and both replace files. We link ourselves, file by file and by rename: DVC's `checkout --relink` first removes what it
 may then fail to link. All other outputs stay copies: a stage that is run by hand adds lines to some (recorded answers), people
-open others in editors, and through a hard link either would change DVC's copy as well.
+edit others, and through a hard link either would change DVC's copy as well.
 """
 
 import os
@@ -34,20 +34,20 @@ class Copy:
 
 def copies(study: Study, repo: Repo) -> Iterator[Copy]:
     """The files of the outputs that the study's lock names, with their copies in DVC's cache; either may be absent."""
-    lock, place = lock_of(study), repo.cache.local.oid_to_path
+    lock, cache_path = lock_of(study), repo.cache.local.oid_to_path
     try:
-        named = outputs(storage.read_text(lock)) if lock.exists() else {}
+        stage_and_digest = outputs(storage.read_text(lock)) if lock.exists() else {}
     except Problem:  # a torn lock, which the run mends
         return
-    for output, (stage, digest) in named.items():
-        folder = Path(place(digest))
+    for output, (stage, digest) in stage_and_digest.items():
+        folder = Path(cache_path(digest))
         if digest.endswith(".dir") and folder.exists():
             for entry in storage.read_json(folder):
-                yield Copy(stage, Path(output) / entry["relpath"], Path(place(entry["md5"])), entry["md5"])
+                yield Copy(stage, Path(output) / entry["relpath"], Path(cache_path(entry["md5"])), entry["md5"])
 
 
 def held(study: Study) -> float:
-    """GB of this disk that the study's outputs and DVC's copies of them take; a file with several names counts once."""
+    """GB of this disk that the study's outputs and DVC's copies take; a file with several hard links counts once."""
     here, sizes = Path.cwd().stat().st_dev, {}
     paths = [Path(folder) / name for folder, _, names in os.walk(study.folder) for name in names]
     if Path(".dvc").is_dir():

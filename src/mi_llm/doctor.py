@@ -48,7 +48,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found: sizes in GB, names where there is one, None where there is nothing."""
+    """What was found: memory and disk in GB; None for what this machine does not have."""
 
     python: str
     cores: int
@@ -94,23 +94,23 @@ def answer(*command: str) -> str | None:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs: `nvidia-smi` prints a line each with name, memory in MiB and compute capability.
+    """The NVIDIA GPUs: `nvidia-smi` prints one line per GPU with name, memory in MiB and compute capability.
 
-    A card that does not tell its memory (some share the processor's) is left out: nothing can be said of what fits it.
+    A card that does not report its memory (some share the processor's) is left out: what fits it is unknown.
     """
-    found = []
+    cards = []
     for line in lines("nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"):
         name, _, rest = line.partition(",")
         memory, _, capability = rest.partition(",")
         try:
-            found.append(Gpu(name.strip(), float(memory) * 2**20, float(capability)))
+            cards.append(Gpu(name.strip(), float(memory) * 2**20, float(capability)))
         except ValueError:
             continue
-    return tuple(found)
+    return tuple(cards)
 
 
 def pytorch(driver: str | None) -> tuple[str, str | None]:
-    """PyTorch's version, and what keeps it from using the GPU with this version of NVIDIA's driver: None if nothing does."""
+    """PyTorch's version, and why it cannot use the GPU with this version of NVIDIA's driver; None if it can."""
     import torch
 
     if torch.cuda.is_available():
@@ -121,7 +121,7 @@ def pytorch(driver: str | None) -> tuple[str, str | None]:
 
 
 def outdated(cuda: str, driver: str | None) -> str | None:
-    """What to say of a driver that is older than a version of CUDA needs; None of one that is not, or of none."""
+    """The sentence about a driver that is too old for a version of CUDA; None if it is new enough or there is none."""
     needed = DRIVER_SINCE.get(int(cuda.partition(".")[0]), 0)
     if driver is None or int(driver.partition(".")[0]) >= needed:
         return None
@@ -159,32 +159,32 @@ def machine() -> Machine:
     )
 
 
-def fitting(study: Study, found: Machine, wanted: Sequence[Need]) -> list[str]:
-    """What keeps a study from running here: of the machine, and of what it needs beside it (`needs.py`)."""
+def fitting(study: Study, this_machine: Machine, study_needs: Sequence[Need]) -> list[str]:
+    """What keeps a study from running here, one line each: what the machine lacks, and what else is missing (`needs.py`)."""
     missing = []
     disk = study.expect.disk_gb - held(study)
-    if found.disk < disk:
-        missing.append(f"{found.disk:.1f} GB of disk are free, {disk:.1f} are needed besides what the study holds")
+    if this_machine.disk < disk:
+        missing.append(f"{this_machine.disk:.1f} GB of disk are free, {disk:.1f} are needed besides what the study holds")
     if study.base.source == "hub":
-        missing += unfit(study, found)
-    missing += [f"{need.what}: {need.remedy}" for need in wanted if need.missing]
-    if study.llm.mode != "replay" and not found.key:
+        missing += unfit(study, this_machine)
+    missing += [f"{need.what}: {need.remedy}" for need in study_needs if need.missing]
+    if study.llm.mode != "replay" and not this_machine.key:
         missing.append("no OPENAI_API_KEY, which recording needs")
     return missing
 
 
-def unfit(study: Study, found: Machine) -> list[str]:
+def unfit(study: Study, this_machine: Machine) -> list[str]:
     """What keeps the hub's models from being fetched and fine-tuned here."""
     missing: list[str] = []
     entries = {model: hub.entry_of(study, model) for model in study.models}
-    card = found.card
+    card = this_machine.card
     if card is None:
         return ["no NVIDIA GPU"]
-    if study.finetune.precision == "bfloat16" and any(gpu.capability < BF16_SINCE for gpu in found.gpus):
+    if study.finetune.precision == "bfloat16" and any(gpu.capability < BF16_SINCE for gpu in this_machine.gpus):
         missing.append(f"{card.name} has no BF16 arithmetic")
     if study.finetune.four_bit and find_spec("bitsandbytes") is None:
         missing.append("no package bitsandbytes, which a 4-bit base needs: pip install -c requirements-cuda.lock bitsandbytes")
-    version, trouble = pytorch(found.driver)
+    version, trouble = pytorch(this_machine.driver)
     if trouble:
         missing.append(f"PyTorch {version}: {trouble}")
     for model, entry in entries.items():
@@ -230,7 +230,7 @@ def smaller(study: Study, model: str, shape: Shape, card: Card, stage: str) -> s
 
 
 def as_set(way: Plan, study: Study) -> bool:
-    """Whether a way is the one that the parameters set; how many processes it takes is not theirs to say."""
+    """Whether a way is the one that the parameters set; they do not set the number of processes."""
     return (way.checkpointing, way.four_bit) == (study.finetune.checkpointing, study.finetune.four_bit)
 
 
@@ -258,56 +258,62 @@ def ways_on(card: Card, study: Study) -> list[str]:
     return table
 
 
-def tables(study: Study, found: Machine) -> list[str]:
+def tables(study: Study, this_machine: Machine) -> list[str]:
     """How the study's models would be fine-tuned on the GPUs found, or on common cards where there is none."""
-    options, card = study.finetune, found.card
+    options, card = study.finetune, this_machine.card
     cards: Sequence[tuple[str, Card]]
     if card:
         cards = [(f"on {card.count} x {card.name} ({gib(card.memory)})", card)]
     else:
         cards = [(f"with a card of {size} GB ({name})", Card(name, size * 2**30, peak_of(name))) for name, size in COMMON.items()]
-    said = (
+    scope = (
         f"all estimated: at most {options.max_samples} records of {options.cutoff} tokens, {options.epochs} epochs,"
         f" {options.batch} record{'s' if options.batch > 1 else ''} at once"
     )
-    then = (
+    legend = (
         f"  (second size: the stages after it, with {study.respond.batch} rounds at once, prompts of {options.cutoff} tokens and"
         f" replies of {study.respond.max_new_tokens})"
     )
-    return [line for title, one in cards for line in ("", f"fine-tuning {title}; {said}", then, *ways_on(one, study))]
+    return [
+        line for title, shown_card in cards for line in ("", f"fine-tuning {title}; {scope}", legend, *ways_on(shown_card, study))
+    ]
 
 
 def doctor(studies: list[Study]) -> int:
     """Print what was found and what each study lacks; returns 0 if the first study can run."""
-    found = machine()
-    version, trouble = pytorch(found.driver)
+    this_machine = machine()
+    version, trouble = pytorch(this_machine.driver)
     rows = [
-        ("Python", found.python, "3.11 or newer"),
-        ("CPU cores", str(found.cores), "mini: 2"),
-        ("memory", f"{found.memory:.0f} GB", "mini: 4 GB"),
-        ("free disk", f"{found.disk:.0f} GB", ", ".join(f"{study.name}: {study.expect.disk_gb:g} GB" for study in studies)),
-        ("NVIDIA GPU", found.gpu or "none", "paper"),
-        ("NVIDIA driver", found.driver or "none", f"paper: {DRIVER_SINCE[13]} or newer, for CUDA 13"),
+        ("Python", this_machine.python, "3.11 or newer"),
+        ("CPU cores", str(this_machine.cores), "mini: 2"),
+        ("memory", f"{this_machine.memory:.0f} GB", "mini: 4 GB"),
+        (
+            "free disk",
+            f"{this_machine.disk:.0f} GB",
+            ", ".join(f"{study.name}: {study.expect.disk_gb:g} GB" for study in studies),
+        ),
+        ("NVIDIA GPU", this_machine.gpu or "none", "paper"),
+        ("NVIDIA driver", this_machine.driver or "none", f"paper: {DRIVER_SINCE[13]} or newer, for CUDA 13"),
         ("PyTorch", f"{version}, CUDA {'no' if trouble else 'yes'}", "paper: CUDA"),
-        ("container engine", found.engine or "none", "paper in a container"),
-        ("Chinese fonts", "yes" if found.fonts else "none", "to read the pages on this machine"),
-        ("network", "yes" if found.network else "no", "public corpora"),
-        ("hub", "yes" if found.hub else "no", f"models, from {hub.endpoint()}"),
-        ("OPENAI_API_KEY", "set" if found.key else "not set", "to record new answers"),
-        ("MI_LLM_MIRROR", found.mirror or "not set", "public corpora without network"),
+        ("container engine", this_machine.engine or "none", "paper in a container"),
+        ("Chinese fonts", "yes" if this_machine.fonts else "none", "to read the pages on this machine"),
+        ("network", "yes" if this_machine.network else "no", "public corpora"),
+        ("hub", "yes" if this_machine.hub else "no", f"models, from {hub.endpoint()}"),
+        ("OPENAI_API_KEY", "set" if this_machine.key else "not set", "to record new answers"),
+        ("MI_LLM_MIRROR", this_machine.mirror or "not set", "public corpora without network"),
     ]
     for name, value, needed in rows:
         print(f"  {name:<18}{value:<34}{needed}")
     status = 0
     for study in studies:
-        wanted = needs(study, found)
-        missing = fitting(study, found, wanted)
+        study_needs = needs(study, this_machine)
+        missing = fitting(study, this_machine, study_needs)
         print(f"\nstudy {study.name}: {'can run here' if not missing else 'cannot run here'}")
         for line in missing:
             print(f"  - {line}")
-        print(f"  needs\n{listed(study, wanted)}")
+        print(f"  needs\n{listed(study, study_needs)}")
         if study.base.source == "hub":
-            print("\n".join(tables(study, found)))
+            print("\n".join(tables(study, this_machine)))
         if study is studies[0] and missing:
             status = 1
     sys.stdout.flush()

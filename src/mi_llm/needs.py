@@ -1,8 +1,8 @@
-"""What a run needs beside a machine, stage by stage: corpora, training file, weights with their licenses, recordings, people.
+"""What a run needs besides a machine, stage by stage: corpora, training file, weights with their licenses, recordings, people.
 
-Looks at files only; what the network has is not known before it is asked. `./reproduce.sh` prints the list before it starts: what
-is here, what will be fetched, and what is absent, with the tables that then stay empty. What the run cannot do without stops it
-at once, before anything large is fetched.
+Looks at files only; nothing is asked over the network. `./reproduce.sh` prints the list before it starts: what
+is here, what will be fetched, and what is absent, with the tables that then stay empty. If something is absent
+that the run cannot do without, it stops at once, before anything large is fetched.
 """
 
 import sys
@@ -41,7 +41,7 @@ PARTS = ("Table 3", "Figure 2", BASE, TUNED, TALKS, SESSIONS, "Table 6")  # what
 class Need:
     """One thing that a stage needs: its state, the tables and figures that need it, and what to do if it is absent.
 
-    `fills` are tables and figures of `PARTS` that stay empty without it. `stops`: a study that wants it cannot end without it.
+    `fills` are tables and figures of `PARTS` that stay empty without it. `stops`: without it the study cannot be finished.
     """
 
     stage: str
@@ -59,14 +59,14 @@ class Need:
 
 def needs(study: Study, machine: "Machine") -> list[Need]:
     """Everything that the study's stages need, in their order."""
-    found = [
+    study_needs = [
         *corpora(study, machine),
         *training_file(study, machine),
         *recordings(study),
         *weights(study, machine),
         *people(study),
     ]
-    return sorted(found, key=lambda need: ORDER.index(need.stage))
+    return sorted(study_needs, key=lambda need: ORDER.index(need.stage))
 
 
 def mirror_has(source: Source, machine: "Machine") -> bool:
@@ -95,15 +95,15 @@ def training_file(study: Study, machine: "Machine") -> Iterator[Need]:
     """The authors' training file, where models are tuned on it."""
     if study.training != "release" or not study.needs_transcribed:
         return
-    known, name = study.folder / "read" / "release" / "training.jsonl", PurePosixPath(release.TRAINING).name
+    dialogs, name = study.folder / "read" / "release" / "training.jsonl", PurePosixPath(release.TRAINING).name
     source = sources()["release"]
     state: State = "absent"
-    if known.exists() and known.stat().st_size:
+    if dialogs.exists() and dialogs.stat().st_size:
         state = "here"
     elif machine.network or in_mirror(source, machine):
         state = "to be fetched"
-    place = f"put {name} from github.com/{source.repository} at {source.commit[:12]} into the folder that MI_LLM_MIRROR names"
-    remedy = f"{place}; {other_ways(study)}"
+    by_hand = f"put {name} from github.com/{source.repository} at {source.commit[:12]} into the folder that MI_LLM_MIRROR names"
+    remedy = f"{by_hand}; {other_ways(study)}"
     yield Need("transcribe", f"the authors' training file, {name}", state, (TUNED,), remedy, stops=True)
 
 
@@ -121,14 +121,14 @@ def recordings(study: Study) -> Iterator[Need]:
     """The recorded answers of the study's language model."""
     if not Path("data").exists():  # the bundle's own recordings are not here yet: nothing can be said
         return
-    asking: dict[str, tuple[str, ...]] = {"rate": ("Figure 2",), "translate": (SESSIONS,)}
+    fills_by_name: dict[str, tuple[str, ...]] = {"rate": ("Figure 2",), "translate": (SESSIONS,)}
     if study.training == "recorded" and study.needs_transcribed:
-        asking["transcribe"] = (BASE, TUNED) if study.split.test == "transcribed" else (TUNED,)
+        fills_by_name["transcribe"] = (BASE, TUNED) if study.split.test == "transcribed" else (TUNED,)
     if study.simulate.client == "llm":
-        asking |= {f"simulate/{model}": (TALKS,) for model in study.models}
+        fills_by_name |= {f"simulate/{model}": (TALKS,) for model in study.models}
     if study.code.coder == "llm":
-        asking["code"] = ("Table 6",)
-    for name, fills in asking.items():
+        fills_by_name["code"] = ("Table 6",)
+    for name, fills in fills_by_name.items():
         state: State = "to be recorded" if study.llm.mode != "replay" else "here" if recorded(study, name) else "absent"
         stage, _, model = name.partition("/")
         what = f"{RECORDED[stage]}{f' with {model}' if model else ''}, recorded from {study.llm.model}"
@@ -144,27 +144,29 @@ def recorded(study: Study, name: str) -> bool:
 def weights(study: Study, machine: "Machine") -> Iterator[Need]:
     """The models of the hub, and whether a person has accepted their licenses."""
     entries = {model: hub.entry_of(study, model) for model in (study.models if study.base.source == "hub" else ())}
-    coming = {model: entry for model, entry in entries.items() if not hub.in_place(study, model, entry)}
-    if here := [model for model in entries if model not in coming]:
+    to_fetch = {model: entry for model, entry in entries.items() if not hub.in_place(study, model, entry)}
+    if here := [model for model in entries if model not in to_fetch]:
         yield Need("base", f"weights of {', '.join(here)}", "here")
-    local = [model for model, entry in coming.items() if hub.local_folder(model, entry) is not None]
-    for model, entry in coming.items():
+    local = [model for model, entry in to_fetch.items() if hub.local_folder(model, entry) is not None]
+    for model, entry in to_fetch.items():
         state: State = "to be fetched" if machine.hub or model in local else "absent"
         remedy = f"make {hub.endpoint()} reachable, or name a folder that has them in MI_LLM_MODELS"
         yield Need("base", f"weights of {model} ({entry.download_gb:g} GB)", state, (BASE, TUNED, TALKS), remedy, stops=True)
     accepted = hub.accepted_by_environment()
-    wanted = {model: entry for model, entry in coming.items() if not (model in accepted or hub.remembered(study, model, entry))}
-    if wanted:
-        addresses = ", ".join(entry.licence.address for entry in wanted.values())
+    unaccepted = {
+        model: entry for model, entry in to_fetch.items() if not (model in accepted or hub.remembered(study, model, entry))
+    }
+    if unaccepted:
+        addresses = ", ".join(entry.licence.address for entry in unaccepted.values())
         remedy = f"read {addresses}; to accept, run at a terminal, or set MI_LLM_ACCEPT_LICENCES={','.join(study.models)}"
         state = "you will be asked" if sys.stdin.isatty() else "absent"
         yield Need(
-            "base", f"your acceptance of the licenses of {', '.join(wanted)}", state, (BASE, TUNED, TALKS), remedy, stops=True
+            "base", f"your acceptance of the licenses of {', '.join(unaccepted)}", state, (BASE, TUNED, TALKS), remedy, stops=True
         )
 
 
 def people(study: Study) -> Iterator[Need]:
-    """What people do for the study: decisions, talks with the models, codes."""
+    """What people do for the study: decisions, dialogs with the models, codes."""
     if study.screen.policy == "person" and study.training == "recorded":
         decided = rows(Path(study.screen.decisions) / "decisions.csv")
         remedy = "the run stops at stage screen and waits for these decisions"
@@ -184,29 +186,29 @@ def rows(path: Path) -> int:
     return max(0, len(storage.read_text(path).splitlines()) - 1) if path.exists() else 0
 
 
-def outlook(found: Sequence[Need]) -> list[str]:
-    """The optional things that are absent, a line each: what stays empty without it, and what to do."""
+def outlook(study_needs: Sequence[Need]) -> list[str]:
+    """The optional things that are absent, one per line: what stays empty without it, and what to do."""
     lines = []
-    for need in found:
+    for need in study_needs:
         if need.state == "absent" and not need.stops:
             without = f" (then empty: {'; '.join(need.fills)})" if need.fills else ""
             lines.append(f"{need.what}: absent{without}; {need.remedy}")
     return lines
 
 
-def listed(study: Study, found: Sequence[Need]) -> str:
-    """The needs, a line each; then which tables and figures the run will fill, and which stay empty and how that is mended.
+def listed(study: Study, study_needs: Sequence[Need]) -> str:
+    """The needs, one per line; then the tables and figures that the run will fill, those that stay empty, and what to do.
 
-    Talks count as absent if they are so for every model; without talks and real sessions there is nothing to code.
+    The models' dialogs count as absent if every model lacks them; without them and real sessions there is nothing to code.
     """
-    lacking = [need for need in found if need.state == "absent"]
-    whole = {need.stage for need in found if need.state != "absent"}
-    empty = {part for need in lacking for part in need.fills if need.stage != "simulate" or "simulate" not in whole}
+    lacking = [need for need in study_needs if need.state == "absent"]
+    supplied = {need.stage for need in study_needs if need.state != "absent"}
+    empty = {part for need in lacking for part in need.fills if need.stage != "simulate" or "simulate" not in supplied}
     empty |= {"Table 6"} if {TALKS, SESSIONS} <= empty else set()
     parts = [part for part in PARTS if part != TUNED or study.tuned]
-    lines = [f"    {need.stage:<12}{need.what}: {need.state}" for need in found]
+    lines = [f"    {need.stage:<12}{need.what}: {need.state}" for need in study_needs]
     lines.append("  fills   " + "; ".join(["Tables 1 and 2", *(part for part in parts if part not in empty)]))
-    if left := [part for part in parts if part in empty]:
-        lines.append(f"  empty   {'; '.join(left)}")
-        lines += [f"    {line}" for line in outlook(found)]
+    if unfilled := [part for part in parts if part in empty]:
+        lines.append(f"  empty   {'; '.join(unfilled)}")
+        lines += [f"    {line}" for line in outlook(study_needs)]
     return "\n".join(lines)

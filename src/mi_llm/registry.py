@@ -1,4 +1,4 @@
-"""What parameters may name beside numbers and words: corpora, coders, chat formats. Each is a file in the folder of its kind.
+"""Corpora, coders and chat formats that parameters may name. Each is a file in the folder of its kind.
 
 A corpus is a module of `corpora/`, a coder a module of `miti/coder/`, that says by a constant `NAME` what people call it; a chat
 format is a template in `engine/templates/`. A study is checked against the names alone, and nothing is imported for that.

@@ -1,7 +1,7 @@
 """`./reproduce.sh`: run a whole study through DVC, then compare it with the committed one.
 
-DVC runs in this very process, so that whoever stops this process stops the run. What a hard stop may leave behind (a torn
-lock file) is mended before the next run.
+DVC runs in this very process, so that whoever stops this process stops the run. What a killed run may leave behind (a torn
+lock file) is repaired before the next run.
 """
 
 import json
@@ -46,7 +46,7 @@ def chosen(name: str) -> Study:
 
 
 def mend(study: Study) -> None:
-    """Put right what a process killed in the middle of a write can leave of DVC's own files."""
+    """Repair DVC's own files after a process was killed in the middle of a write."""
     rwlock = Path(".dvc/tmp/rwlock")
     try:
         json.loads(rwlock.read_text(encoding="utf-8"))
@@ -75,9 +75,11 @@ def wait_for_others(study: Study) -> None:
     """Wait for the runs in this repository that began earlier: two at once would undo each other's outputs."""
     verbs = {"reproduce", "pretrain", *YAML(typ="safe").load(storage.read_text(study.beside("dvc.yaml")))["stages"]}
     waiting = False
-    while others := [one for one in psutil.process_iter(["cmdline", "cwd", "create_time"]) if earlier_run(one, verbs)]:
+    while other_runs := [
+        process for process in psutil.process_iter(["cmdline", "cwd", "create_time"]) if earlier_run(process, verbs)
+    ]:
         if not waiting:
-            print(f"another run works in this folder (process {others[0].pid}); waiting for it to end", file=sys.stderr)
+            print(f"another run works in this folder (process {other_runs[0].pid}); waiting for it to end", file=sys.stderr)
             waiting = True
         time.sleep(1)
 
@@ -94,29 +96,29 @@ def earlier_run(process: psutil.Process, verbs: set[str]) -> bool:
 
 
 def fetching(study: Study) -> list[str]:
-    """How DVC takes finished outputs from the default remote, and computes those that it does not have.
+    """DVC's options to take finished outputs from the default remote, and to compute those that it does not have.
 
     Where all outputs are here already, though not in DVC's cache (from the archive, say), they are taken as they are:
     `--allow-missing`. Otherwise it would keep DVC from fetching anything at all.
     """
     lock = lock_of(study)
-    whole = lock.exists() and all(Path(path).exists() for path in outputs(storage.read_text(lock)))
-    return ["--pull", "--allow-missing"] if whole else ["--pull"]
+    complete = lock.exists() and all(Path(path).exists() for path in outputs(storage.read_text(lock)))
+    return ["--pull", "--allow-missing"] if complete else ["--pull"]
 
 
 def targets(study: Study) -> list[str]:
-    """What DVC is asked for, in this order: all at once, but the hub's models one by one, each linked before the next comes.
+    """What DVC is asked to make, in this order: all at once, but the hub's models one by one, each linked before the next.
 
     Whether there are training dialogs is known after `split`: without any, no weights are fetched.
     """
-    whole = str(study.beside("dvc.yaml"))
+    pipeline = str(study.beside("dvc.yaml"))
     if study.base.source != "hub":
-        return [whole]
-    return [f"{whole}:split", *(f"{whole}:base@{model}" for model in study.models), whole]
+        return [pipeline]
+    return [f"{pipeline}:split", *(f"{pipeline}:base@{model}" for model in study.models), pipeline]
 
 
 def retry_missing(study: Study) -> None:
-    """Try again to acquire what an earlier run could not have: DVC knows nothing of networks and mirror folders."""
+    """Try again to acquire what an earlier run could not get: DVC does not see that a network or mirror folder is there now."""
     pipeline = study.beside("dvc.yaml")
     for corpus in study.acquire.upstream:
         table = study.folder / "acquire" / corpus / "missing.csv"
@@ -153,15 +155,15 @@ def audit(study: Study) -> int:
 
 
 def accept_licences(study: Study) -> None:
-    """Have the licenses of all models accepted whose weights are still to come, so that nobody is asked hours later."""
+    """Ask for the licenses of all models whose weights are still to be fetched, so that nobody is asked hours later."""
     for model in study.models if study.base.source == "hub" else ():
         entry = hub.entry_of(study, model)
         if not hub.in_place(study, model, entry):
             hub.accept_licence(study, model, entry)
 
 
-def plan(study: Study, wanted: Sequence[Need]) -> None:
-    """Say what will happen, where, what it takes, what it needs, and what it will give."""
+def plan(study: Study, study_needs: Sequence[Need]) -> None:
+    """Print what will happen, where, what it takes, what it needs, and what it will produce."""
     free, holds = shutil.disk_usage(Path.cwd()).free / 1e9, held(study)
     expect = study.expect
     print(
@@ -171,7 +173,7 @@ def plan(study: Study, wanted: Sequence[Need]) -> None:
         f"  takes   {expect.disk_gb:g} GB of disk ({holds:.1f} GB are taken already, {free:.0f} GB are free)\n"
         f"          and {expect.minutes} minutes ({expect.measured_on})\n"
         f"  stops   at any moment (Ctrl-C), and continues when run again\n"
-        f"  needs\n{listed(study, wanted)}\n",
+        f"  needs\n{listed(study, study_needs)}\n",
         file=sys.stderr,
     )
 
@@ -192,24 +194,24 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
             f"{', '.join(SHIPPED)} in the remote `store`",
             "see the message above",
         )
-    wanted = needs(study, machine())
-    if missing := fitting(study, machine(), [] if pull else wanted):  # what is finished elsewhere needs nothing here
-        optional = "".join(f"\n  - not needed to begin: {line}" for line in outlook(wanted))
+    study_needs = needs(study, machine())
+    if missing := fitting(study, machine(), [] if pull else study_needs):  # what is finished elsewhere needs nothing here
+        optional = "".join(f"\n  - not needed to begin: {line}" for line in outlook(study_needs))
         raise Problem(
             f"study {study.name}",
             "this is missing:" + "".join(f"\n  - {line}" for line in missing) + optional,
             "everything that the run needs",
             "get it, and run the same command again; or run ./reproduce.sh mini, which needs none of it",
         )
-    plan(study, wanted)
+    plan(study, study_needs)
     if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":
         return 1
     accept_licences(study)
     retry_missing(study)
     for target in targets(study):
         if status := dvc(["repro", target, *(fetching(study) if pull else [])]):
-            said = "the run stopped; the message above says why. What is done is kept: run the same command again."
-            print(f"\n{said}", file=sys.stderr)
+            message = "the run stopped; the message above says why. What is done is kept: run the same command again."
+            print(f"\n{message}", file=sys.stderr)
             return int(status)
         link_bases(study)
     put_in_order(lock_of(study))

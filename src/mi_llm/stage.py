@@ -1,7 +1,7 @@
-"""What every stage does around its work: say what it does and where, die with the run that started it, leave a provenance.
+"""What every stage does around its work: check inputs, end with the run that started it, write its provenance.
 
-`provenance.json` names the stage, the parameters that DVC tracks for it, the hashes of its inputs and the versions of what
-computed. It holds no times and no machine names, so that an equal run writes equal bytes.
+`provenance.json` names the stage, the parameters that DVC tracks for it, the hashes of its inputs and the versions of
+the packages used. It holds no times and no machine names, so that an equal run writes equal bytes.
 """
 
 import ctypes
@@ -29,13 +29,13 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent() -> None:
-    """Where Linux runs the stage for DVC, end it when DVC ends: a killed run must not go on writing behind the next one."""
+    """On Linux, end a stage that DVC started when DVC ends: a killed run must not go on writing while the next one works."""
     if sys.platform == "linux" and "DVC_STAGE" in os.environ:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def tracked_parameters(study: Study, name: str) -> dict[str, Any]:
-    """The parameters that `dvc.yaml` says a stage depends on: when others change, the stage is not run again."""
+    """The parameters that `dvc.yaml` says a stage depends on: when other parameters change, the stage is not run again."""
     pipeline = YAML(typ="safe").load(storage.read_text(study.beside("dvc.yaml")))
     everything = study.model_dump(mode="json")
     entries = pipeline["stages"][name].get("params", [])
@@ -43,7 +43,7 @@ def tracked_parameters(study: Study, name: str) -> dict[str, Any]:
     return {key: reduce(getitem, key.split("."), everything) for keys in tracked for key in keys or everything}
 
 
-def place(path: Path) -> str:
+def input_name(path: Path) -> str:
     """An input's name: its path in the repository, or for one from outside (a mirror folder) its bare name."""
     return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
 
@@ -68,7 +68,7 @@ def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path]) -> 
     provenance = {
         "stage": title,
         "parameters": tracked_parameters(study, name),
-        "inputs": {place(path): storage.sha256(path) for path in inputs},
+        "inputs": {input_name(path): storage.sha256(path) for path in inputs},
         "versions": {
             "python": ".".join(platform.python_version_tuple()[:2]),
             "mi_llm": __version__,
@@ -80,7 +80,7 @@ def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path]) -> 
 
 
 def write_arms(out: Path, rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
-    """Write `<arm>.jsonl` for each arm that there is; the file of an arm that an earlier run had is removed."""
+    """Write `<arm>.jsonl` for each arm in `rows`; remove the file of an arm that only an earlier run had."""
     for arm in ARMS:
         if arm in rows:
             storage.write_lines(out / f"{arm}.jsonl", rows[arm])

@@ -1,6 +1,6 @@
-"""How sure the scores are: rounds of one dialog are not independent, so whole dialogs are resampled and whole dialogs exchanged.
+"""Uncertainty of scores: rounds of one dialog are not independent, so whole dialogs are resampled and whole dialogs swapped.
 
-Three questions have an answer here: between which values a mean lies (bootstrap over dialogs), whether one of two systems is
+Three questions are answered here: between which values a mean lies (bootstrap over dialogs), whether one of two systems is
 better by more than chance (paired approximate randomization, Holm's correction), and by how much (effect sizes).
 """
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Numbers = NDArray[np.float64]
-SLACK = 1e-9  # a standard deviation below is one of equal numbers
+SLACK = 1e-9  # a smaller standard deviation is rounding: the numbers are equal
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Estimate:
 
 
 class Dialogs:
-    """Which samples belong to which dialog, so that what is known of samples can be summed by dialog."""
+    """Which samples belong to which dialog, so that values of samples can be summed by dialog."""
 
     def __init__(self, dialogs: Sequence[str]) -> None:
-        names, self.places = np.unique(np.asarray(dialogs), return_inverse=True)
+        names, self.dialog_of_sample = np.unique(np.asarray(dialogs), return_inverse=True)
         self.count = len(names)
-        self.sizes = np.bincount(self.places)
+        self.sizes = np.bincount(self.dialog_of_sample)
 
     def sums(self, values: Sequence[float]) -> Numbers:
-        """The sum of the values of each dialog's samples."""
-        return np.bincount(self.places, weights=np.asarray(values, dtype=float)).astype(np.float64)
+        """The sum of each dialog's values [dialogs]; `values` [samples]."""
+        return np.bincount(self.dialog_of_sample, weights=np.asarray(values, dtype=float)).astype(np.float64)
 
 
 class DialogBootstrap:
@@ -54,7 +54,7 @@ class DialogBootstrap:
         self.tails = (100 * (1 - confidence) / 2, 100 * (1 + confidence) / 2)
 
     def estimate(self, values: Sequence[float]) -> Estimate:
-        """Mean over samples, and its interval over resampled dialogs."""
+        """Mean of `values` [samples], and its interval over resampled dialogs."""
         means = self.dialogs.sums(values)[self.draws].sum(axis=1) / self.samples
         lo, hi = np.percentile(means, self.tails)
         return Estimate(float(np.mean(values)), float(lo), float(hi))
@@ -98,9 +98,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's correction (1979) of a family of m p-values: the i-th smallest times m - i + 1, never falling, at most 1."""
     corrected = [0.0] * len(p_values)
     highest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = highest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
     return corrected
 
 
@@ -114,5 +114,5 @@ def cohens_d(differences: Sequence[float], dialogs: Sequence[str]) -> float:
 
 def superiority(differences: Sequence[float]) -> float:
     """Probability of superiority: the share of samples where the first system scores higher, ties counted half (Grissom 1994)."""
-    found = np.asarray(differences, dtype=float)
-    return float(((found > 0) + 0.5 * (found == 0)).mean())
+    values = np.asarray(differences, dtype=float)
+    return float(((values > 0) + 0.5 * (values == 0)).mean())

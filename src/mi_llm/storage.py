@@ -1,4 +1,4 @@
-"""How the bundle writes: whole files or nothing, the same bytes for the same content, and lines that outlive a crash."""
+"""How the bundle reads and writes files: written whole or not at all, with the same bytes for the same content."""
 
 import fcntl
 import hashlib
@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def unwritable(path: Path, error: OSError) -> Problem:
-    """What to say of a file that could not be written."""
+    """The problem of a file that could not be written."""
     return Problem(
         str(path),
         f"could not be written ({os.strerror(error.errno or 0)}); the previous file, if any, is untouched",
@@ -48,7 +48,7 @@ def unwritable(path: Path, error: OSError) -> Problem:
 
 
 def unshare(path: Path) -> None:
-    """Give a linked file that will be added to a content of its own: what it shares with DVC's cache must not change."""
+    """Replace a link by a copy of its content before lines are added to it: the content it shares with DVC's cache must stay."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)  # of two processes that come at once, the second finds it done
@@ -76,14 +76,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_lines(path: Path, records: Iterable[Any]) -> None:
-    """Write JSON Lines, one canonical line a record."""
+    """Write JSON Lines, one canonical line per record."""
     with replacing(path) as file:
         for record in records:
             file.write(dump(record).encode("utf-8") + b"\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file, or say which line is wrong."""
+    """Read a JSON file; raises Problem with the line that is wrong."""
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -105,7 +105,7 @@ def read_lines(path: Path) -> Iterator[Any]:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 file, or say what is wrong with it."""
+    """Read a UTF-8 file; raises Problem if it is missing, unreadable or not UTF-8."""
     try:
         return decode(path.read_bytes(), str(path))
     except FileNotFoundError:
@@ -122,7 +122,7 @@ def read_text(path: Path) -> str:
 
 
 def decode(content: bytes, where: str) -> str:
-    """Decode UTF-8 (a leading byte order mark is dropped), or name the first bad byte."""
+    """Decode UTF-8 without a leading byte order mark; raises Problem with the first bad byte."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -135,7 +135,7 @@ def decode(content: bytes, where: str) -> str:
 
 
 def wait_alone(descriptor: int, doing: str) -> None:
-    """Be the only process that holds an open file or folder; another one waits here. The kernel lets go when it is closed."""
+    """Lock an open file or folder, waiting for a process that holds the lock. The kernel releases it when the file is closed."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -162,9 +162,9 @@ def md5s(folder: Path) -> dict[str, str]:
 def sha256(path: Path) -> str:
     """SHA-256 of a file, or of a folder: over the sorted relative names and contents of the files in it."""
     if path.is_dir():
-        whole = hashlib.sha256()
+        digest = hashlib.sha256()
         for file in sorted(item for item in path.rglob("*") if item.is_file()):
-            whole.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
-        return whole.hexdigest()
+            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+        return digest.hexdigest()
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""A study is a parameters file: this module gives it types, and refuses what it does not know.
+"""A study is a parameters file: this module gives it types, and refuses unknown keys and values.
 
-Each class below is one section of `params.yaml`, read by the stages of the same name. The values' places in the paper
-stand as comments in the root `params.yaml`.
+Each class below is one section of `params.yaml`, read by the stages of the same name. Comments in the root
+`params.yaml` say where in the paper each value stands.
 """
 
 import hashlib
@@ -230,9 +230,10 @@ class Respond(Section):
     precision: Literal["float32", "bfloat16"]
 
     def requested(self, *, greedy: bool) -> dict[str, float]:
-        """The sampling settings of a request to a model server: all of them, so that none of its defaults takes part.
+        """The sampling settings of a request to a model server: all of them, so that no default of the server applies.
 
-        `top_k`, `min_p` and `repetition_penalty` are not OpenAI's but vLLM's. What the study does not have is set to do nothing.
+        `top_k`, `min_p` and `repetition_penalty` are not OpenAI's but vLLM's. Settings that the study does not
+        have get values without effect.
         """
         chosen = {"temperature": 0.0, "top_k": 0, "top_p": 1.0} if greedy else self.sampling.model_dump()
         return chosen | {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
@@ -481,10 +482,10 @@ def describe(fault: Any) -> tuple[str, str]:
     return f"{key} is {fault['input']!r}"[:200], f"for {key}: {fault['msg'].removeprefix('Value error, ')}"
 
 
-def known_keys(place: tuple[str | int, ...]) -> list[str]:
-    """The keys that the section at `place` has."""
+def known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """The keys of the section at `location`, a path of keys; empty if that is not a section."""
     section: type[BaseModel] = Study
-    for part in place:
+    for part in location:
         annotation = section.model_fields[str(part)].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []

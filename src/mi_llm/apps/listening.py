@@ -1,4 +1,4 @@
-"""How an app listens: at one address of this machine, refused with a sentence where that is taken."""
+"""How an app listens: at one address of this machine, with a Problem if that is in use."""
 
 import ipaddress
 import socket
@@ -7,7 +7,7 @@ from mi_llm.problem import Problem
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0 is any free one."""
+    """A listening socket; port 0 takes any free port. Raises Problem if the address is unavailable."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)

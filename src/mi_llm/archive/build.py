@@ -1,8 +1,8 @@
 """`make archive`: write dist/mi-llm-<version>.zip, from which the study runs again without a network.
 
 Reads git's HEAD (the files must be as committed), the data that data.dvc names, and the finished outputs in runs/, each held
-against the committed dvc.lock. Writes the zip, and its SHA-256 beside it. Equal commit and outputs give equal bytes: times are
-the commit's, nothing is compressed, nothing is asked of a network.
+against the committed dvc.lock. Writes the zip, and its SHA-256 beside it. Equal commit and outputs give equal bytes: all times
+are the commit's, nothing is compressed, and nothing comes from a network.
 """
 
 import csv
@@ -38,7 +38,7 @@ PUBLISHED = ("audit", "miti")  # the stages of the paper's study whose outputs h
 
 @dataclass(frozen=True)
 class Item:
-    """One file of the archive: its name there, its content (bytes, or the file that holds it), license (SPDX), what it is."""
+    """One file of the archive: its name there, its content (bytes, or the file that holds it), license (SPDX), description."""
 
     name: str
     content: bytes | Path
@@ -47,11 +47,11 @@ class Item:
     executable: bool = False
 
     def open(self) -> IO[bytes]:
-        """The content, to be read."""
+        """The content, as a binary file open for reading."""
         return io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content.open("rb")
 
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
     def sha256(self) -> str:
@@ -63,10 +63,10 @@ class Item:
 def code(commit: str) -> list[Item]:
     """The commit's files, as they are in git, below code/."""
     tracked = history.files(commit)
-    found = history.contents([file.blob for file in tracked])
+    contents = history.contents([file.blob for file in tracked])
     return [
         Item(f"code/{file.path}", content, code_licence(file.path), "", file.executable)
-        for file, (_, content) in zip(tracked, found, strict=True)
+        for file, (_, content) in zip(tracked, contents, strict=True)
     ]
 
 
@@ -96,7 +96,7 @@ def finished(lock: str, stages: Sequence[str], licence: str, remedy: str) -> lis
 
 
 def audit() -> list[Item]:
-    """The audit's outputs, where they are here: held against the committed lock, or if there is none, as they are."""
+    """The audit's outputs, if they exist: checked against the committed lock, or taken as they are where there is no lock."""
     folders = [folder for name in PUBLISHED if (folder := Path("runs/paper") / name).is_dir()]
     lock = committed(Path("dvc.lock"))
     if folders and lock is not None:
@@ -129,7 +129,7 @@ def zenodo(citation: dict[str, Any], moment: datetime) -> str:
 
 
 def not_here(items: list[Item], image: bool) -> str:
-    """left-out.csv: upstream texts and weights, and what this archive was made without."""
+    """left-out.csv: upstream texts and weights, and what else this archive does not hold."""
     rows = left_out.corpora() + left_out.weights()
     if lock := committed(Path("dvc.lock")):
         rows += [
@@ -169,7 +169,7 @@ def base_image(dockerfile: str) -> str:
 
 
 def listing(items: list[Item]) -> str:
-    """files.csv: each file's size, whether it is a program, its license, what it is; but for itself and the manifest."""
+    """files.csv: each file's size, whether it is a program, its license and description; without itself and the manifest."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(["path", "bytes", "executable", "licence", "about"])
@@ -179,18 +179,18 @@ def listing(items: list[Item]) -> str:
 
 
 def manifest(sums: dict[str, str]) -> str:
-    """What `sha256sum --check` reads, by name; the file itself excepted."""
+    """The manifest, as `sha256sum --check` reads it, in order of names; the manifest itself is not in it."""
     return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
 
 
 def results(items: list[Item]) -> list[crate.Result]:
     """The outputs of the miniature's run, with the versions that each recorded."""
     by_name = {item.name: item for item in items}
-    found = []
+    recorded = []
     for path, (stage, _) in sorted(outputs(storage.read_text(Path("mini/dvc.lock"))).items()):
         with by_name[f"{path}/provenance.json"].open() as opened:
-            found.append(crate.Result(f"{path}/", stage, json.load(opened)["versions"]))
-    return found
+            recorded.append(crate.Result(f"{path}/", stage, json.load(opened)["versions"]))
+    return recorded
 
 
 FOLDERS = {  # what files.csv and the description say of the parts
@@ -210,7 +210,7 @@ NAMED = {  # files inside code/ that readers of the description look for
 
 
 def parts(items: list[Item], done: list[crate.Result]) -> list[crate.Part]:
-    """What the description names: the files at the top, the folders, the outputs of the runs, a few files inside."""
+    """The entries of the description: the files at the top, the folders, the outputs of the runs, and the files of `NAMED`."""
     folders = {name: facts for name, facts in FOLDERS.items() if any(item.name.startswith(name) for item in items)}
     folders |= {result.path: (f"output of stage {result.stage}", "CC0-1.0") for result in done}
     for name in PUBLISHED:
@@ -222,8 +222,8 @@ def parts(items: list[Item], done: list[crate.Result]) -> list[crate.Part]:
     return sorted(described, key=lambda part: part.path)
 
 
-def top(of: crate.Source, items: list[Item], image: Path | None) -> list[Item]:
-    """The files at the archive's top that are made for it, the description and the lists excepted."""
+def top(origin: crate.Source, items: list[Item], image: Path | None) -> list[Item]:
+    """The files at the archive's top that are made for it, without the description and the lists."""
     table = packages.shipped()
     rows = packages.read(table)
     if wrong := packages.against(storage.read_text(packages.LOCK), rows):
@@ -231,16 +231,17 @@ def top(of: crate.Source, items: list[Item], image: Path | None) -> list[Item]:
             str(packages.TABLE), "; ".join(wrong[:3]), f"the versions of {packages.LOCK}", "run `mi-llm archive packages`"
         )
     program = (resources.files(__package__) / "reproduce.sh").read_bytes()
+    bill = packages.bill(rows, origin.commit, origin.moment)
     made = [
         Item("CITATION.cff", Path("CITATION.cff"), "MIT", "how to cite"),
         Item("LICENSE", Path("LICENSE"), "MIT", "license of the code; files.csv has each file's"),
-        Item("code.bundle", history.bundle(of.commit), BUNDLE, "the repository with its history, as a git bundle"),
+        Item("code.bundle", history.bundle(origin.commit), BUNDLE, "the repository with its history, as a git bundle"),
         Item("left-out.csv", not_here(items, image is not None).encode(), "MIT", "what is left out, why, and how to fetch it"),
         Item("packages.csv", table.encode(), "MIT", "the packages' files with SHA-256 and licenses"),
         Item("reproduce.sh", program, "MIT", "runs the study from here", executable=True),
-        Item("sbom.cdx.json", packages.bill(rows, of.commit, of.moment).encode(), "MIT", "bill of materials (CycloneDX 1.6)"),
+        Item("sbom.cdx.json", bill.encode(), "MIT", "bill of materials (CycloneDX 1.6)"),
         Item("wheels.sha256", packages.sums(rows).encode(), "MIT", "the packages' SHA-256, for sha256sum"),
-        Item("zenodo.json", zenodo(of.citation, of.moment).encode(), "MIT", "metadata for a deposit at Zenodo"),
+        Item("zenodo.json", zenodo(origin.citation, origin.moment).encode(), "MIT", "metadata for a deposit at Zenodo"),
     ]  # fmt: skip
     if image is not None:
         made.append(Item(f"image/{image.name}", image, "LicenseRef-of-its-parts", "the study's container image"))
@@ -274,18 +275,18 @@ def source(commit: str, moment: datetime) -> crate.Source:
 def gather(image: Path | None) -> tuple[list[Item], datetime]:
     """Everything that goes into the archive, and the commit's time."""
     commit, moment = history.head()
-    of = source(commit, moment)
+    origin = source(commit, moment)
     items = (
         code(commit)
         + shipped_data()
         + finished(storage.read_text(Path("mini/dvc.lock")), (), "CC0-1.0", "./reproduce.sh mini")
         + audit()
     )
-    made = top(of, items, image)
+    made = top(origin, items, image)
     items += [*made, Item("README.md", readme(commit, made), "MIT", "what this archive is, and how to run it")]
     done = results(items)
     lists = [crate.Part(LISTING, EVERY_FILE, "MIT"), crate.Part(MANIFEST, EVERY_SUM, "MIT")]
-    described = crate.describe(parts(items, done) + lists, done, of)
+    described = crate.describe(parts(items, done) + lists, done, origin)
     items.append(Item(crate.METADATA, described.encode(), "MIT", DESCRIPTION))
     items.append(Item(LISTING, listing(items).encode(), "MIT", EVERY_FILE))
     items.append(Item(MANIFEST, manifest({item.name: item.sha256() for item in items}).encode(), "MIT", EVERY_SUM))

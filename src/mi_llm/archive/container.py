@@ -1,4 +1,4 @@
-"""The zip file of the archive in its one canonical form: what is in it decides every byte of it.
+"""The zip file of the archive in its one canonical form: its content determines every byte.
 
 Entries stand in order of their names, stored without compression (two zlib builds may disagree), with one time for all and no
 other attribute than whether a file is a program. So a file can be checked by writing it again from its own content.
@@ -35,12 +35,12 @@ def write(target: BinaryIO, entries: Iterable[Entry], moment: datetime) -> None:
             info.create_system = UNIX
             info.external_attr = (stat.S_IFREG | (0o755 if entry.executable else 0o644)) << 16
             info.file_size = entry.size
-            with entry.open() as source, archive.open(info, "w") as place:
-                shutil.copyfileobj(source, place, CHUNK)
+            with entry.open() as source, archive.open(info, "w") as destination:
+                shutil.copyfileobj(source, destination, CHUNK)
 
 
 def unsafe(name: str) -> str:
-    """What is wrong with a name: it would lead out of the folder, or mean another file on another system; empty if nothing is."""
+    """Why a name is unsafe (it leads out of the folder, or means another file on another system); empty if it is safe."""
     path = PurePosixPath(name)
     if path.is_absolute() or name != path.as_posix() or {".", ".."} & set(path.parts):
         return "leads out of the archive"
@@ -52,13 +52,13 @@ def unsafe(name: str) -> str:
 
 
 def difference(left: BinaryIO, right: BinaryIO) -> int | None:
-    """The first byte at which two files differ, or None."""
-    place = 0
+    """The offset of the first byte at which two files differ, or None."""
+    offset = 0
     while True:
-        one, other = left.read(CHUNK), right.read(CHUNK)
-        if one != other:
-            shared = min(len(one), len(other))
-            return place + next((index for index in range(shared) if one[index] != other[index]), shared)
-        if not one:
+        left_chunk, right_chunk = left.read(CHUNK), right.read(CHUNK)
+        if left_chunk != right_chunk:
+            shared = min(len(left_chunk), len(right_chunk))
+            return offset + next((index for index in range(shared) if left_chunk[index] != right_chunk[index]), shared)
+        if not left_chunk:
             return None
-        place += len(one)
+        offset += len(left_chunk)

@@ -119,7 +119,7 @@ def image(reference_text: str) -> Node:
 
 
 def software(results: Iterable[Result]) -> list[Node]:
-    """What computed, as the outputs' provenance records it."""
+    """The software of the run, with versions, as the outputs' provenance records it."""
     versions = sorted({pair for result in results for pair in result.versions.items()})
     return [
         {
@@ -146,16 +146,16 @@ def parameter(name: str, about: str, example: list[str], kind: str) -> Node:
     }
 
 
-def root(of: Source) -> Node:
+def root(source: Source) -> Node:
     """The properties of the archive as a whole."""
     return {
-        "name": of.citation["title"],
-        "description": of.citation["abstract"],
-        "identifier": f"mi-llm-{__version__}-{of.commit}",
+        "name": source.citation["title"],
+        "description": source.citation["abstract"],
+        "identifier": f"mi-llm-{__version__}-{source.commit}",
         "version": __version__,
-        "datePublished": of.moment.isoformat(),
-        "keywords": ", ".join(of.citation["keywords"]),
-        "license": licence_links(of.citation["license"]),
+        "datePublished": source.moment.isoformat(),
+        "keywords": ", ".join(source.citation["keywords"]),
+        "license": licence_links(source.citation["license"]),
         "author": {"@id": "#authors"},
         "publisher": {"@id": "#authors"},
         "citation": {"@id": PAPER},
@@ -165,8 +165,8 @@ def root(of: Source) -> Node:
     }
 
 
-def workflow(of: Source, formal: tuple[list[Node], list[Node]], used: list[Node]) -> Node:
-    """What makes a workflow of the file dvc.yaml."""
+def workflow(source: Source, formal: tuple[list[Node], list[Node]], used: list[Node]) -> Node:
+    """The properties that describe dvc.yaml as a workflow."""
     inputs, outputs = formal
     return {
         "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
@@ -174,7 +174,7 @@ def workflow(of: Source, formal: tuple[list[Node], list[Node]], used: list[Node]
         "name": "The study, a DVC pipeline",
         "programmingLanguage": {"@id": DVC},
         "url": PAPER,
-        "version": of.commit,
+        "version": source.commit,
         "creator": {"@id": "#authors"},
         "input": reference(*(node["@id"] for node in inputs)),
         "output": reference(*(node["@id"] for node in outputs)),
@@ -197,13 +197,13 @@ def run(results: list[Result]) -> Node:
     }
 
 
-def context(of: Source, licences: list[str]) -> list[Node]:
-    """Who, in which language, under which licenses and profiles, and the paper."""
+def context(source: Source, licences: list[str]) -> list[Node]:
+    """The entities that others refer to: authors, paper, workflow language, container image, profiles and licenses."""
     nodes: list[Node] = [
-        {"@id": "#authors", "@type": "Organization", "name": of.citation["authors"][0]["name"], "url": PAPER},
-        {"@id": PAPER, "@type": "ScholarlyArticle", "name": of.citation["preferred-citation"]["title"], "identifier": PAPER},
-        {"@id": DVC, "@type": "ComputerLanguage", "name": "DVC pipeline", "version": of.dvc, "url": DVC},
-        image(of.base_image),
+        {"@id": "#authors", "@type": "Organization", "name": source.citation["authors"][0]["name"], "url": PAPER},
+        {"@id": PAPER, "@type": "ScholarlyArticle", "name": source.citation["preferred-citation"]["title"], "identifier": PAPER},
+        {"@id": DVC, "@type": "ComputerLanguage", "name": "DVC pipeline", "version": source.dvc, "url": DVC},
+        image(source.base_image),
     ]
     for name, (title, version) in {**PROFILES, PIPELINE: ("Bioschemas ComputationalWorkflow", "1.0")}.items():
         nodes.append({"@id": name, "@type": ["CreativeWork", "Profile"], "name": title, "version": version})
@@ -212,29 +212,29 @@ def context(of: Source, licences: list[str]) -> list[Node]:
     return nodes
 
 
-def describe(parts: list[Part], results: list[Result], of: Source) -> str:
+def describe(parts: list[Part], results: list[Result], source: Source) -> str:
     """The text of ro-crate-metadata.json."""
     used = software(results)
     made: dict[str, list[str]] = {}
     for result in results:
         made.setdefault(result.stage.split("@", maxsplit=1)[0], []).append(result.path)
     inputs = [parameter(f"input-{name}", about, [example], kind) for name, (about, example, kind) in INPUTS.items()]
-    outputs = [parameter(f"output-{name}", of.stages[name], paths, "Dataset") for name, paths in sorted(made.items())]
+    outputs = [parameter(f"output-{name}", source.stages[name], paths, "Dataset") for name, paths in sorted(made.items())]
     example_of = {path: node["@id"] for node in inputs + outputs for path in ids(node["workExample"])}
     entities = [data(part) for part in parts]
     for entity in entities:
         if entity["@id"] in example_of:
             entity["exampleOfWork"] = {"@id": example_of[entity["@id"]]}
         if entity["@id"] == WORKFLOW:
-            entity.update(workflow(of, (inputs, outputs), used))
+            entity.update(workflow(source, (inputs, outputs), used))
     licences = sorted({name for part in parts for name in part.licence.split(" AND ")})
     crate = ROCrate(version="1.2")
     crate.metadata.extra_contexts = ["https://w3id.org/ro/terms/workflow-run/context"]
     crate.metadata.extra_terms = TERMS
-    for name, value in root(of).items():
+    for name, value in root(source).items():
         crate.root_dataset[name] = value
     crate.add(*(DataEntity(crate, entity["@id"], entity) for entity in entities))
-    rest = [run(results), *context(of, licences), *used, *inputs, *outputs]
+    rest = [run(results), *context(source, licences), *used, *inputs, *outputs]
     crate.add(*(ContextEntity(crate, node["@id"], node) for node in rest))
     described = crate.metadata.generate()
     described["@graph"].sort(key=lambda node: (node["@id"] != METADATA, node["@id"] != "./", node["@id"]))

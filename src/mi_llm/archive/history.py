@@ -29,22 +29,22 @@ class Tracked:
     executable: bool
 
 
-def git(*words: str, folder: Path | None = None, given: bytes = b"") -> bytes:
-    """What a git command prints; a Problem with git's own words if it fails."""
+def git(*words: str, folder: Path | None = None, stdin: bytes = b"") -> bytes:
+    """What a git command prints; raises Problem with git's own message if it fails."""
     try:
-        done = subprocess.run(["git", *words], cwd=folder, input=given, capture_output=True, check=False)  # noqa: S603, S607 — fixed commands
+        done = subprocess.run(["git", *words], cwd=folder, input=stdin, capture_output=True, check=False)  # noqa: S603, S607 — fixed commands
     except FileNotFoundError:
         raise Problem("git", "no such command", "git, for the archive's history", "install git") from None
     if done.returncode:
-        said = " ".join(done.stderr.decode("utf-8", "replace").split())
-        raise Problem(f"git {words[0]}", said, "a git repository with a commit", "run it in the study's own folder")
+        message = " ".join(done.stderr.decode("utf-8", "replace").split())
+        raise Problem(f"git {words[0]}", message, "a git repository with a commit", "run it in the study's own folder")
     return done.stdout
 
 
 def head() -> tuple[str, datetime]:
-    """The commit that is checked out, and its time; a Problem if the files are not those of that commit.
+    """The commit that is checked out, and its time; raises Problem if the files are not those of that commit.
 
-    But for the lock at the root, which the audit writes and no archive reads: what is committed of it is taken from the commit.
+    The lock at the root may differ: the audit writes it, and the archive takes its committed version.
     """
     changed = git("status", "--porcelain", "--", ".", ":(exclude,top)dvc.lock").decode("utf-8").splitlines()
     if changed:
@@ -61,27 +61,27 @@ def head() -> tuple[str, datetime]:
 
 
 def files(commit: str, folder: Path | None = None) -> list[Tracked]:
-    """The files of a commit, by path; a Problem at a link or a nested repository."""
-    found = []
+    """The files of a commit, by path; raises Problem at a link or a nested repository."""
+    tracked = []
     for line in git("ls-tree", "-r", "-z", commit, folder=folder).decode("utf-8").split("\0")[:-1]:
         facts, path = line.split("\t")
         mode, _, blob = facts.split()
         if mode not in ("100644", "100755"):
             raise Problem(path, f"git mode {mode}", "a plain file", "replace the link with the file")
-        found.append(Tracked(path, blob, mode == "100755"))
-    return found
+        tracked.append(Tracked(path, blob, mode == "100755"))
+    return tracked
 
 
 def contents(ids: list[str]) -> Iterator[tuple[bytes, bytes]]:
     """Kind and content of git objects, in the order of their ids."""
-    output = memoryview(git("cat-file", "--batch", given="".join(f"{name}\n" for name in ids).encode("ascii")))
-    place = 0
+    output = memoryview(git("cat-file", "--batch", stdin="".join(f"{name}\n" for name in ids).encode("ascii")))
+    offset = 0
     for _ in ids:
-        end = bytes(output[place : place + 200]).index(b"\n") + place
-        _, kind, size = bytes(output[place:end]).split()
-        place = end + 1 + int(size)
-        yield kind, bytes(output[end + 1 : place])
-        place += 1  # the line end after the content
+        end = bytes(output[offset : offset + 200]).index(b"\n") + offset
+        _, kind, size = bytes(output[offset:end]).split()
+        offset = end + 1 + int(size)
+        yield kind, bytes(output[end + 1 : offset])
+        offset += 1  # the line end after the content
 
 
 def stored(content: bytes) -> bytes:
@@ -94,7 +94,7 @@ def stored(content: bytes) -> bytes:
 
 
 def entry_head(kind: bytes, size: int) -> bytes:
-    """Type and length of a packed object: 4 bits of the length, then 7 a byte (gitformat-pack(5))."""
+    """Type and length of a packed object: 4 bits of the length, then 7 per byte (gitformat-pack(5))."""
     byte, size = KINDS[kind] << 4 | size & 15, size >> 4
     head = bytearray()
     while size:

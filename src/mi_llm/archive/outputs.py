@@ -1,4 +1,4 @@
-"""A study's finished outputs, held against the hashes that its committed dvc.lock has for them."""
+"""A study's finished outputs, checked against their hashes in the committed dvc.lock."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ def folder_md5(files: dict[str, str]) -> str:
 
 
 def checked(path: Path, md5: str, remedy: str) -> list[Path]:
-    """The files of one output (a folder or a file); a Problem if they are not the ones that the lock names."""
+    """The files of one output (a folder or a file); raises Problem if they are not the ones that the lock names."""
     if not path.exists():
         raise Problem(str(path), "not here", "the committed run's output", remedy)
     if path.is_dir():
         sums = storage.md5s(path)
-        found, files = folder_md5(sums), [path / name for name in sums]
+        actual_md5, files = folder_md5(sums), [path / name for name in sums]
     else:
-        found, files = storage.md5(path), [path]
-    if found != md5:
-        raise Problem(str(path), f"MD5 {found}", f"{md5}, as the committed lock has it", remedy)
+        actual_md5, files = storage.md5(path), [path]
+    if actual_md5 != md5:
+        raise Problem(str(path), f"MD5 {actual_md5}", f"{md5}, as the committed lock has it", remedy)
     return files

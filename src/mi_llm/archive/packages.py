@@ -1,7 +1,7 @@
 """The packages that the study runs on: which files they are, with SHA-256 and license, and the bill of materials made of that.
 
 `packages.csv` is committed: an archive must be the same bytes without a network too. `mi-llm archive packages` renews it from
-pip's own report after requirements.lock changed. A package may have several rows: one file a platform, or a CPU and a CUDA build.
+pip's own report after requirements.lock changed. A package may have several rows: one per platform, or a CPU and a CUDA build.
 """
 
 import csv
@@ -74,18 +74,18 @@ def read(table: str) -> list[Package]:
 
 
 def against(lock: str, packages: list[Package]) -> list[str]:
-    """Where a table does not say what the lock says; an empty list if it does."""
-    wanted, found = locked(lock), {normal(item.package): item.version for item in packages}
-    names = sorted(wanted.keys() | found.keys())
+    """Where a table of packages differs from the lock; an empty list if it does not."""
+    expected, listed = locked(lock), {normal(item.package): item.version for item in packages}
+    names = sorted(expected.keys() | listed.keys())
     return [
-        f"{name}: {found.get(name, 'nothing')}, not {wanted.get(name, 'in the lock')}"
+        f"{name}: {listed.get(name, 'nothing')}, not {expected.get(name, 'in the lock')}"
         for name in names
-        if wanted.get(name) != found.get(name)
+        if expected.get(name) != listed.get(name)
     ]
 
 
 def licence(name: str) -> str:
-    """An installed package's license: its SPDX expression, or what its old-style fields amount to, or its own words."""
+    """An installed package's license: its SPDX expression, else the SPDX name of its older metadata, else its own words."""
     about = metadata(name)
     if expression := about["License-Expression"]:
         return str(expression)
@@ -102,26 +102,36 @@ def licence(name: str) -> str:
 
 
 def renew() -> None:
-    """Ask pip which files it would install for the lock, here, and put them into the table; rows of the same versions stay."""
-    wanted = locked(storage.read_text(LOCK))
-    words = ["install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-", "--requirement", str(LOCK)]
-    done = subprocess.run([sys.executable, "-m", "pip", *words], stdout=subprocess.PIPE, check=False)  # noqa: S603 — a fixed command
+    """Ask pip which files it would install here for the lock, and add them to the table; rows of the locked versions stay."""
+    versions = locked(storage.read_text(LOCK))
+    arguments = [
+        "install",
+        "--quiet",
+        "--dry-run",
+        "--ignore-installed",
+        "--no-deps",
+        "--report",
+        "-",
+        "--requirement",
+        str(LOCK),
+    ]
+    done = subprocess.run([sys.executable, "-m", "pip", *arguments], stdout=subprocess.PIPE, check=False)  # noqa: S603 — a fixed command
     if done.returncode:
         raise Problem(
             "pip", "could not find every package; its message is above", "an index that has them", "correct pip's settings"
         )
     rows = (
-        {item for item in read(storage.read_text(TABLE)) if wanted.get(normal(item.package)) == item.version}
+        {item for item in read(storage.read_text(TABLE)) if versions.get(normal(item.package)) == item.version}
         if TABLE.exists()
         else set()
     )
     for item in json.loads(done.stdout)["install"]:
         name, download = item["metadata"]["name"], item["download_info"]
         file = unquote(download["url"].rsplit("/", 1)[-1])
-        rows.add(Package(name, wanted[normal(name)], file, download["archive_info"]["hashes"]["sha256"], licence(name)))
+        rows.add(Package(name, versions[normal(name)], file, download["archive_info"]["hashes"]["sha256"], licence(name)))
     listed = pd.DataFrame(sorted(rows, key=lambda row: (normal(row.package), row.file)))
     storage.write_text(TABLE, listed.to_csv(index=False, lineterminator="\n"))
-    print(f"{TABLE}: {len(rows)} files of {len(wanted)} packages; commit it together with {LOCK}", file=sys.stderr)
+    print(f"{TABLE}: {len(rows)} files of {len(versions)} packages; commit it together with {LOCK}", file=sys.stderr)
 
 
 def sums(packages: list[Package]) -> str:

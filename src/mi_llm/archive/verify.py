@@ -1,4 +1,4 @@
-"""`mi-llm archive verify FILE`: is this archive whole, is it what it says, and is every byte of it accounted for?
+"""`mi-llm archive verify FILE`: is this archive complete, is it what it says it is, and is every byte of it checked?
 
 Reads the zip only (and its .sha256, where that lies beside it). The file is written again from its own content and compared
 with itself, so that a byte changed anywhere shows: in a file by its checksum, between files by the comparison.
@@ -38,7 +38,7 @@ SHOWN = 20  # faults printed; more say the same
 
 @dataclass(frozen=True)
 class Sums:
-    """A file's size in bytes, SHA-256, MD5 and git blob id."""
+    """A file's size in bytes, and its SHA-256, MD5 and git blob id."""
 
     size: int
     sha256: str
@@ -48,7 +48,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Opened:
-    """The archive under examination: the open zip file and the sums of every file in it."""
+    """The archive under examination: the open zip file and the checksums of every file in it."""
 
     zip: zipfile.ZipFile
     sums: dict[str, Sums]
@@ -59,7 +59,7 @@ class Opened:
 
 
 def sums(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Sums:
-    """The sums of one file; zipfile itself checks its CRC."""
+    """The checksums of one file; zipfile itself checks its CRC."""
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     blob = hashlib.sha1(b"blob %d\0" % info.file_size, usedforsecurity=False)
     with archive.open(info) as source:
@@ -70,7 +70,7 @@ def sums(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Sums:
 
 
 def names(archive: zipfile.ZipFile) -> list[str]:
-    """Faults of the names: unsafe, twice, or a kind of entry that the archive never has."""
+    """Faults of the file names: unsafe, twice, or a kind of entry that the archive never has."""
     infos = archive.infolist()
     faults = [f"{info.filename!r}: {fault}" for info in infos if (fault := container.unsafe(info.filename))]
     seen: set[str] = set()
@@ -84,33 +84,35 @@ def names(archive: zipfile.ZipFile) -> list[str]:
 
 
 def whole(opened: Opened) -> list[str]:
-    """The manifest against the files."""
-    found = {name: entry.sha256 for name, entry in opened.sums.items() if name != MANIFEST}
-    said = opened.text(MANIFEST)
-    if said == manifest(found):
+    """Where the manifest differs from the files."""
+    sums_of_files = {name: entry.sha256 for name, entry in opened.sums.items() if name != MANIFEST}
+    text = opened.text(MANIFEST)
+    if text == manifest(sums_of_files):
         return []
-    rows = {line[66:]: line[:64] for line in said.splitlines()}
-    faults = [f"{name}: not in {MANIFEST}" for name in sorted(found.keys() - rows.keys())]
-    faults += [f"{name}: missing, though {MANIFEST} names it" for name in sorted(rows.keys() - found.keys())]
-    faults += [f"{name}: its SHA-256 is not the manifest's" for name in sorted(rows) if found.get(name, rows[name]) != rows[name]]
+    rows = {line[66:]: line[:64] for line in text.splitlines()}
+    faults = [f"{name}: not in {MANIFEST}" for name in sorted(sums_of_files.keys() - rows.keys())]
+    faults += [f"{name}: missing, though {MANIFEST} names it" for name in sorted(rows.keys() - sums_of_files.keys())]
+    faults += [
+        f"{name}: its SHA-256 is not the manifest's" for name in sorted(rows) if sums_of_files.get(name, rows[name]) != rows[name]
+    ]
     return faults or [f"{MANIFEST}: not written as `sha256sum` writes it"]
 
 
 def listed(opened: Opened) -> list[str]:
-    """files.csv against the files."""
+    """Where files.csv differs from the files."""
     rows = {row["path"]: row for row in csv.DictReader(io.StringIO(opened.text(LISTING)))}
-    found = opened.sums.keys() - {LISTING, MANIFEST}
-    faults = [f"{name}: not in {LISTING}, or only there" for name in sorted(found ^ rows.keys())]
+    present = opened.sums.keys() - {LISTING, MANIFEST}
+    faults = [f"{name}: not in {LISTING}, or only there" for name in sorted(present ^ rows.keys())]
     faults += [
         f"{name}: {LISTING} has another size"
-        for name in sorted(found & rows.keys())
+        for name in sorted(present & rows.keys())
         if int(rows[name]["bytes"]) != opened.sums[name].size
     ]
     return faults + [f"{name}: {LISTING} names no license" for name, row in rows.items() if not row["licence"]]
 
 
 def canonical(opened: Opened, path: Path, moment: datetime) -> list[str]:
-    """The whole file against the same content written again."""
+    """Where the zip file differs from the same content written again."""
     programs = {row["path"] for row in csv.DictReader(io.StringIO(opened.text(LISTING))) if row["executable"] == "yes"}
 
     def reader(name: str) -> Callable[[], Any]:
@@ -120,8 +122,8 @@ def canonical(opened: Opened, path: Path, moment: datetime) -> list[str]:
     with tempfile.TemporaryFile() as again, path.open("rb") as original:
         container.write(again, entries, moment)
         again.seek(0)
-        place = container.difference(original, again)
-    return [] if place is None else [f"byte {place}: between the files' contents, and not as the archive is written"]
+        offset = container.difference(original, again)
+    return [] if offset is None else [f"byte {offset}: between the files' contents, and not as the archive is written"]
 
 
 def graph(opened: Opened) -> tuple[dict[str, Any], list[str]]:
@@ -144,19 +146,19 @@ def graph(opened: Opened) -> tuple[dict[str, Any], list[str]]:
 
 
 def history_of(opened: Opened, commit: str) -> list[str]:
-    """code.bundle against the commit and against code/."""
+    """Where code.bundle differs from the commit or from code/."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        (place / "code.bundle").write_bytes(opened.zip.read("code.bundle"))
+        root = Path(folder)
+        (root / "code.bundle").write_bytes(opened.zip.read("code.bundle"))
         try:
-            history.git("init", "--quiet", "--bare", "git", folder=place)
-            history.git("fetch", "--quiet", "../code.bundle", f"{history.BRANCH}:{history.BRANCH}", folder=place / "git")
-            history.git("fsck", "--strict", "--no-dangling", folder=place / "git")
-            found = history.git("rev-parse", history.BRANCH, folder=place / "git").decode("ascii").strip()
-            tracked = {f"code/{file.path}": file.blob for file in history.files(found, place / "git")}
+            history.git("init", "--quiet", "--bare", "git", folder=root)
+            history.git("fetch", "--quiet", "../code.bundle", f"{history.BRANCH}:{history.BRANCH}", folder=root / "git")
+            history.git("fsck", "--strict", "--no-dangling", folder=root / "git")
+            bundled_commit = history.git("rev-parse", history.BRANCH, folder=root / "git").decode("ascii").strip()
+            tracked = {f"code/{file.path}": file.blob for file in history.files(bundled_commit, root / "git")}
         except Problem as problem:
             return [f"code.bundle: {problem.found}"]
-    faults = [] if found == commit else [f"code.bundle: commit {found}, not {commit}"]
+    faults = [] if bundled_commit == commit else [f"code.bundle: commit {bundled_commit}, not {commit}"]
     blobs = {name: entry.blob for name, entry in opened.sums.items() if name.startswith("code/")}
     return faults + [
         f"{name}: not as in code.bundle" for name in sorted(blobs.keys() | tracked.keys()) if blobs.get(name) != tracked.get(name)
@@ -164,7 +166,7 @@ def history_of(opened: Opened, commit: str) -> list[str]:
 
 
 def finished(opened: Opened) -> list[str]:
-    """The outputs in runs/ against the locks in code/."""
+    """Which outputs in runs/ are not the ones that the locks in code/ name."""
     faults = []
     for lock, stages in (("code/mini/dvc.lock", ()), ("code/dvc.lock", PUBLISHED)):
         if lock not in opened.sums:
@@ -182,14 +184,14 @@ def finished(opened: Opened) -> list[str]:
 
 
 def bill(opened: Opened) -> list[str]:
-    """The bill of materials and the table of packages against their schema and against the lock."""
+    """Where the bill of materials breaks its schema, or the bill or the table of packages differs from the lock."""
     text, lock = opened.text("sbom.cdx.json"), opened.text("code/requirements.lock")
     fault = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     faults = [f"sbom.cdx.json: {fault}"] if fault else []
     rows = packages.read(opened.text("packages.csv"))
     faults += [f"packages.csv: {line}" for line in packages.against(lock, rows)]
-    found = {packages.normal(part["name"]): part["version"] for part in json.loads(text).get("components", [])}
-    if found != packages.locked(lock):
+    components = {packages.normal(part["name"]): part["version"] for part in json.loads(text).get("components", [])}
+    if components != packages.locked(lock):
         faults.append("sbom.cdx.json: not the packages of code/requirements.lock")
     if opened.text("wheels.sha256") != packages.sums(rows):
         faults.append("wheels.sha256: not what packages.csv says")
@@ -197,7 +199,7 @@ def bill(opened: Opened) -> list[str]:
 
 
 def citation(opened: Opened) -> list[str]:
-    """CITATION.cff against the schema of the Citation File Format 1.2.0."""
+    """Where CITATION.cff breaks the schema of the Citation File Format 1.2.0, or differs from the one in code/."""
     schema = resources.files(check_jsonschema) / "builtin_schemas" / "vendor" / "citation-file-format.json"
     content = json.loads(json.dumps(YAML(typ="safe").load(opened.text("CITATION.cff")), default=str))
     validator = Draft7Validator(json.loads(schema.read_text(encoding="utf-8")))
@@ -208,7 +210,7 @@ def citation(opened: Opened) -> list[str]:
 
 
 def deposit(opened: Opened) -> list[str]:
-    """The deposit's metadata and the list of what is left out."""
+    """What is missing in the deposit's metadata or in the list of what is left out."""
     metadata = json.loads(opened.text("zenodo.json")).get("metadata", {})
     faults = [f"zenodo.json: no {key}" for key in ZENODO if not metadata.get(key)]
     rows = list(csv.DictReader(io.StringIO(opened.text("left-out.csv"))))
@@ -218,7 +220,7 @@ def deposit(opened: Opened) -> list[str]:
 
 
 def examine(path: Path) -> list[str]:
-    """All faults of an archive; the cheapest to understand first. An empty list if it is whole."""
+    """All faults of an archive, the easiest to understand first; an empty list if it is complete."""
     beside = path.with_name(f"{path.name}.sha256")
     faults = []
     if beside.exists() and storage.read_text(beside) != f"{storage.sha256(path)}  {path.name}\n":

@@ -9,7 +9,9 @@ import pandas as pd
 from mi_llm.audit.evidence import Evidence
 from mi_llm.miti.reliability import cohen, fleiss
 
-CODES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {  # code → what an annotator gave; empty where it does not apply
+CODES: dict[
+    str, Callable[[pd.DataFrame], pd.Series]
+] = {  # code → the column of annotators' answers; n/a or empty where it does not apply
     "main_behaviour": lambda table: table["main_therapist_behaviour"],
     "reflection_present": lambda table: table["reflection_exists"],
     "question_present": lambda table: table["question_exists"],
@@ -84,8 +86,8 @@ def agreement(evidence: Evidence) -> pd.DataFrame:
     shared = table.groupby("transcript_id")["annotator_id"].nunique()
     table = table[table["transcript_id"].isin(shared[shared > 1].index)]
     rows = []
-    for code, given in CODES.items():
-        wide = table.assign(code=given(table)).pivot_table(
+    for code, codes_of in CODES.items():
+        wide = table.assign(code=codes_of(table)).pivot_table(
             index=["transcript_id", "utterance_id"], columns="annotator_id", values="code", aggfunc="first"
         )
         wide = wide.where((wide != "n/a") & wide.notna(), None)
@@ -94,10 +96,10 @@ def agreement(evidence: Evidence) -> pd.DataFrame:
         if not items:
             continue
         kappas = []
-        for one, other in combinations(wide.columns, 2):
-            both = wide[[one, other]].dropna()
+        for first, second in combinations(wide.columns, 2):
+            both = wide[[first, second]].dropna()
             if len(both):
-                kappas.append(cohen(both[one].tolist(), both[other].tolist()))
+                kappas.append(cohen(both[first].tolist(), both[second].tolist()))
         rows.append(
             {"code": code, "n_items": len(items), "n_pairs": len(kappas), "kappa_mean": fmean(kappas)}
             | {"kappa_min": min(kappas), "kappa_max": max(kappas), "fleiss": fleiss(items)}

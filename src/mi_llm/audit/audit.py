@@ -44,13 +44,13 @@ FILTER = "filter.js"
 
 
 def check(paper: Paper, evidence: Evidence) -> dict[str, Result]:
-    """Check every claim by its method."""
+    """The result of every claim's method, by the claim's id."""
     return {name: METHODS[claim.method](claim, paper, evidence) for name, claim in paper.items()}
 
 
 def rows(paper: Paper, results: dict[str, Result]) -> pd.DataFrame:
     """The table of claims with their verdicts."""
-    found = [
+    records = [
         {
             "id": name, "location": claim.location, "reported": claim.reported, "reported_sd": claim.reported_sd, "n": claim.n,
             "recomputed": results[name].recomputed, "recomputed_sd": results[name].recomputed_sd, "verdict": results[name].verdict,
@@ -58,33 +58,33 @@ def rows(paper: Paper, results: dict[str, Result]) -> pd.DataFrame:
         }
         for name, claim in paper.items()
     ]  # fmt: skip
-    return pd.DataFrame(found)
+    return pd.DataFrame(records)
 
 
 def paper_scores(paper: Paper) -> pd.DataFrame:
     """The paper's models as rows of the baselines table; it gives BLEU-4 only."""
-    found = []
+    records = []
     for arm, word in (("base", "base"), ("ft", "tuned")):
         for model in tuned().values():
             claim = paper[f"X-bleu-{arm}-{model.figure_3}"]
-            found.append({"predictor": f"paper: {model.figure_3}, {word}", "bleu_4": float(claim.reported)})
-    return pd.DataFrame(found)
+            records.append({"predictor": f"paper: {model.figure_3}, {word}", "bleu_4": float(claim.reported)})
+    return pd.DataFrame(records)
 
 
 def supporting(paper: Paper, evidence: Evidence) -> dict[str, pd.DataFrame]:
-    """The tables behind the findings, by file name; those whose data was unavailable are left out."""
-    found = {"grim": codes.grid(paper), "comparisons": codes.comparisons(paper), "missing": evidence.missing}
+    """The tables behind the findings, by file name; tables whose data were unavailable are left out."""
+    tables = {"grim": codes.grid(paper), "comparisons": codes.comparisons(paper), "missing": evidence.missing}
     if evidence.has("release"):
         for name, kind in (("baselines", "rounds"), ("baselines_aligned", "aligned")):
-            found[name] = pd.concat([baselines(evidence.rounds(kind), evidence.seed), paper_scores(paper)], ignore_index=True)
-        found |= {"table3": dialogs.table_3(evidence), "simulated_topics": dialogs.simulated_topics(evidence)}
-        found["alignment"] = evidence.alignment
-        evidence.baselines = found["baselines"].iloc[:5].set_index("predictor")["bleu_4"].to_dict()
+            tables[name] = pd.concat([baselines(evidence.rounds(kind), evidence.seed), paper_scores(paper)], ignore_index=True)
+        tables |= {"table3": dialogs.table_3(evidence), "simulated_topics": dialogs.simulated_topics(evidence)}
+        tables["alignment"] = evidence.alignment
+        evidence.baselines = tables["baselines"].iloc[:5].set_index("predictor")["bleu_4"].to_dict()
     if evidence.has("annomi"):
-        found |= {"annomi_behaviours": annomi.behaviours(evidence), "annomi_agreement": annomi.agreement(evidence)}
-        found["annomi_quality"] = annomi.by_quality(found["annomi_behaviours"])
-        found |= {"real_topics": dialogs.real_topics(evidence), "sample_of_transcripts": dialogs.sample_of_transcripts(evidence)}
-    return found
+        tables |= {"annomi_behaviours": annomi.behaviours(evidence), "annomi_agreement": annomi.agreement(evidence)}
+        tables["annomi_quality"] = annomi.by_quality(tables["annomi_behaviours"])
+        tables |= {"real_topics": dialogs.real_topics(evidence), "sample_of_transcripts": dialogs.sample_of_transcripts(evidence)}
+    return tables
 
 
 def audit(study: Study) -> None:
@@ -97,9 +97,9 @@ def audit(study: Study) -> None:
         table = rows(paper, results)
         for name, content in {"claims": table, **tables}.items():
             storage.write_text(out / f"{name}.csv", content.to_csv(index=False, lineterminator="\n"))
-        found = findings(paper, results, evidence, tables)
+        headlines = findings(paper, results, evidence, tables)
         verdicts = {verdict: int((table["verdict"] == verdict).sum()) for verdict in VERDICTS}
-        storage.write_json(out / "findings.json", [{lang: finding.words(lang) for lang in LANGUAGES} for finding in found])
+        storage.write_json(out / "findings.json", [{lang: finding.words(lang) for lang in LANGUAGES} for finding in headlines])
         environment = Environment(loader=PackageLoader("mi_llm.audit"), undefined=StrictUndefined, autoescape=True)
         for lang in LANGUAGES:
             page = environment.get_template("page.html.jinja").render(
@@ -110,11 +110,11 @@ def audit(study: Study) -> None:
                 script=Markup((resources.files(__package__) / FILTER).read_text(encoding="utf-8")),  # noqa: S704 — our own file
                 paper=paper,
                 results=results,
-                findings=[(finding, finding.words(lang)) for finding in found],
+                findings=[(finding, finding.words(lang)) for finding in headlines],
                 verdicts=verdicts,
                 meanings=VERDICTS,
                 methods={name: inspect.getdoc(method) for name, method in METHODS.items()},
                 tables=tables,
             )
             storage.write_text(out / ("index.html" if lang == "en" else f"index.{lang}.html"), page)
-        storage.write_json(out / "metrics.json", {"claims": len(table), "findings": len(found), **verdicts})
+        storage.write_json(out / "metrics.json", {"claims": len(table), "findings": len(headlines), **verdicts})

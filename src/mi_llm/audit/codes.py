@@ -1,4 +1,4 @@
-"""Table 6: can the printed means and standard deviations be, and do they fit each other?
+"""Table 6: are the printed means and standard deviations possible, and do they fit each other?
 
 GRIM: Brown and Heathers 2017, doi:10.1177/1948550616673876. GRIMMER: Anaya 2016, doi:10.7287/peerj.preprints.2400.
 A dialog's code is a whole number, or, averaged over two raters, a multiple of one half. Everything below counts in units of
@@ -29,14 +29,14 @@ SEARCH = 40_000_000  # bits of work up to which the exhaustive search is tried
 
 
 def totals(mean: Printed, size: int, raters: int) -> range:
-    """GRIM: the sums, in units of 1/raters, that `size` codes can have so that their mean is printed as it is."""
+    """GRIM: the sums, in units of 1/raters, with which the mean of `size` codes is printed as it is."""
     low = math.ceil((mean.value - mean.half) * size * raters - 1e-9)
     high = math.floor((mean.value + mean.half) * size * raters + 1e-9)
     return range(low, high + 1)
 
 
 def squares(total: int, sd: Printed, size: int, raters: int) -> list[int]:
-    """GRIMMER: the sums of squares that go with a sum so that the sample SD is printed as it is; parity must agree."""
+    """GRIMMER: the sums of squares with which, given the sum, the sample SD is printed as it is; parity must agree."""
     scale = (size - 1) * raters**2
     low = max(sd.value - sd.half, 0) ** 2 * scale + total**2 / size
     high = (sd.value + sd.half) ** 2 * scale + total**2 / size
@@ -132,9 +132,15 @@ def grid(paper: Paper) -> pd.DataFrame:
             mean, sd = moments(paper, row, column)
             for size in SIZES:
                 for raters in RATERS:
-                    whole, both = possible(mean, sd, size, raters, row in GLOBALS)
+                    mean_ok, sd_ok = possible(mean, sd, size, raters, row in GLOBALS)
                     rows.append(
-                        {"cell": f"T6-{row}-{column}", "n": size, "raters": raters, "mean_possible": whole, "sd_possible": both}
+                        {
+                            "cell": f"T6-{row}-{column}",
+                            "n": size,
+                            "raters": raters,
+                            "mean_possible": mean_ok,
+                            "sd_possible": sd_ok,
+                        }
                     )
     return pd.DataFrame(rows)
 
@@ -162,20 +168,20 @@ def possible_moments(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     mean, sd = moments(paper, row, column)
     size, raters, rated = COLUMNS[column], raters_of(paper, row), row in GLOBALS
     unit = "whole numbers" if raters == 1 else "multiples of one half"
-    whole, both = possible(mean, sd, size, raters, rated)
-    if both:
+    mean_possible, both_possible = possible(mean, sd, size, raters, rated)
+    if both_possible:
         return unknown(f"The raters' codes were not released. {size} {unit} with this mean and SD exist.")
-    what = "this SD with this mean" if whole else "this mean"
+    what = "this SD with this mean" if mean_possible else "this mean"
     note = f"No {size} {unit} have {what}."
-    others = [
+    alternatives = [
         f"{count} {'whole numbers' if other == 1 else 'multiples of one half'}"
         for count in (size - 1, size)
         for other in RATERS
         if (count, other) != (size, raters) and possible(mean, sd, count, other, rated)[1]
     ]
-    note += f" They could come from {listed(others)}." if others else ""
+    note += f" They could come from {listed(alternatives)}." if alternatives else ""
     nearest = round(mean.value * size * raters) / (size * raters)
-    return Result("inconsistent", note, mean.write(nearest) if not whole else "")
+    return Result("inconsistent", note, mean.write(nearest) if not mean_possible else "")
 
 
 def follows(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
@@ -186,7 +192,7 @@ def follows(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     _, row, column = claim.id.split("-")
     (first, first_sd), (second, second_sd) = (moments(paper, part, column) for part in SUMS[row])
     share = 1.0 if row == "TR" else 0.5
-    found = share * (first.value + second.value)
+    recomputed = share * (first.value + second.value)
     slack = share * (first.half + second.half)
     parts = " + ".join(SUMS[row])
     note = f"{'' if share == 1 else 'half of '}{parts}."
@@ -195,10 +201,10 @@ def follows(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     high = share * (first_sd.value + second_sd.value + first_sd.half + second_sd.half)
     note += f" The SD must be between {max(low, 0):.2f} and {high:.2f}."
     if not low - claim.sd.half <= claim.sd.value <= high + claim.sd.half:
-        return Result("inconsistent", note, claim.mean.write(found))
-    if abs(found - claim.mean.value) <= claim.mean.half + slack + 1e-9:
-        return Result("reproduced", note, claim.mean.write(found))
-    return judged(claim, found, None, note)
+        return Result("inconsistent", note, claim.mean.write(recomputed))
+    if abs(recomputed - claim.mean.value) <= claim.mean.half + slack + 1e-9:
+        return Result("reproduced", note, claim.mean.write(recomputed))
+    return judged(claim, recomputed, None, note)
 
 
 def ratio_bounds(paper: Paper, row: str, column: str) -> tuple[float, float, float]:
@@ -247,7 +253,7 @@ def welch(paper: Paper, row: str, column: str, other: str = "Real") -> dict[str,
     """Welch's test from the printed moments of two columns: difference with 95 % interval, t, df, p, Hedges' g."""
     (mean, sd), (mean_2, sd_2) = moments(paper, row, column), moments(paper, row, other)
     size, size_2 = COLUMNS[column], COLUMNS[other]
-    found = stats.ttest_ind_from_stats(mean.value, sd.value, size, mean_2.value, sd_2.value, size_2, equal_var=False)
+    test = stats.ttest_ind_from_stats(mean.value, sd.value, size, mean_2.value, sd_2.value, size_2, equal_var=False)
     error, error_2 = sd.value**2 / size, sd_2.value**2 / size_2
     degrees = (error + error_2) ** 2 / (error**2 / (size - 1) + error_2**2 / (size_2 - 1))
     difference, reach = mean.value - mean_2.value, float(stats.t.ppf(0.975, degrees)) * math.sqrt(error + error_2)
@@ -255,7 +261,7 @@ def welch(paper: Paper, row: str, column: str, other: str = "Real") -> dict[str,
     hedges = difference / pooled * (1 - 3 / (4 * (size + size_2) - 9))
     return {
         "indicator": row, "column": column, "against": other, "difference": difference, "lo": difference - reach, "hi": difference + reach,
-        "t": float(found.statistic), "df": degrees, "p": float(found.pvalue), "hedges_g": hedges,
+        "t": float(test.statistic), "df": degrees, "p": float(test.pvalue), "hedges_g": hedges,
     }  # fmt: skip
 
 
@@ -266,6 +272,6 @@ def comparisons(paper: Paper) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows)
     order = table["p"].sort_values().index
-    adjusted = [min(1.0, table["p"][place] * (len(order) - rank)) for rank, place in enumerate(order)]
+    adjusted = [min(1.0, table["p"][index] * (len(order) - rank)) for rank, index in enumerate(order)]
     table["p_holm"] = pd.Series(pd.Series(adjusted, index=order).cummax(), index=table.index)
     return table.round(4)

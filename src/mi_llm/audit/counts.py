@@ -39,12 +39,12 @@ def cited_fact(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     if fact.get("value") is None:
         return unknown(f"Not found in a source. {fact.get('note', '')}".strip())
     source = evidence.literature["sources"][fact["source"]]
-    found = month(str(fact["value"]))
-    return equal(claim, found, f"{source['title']} ({source['url']}): {fact['value']}. {fact.get('note', '')}".strip())
+    recomputed = month(str(fact["value"]))
+    return equal(claim, recomputed, f"{source['title']} ({source['url']}): {fact['value']}. {fact.get('note', '')}".strip())
 
 
 def month(text: str) -> str:
-    """An ISO date as the paper writes dates, `June 2024`; other text as it is."""
+    """An ISO date in the paper's style, `June 2024`; other text unchanged."""
     names = [
         "January",
         "February",
@@ -59,8 +59,8 @@ def month(text: str) -> str:
         "November",
         "December",
     ]
-    found = re.fullmatch(r"(\d{4})-(\d\d)(-\d\d)?", text)
-    return f"{names[int(found[2]) - 1]} {found[1]}" if found else text
+    match = re.fullmatch(r"(\d{4})-(\d\d)(-\d\d)?", text)
+    return f"{names[int(match[2]) - 1]} {match[1]}" if match else text
 
 
 def evaluate(formula: str, values: dict[str, float]) -> float:
@@ -90,13 +90,13 @@ def manual_formula(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
 
 def named_corpora(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """The Chinese corpora that the paper names, each looked for at its public source."""
-    had = [name for name in CHINESE if evidence.has(name)]
+    acquired = [name for name in CHINESE if evidence.has(name)]
     bought = [
         name
         for name in CHINESE
         if sources()[name].obtain and not any(sources()[name].files.values()) and not sources()[name].commit
     ]
-    note = f"Named with sources: {listed(CHINESE)}. Acquired in this run: {listed(had) or 'none'}. Needs a bought license: {listed(bought)}."
+    note = f"Named with sources: {listed(CHINESE)}. Acquired in this run: {listed(acquired) or 'none'}. Needs a bought license: {listed(bought)}."
     return judged(claim, len(CHINESE), None, note)
 
 
@@ -156,9 +156,9 @@ def test_samples(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
 
 def rounds_a_dialog(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """Samples over dialogs, both as the paper gives them, against the mean rounds of Table 3's test row."""
-    found = int(paper["X-367"].reported) / int(paper["X-40"].reported)
-    note = f"{paper['X-367'].reported} samples of {paper['X-40'].reported} dialogs are {found:.3f} per dialog; Table 3 prints {claim.reported}."
-    result = judged(claim, found, None, note)
+    ratio = int(paper["X-367"].reported) / int(paper["X-40"].reported)
+    note = f"{paper['X-367'].reported} samples of {paper['X-40'].reported} dialogs are {ratio:.3f} per dialog; Table 3 prints {claim.reported}."
+    result = judged(claim, ratio, None, note)
     if result.verdict == "differs":
         return Result("inconsistent", note, result.recomputed)
     return result
@@ -180,12 +180,12 @@ def appendix_setting(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     if not settings:
         return unknown("the appendix was unavailable")
     name = claim.id.removeprefix("X-hp-")
-    found = settings.get(SETTINGS.get(name, name), "")
+    setting = settings.get(SETTINGS.get(name, name), "")
     if name == "precision":
-        return equal(claim, "BF16" if found == "true" else found, f"bf16: {found}")
-    if re.fullmatch(r"[\d.e+-]+", found) and float(found) == float(claim.reported):
-        return Result("reproduced", f"{SETTINGS.get(name, name)}: {found}", claim.reported)
-    return equal(claim, found, f"{SETTINGS.get(name, name)}: {found}")
+        return equal(claim, "BF16" if setting == "true" else setting, f"bf16: {setting}")
+    if re.fullmatch(r"[\d.e+-]+", setting) and float(setting) == float(claim.reported):
+        return Result("reproduced", f"{SETTINGS.get(name, name)}: {setting}", claim.reported)
+    return equal(claim, setting, f"{SETTINGS.get(name, name)}: {setting}")
 
 
 def unstated_settings(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
@@ -193,12 +193,12 @@ def unstated_settings(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     settings = hyperparameters(evidence.appendix.get("五", ""))
     if not settings:
         return unknown("the appendix was unavailable")
-    wanted = ("lora_rank", "lora_alpha", "lora_dropout", "seed", "temperature", "top_p")
-    found = [name for name in wanted if name in settings]
+    names = ("lora_rank", "lora_alpha", "lora_dropout", "seed", "temperature", "top_p")
+    stated = [name for name in names if name in settings]
     return holds(
-        not found,
-        f"the appendix gives {listed(found) or 'none'} of {listed(wanted)}",
-        claim.reported if not found else listed(found),
+        not stated,
+        f"the appendix gives {listed(stated) or 'none'} of {listed(names)}",
+        claim.reported if not stated else listed(stated),
     )
 
 

@@ -21,26 +21,27 @@ COLUMN = {"rounds": "rounds", "counselor": "client", "client": "counselor"}  # T
 MODELS = {model.table_4: name for name, model in models.tuned().items()}  # as Table 4's claims name them
 CASES = 3134  # cases of CPsyCounD, by its README
 DRAWS = 20_000  # random samples of a permutation test
+TENTH = "the tenth dialog existed"  # in the note on Table 4 where the workbook lacks one dialog; `findings` looks for it
 
 
 def labelled_features(dialogs: Labelled) -> dict[str, tuple[float, float]]:
     """Mean and population SD of Table 3's three features, by the rule that gives its test row.
 
     Messages count only where labeled exactly `client` or `counselor`; a round is a client message directly followed by a
-    counselor message; characters without punctuation, a message a volley; nothing is merged.
+    counselor message; characters without punctuation, one message per volley; nothing is merged.
     """
     rounds = [
         sum(before == "client" and after == "counselor" for (before, _), (after, _) in pairwise(dialog)) for dialog in dialogs
     ]
-    found = {"rounds": (statistics.fmean(rounds), statistics.pstdev(rounds))}
+    features = {"rounds": (statistics.fmean(rounds), statistics.pstdev(rounds))}
     for role in ("counselor", "client"):
         lengths = [without_punctuation(text) for dialog in dialogs for label, text in dialog if label == role]
-        found[role] = (statistics.fmean(lengths), statistics.pstdev(lengths))
-    return found
+        features[role] = (statistics.fmean(lengths), statistics.pstdev(lengths))
+    return features
 
 
 def labelled(dialogs: Sequence[Dialog]) -> Labelled:
-    """Dialogs that a reader made, as (label, text) messages."""
+    """Dialogs as a corpus reader gives them, in (label, text) messages."""
     return [[(turn.role, turn.text) for turn in dialog.turns] for dialog in dialogs]
 
 
@@ -79,11 +80,11 @@ def dialog_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     dialogs = sources[dataset]()
     if not dialogs:
         return unknown("the file was unavailable; see the list of what is missing")
-    found = labelled_features(dialogs)
-    mean, sd = found[feature]
+    features = labelled_features(dialogs)
+    mean, sd = features[feature]
     note = f"{len(dialogs)} dialogs. "
     if printed != feature:
-        named = found[printed]
+        named = features[printed]
         note += f"This is the {feature}'s number; the {printed}'s volleys, which the column head names, have {named[0]:.2f} ({named[1]:.2f})."
     result = judged(claim, mean, sd, note)
     if dataset == "CPsy" and result.verdict != "reproduced":
@@ -125,7 +126,7 @@ def simulated_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result
             and claim.sd.shows(statistics.stdev([*lengths, rounds]))
         ]
         for rounds in fitting:
-            note += f" With one more dialog of {rounds} rounds, mean and SD equal the printed digits: the tenth dialog existed."
+            note += f" With one more dialog of {rounds} rounds, mean and SD equal the printed digits: {TENTH}."
     return judged(claim, mean, sd, note)
 
 
@@ -192,7 +193,7 @@ def real_topics(evidence: Evidence) -> pd.DataFrame:
 
 
 def topic_test(evidence: Evidence) -> float:
-    """How often a random sample of 30 transcripts departs as far from AnnoMI's topics as Table 5 does.
+    """The share of random samples of 30 transcripts that depart as far from AnnoMI's topics as Table 5 does.
 
     The statistic is Pearson's chi-square against the expected counts, over 20,000 samples without replacement.
     """
@@ -203,9 +204,9 @@ def topic_test(evidence: Evidence) -> float:
     generator = np.random.default_rng(evidence.seed)
     draws = codes[generator.permuted(np.tile(np.arange(len(codes)), (DRAWS, 1)), axis=1)[:, :30]]
     counts = np.stack([(draws == code).sum(axis=1) for code in range(len(order))], axis=1)
-    found = np.array(list(evidence.reported_topics.values()))
-    chance = ((counts - expected) ** 2 / expected).sum(axis=1)
-    return float((chance >= ((found - expected) ** 2 / expected).sum()).mean())
+    reported = np.array(list(evidence.reported_topics.values()))
+    drawn = ((counts - expected) ** 2 / expected).sum(axis=1)
+    return float((drawn >= ((reported - expected) ** 2 / expected).sum()).mean())
 
 
 def real_topic(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
@@ -230,9 +231,9 @@ def simulated_topics(evidence: Evidence) -> pd.DataFrame:
     rows = []
     for dialog in evidence.simulated:
         if dialog.meta["arm"] == "tuned":
-            said = [turn.text for turn in dialog.turns if turn.role == "client"]
-            name = topic(" / ".join(said), words("simulated"))
-            rows.append({"dialog": dialog.id, "model": dialog.meta["model"], "topic": name, "opening": " / ".join(said[:3])})
+            texts = [turn.text for turn in dialog.turns if turn.role == "client"]
+            name = topic(" / ".join(texts), words("simulated"))
+            rows.append({"dialog": dialog.id, "model": dialog.meta["model"], "topic": name, "opening": " / ".join(texts[:3])})
     return pd.DataFrame(rows, columns=["dialog", "model", "topic", "opening"])
 
 
@@ -242,19 +243,19 @@ def simulated_topic(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     if table.empty:
         return unknown("the released workbook was unavailable")
     counts = table[table["topic"] == claim.claim].groupby("model").size().reindex(list(MODELS.values()), fill_value=0)
-    found = f"{counts.iloc[0]}x3" if counts.nunique() == 1 else "+".join(str(count) for count in counts)
+    recounted = f"{counts.iloc[0]}x3" if counts.nunique() == 1 else "+".join(str(count) for count in counts)
     printed = int(claim.reported.partition("x")[0])
     note = f"{listed_counts(counts)}; each model has {printed} in the paper."
-    others = table[table["topic"] == "Other"].groupby("model").size()
-    if found != claim.reported and len(others):
-        note += f" Dialogs on none of the paper's topics: {listed_counts(others)}."
-    if found != claim.reported and (counts.drop(MODELS["bai"]) == printed).all():
+    other_topics = table[table["topic"] == "Other"].groupby("model").size()
+    if recounted != claim.reported and len(other_topics):
+        note += f" Dialogs on none of the paper's topics: {listed_counts(other_topics)}."
+    if recounted != claim.reported and (counts.drop(MODELS["bai"]) == printed).all():
         note += " The dialog missing from the workbook has this topic, if it is as in the other models."
-    return Result("reproduced" if found == claim.reported else "differs", note, found)
+    return Result("reproduced" if recounted == claim.reported else "differs", note, recounted)
 
 
 def listed_counts(counts: "pd.Series[int]") -> str:
-    """`name: count` for each."""
+    """Counts as text: `name: count, name: count`."""
     return ", ".join(f"{name}: {count}" for name, count in counts.items())
 
 

@@ -1,4 +1,4 @@
-"""What the audit has in hand: the public files that were acquired and read, and nothing that was not.
+"""The audit's evidence: the public files that were acquired and read, and nothing else.
 
 Only corpora that the study takes from upstream count: the bundle's own samples say nothing about the paper.
 """
@@ -82,13 +82,13 @@ class Evidence:
     @cached_property
     def cases(self) -> list[list[tuple[str, str]]]:
         """The CPsyCounD cases counted as the paper seems to have: lines that begin with a plain label, nothing else."""
-        found: list[list[tuple[str, str]]] = []
+        cases: list[list[tuple[str, str]]] = []
         for file in self.files("cpsycound"):
             if file.name.endswith(".txt"):
                 lines = file.text().replace("\r\n", "\n").replace("\r", "\n").split("\n")
                 matches = (LABELLED.match(line.strip()) for line in lines)
-                found.append([(ROLES[match[1]], match[2]) for match in matches if match])
-        return found
+                cases.append([(ROLES[match[1]], match[2]) for match in matches if match])
+        return cases
 
     def corpus(self, name: str) -> list[Dialog]:
         """The dialogs of a public corpus, as its reader gives them."""
@@ -114,12 +114,12 @@ class Evidence:
 
     @cached_property
     def appendix(self) -> dict[str, str]:
-        """The appendix's sections."""
+        """The appendix's sections, by their Chinese number."""
         return release.read_appendix(self.release)
 
     @cached_property
     def annomi(self) -> pd.DataFrame:
-        """AnnoMI, a row an utterance and annotator; empty without the corpus."""
+        """AnnoMI, one row per utterance and annotator; empty without the corpus."""
         for file in self.files("annomi"):
             return pd.DataFrame(list(csv.DictReader(io.StringIO(file.text(), newline=""))))
         return pd.DataFrame(columns=list(annomi.COLUMNS))
@@ -130,8 +130,8 @@ class Evidence:
         once = self.annomi.drop_duplicates(["transcript_id", "utterance_id"])
         rows = []
         for name, table in once.groupby("transcript_id", sort=False):
-            ordered = table.assign(place=table["utterance_id"].astype(int)).sort_values("place")["interlocutor"].tolist()
-            volleys = [who for place, who in enumerate(ordered) if place == 0 or ordered[place - 1] != who]
+            ordered = table.assign(position=table["utterance_id"].astype(int)).sort_values("position")["interlocutor"].tolist()
+            volleys = [speaker for index, speaker in enumerate(ordered) if index == 0 or ordered[index - 1] != speaker]
             first = table.iloc[0]
             rows.append(
                 {"transcript": int(str(name)), "quality": first["mi_quality"], "topic": first["topic"].strip()}
@@ -152,5 +152,5 @@ class Evidence:
 
 
 def without_punctuation(text: str) -> int:
-    """Table 3's count: letters, digits and ideographs."""
+    """A text's length as Table 3 counts it: letters, digits and ideographs."""
     return characters(text)

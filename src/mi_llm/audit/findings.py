@@ -1,4 +1,4 @@
-"""The audit's headline findings: what was computed, each shown only where its evidence is, and put into words by `findings.yaml`."""
+"""The audit's headline findings: each is shown only where its evidence is available; `findings.yaml` has the sentences."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from ruamel.yaml import YAML
 
 from mi_llm.audit.codes import COLUMNS, GLOBALS, ratio_bounds
+from mi_llm.audit.dialogs import TENTH
 from mi_llm.audit.evidence import Evidence
 from mi_llm.audit.verdict import Result
 from mi_llm.paper import models as paper_models
@@ -31,7 +32,7 @@ class Finding:
     tables: tuple[str, ...] = ()
 
     def words(self, lang: str) -> dict[str, str]:
-        """What was found, from what, what it implies, what else could explain it: title, found, implies, otherwise."""
+        """The finding in a language: `title`, what was `found`, what it `implies`, and what `otherwise` could explain it."""
         environment = Environment(undefined=StrictUndefined)  # noqa: S701 — plain words; the page escapes them
         sentences = every_sentence()[self.kind][lang]
         return {part: environment.from_string(sentences[part]).render(self.facts) for part in PARTS}
@@ -44,15 +45,15 @@ def every_sentence() -> dict[str, dict[str, dict[str, str]]]:
 
 
 def impossible(results: dict[str, Result], column: str) -> list[str]:
-    """The ratings and counts of one of Table 6's columns whose mean or SD cannot be."""
+    """The ratings and counts of one of Table 6's columns whose mean or SD is impossible."""
     names = [name for name in results if name.startswith("T6-") and name.endswith(f"-{column}")]
     return [name for name in names if results[name].verdict == "inconsistent" and name.split("-")[1] not in ("CRR", "RQ", "ADH")]
 
 
 def findings(paper: Paper, results: dict[str, Result], evidence: Evidence, tables: dict[str, pd.DataFrame]) -> list[Finding]:
     """The findings, the weightiest first."""
-    found = [nine_dialogs(results, tables), *adherence(results, paper), *swapped(results)]
-    found += [
+    ordered = [nine_dialogs(results, tables), *adherence(results, paper), *swapped(results)]
+    ordered += [
         *shifted(evidence),
         *trivial(tables),
         *annotators(tables),
@@ -60,12 +61,12 @@ def findings(paper: Paper, results: dict[str, Result], evidence: Evidence, table
         *cited(results, evidence),
         *one_deviation(results),
     ]
-    found += [*ninth(results), untuned()]
-    return found
+    ordered += [*ninth(results), untuned()]
+    return ordered
 
 
 def nine_dialogs(results: dict[str, Result], tables: dict[str, pd.DataFrame]) -> Finding:
-    """Which columns of Table 6 can be with the stated number of dialogs."""
+    """How many of each column's means in Table 6 are possible with the stated number of dialogs."""
     grid = tables["grim"].set_index(["cell", "n"])
     rows = {
         column: [f"T6-{row}-{column}" for row in dict.fromkeys(cell.split("-")[1] for cell in tables["grim"]["cell"])]
@@ -91,14 +92,14 @@ def adherence(results: dict[str, Result], paper: Paper) -> list[Finding]:
     ratios = []
     for name in names:
         low, ratio, high = bounds[name.split("-")[2]]
-        found = {"printed": paper[name].reported, "ratio": f"{ratio:.3f}", "low": f"{max(low, 0):.3f}", "high": f"{high:.3f}"}
-        ratios.append({"column": name.split("-")[2], **found})
-    order = " > ".join(f"{column} {bounds[column][1]:.2f}" for column in sorted(bounds, key=lambda one: -bounds[one][1]))
+        numbers = {"printed": paper[name].reported, "ratio": f"{ratio:.3f}", "low": f"{max(low, 0):.3f}", "high": f"{high:.3f}"}
+        ratios.append({"column": name.split("-")[2], **numbers})
+    order = " > ".join(f"{column} {bounds[column][1]:.2f}" for column in sorted(bounds, key=lambda name: -bounds[name][1]))
     return [Finding("adherence", {"ratios": ratios, "order": order}, (*names, "S11"))]
 
 
 def swapped(results: dict[str, Result]) -> list[Finding]:
-    """Table 3's columns."""
+    """Table 3's two columns of volley lengths, exchanged."""
     names = ("T3-test-counselor", "T3-test-client")
     if any(results[name].verdict not in ("reproduced", "close") for name in names):
         return []
@@ -110,7 +111,7 @@ def swapped(results: dict[str, Result]) -> list[Finding]:
 
 
 def shifted(evidence: Evidence) -> list[Finding]:
-    """The positional test rounds."""
+    """The published test rounds that do not pair a client with the counselor who answers."""
     if not evidence.has("release"):
         return []
     table = evidence.alignment
@@ -123,7 +124,7 @@ def shifted(evidence: Evidence) -> list[Finding]:
 
 
 def trivial(tables: dict[str, pd.DataFrame]) -> list[Finding]:
-    """Baselines against the paper's models."""
+    """Replies without a model against the paper's models."""
     if "baselines" not in tables:
         return []
     table = tables["baselines"].set_index("predictor")
@@ -156,14 +157,14 @@ def annotators(tables: dict[str, pd.DataFrame]) -> list[Finding]:
 
 
 def sampled(results: dict[str, Result], tables: dict[str, pd.DataFrame]) -> list[Finding]:
-    """The AnnoMI sample."""
+    """The 30 AnnoMI transcripts that are unlikely to be a random sample."""
     if "sample_of_transcripts" not in tables or tables["sample_of_transcripts"]["p_mean"].iloc[0] >= RARE:
         return []
     table = tables["sample_of_transcripts"].set_index(["pool", "unit"])
-    whole = table.loc[("all", "rounds")]
+    pool = table.loc[("all", "rounds")]
     facts = {
         "topics_note": results["X-30real"].note, "rounds_note": results["T4-real-rounds"].note,
-        "transcripts": int(whole["transcripts"]), "mean": f"{whole['mean']:.2f}", "sd": f"{whole['sd']:.2f}", "p_all": f"{whole['p_mean']:.4f}",
+        "transcripts": int(pool["transcripts"]), "mean": f"{pool['mean']:.2f}", "sd": f"{pool['sd']:.2f}", "p_all": f"{pool['p_mean']:.4f}",
         "p_high": f"{table.loc[('high', 'rounds'), 'p_mean']:.4f}", "p_volleys": f"{table.loc[('all', 'volleys'), 'p_mean']:.2f}",
     }  # fmt: skip
     shown = ("X-30real", "T4-real-rounds", "T5-real-Reducing_alcohol_use")
@@ -199,11 +200,11 @@ def one_deviation(results: dict[str, Result]) -> list[Finding]:
 def ninth(results: dict[str, Result]) -> list[Finding]:
     """The missing dialog that Table 4 still counts."""
     note = results["T4-bai-rounds"].note
-    if "the tenth existed" not in note:
+    if TENTH not in note:
         return []
     return [Finding("ninth", {"note": note, "dialogs": results["T4-bai-n"].recomputed}, ("T4-bai-rounds", "T4-bai-n", "X-30sim"))]
 
 
 def untuned() -> Finding:
-    """The missing control."""
+    """The missing control: untuned models were not coded."""
     return Finding("untuned", claims=("S15",))

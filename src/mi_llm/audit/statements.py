@@ -16,26 +16,26 @@ INFREQUENT = 0.10  # share of all behaviors below which one counts as infrequent
 
 
 def mean(paper: Paper, row: str, column: str) -> float:
-    """A printed mean of Table 6."""
+    """The printed mean of one cell of Table 6."""
     return cell(paper, row, column).mean.value
 
 
 def tests(paper: Paper, row: str) -> str:
-    """Welch's p of each model against the real dialogs."""
+    """Welch's p of each model against the real dialogs, as text."""
     return "Welch p: " + ", ".join(f"{column} {welch(paper, row, column)['p']:.2f}" for column in MODELS) + "."
 
 
 def rates(paper: Paper, row: str) -> str:
-    """A behavior per counselor volley, by the printed means."""
-    each = {column: mean(paper, row, column) / paper[place].mean.value for column, place in ROUNDS.items()}
-    return "Per counselor volley: " + ", ".join(f"{column} {rate:.2f}" for column, rate in each.items()) + "."
+    """The rate of a behavior per counselor volley in each column, by the printed means, as text."""
+    rate_by_column = {column: mean(paper, row, column) / paper[claim_id].mean.value for column, claim_id in ROUNDS.items()}
+    return "Per counselor volley: " + ", ".join(f"{column} {rate:.2f}" for column, rate in rate_by_column.items()) + "."
 
 
 def approached(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """Technical and relational globals and the MI-adherent ratio: is any model's distinguishable from the real dialogs'?"""
-    found = [welch(paper, row, column) for row in ("TECH", "REL", "ADH") for column in MODELS]
-    apart = [f"{test['indicator']} {test['column']}" for test in found if test["p"] < 0.05]
-    widest = max(found, key=lambda test: test["hi"] - test["lo"])
+    comparisons = [welch(paper, row, column) for row in ("TECH", "REL", "ADH") for column in MODELS]
+    apart = [f"{test['indicator']} {test['column']}" for test in comparisons if test["p"] < 0.05]
+    widest = max(comparisons, key=lambda test: test["hi"] - test["lo"])
     note = f"{listed(apart) or 'None'} of 9 differ{'s' if len(apart) == 1 else ''} at p < .05. That does not prove similarity: the widest 95 % interval, "
     note += f"{widest['indicator']} {widest['column']}, is {widest['lo']:+.2f} to {widest['hi']:+.2f}."
     return holds(not apart, note)
@@ -144,7 +144,7 @@ def smaller_deviations(claim: Claim, paper: Paper, evidence: Evidence) -> Result
         if (own := deviations[row, column]) and (real := deviations[row, "Real"]) and own.value < real.value
     ]
     note = f"{len(smaller)} of {len(COUNTS) * len(MODELS)} SDs are smaller. Rounds vary more among the real dialogs too: SD "
-    note += ", ".join(f"{column} {paper[place].reported_sd}" for column, place in ROUNDS.items()) + "."
+    note += ", ".join(f"{column} {paper[claim_id].reported_sd}" for column, claim_id in ROUNDS.items()) + "."
     return holds(len(smaller) > len(COUNTS) * len(MODELS) / 2, note)
 
 

@@ -27,7 +27,7 @@ class Result:
 
 
 def judged(claim: Claim, mean: float, sd: float | None = None, note: str = "") -> Result:
-    """Compare recomputed numbers with the printed ones."""
+    """The verdict of recomputed numbers against the printed ones."""
     pairs = [(claim.mean, mean)]
     if claim.sd is not None and sd is not None:
         pairs.append((claim.sd, sd))
@@ -39,22 +39,22 @@ def judged(claim: Claim, mean: float, sd: float | None = None, note: str = "") -
     return Result(verdict, note, claim.mean.write(mean), claim.sd.write(sd) if claim.sd and sd is not None else "")
 
 
-def equal(claim: Claim, found: str, note: str = "") -> Result:
-    """Compare recomputed words with the printed ones."""
-    return Result("reproduced" if found == claim.reported else "differs", note, found)
+def equal(claim: Claim, recomputed: str, note: str = "") -> Result:
+    """The verdict of recomputed words against the printed ones."""
+    return Result("reproduced" if recomputed == claim.reported else "differs", note, recomputed)
 
 
 def holds(truth: bool, note: str, recomputed: str = "") -> Result:
-    """A statement in words that the numbers bear out, or not."""
+    """The verdict on a statement in words: whether the numbers bear it out."""
     return Result("reproduced" if truth else "differs", note, recomputed)
 
 
 def unknown(note: str) -> Result:
-    """What cannot be recomputed, and why."""
+    """The verdict on what cannot be recomputed; the note says why."""
     return Result("not recomputable", note)
 
 
 def listed(words: Iterable[str]) -> str:
     """Words in a row: `a, b and c`."""
-    found = list(words)
-    return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+    items = list(words)
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

@@ -1,7 +1,7 @@
-"""The end of a run: compare it with the committed one, and write down what came of it.
+"""The end of a run: compare it with the committed one, and write the result down.
 
 Reads the outputs, the committed lock and reference. Writes `<out>/certificate/codecheck.yml` for programs and
-`<out>/certificate/index.html` for people, in English and Chinese. They hold time and machine, and are therefore no output of DVC.
+`<out>/certificate/index.html` for people, in English and Chinese. They hold time and machine, so DVC does not track them.
 """
 
 import sys
@@ -38,7 +38,7 @@ MEANING = {
 
 
 def page(study: Study, comparison: Comparison, where: Circumstances, checker: Person | None, missing: list[Gap]) -> str:
-    """The certificate for people; no request leaves it."""
+    """The certificate for people, as HTML that loads nothing from a network."""
     environment = Environment(loader=PackageLoader("mi_llm.certificate", "."), undefined=StrictUndefined, autoescape=True)
     style = (resources.files("mi_llm.report") / "page.css").read_text(encoding="utf-8")
     pages = [path for path in (study.folder / "report/index.html", study.folder / "audit/index.html") if path.exists()]

@@ -1,6 +1,6 @@
-"""Under what circumstances a run came about: the commit, the machine, the versions, the time.
+"""The circumstances of a run: the commit, the machine, the versions, the time.
 
-Reads git, the system and the installed packages; writes nothing. None of it belongs into an output that DVC tracks.
+Reads git, the system and the installed packages; writes nothing. None of it belongs in an output that DVC tracks.
 """
 
 import os
@@ -62,7 +62,7 @@ def public(address: str | None) -> str | None:
 
 
 def code() -> Code:
-    """The commit in which this run stands. Locks are no change: runs write them, and what they say of outputs is compared."""
+    """The code of this run. A changed lock does not count: runs write locks, and the comparison reads their hashes."""
     commit = git("rev-parse", "HEAD")
     status = git("status", "--porcelain", "--no-renames", "-z", "--", ".", ":(exclude,glob)**/dvc.lock") or ""
     changed = tuple(sorted(entry[3:] for entry in status.split("\0") if entry))
@@ -70,7 +70,7 @@ def code() -> Code:
 
 
 def processor() -> str:
-    """The processor's name as Linux tells it, or else its kind."""
+    """The processor's name from /proc/cpuinfo, else its architecture."""
     table = Path("/proc/cpuinfo")
     lines = table.read_text(encoding="utf-8", errors="replace").splitlines() if table.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -92,7 +92,7 @@ def gpu() -> str | None:
 
 
 def circumstances() -> Circumstances:
-    """Look at code, machine and versions, now."""
+    """The present code, machine, versions and time."""
     return Circumstances(
         time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
         code=code(),

@@ -22,7 +22,7 @@ from mi_llm.study import Study
 
 SPECIFICATION = "https://codecheck.org.uk/spec/config/2.0/"
 FIXME = "FIXME"
-REPORTED = (".html", ".csv", ".svg")  # what people read of an output; the rest are its metrics and provenance
+REPORTED = (".html", ".csv", ".svg")  # the files of an output that people read; the others are its metrics and provenance
 PERSON = re.compile(r"(?P<name>[^<>]*[^<>\s])\s*(?:<(?P<orcid>[^<>]*)>)?")
 
 
@@ -58,15 +58,15 @@ def valid_orcid(text: str) -> bool:
     return text[-1] == "0123456789X"[(12 - total % 11) % 11]
 
 
-def codechecker(said: str | None) -> Person | None:
+def codechecker(named: str | None) -> Person | None:
     """The person named on the command line as `Name <ORCID>` or `Name`, else git's user.name, else None."""
-    if said is None:
+    if named is None:
         name = git("config", "user.name")
         return Person(name) if name else None
-    found = PERSON.fullmatch(said.strip())
-    if found is None or (found["orcid"] is not None and not valid_orcid(found["orcid"])):
-        raise Problem("--codechecker", said, "a name, or a name and an ORCID: Name <0000-0000-0000-0000>", "correct it")
-    return Person(found["name"], found["orcid"])
+    match = PERSON.fullmatch(named.strip())
+    if match is None or (match["orcid"] is not None and not valid_orcid(match["orcid"])):
+        raise Problem("--codechecker", named, "a name, or a name and an ORCID: Name <0000-0000-0000-0000>", "correct it")
+    return Person(match["name"], match["orcid"])
 
 
 def paper() -> dict[str, Any]:
@@ -101,7 +101,7 @@ def reported(study: Study) -> list[Path]:
 
 
 def heading(path: Path) -> str:
-    """What a file says of itself: a page's title, a table's columns. A damaged file says what it still can."""
+    """A file's heading: a page's title or a table's columns; only `page` or `figure` where a damaged file has no title."""
     text = path.read_text(encoding="utf-8", errors="replace")
     if path.suffix == ".csv":
         columns = text.split("\n", maxsplit=1)[0].strip().split(",")
@@ -112,7 +112,7 @@ def heading(path: Path) -> str:
 
 
 def manifest(study: Study) -> list[dict[str, str]]:
-    """The files a check must give again, their paths relative to the certificate's folder."""
+    """The files that a check must reproduce, with paths relative to the certificate's folder."""
     files = {path.relative_to(study.folder): heading(path) for path in reported(study)}
     return [{"file": f"../{file.as_posix()}", "comment": f"{file.parts[0]}, {text}"} for file, text in files.items()]
 
@@ -134,7 +134,7 @@ def summary(comparison: Comparison, where: Circumstances) -> str:
 
 
 def configuration(study: Study, comparison: Comparison, where: Circumstances, checker: Person | None) -> dict[str, Any]:
-    """The whole content of `codecheck.yml`; what is ours alone stands under `mi_llm`."""
+    """The content of `codecheck.yml`; fields that the specification does not know are under `mi_llm`."""
     return {
         "version": SPECIFICATION,
         "manifest": manifest(study),
@@ -175,24 +175,24 @@ def configuration(study: Study, comparison: Comparison, where: Circumstances, ch
 
 def gaps(content: dict[str, Any]) -> list[Gap]:
     """What the specification demands of a finished certificate (its MUSTs) and the file does not have."""
-    found = []
+    missing = []
     if any(person["name"] == FIXME for person in content["codechecker"]):
         how = "mi-llm compare --codechecker"
-        found.append(Gap("codechecker", f"who checked: {how} 'Name <ORCID>'", f"检查人：{how} '姓名 <ORCID>'"))
+        missing.append(Gap("codechecker", f"who checked: {how} 'Name <ORCID>'", f"检查人：{how} '姓名 <ORCID>'"))
     without = [author["name"] for author in content["paper"]["authors"] if not valid_orcid(author.get("ORCID", ""))]
     if without:
         names = ", ".join(without)
         english, chinese = f"ORCIDs, which CITATION.cff does not have, of {names}", "CITATION.cff 中没有的作者 ORCID"
-        found.append(Gap("paper.authors", english, chinese))
+        missing.append(Gap("paper.authors", english, chinese))
     if FIXME in content["report"]:
-        found.append(Gap("report", "the address of the published certificate, once it is published", "证书发表后的地址"))
+        missing.append(Gap("report", "the address of the published certificate, once it is published", "证书发表后的地址"))
     if not re.fullmatch(r"\d{4}-\d{3}", content["certificate"]):
-        found.append(Gap("certificate", "the number that the CODECHECK register gives", "CODECHECK 登记处给出的编号"))
-    return found
+        missing.append(Gap("certificate", "the number that the CODECHECK register gives", "CODECHECK 登记处给出的编号"))
+    return missing
 
 
 def written(content: dict[str, Any]) -> str:
-    """The file's text: YAML 1.1, an explicit document."""
+    """The file's text: YAML 1.1, as an explicit document."""
     yaml, text = YAML(), io.StringIO()
     yaml.version, yaml.explicit_start, yaml.allow_unicode, yaml.width = (1, 1), True, True, 10_000
     yaml.indent(mapping=2, sequence=4, offset=2)

@@ -243,7 +243,8 @@ Code = TypeVar("Code", Behaviour, Global)
 class Summary(Generic[Code]):
     """A summary score (Table 2): the sum of the codes of `top` over the sum of those of `bottom`, or over a number.
 
-    Called with the codes of one session: counts (a Counter, where what was not seen is 0) or globals; means over raters will do.
+    Call it with the codes of one session: counts (a Counter: a behavior that was not seen is 0) or globals, or their means over
+    raters.
     """
 
     code: str
@@ -253,16 +254,16 @@ class Summary(Generic[Code]):
 
     def __call__(self, codes: Mapping[Code, float]) -> float | None:
         """The score; None where the denominator is 0."""
-        below = self.bottom if isinstance(self.bottom, int) else sum(codes[code] for code in self.bottom)
-        return sum(codes[code] for code in self.top) / below if below else None
+        denominator = self.bottom if isinstance(self.bottom, int) else sum(codes[code] for code in self.bottom)
+        return sum(codes[code] for code in self.top) / denominator if denominator else None
 
     def __str__(self) -> str:
         """The formula in codes."""
-        top = " + ".join(self.top)
+        numerator = " + ".join(self.top)
         if self.bottom == 1:
-            return top
-        below = str(self.bottom) if isinstance(self.bottom, int) else " + ".join(self.bottom)
-        return " / ".join(f"({part})" if "+" in part else part for part in (top, below))
+            return numerator
+        denominator = str(self.bottom) if isinstance(self.bottom, int) else " + ".join(self.bottom)
+        return " / ".join(f"({part})" if "+" in part else part for part in (numerator, denominator))
 
 
 _REFLECTIONS = (Behaviour.SIMPLE, Behaviour.COMPLEX)
@@ -283,7 +284,7 @@ ADHERENT_RATIO = Summary("ADH", Text("Total MI-adherent ratio", "符合行为占
 
 @dataclass(frozen=True)
 class Threshold:
-    """From which score on a counselor counts as fair (basic competence) and as good (proficiency)."""
+    """The scores from which on a counselor counts as fair (basic competence) and as good (proficiency)."""
 
     fair: float
     good: float
@@ -305,14 +306,14 @@ def rating(value: float | None, threshold: Threshold) -> Rating | None:
 
 
 def volley(behaviours: Iterable[Behaviour | None]) -> frozenset[Behaviour]:
-    """What a volley counts for: each behavior once, one reflection and one persuasion at most (manual, section E.1.a).
+    """The behaviors that a volley counts for: each once, at most one reflection and one persuasion (manual, section E.1.a).
 
-    Complex stands for simple. Permission close to persuasion covers it, so persuading with permission stands for persuading;
-    the manual allows one of the two and leaves open which.
+    A complex reflection replaces a simple one. The manual allows one kind of persuasion in a volley and leaves open which: here
+    permission covers all of it, so persuading with permission replaces persuading.
     """
-    found = {behaviour for behaviour in behaviours if behaviour}
-    if Behaviour.COMPLEX in found:
-        found.discard(Behaviour.SIMPLE)
-    if Behaviour.PERSUADE_WITH in found:
-        found.discard(Behaviour.PERSUADE)
-    return frozenset(found)
+    seen = {behaviour for behaviour in behaviours if behaviour}
+    if Behaviour.COMPLEX in seen:
+        seen.discard(Behaviour.SIMPLE)
+    if Behaviour.PERSUADE_WITH in seen:
+        seen.discard(Behaviour.PERSUADE)
+    return frozenset(seen)

@@ -1,8 +1,8 @@
 """The lexical coder: MITI behaviors told from words alone, in Chinese and English (paper, Methods, Manual Evaluation).
 
-It is small, deterministic and fast, and no person: it codes where nobody can (the miniature, thousands of replies) and is the
-floor that a better coder has to beat. It reads `cues_zh.yaml` and `cues_en.yaml`, writes nothing, and sees of the dialog only the
-client's volley before the counselor's. `validation.py` measures how far it agrees with experts.
+It is small, deterministic and fast. It codes what people do not (the miniature, thousands of replies) and is the baseline that a
+better coder has to beat. It reads `cues_zh.yaml` and `cues_en.yaml`, writes nothing, and sees of the dialog only the client's
+volley before the counselor's. Stage `miti` measures how far it agrees with experts.
 
 A volley is cut into sentences, a sentence into clauses. Each clause gets the first behavior of `ORDER` of which it holds a cue;
 a clause without any joins the one before, so that an utterance is as long as its thought. A sentence without any cue is a
@@ -33,9 +33,9 @@ ORDER = (  # precedence: where the manual lets one code go before another (confr
     ("reflection", Behaviour.SIMPLE),
     ("information", Behaviour.INFORMATION),
 )
-ECHO = 0.3  # from this share of an utterance's content on, taken from the client's volley, it repeats the client
-OWN = 0.5  # from this share on, a reflection is the client's own words, hence simple
-LONG = 5  # content words (in Chinese twice as many pairs of characters) from which on a statement informs
+ECHO = 0.3  # an utterance repeats the client if at least this share of its content is in the client's volley
+OWN = 0.5  # from this share on, a reflection is mostly the client's own words, hence simple
+LONG = 5  # a statement of at least this many content words (in Chinese, twice as many pairs of characters) informs
 
 HAN = re.compile(r"[\u3400-\u9fff]")
 WORD = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*")
@@ -51,7 +51,7 @@ ITEM = re.compile(r"\s*(?:\d+[.、)）]|[-*•]\s)")
 
 @dataclass(frozen=True)
 class Language:
-    """The cues of one language: patterns by group, and the words that count as such."""
+    """The cues of one language: a pattern for each group; `idle` words carry no content, `tags` are endings that only check."""
 
     cues: Mapping[str, re.Pattern[str]]
     idle: tuple[str, ...]
@@ -70,16 +70,16 @@ class Language:
         return clause
 
     def content(self, text: str) -> set[str]:
-        """What a text says: its words, in Chinese its pairs of characters, without idle ones."""
+        """The content of a text: its words, or in Chinese its pairs of neighboring characters, without idle words."""
         if not self.chinese:
             return set(WORD.findall(text.lower().replace("’", "'"))) - set(self.idle)
         for word in self.idle:
             text = text.replace(word, " ")
-        return {run[place : place + 2] for run in re.findall(r"[\u3400-\u9fff]{2,}", text) for place in range(len(run) - 1)}
+        return {run[start : start + 2] for run in re.findall(r"[\u3400-\u9fff]{2,}", text) for start in range(len(run) - 1)}
 
 
 def words(cues: str) -> list[str]:
-    """The cues of a group, longest first, so that a longer one is found before its beginning."""
+    """The cues of a group, longest first, so that a longer cue matches before a shorter one that it begins with."""
     return sorted((cue.strip() for cue in cues.split(",")), key=len, reverse=True)
 
 
@@ -92,8 +92,10 @@ def pattern(cues: Iterable[str], chinese: bool) -> re.Pattern[str]:
         parts = [re.escape(part.strip()) for part in cue.removeprefix("^").removesuffix("$").split("...")]
         written = gap.join(parts) + "$" * cue.endswith("$")
         (opening if cue.startswith("^") else anywhere).append(written)
-    wheres = [f"{where}(?:{'|'.join(each)}){end}" for where, each in (("^", opening), (begin, anywhere)) if each]
-    return re.compile("|".join(wheres))
+    alternatives = [
+        f"{prefix}(?:{'|'.join(expressions)}){end}" for prefix, expressions in (("^", opening), (begin, anywhere)) if expressions
+    ]
+    return re.compile("|".join(alternatives))
 
 
 @cache
@@ -136,21 +138,21 @@ def utterances(sentence: str, speech: Language) -> Iterator[Coded]:
     clauses = CLAUSE.findall(sentence)
     bare = [speech.bare(clause) for clause in clauses]
     question = asks(sentence, speech)
-    last = max((place for place, clause in enumerate(bare) if clause), default=0)
+    last = max((index for index, clause in enumerate(bare) if clause), default=0)
     behaviour, text = None, ""
-    for place, clause in enumerate(bare):
-        asking = question and (place == last or speech.has("interrogative", clause))
-        found = behaviour_of(clause, asking, speech) if clause else None
-        if behaviour and found and found != behaviour:
+    for index, clause in enumerate(bare):
+        asking = question and (index == last or speech.has("interrogative", clause))
+        clause_behaviour = behaviour_of(clause, asking, speech) if clause else None
+        if behaviour and clause_behaviour and clause_behaviour != behaviour:
             yield Coded(behaviour, text)
-            behaviour, text = found, clauses[place]
+            behaviour, text = clause_behaviour, clauses[index]
         else:
-            behaviour, text = behaviour or found, text + clauses[place]
+            behaviour, text = behaviour or clause_behaviour, text + clauses[index]
     yield Coded(behaviour, text)
 
 
 def settled(utterance: Coded, client: set[str], speech: Language) -> Coded:
-    """Tell what an utterance without a cue does, and whether a reflection is complex."""
+    """Code an utterance that has no cue, and decide whether a reflection is complex. `client`: the client's content."""
     behaviour, bare = utterance.behaviour, speech.bare(utterance.text)
     if behaviour not in (None, Behaviour.SIMPLE) or not bare:
         return utterance
@@ -178,24 +180,26 @@ def code(client: str, counselor: str) -> list[Coded]:
     heard = speech.content(client)
     coded: list[Coded] = []
     for sentence in SENTENCE.findall(counselor):
-        for utterance in utterances(sentence, speech):
-            found = settled(utterance, heard, speech)
-            listed = ITEM.match(found.text) and coded and coded[-1].behaviour is Behaviour.PERSUADE
-            coded.append(Coded(Behaviour.PERSUADE, found.text) if listed else found)
+        for piece in utterances(sentence, speech):
+            utterance = settled(piece, heard, speech)
+            listed = ITEM.match(utterance.text) and coded and coded[-1].behaviour is Behaviour.PERSUADE
+            coded.append(Coded(Behaviour.PERSUADE, utterance.text) if listed else utterance)
     free = {Behaviour.SEEK, Behaviour.EMPHASIZE} & {utterance.behaviour for utterance in coded}
     if free or speech.has("permission", counselor.lower()) or speech.has("asked", client.lower()):
         permitted = Behaviour.PERSUADE_WITH
-        return [Coded(permitted, found.text) if found.behaviour is Behaviour.PERSUADE else found for found in coded]
+        return [
+            Coded(permitted, utterance.text) if utterance.behaviour is Behaviour.PERSUADE else utterance for utterance in coded
+        ]
     return coded
 
 
 def counts(dialog: Dialog) -> Counter[Behaviour]:
     """The behavior counts of a dialog: what each counselor volley counts for, summed."""
-    found: Counter[Behaviour] = Counter()
+    totals: Counter[Behaviour] = Counter()
     client = ""
     for turn in dialog.turns:
         if turn.role == "client":
             client = turn.text
         else:
-            found.update(volley(utterance.behaviour for utterance in code(client, turn.text)))
-    return found
+            totals.update(volley(utterance.behaviour for utterance in code(client, turn.text)))
+    return totals

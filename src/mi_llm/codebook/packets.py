@@ -39,14 +39,14 @@ class Packet(BaseModel):
 
     @property
     def language(self) -> Literal["zh-CN", "en"]:
-        """The transcript's language, for fonts and screen readers: Chinese where there is one Han character."""
+        """The transcript's language, for fonts and screen readers: Chinese if it holds any Han character."""
         han = any(unicodedata.name(sign, "").startswith("CJK UNIFIED") for turn in self.turns for sign in turn.text)
         return "zh-CN" if han else "en"
 
 
 @dataclass(frozen=True)
 class Gold:
-    """What a training packet is coded as by those who know: behaviors by volley, and a rating for each global."""
+    """The gold codes of a training packet: behaviors by volley, and a rating for each global."""
 
     behaviours: Mapping[int, frozenset[Behaviour]]
     ratings: Mapping[Global, int]
@@ -69,22 +69,22 @@ class Packets:
 def read(folder: Path, training: Path | None = None) -> Packets:
     """Read the packets of a folder, and of a training folder where there is one.
 
-    Raises Problem where a file is missing, is not what it should be, or gold codes do not fit their packets.
+    Raises Problem if a file is missing or malformed, or if gold codes do not fit their packets.
     """
-    for place in filter(None, (folder, training)):
-        if not place.is_dir():
-            found = "a file" if place.exists() else "no such folder"
-            raise Problem(str(place), found, "a folder of packets", "name the folder that holds them")
+    for path in filter(None, (folder, training)):
+        if not path.is_dir():
+            found = "a file" if path.exists() else "no such folder"
+            raise Problem(str(path), found, "a folder of packets", "name the folder that holds them")
     raters = _raters(folder / "raters.json")
     study = {name: _packet(folder / f"{name}.json") for name in sorted({name for names in raters.values() for name in names})}
     if training is None:
         return Packets(raters, study)
     # a training folder may be an output of `blind`, whose packets lie in a folder of their own beside the codes
-    place = training / "packets" if (training / "packets").is_dir() else training
-    names = sorted(path.stem for path in place.glob("*.json") if path.name != "raters.json")
+    packet_folder = training / "packets" if (training / "packets").is_dir() else training
+    names = sorted(path.stem for path in packet_folder.glob("*.json") if path.name != "raters.json")
     if not names:
-        raise Problem(str(place), "no packet", "training packets, <packet>.json", "name the folder that holds them")
-    exercises = {name: _packet(place / f"{name}.json") for name in names}
+        raise Problem(str(packet_folder), "no packet", "training packets, <packet>.json", "name the folder that holds them")
+    exercises = {name: _packet(packet_folder / f"{name}.json") for name in names}
     return Packets(raters, study, exercises, _gold(training, exercises))
 
 
@@ -109,8 +109,8 @@ def _packet(path: Path) -> Packet:
         packet = Packet.model_validate(storage.read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise Problem(f"{where}, {place}", first["msg"], "packet and turns", "run stage `blind` again") from None
+        location = ".".join(str(part) for part in first["loc"])
+        raise Problem(f"{where}, {location}", first["msg"], "packet and turns", "run stage `blind` again") from None
     if packet.packet != path.stem:
         raise Problem(where, f"packet {packet.packet}", f"packet {path.stem}, as the file is named", "rename the file")
     if not packet.volleys:

@@ -14,12 +14,12 @@ def words(kind: Literal["annomi", "simulated"]) -> dict[str, list[str]]:
     return dict(content[kind])
 
 
-def topic(text: str, known: dict[str, list[str]]) -> str:
-    """The first topic one of whose words stands first in the text, or `Other`."""
-    places = [
+def topic(text: str, words_by_topic: dict[str, list[str]]) -> str:
+    """The topic whose word occurs earliest in the text, the first listed of equals; `Other` if no word occurs."""
+    occurrences = [
         (text.lower().find(word.lower()), order, name)
-        for order, (name, some) in enumerate(known.items())
-        for word in some
+        for order, (name, topic_words) in enumerate(words_by_topic.items())
+        for word in topic_words
         if word.lower() in text.lower()
     ]
-    return min(places)[2] if places else "Other"
+    return min(occurrences)[2] if occurrences else "Other"

@@ -1,8 +1,8 @@
 """Stage `rate`: have a language model rate dialogs of each corpus, and choose the best corpora by the numbers (paper, Figure 2).
 
 Reads `read/<corpus>/dialogs.jsonl` and recorded answers (`llm/ask.py`). Writes `rate/cassette.jsonl`, kept from run to
-run, `ratings.csv` (a dialog a row, a criterion a column), `means.csv` (corpus and aspect, with intervals) and `choice.csv`
-(which corpora the totals choose, and how often they would be chosen if the dialogs were drawn again).
+run, `ratings.csv` (one row per dialog, one column per criterion), `means.csv` (by corpus and aspect, with intervals) and
+`choice.csv` (which corpora the totals choose, and how often they would be chosen if the dialogs were drawn again).
 """
 
 import random
@@ -40,23 +40,23 @@ def sample(study: Study, corpus: str) -> list[Dialog]:
 
 
 def questions(study: Study) -> list[Question]:
-    """The requests that ask for each dialog's ratings."""
+    """The requests for the ratings of all sampled dialogs."""
     return [asked for corpus in study.rate.corpora for asked in questions_of(study, sample(study, corpus))]
 
 
 def questions_of(study: Study, dialogs: list[Dialog]) -> list[Question]:
     """The requests about some dialogs."""
-    found = prompts.load(study, "rate")
+    prompt_file = prompts.load(study, "rate")
     return [
         Question(
             about=f"dialog {dialog.id} of {dialog.source}",
             request={
                 "model": study.llm.model,
-                "messages": [{"role": "user", "content": found.render(turns=dialog.turns)}],
+                "messages": [{"role": "user", "content": prompt_file.render(turns=dialog.turns)}],
                 "temperature": study.rate.temperature,
                 "response_format": {"type": "json_object"},
             },
-            prompt=found.provenance,
+            prompt=prompt_file.provenance,
             check=fault,
         )
         for dialog in dialogs
@@ -74,13 +74,13 @@ def ratings_of(answer: str) -> dict[str, float]:
         raise ValueError("not an object")
     points: dict[str, float] = {}
     for aspect, criteria in ASPECTS.items():
-        given = content.get(aspect)
-        if not isinstance(given, dict):
+        aspect_answer = content.get(aspect)
+        if not isinstance(aspect_answer, dict):
             raise ValueError(f"no {aspect}")
         for name, most in criteria.items():
-            points[name] = number(given.get(name), name, most)
+            points[name] = number(aspect_answer.get(name), name, most)
         points[aspect] = sum(points[name] for name in criteria)
-        agree(given.get("Total"), points[aspect], aspect)
+        agree(aspect_answer.get("Total"), points[aspect], aspect)
     points["Total"] = sum(points[aspect] for aspect in ASPECTS)
     agree(content.get("Total Score"), points["Total"], "the whole")
     return points
@@ -109,10 +109,10 @@ def fault(answer: str) -> str | None:
 
 
 def resampled(totals: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means of bootstrap resamples of some dialogs' points [dialogs, aspects]: [resamples, aspects]."""
+    """Mean points of bootstrap resamples: `totals` [dialogs, aspects]; returns [resamples, aspects]."""
     chance = np.random.default_rng(seed)
-    places = chance.integers(len(totals), size=(resamples, len(totals)))
-    return np.stack([totals[drawn].mean(axis=0) for drawn in places])
+    draws = chance.integers(len(totals), size=(resamples, len(totals)))
+    return np.stack([totals[drawn].mean(axis=0) for drawn in draws])
 
 
 def summarise(study: Study, ratings: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -128,13 +128,13 @@ def summarise(study: Study, ratings: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
             {
                 "corpus": corpus,
                 "aspect": aspect,
-                "mean": points[:, place].mean(),
-                "lo": lo[place],
-                "hi": hi[place],
+                "mean": points[:, index].mean(),
+                "lo": lo[index],
+                "hi": hi[index],
                 "n": len(points),
                 "most": MOST[aspect],
             }
-            for place, aspect in enumerate(TOTALS)
+            for index, aspect in enumerate(TOTALS)
         ]
         draws.append(again[:, -1])
     totals = {row["corpus"]: row["mean"] for row in means if row["aspect"] == "Total"}
@@ -147,9 +147,9 @@ def summarise(study: Study, ratings: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
             "rank": order.index(corpus) + 1,
             "chosen": order.index(corpus) < options.top,
             "transcribed": corpus in study.transcribe.sample,
-            "chosen_share": float((ranks[place] < options.top).mean()),
+            "chosen_share": float((ranks[index] < options.top).mean()),
         }
-        for place, corpus in enumerate(corpora)
+        for index, corpus in enumerate(corpora)
     ]
     return pd.DataFrame(means, columns=MEANS).round(4), pd.DataFrame(choice, columns=CHOICE).sort_values("rank").round(4)
 

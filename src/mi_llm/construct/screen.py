@@ -65,13 +65,13 @@ class Decision:
 
 @cache
 def terms(name: str) -> tuple[str, ...]:
-    """A list of words beside this module: one a line; lines that begin with # explain."""
+    """The words of `<name>.txt` beside this module, one per line; lines that begin with # are comments."""
     text = (resources.files(__package__) / f"{name}.txt").read_text(encoding="utf-8")
     return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
 
 
 def reasons(turns: Sequence[Turn], options: Screen) -> Iterator[Reason]:
-    """Why a dialog should be dropped: form, and the paper's grounds (irrelevant, incoherent, unsafe, against MI), and privacy."""
+    """Yield reasons to drop a dialog: its form, the paper's reasons (irrelevant, incoherent, unsafe, against MI), privacy."""
     yield from (Reason("form", seen) for seen in form_faults(turns, options))
     yield from (Reason("incoherent", seen) for seen in incoherent(turns))
     yield from (Reason("repetitive", seen) for seen in repetitive(turns, options.repeated_characters))
@@ -114,21 +114,21 @@ def excerpt(turn: Turn) -> str:
 
 def unrelated(turns: Sequence[Turn]) -> float:
     """The share of replies that have no two neighboring Chinese characters in common with what the client said before."""
-    said: set[str] = set()
+    client_pairs: set[str] = set()
     replies = lost = 0
     for turn in turns:
-        pairs = {turn.text[place : place + 2] for place in range(len(turn.text) - 1)}
+        pairs = {turn.text[start : start + 2] for start in range(len(turn.text) - 1)}
         pairs = {pair for pair in pairs if all("\u4e00" <= character <= "\u9fff" for character in pair)}
         if turn.role == "client":
-            said |= pairs
+            client_pairs |= pairs
         else:
             replies += 1
-            lost += not pairs & said
+            lost += not pairs & client_pairs
     return lost / replies if replies else 0.0
 
 
 def decisions(folder: Path, transcribed: Collection[str]) -> dict[str, Decision]:
-    """What a person decided, by dialog: one of `transcribed`, decided once. The file may be missing, but not malformed."""
+    """A person's decisions by dialog; {} without the file. Raises Problem for a malformed, unknown or contradictory decision."""
     path = folder / "decisions.csv"
     if not path.exists():
         return {}
@@ -138,24 +138,24 @@ def decisions(folder: Path, transcribed: Collection[str]) -> dict[str, Decision]
     made: dict[str, Decision] = {}
     lines: dict[str, int] = {}
     for row in table:
-        place = f"{path}, line {table.line_num}"
+        where = f"{path}, line {table.line_num}"
         name, *rest = ((row[column] or "").strip() for column in COLUMNS)
         decided = Decision(*rest)
         if name not in transcribed:
-            raise Problem(place, f"no dialog {name!r}", "a dialog as screening.csv names it", "correct or delete the line")
+            raise Problem(where, f"no dialog {name!r}", "a dialog as screening.csv names it", "correct or delete the line")
         if decided.decision not in ("keep", "drop", "fix"):
-            raise Problem(place, f"decision {decided.decision!r}", "keep, drop or fix", "correct it")
+            raise Problem(where, f"decision {decided.decision!r}", "keep, drop or fix", "correct it")
         if not decided.who or not decided.when:
-            raise Problem(place, "who or when is empty", "the initials of the person who decided, and the date", "fill them in")
+            raise Problem(where, "who or when is empty", "the initials of the person who decided, and the date", "fill them in")
         if made.setdefault(name, decided) != decided:
-            found = f"{name} is decided otherwise than in line {lines[name]}"
-            raise Problem(place, found, "one decision per dialog", "delete one of the two")
+            fault = f"{name} is decided otherwise than in line {lines[name]}"
+            raise Problem(where, fault, "one decision per dialog", "delete one of the two")
         lines.setdefault(name, table.line_num)
     return made
 
 
 def corrected(folder: Path, name: str) -> list[Turn]:
-    """The dialog as a person corrected it: `<name>.txt`, / written as _, a volley a line behind its label."""
+    """The dialog as a person corrected it: `<name>.txt` (`/` in the name is `_`), one volley per line after its label."""
     path = folder / f"{name.replace('/', '_')}.txt"
     turns: list[Turn] = []
     for number, line in enumerate(storage.read_text(path).splitlines(), 1):
@@ -185,10 +185,10 @@ def screen(study: Study) -> None:
         for name, entry in entries:
             try:
                 turns = turns_of(entry["answer"])
-                found = list(reasons(turns, study.screen))
+                faults = list(reasons(turns, study.screen))
             except ValueError as error:
-                turns, found = [], [Reason("form", str(error))]
-            proposal = Decision("drop" if found else "keep", "; ".join(reason.seen for reason in found), AUTOMATIC, "")
+                turns, faults = [], [Reason("form", str(error))]
+            proposal = Decision("drop" if faults else "keep", "; ".join(reason.seen for reason in faults), AUTOMATIC, "")
             if entry["key"] is None:  # published: the authors kept it
                 proposal = Decision("keep", proposal.reason, AUTHORS, "")
             decided = person.get(name, proposal)
@@ -202,7 +202,7 @@ def screen(study: Study) -> None:
                 if entry.get("records"):
                     meta["records"] = entry["records"]
                 kept.append(Dialog(id=name, source=entry["source"], turns=tuple(turns), meta=meta))
-            kinds = list(dict.fromkeys(reason.kind for reason in found))
+            kinds = list(dict.fromkeys(reason.kind for reason in faults))
             rows.append(
                 {
                     "dialog": name,

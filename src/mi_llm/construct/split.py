@@ -5,7 +5,7 @@ Reads `screen/dialogs.jsonl` and, when the authors' rounds are the test, `read/r
 `metrics.json`; beside the published rounds also the repaired ones, `split/aligned_rounds.jsonl`.
 
 The authors' test dialogs were made from public ones, mostly CPsyCounD's, whose client volleys they keep nearly word for word. A
-recording of one's own draws from the same corpora. So where the authors' rounds are the test and the training dialogs are a
+study's own recording draws from the same corpora. So where the authors' rounds are the test and the training dialogs are a
 recording, a training dialog whose client says what a test dialog's client says is left out: `split/left_out.csv` names it, the
 test dialog and the share that they have in common, and `metrics.json` counts.
 
@@ -31,26 +31,28 @@ SHARED = 0.5
 
 def trigrams(dialogs: Iterable[Dialog]) -> set[str]:
     """Every three neighboring characters in the client's volleys."""
-    said = (turn.text for dialog in dialogs for turn in dialog.turns if turn.role == "client")
-    return {text[place : place + 3] for text in said for place in range(len(text) - 2)}
+    texts = (turn.text for dialog in dialogs for turn in dialog.turns if turn.role == "client")
+    return {text[start : start + 3] for text in texts for start in range(len(text) - 2)}
 
 
 def leaks(train: Sequence[Dialog], sources: Iterable[Dialog], test: Sequence[Dialog]) -> dict[str, tuple[str, float]]:
-    """Training dialogs that share more than `SHARED` with a test dialog, themselves or by their source: its id, the share."""
+    """Training dialogs that, with their source, share more than `SHARED` with a test dialog: id -> (nearest one, share)."""
     source_of = {(source.source, source.id): source for source in sources}
-    tested = {dialog.id: told for dialog in test if (told := trigrams([dialog]))}
-    found = {}
+    trigrams_by_test = {dialog.id: dialog_trigrams for dialog in test if (dialog_trigrams := trigrams([dialog]))}
+    nearest_by_dialog = {}
     for dialog in train:
-        told = trigrams([dialog, source_of[dialog.source, dialog.meta["transcribed_from"]]])
-        shares = {name: len(wanted & told) / len(wanted) for name, wanted in tested.items()}
+        dialog_trigrams = trigrams([dialog, source_of[dialog.source, dialog.meta["transcribed_from"]]])
+        shares = {
+            name: len(test_trigrams & dialog_trigrams) / len(test_trigrams) for name, test_trigrams in trigrams_by_test.items()
+        }
         if near := [name for name, share in shares.items() if share > SHARED]:
             nearest = max(near, key=lambda name: shares[name])
-            found[dialog.id] = nearest, round(shares[nearest], 4)
-    return found
+            nearest_by_dialog[dialog.id] = nearest, round(shares[nearest], 4)
+    return nearest_by_dialog
 
 
 def repaired(published: Sequence[Round], aligned: Sequence[Round]) -> list[Round]:
-    """The repaired rounds; one that asks what a published round asks bears its id, so that it is answered once."""
+    """The repaired rounds; one with the same input as a published round gets its id, so that it is answered once."""
     known = {(sample.history, sample.client): sample.id for sample in published}
     return [
         sample.model_copy(update={"id": known.get((sample.history, sample.client), f"{sample.id} aligned")}) for sample in aligned
@@ -58,14 +60,14 @@ def repaired(published: Sequence[Round], aligned: Sequence[Round]) -> list[Round
 
 
 def by_source(dialogs: Sequence[Dialog]) -> list[list[int]]:
-    """The dialogs' indices, grouped by source: clients that share more than `SHARED` of the shorter one's trigrams are one."""
-    told = [trigrams([dialog]) for dialog in dialogs]
+    """The dialogs' indices, grouped by source: the same if clients share more than `SHARED` of the smaller trigram set."""
+    trigram_sets = [trigrams([dialog]) for dialog in dialogs]
     groups: list[list[int]] = []
-    for index, mine in enumerate(told):
+    for index, own in enumerate(trigram_sets):
         near = [
             group
             for group in groups
-            if any(len(mine & told[other]) > SHARED * min(len(mine), len(told[other])) for other in group)
+            if any(len(own & trigram_sets[other]) > SHARED * min(len(own), len(trigram_sets[other])) for other in group)
         ]
         groups = [group for group in groups if group not in near] + [
             sorted([index, *(other for group in near for other in group)])
@@ -76,20 +78,20 @@ def by_source(dialogs: Sequence[Dialog]) -> list[list[int]]:
 def divide(
     study: Study, dialogs: Sequence[Dialog], groups: Sequence[Sequence[int]], path: Path
 ) -> tuple[list[Dialog], list[Dialog]]:
-    """Training and test dialogs, in their order: `split.test_dialogs` for the test, drawn with the seed, each group whole."""
-    wanted = study.split.test_dialogs
-    if wanted >= len(groups):
+    """Training and test dialogs, in their order: at most `split.test_dialogs` for the test, drawn by whole groups."""
+    count = study.split.test_dialogs
+    if count >= len(groups):
         sources = "" if len(groups) == len(dialogs) else f" of {len(groups)} sources"
-        expected = f"more than the {wanted} test dialogs"
+        expected = f"more than the {count} test dialogs"
         raise Problem(str(path), f"{len(dialogs)} dialogs{sources}", expected, f"lower split.test_dialogs in {study.params}")
     held: list[int] = []
     for number in random.Random(study.seed_of("split")).sample(range(len(groups)), len(groups)):
-        if len(held) + len(groups[number]) <= wanted:
+        if len(held) + len(groups[number]) <= count:
             held += groups[number]
     test = set(held)
     if not test:
         least = min(map(len, groups))
-        raise Problem(str(path), f"sources of {least} dialogs or more", f"one of {wanted}", f"set split.test_dialogs: {least}")
+        raise Problem(str(path), f"sources of {least} dialogs or more", f"one of {count}", f"set split.test_dialogs: {least}")
     return (
         [dialog for index, dialog in enumerate(dialogs) if index not in test],
         [dialog for index, dialog in enumerate(dialogs) if index in test],
@@ -99,23 +101,23 @@ def divide(
 def without_leaks(study: Study, train: Sequence[Dialog], test: Sequence[Dialog], out: Path) -> list[Dialog]:
     """The training dialogs of which no test dialog's client says the same; the others are named in `left_out.csv`."""
     corpora = [study.folder / "read" / corpus / "dialogs.jsonl" for corpus in study.transcribe.sample]
-    found = leaks(train, [dialog for path in corpora for dialog in read_dialogs(path)], test)
+    leaked = leaks(train, [dialog for path in corpora for dialog in read_dialogs(path)], test)
     table = io.StringIO(newline="")
-    rows = [("dialog", "test_dialog", "shared"), *((name, *near) for name, near in found.items())]
+    rows = [("dialog", "test_dialog", "shared"), *((name, *near) for name, near in leaked.items())]
     csv.writer(table, lineterminator="\n").writerows(rows)
     storage.write_text(out / "left_out.csv", table.getvalue())
-    return [dialog for dialog in train if dialog.id not in found]
+    return [dialog for dialog in train if dialog.id not in leaked]
 
 
 def no_training(study: Study, screened: Path) -> Problem:
-    """What to say where models are to be tuned and there is nothing to tune them on."""
+    """The error for a study that tunes models without any training dialog."""
     missing = f"see {study.folder}/acquire/release/missing.csv for the authors' training file"
     expected = f"training dialogs for {', '.join(study.tuned)}"
     return Problem(str(screened), "no dialog to train on", expected, f"{missing}; {other_ways(study)}")
 
 
 def other_ways(study: Study) -> str:
-    """What can be set where the authors' training file cannot be had."""
+    """The parameters that help if the authors' training file is unavailable."""
     return (
         f"or set in {study.params} one of: split.test: divided, with split.test_dialogs: 10 and finetune.records: dialog (trains"
         " on some of the authors' test dialogs); transcribe.source: recorded (trains on your own recording);"

@@ -21,15 +21,15 @@ from mi_llm.study import Screen, Study
 
 def sample(study: Study, corpus: str, dialogs: list[Dialog]) -> list[Dialog]:
     """Draw the study's number of dialogs from a corpus: seeded, in the order drawn."""
-    wanted = study.transcribe.sample[corpus]
-    if wanted > len(dialogs):
+    count = study.transcribe.sample[corpus]
+    if count > len(dialogs):
         raise Problem(
             f"{study.params}: transcribe.sample.{corpus}",
-            f"{wanted} dialogs",
+            f"{count} dialogs",
             f"at most the {len(dialogs)} available",
             "lower it",
         )
-    return random.Random(study.seed_of("transcribe", corpus)).sample(dialogs, wanted)
+    return random.Random(study.seed_of("transcribe", corpus)).sample(dialogs, count)
 
 
 def drawn(study: Study) -> list[Dialog]:
@@ -45,17 +45,17 @@ def questions(study: Study) -> list[Question]:
     """The requests that ask for each dialog's MI-style counterpart; none where the authors' own dialogs are taken."""
     if study.transcribe.source == "release":
         return []
-    found = prompts.load(study, "transcribe")
-    instructions = [line for line in found.render(turns=()).splitlines() if len(line) >= 20]
+    prompt_file = prompts.load(study, "transcribe")
+    instructions = [line for line in prompt_file.render(turns=()).splitlines() if len(line) >= 20]
     return [
         Question(
             about=f"dialog {dialog.id} of {dialog.source}",
             request={
                 "model": study.llm.model,
-                "messages": [{"role": "user", "content": found.render(turns=dialog.turns)}],
+                "messages": [{"role": "user", "content": prompt_file.render(turns=dialog.turns)}],
                 "temperature": study.transcribe.temperature,
             },
-            prompt=found.provenance,
+            prompt=prompt_file.provenance,
             check=checker(study.screen, instructions),
         )
         for dialog in drawn(study)
@@ -68,11 +68,11 @@ def turns_of(answer: str) -> list[Turn]:
     if not isinstance(entries, list) or not entries:
         raise ValueError("not a list of turns")
     turns = []
-    for place, entry in enumerate(entries, 1):
+    for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or entry.get("role") not in ("client", "counselor"):
-            raise ValueError(f"turn {place} has no role client or counselor")
+            raise ValueError(f"turn {number} has no role client or counselor")
         if not isinstance(entry.get("content"), str) or not entry["content"].strip():
-            raise ValueError(f"turn {place} has no text")
+            raise ValueError(f"turn {number} has no text")
         turns.append(Turn(role=entry["role"], text=entry["content"].strip()))
     return turns
 
@@ -104,7 +104,7 @@ def chinese_share(text: str) -> float:
 
 
 def checker(options: Screen, instructions: Sequence[str]) -> Check:
-    """The check of an answer: one that fails it is asked for again."""
+    """The check of an answer; an answer that fails it is requested again."""
 
     def check(answer: str) -> str | None:
         try:
@@ -119,7 +119,7 @@ def checker(options: Screen, instructions: Sequence[str]) -> Check:
 
 
 def released(study: Study) -> list[dict[str, Any]]:
-    """The authors' transcribed dialogs as rows: what GPT-4 answered them, as far as they published it; perhaps none."""
+    """The authors' transcribed dialogs as rows: the answers of GPT-4 that they published; perhaps none."""
     dialogs = read_dialogs(study.folder / "read" / "release" / "training.jsonl")
     if not dialogs:
         print(f"transcribe: none of the authors' training dialogs is here; see {study.folder}/acquire/release/missing.csv")

@@ -24,11 +24,11 @@ CONTEXT = 4  # turns before a piece that the model sees and does not translate
 def sample(study: Study) -> list[Dialog]:
     """The study's transcripts: seeded, in AnnoMI's order."""
     dialogs = read_dialogs(study.folder / "read" / "annomi" / "dialogs.jsonl")
-    wanted = study.translate.transcripts
-    if wanted > len(dialogs):
-        raise Problem(f"{study.params}: translate.transcripts", str(wanted), f"at most the {len(dialogs)} available", "lower it")
-    places = sorted(random.Random(study.seed_of("translate")).sample(range(len(dialogs)), wanted))
-    return [dialogs[place] for place in places]
+    count = study.translate.transcripts
+    if count > len(dialogs):
+        raise Problem(f"{study.params}: translate.transcripts", str(count), f"at most the {len(dialogs)} available", "lower it")
+    indices = sorted(random.Random(study.seed_of("translate")).sample(range(len(dialogs)), count))
+    return [dialogs[index] for index in indices]
 
 
 def pieces(dialog: Dialog, most: int) -> Iterator[tuple[Sequence[Turn], Sequence[Turn]]]:
@@ -63,17 +63,17 @@ def texts_of(answer: str) -> list[str]:
 
 
 def questions(study: Study) -> list[Question]:
-    """The requests: one a piece of a transcript."""
-    found = prompts.bundled("translate")
+    """The requests: one per piece of a transcript."""
+    prompt_file = prompts.bundled("translate")
     return [
         Question(
             about=f"transcript {dialog.id} of annomi, piece {number}",
             request={
                 "model": study.llm.model,
-                "messages": [{"role": "user", "content": found.render(context=context, turns=turns)}],
+                "messages": [{"role": "user", "content": prompt_file.render(context=context, turns=turns)}],
                 "temperature": study.translate.temperature,
             },
-            prompt=found.provenance,
+            prompt=prompt_file.provenance,
             check=checker(turns, study.screen.chinese_share),
         )
         for dialog in sample(study)

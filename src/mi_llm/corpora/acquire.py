@@ -1,4 +1,4 @@
-"""Stage `acquire@corpus`: bring one corpus here, verified, as one archive.
+"""Stage `acquire@corpus`: fetch and verify one corpus, and keep it as one archive.
 
 Reads the bundle's own sample (`data/corpora/<corpus>/`) or the source that `sources.yaml` pins (see `fetch.py`). Writes
 `acquire/<corpus>/files.tar`, whose bytes depend on the files alone, `manifest.csv` with the git blob id of each, and
@@ -42,38 +42,38 @@ def tree_id(blobs: dict[str, str]) -> str:
 
 
 def verify(source: Source, blobs: dict[str, str]) -> None:
-    """Check the files' git ids against the source's pins; the first path that differs is refused by name."""
+    """Check the files' git ids (path to blob id) against the source's pins; raises Problem with the first path that differs."""
     for path, pinned in {**source.paths, **source.optional}.items():
         if path in source.optional and path not in blobs:
             continue
         below = {name.removeprefix(f"{path}/"): blob for name, blob in blobs.items() if name.startswith(f"{path}/")}
-        found = tree_id(below) if below else blobs.get(path, "nothing")
-        if found != pinned:
+        actual = tree_id(below) if below else blobs.get(path, "nothing")
+        if actual != pinned:
             raise Problem(
                 f"{source.archive(source.commit)}: {path}",
-                f"git id {found}",
+                f"git id {actual}",
                 f"{pinned}, as {source.repository} has it at {source.commit}",
                 "the copy is damaged or another version: delete it and fetch it again",
             )
 
 
 def pack(files: Iterable[File], target: Path, title: str) -> dict[str, tuple[int, str]]:
-    """Write files, in whatever order they come, to a tar archive in natural order; memory holds one file at a time.
+    """Write files, given in any order, to a tar archive in natural order; only one file at a time is in memory.
 
     Returns each file's size in bytes and git blob id, in the order they came.
     """
     known: dict[str, tuple[int, str]] = {}
-    places: dict[str, int] = {}
+    offsets: dict[str, int] = {}
     with tempfile.TemporaryFile(dir=target.parent) as spool:
         for file in tqdm(files, desc=title, unit="file"):
             if file.name in known:
                 raise Problem(f"{title}: {file.name}", "the same name twice", "every file once", "fetch the archive again")
-            known[file.name], places[file.name] = (len(file.content), storage.blob_id(file.content)), spool.tell()
+            known[file.name], offsets[file.name] = (len(file.content), storage.blob_id(file.content)), spool.tell()
             spool.write(file.content)
 
         def ordered() -> Iterator[File]:
             for name in sorted(known, key=natural):
-                spool.seek(places[name])
+                spool.seek(offsets[name])
                 yield File(name, spool.read(known[name][0]))
 
         write_archive(target, ordered())
@@ -81,7 +81,7 @@ def pack(files: Iterable[File], target: Path, title: str) -> dict[str, tuple[int
 
 
 def acquire(study: Study, corpus: str) -> None:
-    """Bring one corpus here; see the module."""
+    """Fetch one corpus; see the module."""
     upstream = corpus in study.acquire.upstream
     folder = Path("data/corpora") / corpus
     with stage(study, "acquire", corpus, [] if upstream else [folder]) as out:
@@ -100,7 +100,7 @@ def acquire(study: Study, corpus: str) -> None:
             except Problem:
                 (out / "files.tar").unlink()
                 raise
-            finally:  # a download that is not what it should be is not kept either
+            finally:  # a download that fails verification is not kept either
                 shutil.rmtree(scratch, ignore_errors=True)
         else:
             known = pack(from_folder(folder), out / "files.tar", f"acquire {corpus}")

@@ -1,4 +1,4 @@
-"""AnnoMI (uccollab/AnnoMI, `AnnoMI-full.csv`): expert-annotated English MI transcripts, a row an utterance and annotator."""
+"""AnnoMI (uccollab/AnnoMI, `AnnoMI-full.csv`): expert-annotated English MI transcripts, one row per utterance and annotator."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ COLUMNS = (
 
 
 def rows(file: File) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (where, row) of the table, or name the line that is no CSV or has other columns."""
+    """Yield (where, row) of the table; raises Problem with the line that is not CSV, or if the columns differ."""
     table = csv.DictReader(io.StringIO(file.text(), newline=""))
     try:
         head = f"{table.fieldnames}"
@@ -31,7 +31,7 @@ def rows(file: File) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
-    """Yield one dialog a transcript, its utterances in order of their id, told once however many annotators coded them.
+    """Yield one dialog per transcript, its utterances in order of their id, each once however many annotators coded it.
 
     The codes themselves stay in the CSV file, where the agreement tables read them.
     """
@@ -51,8 +51,8 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
             require(row["mi_quality"] in ("high", "low"), where, f"mi_quality {row['mi_quality']!r}", "high or low")
             name = row["transcript_id"]
             volley = (row["interlocutor"], row["utterance_text"], where)
-            known = transcripts.setdefault(name, {}).setdefault(int(row["utterance_id"]), volley)
-            require(known[:2] == volley[:2], where, "the same utterance with two texts", f"what {known[2]} says")
+            first = transcripts.setdefault(name, {}).setdefault(int(row["utterance_id"]), volley)
+            require(first[:2] == volley[:2], where, "the same utterance with two texts", f"what {first[2]} says")
             meta.setdefault(name, {"file": file.name, "quality": row["mi_quality"], "topic": row["topic"]})
         for name, utterances in transcripts.items():
             volleys = [utterances[number] for number in sorted(utterances)]

@@ -13,7 +13,7 @@ LABEL = re.compile(r"(来访者|心理咨询师|咨询师)(?P<qualified>（[^）
 
 
 def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
-    """Yield one dialog a `.txt` file.
+    """Yield one dialog per `.txt` file.
 
     A line without a label continues the turn before it; a qualified label (`来访者（姚先生）：`) counts as its speaker.
     """
@@ -41,6 +41,6 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
                     "来访者： or 心理咨询师： at the start of the first turn",
                 )
                 repairs.note("continuation line joined", where)
-                speaker, said, first = volleys[-1]
-                volleys[-1] = (speaker, f"{said}\n{line.strip()}", first)
+                speaker, spoken, first = volleys[-1]
+                volleys[-1] = (speaker, f"{spoken}\n{line.strip()}", first)
         yield assemble(PurePosixPath(file.name).stem, "cpsycound", volleys, repairs, {"file": file.name})

@@ -12,7 +12,7 @@ NAME = "Emotional First Aid"
 
 
 def unpacked(file: File) -> File:
-    """The file itself, or what its gzip envelope holds, up to the size a corpus can sensibly have."""
+    """The file itself, or its unpacked content if it is a `.gz`; raises Problem if that is damaged or beyond `LARGEST`."""
     if not file.name.endswith(".gz"):
         return file
     try:
@@ -25,7 +25,7 @@ def unpacked(file: File) -> File:
 
 
 def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
-    """Yield one dialog a post: its title is the client's first volley, then the chat between `owner` and `audience`.
+    """Yield one dialog per post: its title is the client's first volley, then the chat between `owner` and `audience`.
 
     Messages of one sender in a row become one volley.
     """
@@ -35,8 +35,8 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
         for number, where, post in parse_lines(unpacked(packed), "a post"):
             require(isinstance(post.get("chats"), list), where, "no list `chats`", "a post")
             volleys = [("owner", post.get("title"), f"{where}, title")]
-            for place, chat in enumerate(post["chats"], 1):
-                require(isinstance(chat, dict), f"{where}, chat {place}", repr(chat)[:40], "{sender, value}")
-                volleys.append((chat.get("sender"), chat.get("value"), f"{where}, chat {place}"))
+            for chat_number, chat in enumerate(post["chats"], 1):
+                require(isinstance(chat, dict), f"{where}, chat {chat_number}", repr(chat)[:40], "{sender, value}")
+                volleys.append((chat.get("sender"), chat.get("value"), f"{where}, chat {chat_number}"))
             meta = {"file": packed.name, "line": number, "label": post.get("label")}
             yield assemble(str(post.get("md5", number)), "efaqa", volleys, repairs, meta)

@@ -28,7 +28,7 @@ EARLIER = "earlier-"  # begins the folder of files that the pinned commit no lon
 
 
 class Commit(BaseModel):
-    """An earlier commit of a source's repository, and the paths taken of it."""
+    """An earlier commit of a source's repository, and the paths taken from it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     commit: str
@@ -84,19 +84,19 @@ def source_of(corpus: str) -> Source:
 
 
 def fetch(source: Source, mirror: Path | None, scratch: Path, missing: list[Missing]) -> Iterator[File]:
-    """Yield a source's files; downloads rest in `scratch`, where an interrupted one is taken up again."""
+    """Yield a source's files; downloads rest in `scratch`, where an interrupted one continues. Fills `missing`."""
     if source.commit:
         archive = locate(source.archive(source.commit), source.address(source.commit), mirror, scratch)
         if archive is None:
             missing.append(absent(f"{source.repository} at {source.commit}", source, source.archive(source.commit)))
             return
         names = set()
-        for file in taken(archive, [*source.paths, *source.optional]):
+        for file in files_below(archive, [*source.paths, *source.optional]):
             names.add(file.name)
             yield file
         for path in source.optional:
             if path not in names:
-                yield from lacking(source, path, archive, mirror=mirror, scratch=scratch, missing=missing)
+                yield from optional_file(source, path, archive, mirror=mirror, scratch=scratch, missing=missing)
         if source.earlier:
             commit = source.earlier.commit
             archive = locate(source.archive(commit), source.address(commit), mirror, scratch)
@@ -104,38 +104,38 @@ def fetch(source: Source, mirror: Path | None, scratch: Path, missing: list[Miss
                 path = f"files of {source.repository} at {commit} that later commits dropped"
                 missing.append(absent(path, source, source.archive(commit)))
                 return
-            for file in taken(archive, source.earlier.paths):
+            for file in files_below(archive, source.earlier.paths):
                 if file.name not in names:
                     yield File(f"{EARLIER}{commit}/{file.name}", file.content)
     for name, address in source.files.items():
-        found = locate(name, address, mirror, scratch)
-        if found is None:
+        located = locate(name, address, mirror, scratch)
+        if located is None:
             missing.append(absent(name, source, name))
         else:
-            yield whole(found, name)
+            yield single_file(located, name)
 
 
-def lacking(
+def optional_file(
     source: Source, path: str, archive: Path, *, mirror: Path | None, scratch: Path, missing: list[Missing]
 ) -> Iterator[File]:
     """Yield a file that a repository's archive lacks: loose in the mirror folder, else from the network's archive."""
     name = PurePosixPath(path).name
     if mirror is not None and (mirror / name).exists():
-        yield whole(mirror / name, path)
+        yield single_file(mirror / name, path)
         return
     whole_repository: Path | None = archive
     if archive.parent != scratch:  # an archive of the mirror may be a part of the repository's
         whole_repository = locate(archive.name, source.address(source.commit), None, scratch)
-        if whole_repository and (files := list(taken(whole_repository, [path]))):
+        if whole_repository and (files := list(files_below(whole_repository, [path]))):
             yield from files
             return
-    alone = "not in the mirror folder, and the network does not respond"
-    why = "not in the repository at the pinned commit" if whole_repository else alone
+    unreachable = "not in the mirror folder, and the network does not respond"
+    why = "not in the repository at the pinned commit" if whole_repository else unreachable
     missing.append(Missing(path, why, f"put {name} of github.com/{source.repository} into the folder that MI_LLM_MIRROR names"))
 
 
-def whole(path: Path, name: str) -> File:
-    """A single file, up to the size a corpus can sensibly have."""
+def single_file(path: Path, name: str) -> File:
+    """A file on the disk as `File` under `name`; raises Problem if it is larger than `LARGEST`."""
     if path.stat().st_size > LARGEST:
         raise Problem(str(path), f"{path.stat().st_size} bytes", f"at most {LARGEST}", "fetch the file again")
     return File(name, path.read_bytes())
@@ -147,7 +147,7 @@ def absent(path: str, source: Source, name: str) -> Missing:
     return Missing(path, "not in the mirror folder, and unavailable over the network", remedy)
 
 
-def taken(archive: Path, paths: Sequence[str]) -> Iterator[File]:
+def files_below(archive: Path, paths: Sequence[str]) -> Iterator[File]:
     """Yield the files below `paths` of a repository's archive, named without the archive's top folder."""
     for file in from_archive(archive):
         _, _, name = file.name.partition("/")
@@ -168,26 +168,26 @@ def locate(name: str, address: str, mirror: Path | None, scratch: Path) -> Path 
 
 
 def download(address: str, path: Path) -> Path:
-    """Download to `path`, whole or not at all; an interrupted download goes on where it stopped if the server still has it."""
+    """Download to `path`, complete or not at all; an interrupted download continues if the server still has the same file."""
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     tag = path.with_name(f".{path.name}.etag")
-    known = tag.read_text(encoding="utf-8") if tag.exists() else ""
-    part = path.with_name(f".{path.name}.{hashlib.sha256(known.encode()).hexdigest()[:8]}.part")
-    start = part.stat().st_size if known and part.exists() else 0
+    known_etag = tag.read_text(encoding="utf-8") if tag.exists() else ""
+    part = path.with_name(f".{path.name}.{hashlib.sha256(known_etag.encode()).hexdigest()[:8]}.part")
+    start = part.stat().st_size if known_etag and part.exists() else 0
     session = requests.Session()
     session.mount("http", HTTPAdapter(max_retries=Retry(total=3, backoff_factor=0.5, status_forcelist=(429, 502, 503, 504))))
-    wanted = {"Range": f"bytes={start}-", "If-Range": known} if start else {}
-    with session.get(address, headers={"Accept-Encoding": "identity", **wanted}, stream=True, timeout=TIMEOUT) as answer:
+    range_headers = {"Range": f"bytes={start}-", "If-Range": known_etag} if start else {}
+    with session.get(address, headers={"Accept-Encoding": "identity", **range_headers}, stream=True, timeout=TIMEOUT) as answer:
         answer.raise_for_status()
         resumed = answer.status_code == requests.codes.partial_content
-        found = answer.headers.get("ETag", "")
+        etag = answer.headers.get("ETag", "")
         if not resumed:
             part.unlink(missing_ok=True)
             start = 0
-            storage.write_text(tag, found)
-            part = path.with_name(f".{path.name}.{hashlib.sha256(found.encode()).hexdigest()[:8]}.part")
+            storage.write_text(tag, etag)
+            part = path.with_name(f".{path.name}.{hashlib.sha256(etag.encode()).hexdigest()[:8]}.part")
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length else None
         with (

@@ -10,13 +10,13 @@ NAME = "Psy-Insight"
 
 
 def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
-    """Yield one dialog an entry; the therapist (`Supporter`) may speak first."""
+    """Yield one dialog per entry; the therapist (`Supporter`) may speak first."""
     for file in files:
         if not file.name.endswith(".json"):
             continue
         entries = parse_list(file, "sessions")
-        for place, entry in enumerate(entries):
-            where = f"{file.name}, session {place + 1}"
+        for index, entry in enumerate(entries):
+            where = f"{file.name}, session {index + 1}"
             require(isinstance(entry, dict) and isinstance(entry.get("dialog"), list), where, "no list `dialog`", "a session")
             volleys = [
                 (turn.get("speaker"), turn.get("content"), f"{where}, turn {number}")
@@ -24,5 +24,5 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
                 if isinstance(turn, dict)
             ]
             require(len(volleys) == len(entry["dialog"]), where, "a turn that is not an object", "{speaker, content}")
-            meta = {"file": file.name, "place": place + 1, "topic": entry.get("topic"), "therapy": entry.get("psychotherapy")}
-            yield assemble(f"{entry.get('dialog_id', '')}-{place}", "psy_insight", volleys, repairs, meta)
+            meta = {"file": file.name, "place": index + 1, "topic": entry.get("topic"), "therapy": entry.get("psychotherapy")}
+            yield assemble(f"{entry.get('dialog_id', '')}-{index}", "psy_insight", volleys, repairs, meta)

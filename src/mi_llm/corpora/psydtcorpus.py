@@ -15,8 +15,8 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
         if not file.name.endswith(".json"):
             continue
         entries = parse_list(file, "dialogs")
-        for place, entry in enumerate(entries):
-            where = f"{file.name}, dialog {place + 1}"
+        for index, entry in enumerate(entries):
+            where = f"{file.name}, dialog {index + 1}"
             require(isinstance(entry, dict) and isinstance(entry.get("messages"), list), where, "no list `messages`", "a dialog")
             volleys = []
             for number, message in enumerate(entry["messages"], 1):
@@ -25,5 +25,5 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
                     repairs.note("system turn left out", f"{where}, message {number}")
                 else:
                     volleys.append((message.get("role"), message.get("content"), f"{where}, message {number}"))
-            meta = {"file": file.name, "place": place + 1, "topic": entry.get("normalizedTag")}
-            yield assemble(str(entry.get("id", place)), "psydtcorpus", volleys, repairs, meta)
+            meta = {"file": file.name, "place": index + 1, "topic": entry.get("normalizedTag")}
+            yield assemble(str(entry.get("id", index)), "psydtcorpus", volleys, repairs, meta)

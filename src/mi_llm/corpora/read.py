@@ -2,8 +2,8 @@
 
 Reads `acquire/<corpus>/files.tar`. Writes `read/<corpus>/dialogs.jsonl`, `repairs.csv` (repair, count, example) and
 `metrics.json` (the dialog features of Table 3); for the authors' release also what its `write_rest` lists. Dialogs go
-from the archive to the file one by one, so a corpus of any size is read in the same memory. A corpus that could not be
-had gives no dialogs; `acquire/<corpus>/missing.csv` says why.
+from the archive to the file one by one, so a corpus of any size is read in the same memory. An unavailable corpus
+gives no dialogs; `acquire/<corpus>/missing.csv` says why.
 """
 
 from collections.abc import Callable, Iterable, Iterator

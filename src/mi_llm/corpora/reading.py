@@ -1,7 +1,7 @@
-"""What all readers share: strict about what they understand, silent about nothing.
+"""What all readers share: they refuse what they do not understand, and report every change they make.
 
 A reader turns files into dialogs. Where it must change anything (a label it knows under another name, two volleys of one
-speaker, an empty turn), it says so: every repair is counted by kind, with the first example kept, in `repairs.csv`.
+speaker, an empty turn), it notes a repair: these are counted by kind, with the first example kept, in `repairs.csv`.
 """
 
 import json
@@ -47,27 +47,27 @@ class Repairs:
 
 
 def require(condition: bool, where: str, found: str, expected: str) -> None:
-    """Refuse input that the corpus's format does not allow."""
+    """Raise Problem unless the condition holds: the corpus's format does not allow this input."""
     if not condition:
         shown = found if len(found) <= 300 else f"{found[:300]}…"
         raise Problem(where, shown, expected, "restore the file from its source, or correct it")
 
 
 def parse_list(file: File, of: str) -> list[Any]:
-    """Parse a JSON file that must hold a list of something, or name the file and line that is wrong."""
+    """Parse a JSON file that must hold a list; raises Problem with file and line if it does not. `of` says of what."""
     try:
         entries = json.loads(file.text())
     except (ValueError, RecursionError) as error:
-        place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise Problem(
-            f"{file.name}{place}", f"not JSON ({error})", "a JSON document", "restore the file from its source, or correct it"
+            f"{file.name}{line}", f"not JSON ({error})", "a JSON document", "restore the file from its source, or correct it"
         ) from None
     require(isinstance(entries, list), file.name, f"a JSON {type(entries).__name__}", f"a list of {of}")
     return list(entries)
 
 
 def parse_lines(file: File, of: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Parse JSON Lines that must hold one object a line; yields (line, where, object), empty lines left out."""
+    """Parse JSON Lines that must hold one object per line; yields (line number, where, object), without empty lines."""
     for number, line in enumerate(file.text().split("\n"), 1):
         if line.strip():
             where = f"{file.name}, line {number}"
@@ -89,23 +89,23 @@ def assemble(name: str, source: str, volleys: Iterable[tuple[Any, Any, str]], re
     for label, text, where in volleys:
         require(isinstance(label, str) and label in ROLES, where, f"the speaker {label!r}", f"one of {', '.join(ROLES)}")
         require(isinstance(text, str), where, f"a {type(text).__name__} as text", "a string")
-        role, said = ROLES[label], text
-        if "\0" in said:
+        role, cleaned = ROLES[label], text
+        if "\0" in cleaned:
             repairs.note("control character removed", where)
-            said = said.replace("\0", "")
-        if any("\ud800" <= character <= "\udfff" for character in said):
+            cleaned = cleaned.replace("\0", "")
+        if any("\ud800" <= character <= "\udfff" for character in cleaned):
             repairs.note("half of a character pair replaced", where)
-            said = said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        if "\r" in said:
+            cleaned = cleaned.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if "\r" in cleaned:
             repairs.note("carriage return removed", where)
-            said = said.replace("\r\n", "\n").replace("\r", "\n")
-        said = said.strip()
-        if not said:
+            cleaned = cleaned.replace("\r\n", "\n").replace("\r", "\n")
+        cleaned = cleaned.strip()
+        if not cleaned:
             repairs.note("empty turn dropped", where)
         elif turns and turns[-1].role == role:
             repairs.note("turns of one role merged", where)
-            turns[-1] = Turn(role=role, text=f"{turns[-1].text}\n{said}")
+            turns[-1] = Turn(role=role, text=f"{turns[-1].text}\n{cleaned}")
         else:
-            turns.append(Turn(role=role, text=said))
+            turns.append(Turn(role=role, text=cleaned))
     require(bool(turns), name, "no turn with text", "a dialog")
     return Dialog(id=name, source=source, turns=tuple(turns), meta=meta)

@@ -25,7 +25,7 @@ NAME = "Authors' release"
 NAME_ZH = "作者公布的数据"
 DIALOGS = "训练集和测试集/eval_40 - 转换前.json"
 ROUNDS = "训练集和测试集/eval_40.json"
-TRAINING = "训练集和测试集/trian_2000.json"  # spelled so there
+TRAINING = "训练集和测试集/trian_2000.json"  # spelled like this in the release
 SIMULATED = "人工评价/模拟对话.xlsx"
 APPENDIX = "附录.docx"
 
@@ -34,7 +34,7 @@ OUTLINE_COLUMNS = {"健康行为": "behavior", "具体表现": "manifestation", 
 ARMS = {"微调": "tuned", "原始": "base"}
 MODELS = {word: name for name, model in tuned().items() for word in model.sheets}  # by a word in a sheet's title
 REMARK = re.compile(r"^[（(]\s*(PS|ps|注|备注)\s*[:：].*[）)]$", re.DOTALL)  # a researcher speaking beside the dialog
-SECTIONS = {"三": "rating", "四": "transcription"}  # of the appendix: those that hold a prompt
+SECTIONS = {"三": "rating", "四": "transcription"}  # the appendix's sections that hold a prompt
 HEADING = re.compile(r"([一二三四五六])、(?=动机式|GPT-4|模型微调)")
 
 
@@ -42,8 +42,8 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
     """Yield the 40 test dialogs as published, whoever speaks first; `assemble` merges slips and says so."""
     for file in files:
         if file.name == DIALOGS:
-            for place, messages in enumerate(conversations(file), 1):
-                where = f"{file.name}, dialog {place}"
+            for dialog_number, messages in enumerate(conversations(file), 1):
+                where = f"{file.name}, dialog {dialog_number}"
                 volleys = [
                     (message.get("role"), message.get("content"), f"{where}, turn {number}") for number, message in messages
                 ]
@@ -52,14 +52,18 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
                         repairs.note(f"role {label} renamed to {ROLES[label]}", turn)
                 labels = list(dict.fromkeys(str(label) for label, _, _ in volleys))
                 yield assemble(
-                    f"eval-{place}", "mi-llm-release", volleys, repairs, {"file": file.name, "place": place, "labels": labels}
+                    f"eval-{dialog_number}",
+                    "mi-llm-release",
+                    volleys,
+                    repairs,
+                    {"file": file.name, "place": dialog_number, "labels": labels},
                 )
 
 
 def conversations(file: File) -> Iterator[list[tuple[int, dict[str, Any]]]]:
     """Yield the numbered messages of each dialog of a file in the `conversations` shape."""
-    for place, entry in enumerate(parse_list(file, "dialogs"), 1):
-        where = f"{file.name}, dialog {place}"
+    for dialog_number, entry in enumerate(parse_list(file, "dialogs"), 1):
+        where = f"{file.name}, dialog {dialog_number}"
         require(
             isinstance(entry, dict) and isinstance(entry.get("conversations"), list), where, "no list `conversations`", "a dialog"
         )
@@ -75,38 +79,38 @@ def pair(client: str, counselor: str) -> tuple[Turn, Turn]:
 
 
 class Sample(NamedTuple):
-    """One Alpaca record: the instruction, what is asked, what is answered, and the (input, output) pairs before it."""
+    """One Alpaca record: the instruction, the client's volley, the reply, and the (input, output) pairs before it."""
 
     where: str
     instruction: str
-    said: str
+    client: str
     reply: str
     history: list[tuple[str, str]]
 
 
 def samples(file: File, repairs: Repairs) -> Iterator[Sample]:
     """Yield the records of an Alpaca file, checked; the instruction's key is `instruction`, once `""`."""
-    for place, sample in enumerate(parse_list(file, "samples"), 1):
-        where = f"{file.name}, sample {place}"
+    for sample_number, sample in enumerate(parse_list(file, "samples"), 1):
+        where = f"{file.name}, sample {sample_number}"
         require(isinstance(sample, dict), where, f"a JSON {type(sample).__name__}", "an object")
         if "instruction" not in sample and "" in sample:
             repairs.note('key "" read as instruction', where)
-        told = sample.get("instruction", sample.get("", ""))
-        require(isinstance(told, str), where, f"a {type(told).__name__} as instruction", "a string")
-        said, reply, history = sample.get("input"), sample.get("output"), sample.get("history") or []
-        require(isinstance(said, str) and isinstance(reply, str), where, "no text in input or output", "strings")
+        instruction_text = sample.get("instruction", sample.get("", ""))
+        require(isinstance(instruction_text, str), where, f"a {type(instruction_text).__name__} as instruction", "a string")
+        client, reply, history = sample.get("input"), sample.get("output"), sample.get("history") or []
+        require(isinstance(client, str) and isinstance(reply, str), where, "no text in input or output", "strings")
         require(isinstance(history, list), where, f"a {type(history).__name__} as history", "a list of pairs")
-        for old in history:
-            well = isinstance(old, list) and len(old) == 2 and all(isinstance(text, str) for text in old)
-            require(well, where, "a malformed history", "a list of pairs of strings")
-        yield Sample(where, told.strip(), said, reply, [(old[0], old[1]) for old in history])
+        for earlier in history:
+            well_formed = isinstance(earlier, list) and len(earlier) == 2 and all(isinstance(text, str) for text in earlier)
+            require(well_formed, where, "a malformed history", "a list of pairs of strings")
+        yield Sample(where, instruction_text.strip(), client, reply, [(earlier[0], earlier[1]) for earlier in history])
 
 
 def instruction(files: Iterable[File]) -> str:
-    """The one instruction of all published test samples; empty without the file."""
-    found = {sample.instruction for file in files if file.name == ROUNDS for sample in samples(file, Repairs())}
-    require(len(found) <= 1, ROUNDS, f"{len(found)} different instructions", "one instruction")
-    return found.pop() + "\n" if found else ""
+    """The instruction that all published test samples share; empty without the file."""
+    instructions = {sample.instruction for file in files if file.name == ROUNDS for sample in samples(file, Repairs())}
+    require(len(instructions) <= 1, ROUNDS, f"{len(instructions)} different instructions", "one instruction")
+    return instructions.pop() + "\n" if instructions else ""
 
 
 def read_rounds(files: Iterable[File], repairs: Repairs) -> Iterator[Round]:
@@ -125,7 +129,7 @@ def read_rounds(files: Iterable[File], repairs: Repairs) -> Iterator[Round]:
                     dialog=f"eval-{dialog}",
                     number=number,
                     history=tuple(turn for before in sample.history for turn in pair(*before)),
-                    client=sample.said,
+                    client=sample.client,
                     counselor=sample.reply,
                 )
 
@@ -133,14 +137,14 @@ def read_rounds(files: Iterable[File], repairs: Repairs) -> Iterator[Round]:
 def alignment(files: Iterable[File], published: Iterable[Round]) -> pd.DataFrame:
     """Who really speaks in each published sample: columns round, input_role, output_role, status, reason.
 
-    `status` is `aligned` where a client volley is answered by a counselor volley, else `shifted`; the reason is told from the
-    dialog as published: it opens with the counselor, or a role speaks twice before this place.
+    `status` is `aligned` where a counselor volley answers a client volley, else `shifted`. The reason comes from the dialog as
+    published: it opens with the counselor, or a role speaks twice before this round.
     """
     roles = {
-        f"eval-{place}": [ROLES.get(str(message.get("role")), "?") for _, message in messages]
+        f"eval-{dialog_number}": [ROLES.get(str(message.get("role")), "?") for _, message in messages]
         for file in files
         if file.name == DIALOGS
-        for place, messages in enumerate(conversations(file), 1)
+        for dialog_number, messages in enumerate(conversations(file), 1)
     }
     rows = []
     for sample in published:
@@ -158,10 +162,10 @@ def alignment(files: Iterable[File], published: Iterable[Round]) -> pd.DataFrame
 
 
 def read_training(files: Iterable[File], repairs: Repairs) -> tuple[str, list[Dialog]]:
-    """Read the training file, whichever of the shapes that the authors' tool takes it has; returns (what it is, dialogs).
+    """Read the training file, in any of the formats that the authors' tool accepts; returns (description, dialogs).
 
-    Known are `conversations` (a dialog a record), and Alpaca with history, at dialog level (the last round with all before it
-    a record) or at round level (every round a record, as in the test file). Without the file: ("", []).
+    These are `conversations` (one record per dialog), and Alpaca with history: one record per dialog (its last round, with all
+    before it) or one per round (as in the test file). Without the file: ("", []).
     """
     for file in files:
         if file.name != TRAINING:
@@ -171,40 +175,40 @@ def read_training(files: Iterable[File], repairs: Repairs) -> tuple[str, list[Di
         if "conversations" in entries[0]:
             dialogs = [
                 assemble(
-                    f"train-{place}",
+                    f"train-{dialog_number}",
                     "mi-llm-release",
                     [
-                        (message.get("role"), message.get("content"), f"{file.name}, dialog {place}, turn {n}")
+                        (message.get("role"), message.get("content"), f"{file.name}, dialog {dialog_number}, turn {n}")
                         for n, message in messages
                     ],
                     repairs,
-                    {"file": file.name, "place": place, "records": "dialog"},
+                    {"file": file.name, "place": dialog_number, "records": "dialog"},
                 )
-                for place, messages in enumerate(conversations(file), 1)
+                for dialog_number, messages in enumerate(conversations(file), 1)
             ]
             return f"conversations: {len(dialogs)} records, one dialog each", dialogs
         records = list(samples(file, repairs))
         last = [
             sample
             for sample, after in zip(records, [*records[1:], None], strict=True)
-            if after is None or after.history[: len(sample.history) + 1] != [*sample.history, (sample.said, sample.reply)]
+            if after is None or after.history[: len(sample.history) + 1] != [*sample.history, (sample.client, sample.reply)]
         ]
         level = "dialog" if len(last) == len(records) else "round"
         dialogs = []
-        for place, sample in enumerate(last, 1):
-            spoken = [*sample.history, (sample.said, sample.reply)]
+        for dialog_number, sample in enumerate(last, 1):
+            pairs = [*sample.history, (sample.client, sample.reply)]
             volleys = [
-                (role, text, sample.where) for said, reply in spoken for role, text in (("client", said), ("counselor", reply))
+                (role, text, sample.where) for client, reply in pairs for role, text in (("client", client), ("counselor", reply))
             ]
-            meta = {"file": file.name, "place": place, "records": level}
-            dialogs.append(assemble(f"train-{place}", "mi-llm-release", volleys, repairs, meta))
+            meta = {"file": file.name, "place": dialog_number, "records": level}
+            dialogs.append(assemble(f"train-{dialog_number}", "mi-llm-release", volleys, repairs, meta))
         what = "one dialog each" if level == "dialog" else f"one round each, from {len(last)} dialogs"
         return f"Alpaca with history: {len(records)} records, {what}", dialogs
     return "", []
 
 
 def read_simulated(files: Iterable[File], repairs: Repairs) -> tuple[list[Dialog], list[dict[str, str]]]:
-    """Read the role-played dialogs (one sheet a model and arm, one column a dialog) and the client outlines."""
+    """Read the role-played dialogs (one sheet per model and arm, one column per dialog) and the client outlines."""
     for file in files:
         if file.name != SIMULATED:
             continue
@@ -213,8 +217,8 @@ def read_simulated(files: Iterable[File], repairs: Repairs) -> tuple[list[Dialog
             book = openpyxl.load_workbook(content, data_only=True)
             sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
         except Exception as error:  # openpyxl raises whatever its parsers raise
-            found = f"not a workbook ({type(error).__name__})"
-            raise Problem(file.name, found, "the workbook as published", "restore it from its source") from None
+            fault = f"not a workbook ({type(error).__name__})"
+            raise Problem(file.name, fault, "the workbook as published", "restore it from its source") from None
         require(bool(sheets.get(OUTLINES)), file.name, "no sheet of outlines", f"the sheet {OUTLINES}")
         dialogs = [
             dialog for title, rows in sheets.items() if title != OUTLINES for dialog in sheet_dialogs(file, title, rows, repairs)
@@ -224,28 +228,28 @@ def read_simulated(files: Iterable[File], repairs: Repairs) -> tuple[list[Dialog
 
 
 def sheet_dialogs(file: File, title: str, rows: list[tuple[Any, ...]], repairs: Repairs) -> Iterator[Dialog]:
-    """Yield the dialogs of one sheet, a column each.
+    """Yield the dialogs of one sheet, one per column.
 
     Speakers alternate by row, also below the last label. A cell that a researcher used for a remark is left out of the dialog and
     counted in its `meta["remarks"]`; `meta` also names the model, the arm and the dialog's number.
     """
     arm = next((arm for word, arm in ARMS.items() if word in title), None)
     model = next((model for word, model in MODELS.items() if word in title.lower()), None)
-    place = f"{file.name}, sheet {title}"
+    sheet = f"{file.name}, sheet {title}"
     require(
-        bool(arm and model and rows), place, "a sheet of an unknown model and arm", f"one of {', '.join(MODELS)}, 微调 or 原始"
+        bool(arm and model and rows), sheet, "a sheet of an unknown model and arm", f"one of {', '.join(MODELS)}, 微调 or 原始"
     )
     speakers: list[str] = []
     for number, (label, *_) in enumerate(rows[1:], 2):
         speakers.append(("client", "counselor")[number % 2])
         known = label is None or ROLES.get(str(label)) == speakers[-1]
-        require(known, f"{place}, row {number}", f"the label {label!r}", f"the {speakers[-1]}'s")
+        require(known, f"{sheet}, row {number}", f"the label {label!r}", f"the {speakers[-1]}'s")
         if label is None:
-            repairs.note("unlabeled row given its speaker by position", f"{place}, row {number}")
+            repairs.note("unlabeled row given its speaker by position", f"{sheet}, row {number}")
     for column, name in enumerate(rows[0][1:], 1):
         volleys, remarks = [], 0
         for number, (speaker, row) in enumerate(zip(speakers, rows[1:], strict=True), 2):
-            cell, where = row[column], f"{place}, row {number}, column {column + 1}"
+            cell, where = row[column], f"{sheet}, row {number}, column {column + 1}"
             require(cell is None or isinstance(cell, str), where, f"a {type(cell).__name__}", "text")
             if cell is not None and REMARK.match(cell.strip()):
                 repairs.note("researcher's remark left out", where)
@@ -256,22 +260,22 @@ def sheet_dialogs(file: File, title: str, rows: list[tuple[Any, ...]], repairs: 
             meta = {"file": file.name, "sheet": title, "model": model, "arm": arm, "number": name, "remarks": remarks}
             yield assemble(f"{model}-{arm}-{name}", "mi-llm-release", volleys, repairs, meta)
         else:
-            repairs.note("empty column left out", f"{place}, column {column + 1}")
+            repairs.note("empty column left out", f"{sheet}, column {column + 1}")
 
 
 def outlines(file: File, rows: list[tuple[Any, ...]]) -> list[dict[str, str]]:
     """The standardized clients: behavior, manifestation, reason, willing; an empty behavior is that of the row above."""
-    head = {str(title): place for place, title in enumerate(rows[0]) if title}
+    head = {str(title): column for column, title in enumerate(rows[0]) if title}
     for title in OUTLINE_COLUMNS:
         require(title in head, f"{file.name}, sheet {OUTLINES}", f"the columns {', '.join(head)}", f"a column {title}")
-    found: list[dict[str, str]] = []
+    client_outlines: list[dict[str, str]] = []
     for row in rows[1:]:
         outline = {name: str(row[head[title]] or "").replace("\xa0", " ").strip() for title, name in OUTLINE_COLUMNS.items()}
-        if not outline["behavior"] and found:
-            outline["behavior"] = found[-1]["behavior"]
+        if not outline["behavior"] and client_outlines:
+            outline["behavior"] = client_outlines[-1]["behavior"]
         if any(outline.values()):
-            found.append(outline)
-    return found
+            client_outlines.append(outline)
+    return client_outlines
 
 
 def read_appendix(files: Iterable[File]) -> dict[str, str]:
@@ -302,12 +306,12 @@ def read_appendix(files: Iterable[File]) -> dict[str, str]:
                 current = sections[heading[1]] = []  # the table of contents comes first and is overwritten
             else:
                 current.append(text)
-        found = {name: "\n".join(lines).strip() + "\n" for name, lines in sections.items()}
+        texts = {name: "\n".join(lines).strip() + "\n" for name, lines in sections.items()}
         for name in ("三", "四", "五"):
             require(
-                bool(found.get(name, "").strip()), file.name, f"no section {name}", "prompts and hyperparameters as published"
+                bool(texts.get(name, "").strip()), file.name, f"no section {name}", "prompts and hyperparameters as published"
             )
-        return found
+        return texts
     return {}
 
 

@@ -1,8 +1,8 @@
-"""Answering all rounds of a dialog from one reading of it.
+"""Answer all rounds of a dialog after reading it once.
 
 The rounds of one dialog share their teacher-forced history. Asked one by one, a model reads that history again for each round;
 here it reads each dialog once (the *trunk*), lets every round *branch* off where its own prompt leaves the trunk, and writes
-the replies of many rounds together, a token each at a time. A round that has ended leaves at once, and the next dialog joins.
+the replies of many rounds together, one token each at a time. A round that has ended leaves at once, and the next dialog joins.
 Nothing is padded: the tokens of all rounds lie in one row, and only attention, registered with transformers as `mi_llm_rounds`,
 knows which of them belong together. In float32 the tokens are those of plain one-by-one generation.
 """
@@ -25,9 +25,13 @@ Choose = Callable[[torch.Tensor, Sequence[int], Sequence[int]], torch.Tensor]
 
 @dataclass(frozen=True)
 class Plan:
-    """How the prompts of one dialog's rounds are read: the trunk once, then of each prompt what follows its fork."""
+    """How the prompts of one dialog's rounds are read: the trunk once, then of each prompt what follows its fork.
 
-    places: tuple[int, ...]
+    `indices` are the rounds' positions in the caller's list. `forks` say how many tokens of the trunk each prompt shares;
+    `suffixes` are the tokens after that.
+    """
+
+    indices: tuple[int, ...]
     trunk: list[int]
     forks: list[int]
     suffixes: list[list[int]]
@@ -38,20 +42,20 @@ class Plan:
         return len(self.trunk) + sum(map(len, self.suffixes))
 
 
-def shared(one: Sequence[int], other: Sequence[int]) -> int:
+def shared(prompt: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two prompts have in common from their beginning."""
-    least = min(len(one), len(other))
-    return next((place for place in range(least) if one[place] != other[place]), least)
+    shorter = min(len(prompt), len(other))
+    return next((position for position in range(shorter) if prompt[position] != other[position]), shorter)
 
 
-def plan(places: Sequence[int], prompts: Sequence[list[int]]) -> Plan:
-    """Lay out one dialog's prompts: the trunk is what the longest shares with another; each keeps a token of its own."""
-    longest = max(range(len(prompts)), key=lambda number: len(prompts[number]))
-    forks = [min(shared(asked, prompts[longest]), len(asked) - 1) for asked in prompts]
-    length = max((fork for number, fork in enumerate(forks) if number != longest), default=0)
+def plan(indices: Sequence[int], prompts: Sequence[list[int]]) -> Plan:
+    """Lay out one dialog's prompts: the trunk is what the longest shares with another; each keeps at least one own token."""
+    longest = max(range(len(prompts)), key=lambda index: len(prompts[index]))
+    forks = [min(shared(prompt, prompts[longest]), len(prompt) - 1) for prompt in prompts]
+    length = max((fork for index, fork in enumerate(forks) if index != longest), default=0)
     forks = [min(fork, length) for fork in forks]
-    suffixes = [asked[fork:] for asked, fork in zip(prompts, forks, strict=True)]
-    return Plan(tuple(places), prompts[longest][:length], forks, suffixes)
+    suffixes = [prompt[fork:] for prompt, fork in zip(prompts, forks, strict=True)]
+    return Plan(tuple(indices), prompts[longest][:length], forks, suffixes)
 
 
 @dataclass
@@ -66,21 +70,21 @@ class Memory:
 class Talk:
     """One dialog whose rounds are being answered.
 
-    `places` are the rounds still open; `forks`, `lengths` [rounds] how much each sees of the trunk and holds of its own;
-    `token` [rounds] what each said last; `said` its reply so far.
+    `indices` are the rounds still open; `forks` [rounds] how many tokens of the trunk each sees, `lengths` [rounds] how many of
+    its own it holds; `token` [rounds] each one's last token; `replies` the token ids of each reply so far.
     """
 
     plan: Plan
-    places: list[int]
+    indices: list[int]
     forks: torch.Tensor
     lengths: torch.Tensor
     token: torch.Tensor
-    said: list[list[int]]
+    replies: list[list[int]]
     layers: dict[int, Memory] = field(default_factory=dict)
 
     def step(self) -> None:
-        """Prepare one more token a round: room for it, and which keys each round may see."""
-        rounds, longest = len(self.places), int(self.lengths.max()) + 1
+        """Prepare one more token per round: room for it, and which keys each round may see."""
+        rounds, longest = len(self.indices), int(self.lengths.max()) + 1
         room = self.layers[0].own[0].shape[2]
         if longest > room:
             for memory in self.layers.values():
@@ -92,16 +96,16 @@ class Talk:
         self.hidden = torch.cat(hidden, 1)[:, None, None]
 
     def keep(self, numbers: list[int]) -> None:
-        """Let all rounds but these leave."""
+        """Drop all rounds but these; `numbers` count the rounds that are still open."""
         index = torch.tensor(numbers, dtype=torch.long, device=self.forks.device)
-        self.places, self.said = [self.places[number] for number in numbers], [self.said[number] for number in numbers]
+        self.indices, self.replies = [self.indices[number] for number in numbers], [self.replies[number] for number in numbers]
         self.forks, self.lengths, self.token = self.forks[index], self.lengths[index], self.token[index]
         for memory in self.layers.values():
             memory.own = (memory.own[0][index], memory.own[1][index])
 
     def join(self, other: "Talk") -> None:
-        """Let the rounds of another talk go on with these; neither has a trunk."""
-        self.places, self.said = self.places + other.places, self.said + other.said
+        """Append the rounds of another talk; neither has a trunk."""
+        self.indices, self.replies = self.indices + other.indices, self.replies + other.replies
         self.forks = torch.cat([self.forks, other.forks])
         self.lengths, self.token = torch.cat([self.lengths, other.lengths]), torch.cat([self.token, other.token])
         room = max(talk.layers[0].own[0].shape[2] for talk in (self, other))
@@ -148,7 +152,7 @@ class Step:
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         """Attention [1, heads, rounds, size]: each dialog's rounds against their trunk at once, and against their own tokens."""
-        counts = [len(talk.places) for talk in self.talks]
+        counts = [len(talk.indices) for talk in self.talks]
         pieces = [piece[0].transpose(0, 1).split(counts) for piece in (query, key, value)]
         parts = [
             attend_talk(talk, talk.layers[layer], new, scaling)
@@ -158,7 +162,7 @@ class Step:
 
 
 def attend_talk(talk: Talk, memory: Memory, new: Sequence[torch.Tensor], scaling: float) -> torch.Tensor:
-    """Attention [rounds, heads, size] of one new token a round; `new` is its query, key and value, each [rounds, heads, size].
+    """Attention [rounds, heads, size] of one new token per round; `new` is its query, key and value, each [rounds, heads, size].
 
     One softmax over the trunk's keys and the round's own: the scores are computed apart, since all rounds share the trunk's.
     """
@@ -181,18 +185,18 @@ def attend_talk(talk: Talk, memory: Memory, new: Sequence[torch.Tensor], scaling
 
 
 def attend(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: Any, scaling: float, **more: Any
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: Any, scaling: float, **arguments: Any
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls in each layer: hand the row to the pass that knows its parts."""
-    found = more["rounds"].attend(module.layer_idx, query, key, value, scaling)
-    return found.transpose(1, 2), None
+    output = arguments["rounds"].attend(module.layer_idx, query, key, value, scaling)
+    return output.transpose(1, 2), None
 
 
 AttentionInterface.register(ATTENTION, attend)
 
 
 class Branching:
-    """A model that answers by branching: `most` rounds at a time, but never less than a dialog; each at most `limit` tokens."""
+    """A model that answers by branching: `most` rounds at a time, but at least one dialog; each reply at most `limit` tokens."""
 
     def __init__(self, model: torch.nn.Module, stops: Sequence[int], most: int, limit: int, choose: Choose) -> None:
         self.model, self.stops, self.most, self.limit, self.choose = model, frozenset(stops), most, limit, choose
@@ -200,14 +204,14 @@ class Branching:
         self.prefilled = self.decoded = 0
 
     def answers(self, plans: Sequence[Plan]) -> Iterator[tuple[int, list[int], str]]:
-        """Yield (place, token ids without the stop token, `stop` or `length`) of each round as soon as it has ended."""
+        """Yield (index, token ids without the stop token, `stop` or `length`) of each round as soon as it has ended."""
         waiting, talks = list(reversed(plans)), list[Talk]()
         while waiting or talks:
-            while waiting and (not talks or sum(len(talk.places) for talk in talks) + len(waiting[-1].places) <= self.most):
+            while waiting and (not talks or sum(len(talk.indices) for talk in talks) + len(waiting[-1].indices) <= self.most):
                 talks.append(self.opened(waiting.pop()))
             for talk in talks:
                 yield from self.ended(talk)
-            talks = [talk for talk in talks if talk.places]
+            talks = [talk for talk in talks if talk.indices]
             if talks:
                 self.step(talks)
 
@@ -215,68 +219,68 @@ class Branching:
         """Integers on the model's device."""
         return torch.tensor(numbers, device=self.device)
 
-    def opened(self, found: Plan) -> Talk:
+    def opened(self, dialog: Plan) -> Talk:
         """Read one dialog, and choose the first token of each round."""
-        sizes = [len(suffix) for suffix in found.suffixes]
-        row = [*found.trunk, *(token for suffix in found.suffixes for token in suffix)]
-        places = [*range(len(found.trunk))]
-        for fork, size in zip(found.forks, sizes, strict=True):
-            places += range(fork, fork + size)
+        sizes = [len(suffix) for suffix in dialog.suffixes]
+        row = [*dialog.trunk, *(token for suffix in dialog.suffixes for token in suffix)]
+        positions = [*range(len(dialog.trunk))]
+        for fork, size in zip(dialog.forks, sizes, strict=True):
+            positions += range(fork, fork + size)
         masks = [
             torch.ones(size, fork + size, dtype=torch.bool, device=self.device).tril(fork)
-            for fork, size in zip(found.forks, sizes, strict=True)
+            for fork, size in zip(dialog.forks, sizes, strict=True)
         ]
-        rounds = list(found.places)
-        talk = Talk(found, rounds, self.tensor(found.forks), self.tensor(sizes), self.tensor(sizes), [[] for _ in rounds])
-        last = self.tensor(sizes).cumsum(0) + len(found.trunk) - 1
-        self.extend([talk], self.run(row, places, Opening(talk, sizes, masks), last))
-        self.prefilled += found.prefilled
+        indices = list(dialog.indices)
+        talk = Talk(dialog, indices, self.tensor(dialog.forks), self.tensor(sizes), self.tensor(sizes), [[] for _ in indices])
+        last = self.tensor(sizes).cumsum(0) + len(dialog.trunk) - 1
+        self.extend([talk], self.run(row, positions, Opening(talk, sizes, masks), last))
+        self.prefilled += dialog.prefilled
         return talk
 
     def step(self, talks: list[Talk]) -> None:
-        """Let every open round say its next token."""
+        """Compute and choose the next token of every open round."""
         for talk in talks:
             talk.step()
         row = torch.cat([talk.token for talk in talks])
-        places = torch.cat([talk.forks + talk.lengths for talk in talks])
-        logits = self.run(row, places, Step(talks), 0)
+        positions = torch.cat([talk.forks + talk.lengths for talk in talks])
+        logits = self.run(row, positions, Step(talks), 0)
         for talk in talks:
             talk.lengths = talk.lengths + 1
         self.extend(talks, logits)
         self.decoded += len(row)
 
     def run(
-        self, row: Sequence[int] | torch.Tensor, places: Sequence[int] | torch.Tensor, of: Opening | Step, keep: Any
+        self, row: Sequence[int] | torch.Tensor, positions: Sequence[int] | torch.Tensor, of: Opening | Step, keep: Any
     ) -> torch.Tensor:
         """One pass over one row of tokens; returns the logits [kept tokens, vocabulary] in float32."""
         ids = torch.as_tensor(row, device=self.device)[None]
-        positions = torch.as_tensor(places, device=self.device)[None]
+        position_ids = torch.as_tensor(positions, device=self.device)[None]
         with torch.inference_mode():
-            out = self.model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, rounds=of)
+            out = self.model(input_ids=ids, position_ids=position_ids, use_cache=False, logits_to_keep=keep, rounds=of)
         logits: torch.Tensor = out.logits[0].float()
         return logits
 
     def extend(self, talks: list[Talk], logits: torch.Tensor) -> None:
         """Choose the next token of each open round."""
-        rounds = [place for talk in talks for place in talk.places]
-        counts = [len(said) for talk in talks for said in talk.said]
-        tokens = self.choose(logits, rounds, counts)
-        for talk, mine in zip(talks, tokens.split([len(talk.places) for talk in talks]), strict=True):
-            talk.token = mine
-            for said, token in zip(talk.said, mine.tolist(), strict=True):
-                said.append(token)
+        indices = [index for talk in talks for index in talk.indices]
+        counts = [len(reply) for talk in talks for reply in talk.replies]
+        tokens = self.choose(logits, indices, counts)
+        for talk, chosen in zip(talks, tokens.split([len(talk.indices) for talk in talks]), strict=True):
+            talk.token = chosen
+            for reply, token in zip(talk.replies, chosen.tolist(), strict=True):
+                reply.append(token)
 
     def ended(self, talk: Talk) -> Iterator[tuple[int, list[int], str]]:
         """Yield the rounds that have ended and let them leave."""
         going = []
-        for number, (place, said) in enumerate(zip(talk.places, talk.said, strict=True)):
-            if said[-1] in self.stops:
-                yield place, said[:-1], "stop"
-            elif len(said) == self.limit:
-                yield place, said, "length"
+        for row, (index, reply) in enumerate(zip(talk.indices, talk.replies, strict=True)):
+            if reply[-1] in self.stops:
+                yield index, reply[:-1], "stop"
+            elif len(reply) == self.limit:
+                yield index, reply, "length"
             else:
-                going.append(number)
-        if len(going) < len(talk.places):
+                going.append(row)
+        if len(going) < len(talk.indices):
             talk.keep(going)
 
 
@@ -286,7 +290,7 @@ def greedy(logits: torch.Tensor, rounds: Sequence[int], counts: Sequence[int]) -
 
 
 def drawn(logits: torch.Tensor, temperature: torch.Tensor, top_k: int, top_p: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
-    """A token of each round by chance: temperature, then the `top_k` likeliest, then the fewest that hold `top_p`.
+    """A random token for each round: temperature, then the `top_k` likeliest, then the fewest that hold `top_p`.
 
     `logits` [rounds, vocabulary]; `temperature`, `top_p` and `chance` (a random number from 0 to 1) [rounds].
     """
@@ -295,8 +299,8 @@ def drawn(logits: torch.Tensor, temperature: torch.Tensor, top_k: int, top_p: to
     with nondeterministic("cumsum") if shares.is_cuda else nullcontext():
         shares[shares.cumsum(-1) - shares >= top_p[:, None]] = 0.0
         summed = shares.cumsum(-1)
-    places = torch.searchsorted(summed, chance[:, None] * summed[:, -1:], right=True)
-    return tokens.gather(-1, places.clamp(max=tokens.shape[-1] - 1))[:, 0]
+    ranks = torch.searchsorted(summed, chance[:, None] * summed[:, -1:], right=True)
+    return tokens.gather(-1, ranks.clamp(max=tokens.shape[-1] - 1))[:, 0]
 
 
 def branching_attention(model: PreTrainedModel) -> None:

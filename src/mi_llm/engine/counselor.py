@@ -38,7 +38,7 @@ class Counselor(Protocol):
 
 
 def counselors(study: Study, model: str, stage: str) -> "Iterator[LocalCounselor] | Iterator[ServedCounselor]":
-    """A model's arms, base first, each to be used before the next one is asked for; `stage` is the one that asks."""
+    """A model's arms, base first; use each before taking the next. `stage` is the stage that uses them."""
     return local_counselors(study, model) if study.respond.engine == "local" else served_counselors(study, model, stage)
 
 
@@ -79,7 +79,10 @@ def local_counselors(study: Study, model: str) -> "Iterator[LocalCounselor]":
 
 
 class LocalCounselor:
-    """An arm of a loaded model, greedy or sampled as `respond` says. `arm` seeds the sampling, one number a round and token."""
+    """An arm of a loaded model, greedy or sampled as `respond` says.
+
+    `arm` seeds the sampling: one random number per round and token.
+    """
 
     def __init__(self, study: Study, model: str, arm: str, network: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         if arm != "base" and study.respond.adapter == "merged":
@@ -99,38 +102,38 @@ class LocalCounselor:
         return Branching(self.network, self.form.stop_ids(self.tokenizer), options.batch, most, choose)
 
     def answers(
-        self, branching: Branching, rounds: Sequence[Round], asked: Sequence[list[int]], wanted: Sequence[Plan]
+        self, branching: Branching, rounds: Sequence[Round], prompt_ids: Sequence[list[int]], dialogs: Sequence[Plan]
     ) -> Iterator[Answer]:
-        """The answers to the planned ones of the rounds, as they come; `asked` are the prompts of all."""
+        """Yield the answers to the rounds of the plans `dialogs`, as they come; `prompt_ids` are the prompts of all rounds."""
         title, room = f"{self.model} {self.arm}", f"memory for {self.study.respond.batch} rounds at a time"
         problem = Problem(title, "out of memory", room, "lower respond.batch, and run again")
         with acting_as(self.arm, self.network), enough_memory(lambda: problem):
-            for index, tokens, finish in branching.answers(wanted):
+            for index, tokens, finish in branching.answers(dialogs):
                 text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-                counts = {"prompt_tokens": len(asked[index]), "tokens": len(tokens)}
+                counts = {"prompt_tokens": len(prompt_ids[index]), "tokens": len(tokens)}
                 sample = rounds[index]
                 yield {"round": sample.id, "dialog": sample.dialog, "text": text, **counts, "finish": finish}
 
     def replies(self, rounds: Sequence[Round]) -> list[str]:
         """What it says to each round's client, given the round's history."""
-        asked = self.prompts(rounds)
-        answers = self.answers(self.branching(rounds), rounds, asked, plans(rounds, asked, {}))
+        prompt_ids = self.prompts(rounds)
+        answers = self.answers(self.branching(rounds), rounds, prompt_ids, plans(rounds, prompt_ids, {}))
         texts = {answer["round"]: answer["text"] for answer in answers}
         return [texts[sample.id] for sample in rounds]
 
 
-def plans(rounds: Sequence[Round], asked: Sequence[list[int]], done: dict[str, Answer]) -> list[Plan]:
+def plans(rounds: Sequence[Round], prompt_ids: Sequence[list[int]], answered: dict[str, Answer]) -> list[Plan]:
     """What is still to be answered, one plan per dialog, the longest dialogs first."""
     by_dialog: dict[str, list[int]] = {}
     for index, sample in enumerate(rounds):
-        if sample.id not in done:
+        if sample.id not in answered:
             by_dialog.setdefault(sample.dialog, []).append(index)
-    wanted = [plan(indices, [asked[index] for index in indices]) for indices in by_dialog.values()]
-    return sorted(wanted, key=lambda dialog: (-dialog.prefilled, dialog.places))
+    unanswered = [plan(indices, [prompt_ids[index] for index in indices]) for indices in by_dialog.values()]
+    return sorted(unanswered, key=lambda dialog: (-dialog.prefilled, dialog.indices))
 
 
 def sampler(options: Sampling, rounds: Sequence[Round], study: Study, arm: str, most: int) -> Choose:
-    """A choice by chance (temperature, then top-k, then top-p); each round has its own random numbers, whoever is beside it."""
+    """Sample tokens (temperature, top-k, top-p); each round has its own random numbers, whatever rounds are answered with it."""
     chance = np.stack(
         [np.random.default_rng(study.seed_of("respond", arm, sample.id)).random(most, np.float32) for sample in rounds]
     )
@@ -163,12 +166,12 @@ class ServedCounselor:
         """The server's recorded response to each round; asks for those that are not recorded yet."""
         name = served_name(self.model, self.arm)
         options = self.study.llm.model_copy(update={"base_url": self.study.respond.server, "model": name})
-        asked = questions(self.study, rounds, self.model, self.arm)
+        all_questions = questions(self.study, rounds, self.model, self.arm)
         with self.cassette.recording():
-            wanted = {question.key: question for question in asked if question.key not in self.cassette.good}
-            if wanted:
-                record(options, list(wanted.values()), self.cassette, self.title)
-        return [self.cassette.good[question.key] for question in asked]
+            unrecorded = {question.key: question for question in all_questions if question.key not in self.cassette.good}
+            if unrecorded:
+                record(options, list(unrecorded.values()), self.cassette, self.title)
+        return [self.cassette.good[question.key] for question in all_questions]
 
     def replies(self, rounds: Sequence[Round]) -> list[str]:
         """What it says to each round's client, given the round's history."""
@@ -180,7 +183,7 @@ def questions(study: Study, rounds: Sequence[Round], model: str, arm: str) -> li
     options, path = study.respond, Path(study.finetune.instruction)
     greedily = options.decoding == "greedy"
     prompt_file = {"name": path.as_posix(), "sha256": storage.sha256(path)}
-    asked = []
+    all_questions = []
     for sample, chat in zip(rounds, chats(rounds, study), strict=True):
         request: dict[str, Any] = {
             "model": served_name(model, arm),
@@ -190,8 +193,8 @@ def questions(study: Study, rounds: Sequence[Round], model: str, arm: str) -> li
         }
         if not greedily:
             request["seed"] = study.seed_of("respond", arm, sample.id)
-        asked.append(Question(f"round {sample.id}", request, prompt_file, check=lambda _: None, any_text=True))
-    return asked
+        all_questions.append(Question(f"round {sample.id}", request, prompt_file, check=lambda _: None, any_text=True))
+    return all_questions
 
 
 def unfinished(study: Study, folder: Path, model: str, arm: str) -> Cassette:
@@ -205,7 +208,7 @@ def unfinished(study: Study, folder: Path, model: str, arm: str) -> Cassette:
 
 
 def forget(folder: Path, model: str) -> None:
-    """Remove a server's replies when the output is there: a model that is served again may be another one."""
+    """Remove a server's replies once the output is written: the server may serve another model next time."""
     for arm in ARMS:
         for path in folder.glob(f".{model}.{arm}.*.cassette"):
             path.unlink()

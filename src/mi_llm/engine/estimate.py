@@ -18,13 +18,13 @@ from mi_llm.problem import Problem
 from mi_llm.study import Finetune, Study
 
 BYTES = {"float32": 4, "bfloat16": 2}
-# NF4 with double quantisation: 4 bits a weight, an 8-bit scale for 64 weights, a 32-bit scale for 256 scales (Dettmers et al.
+# NF4 with double quantization: 4 bits per weight, an 8-bit scale for 64 weights, a 32-bit scale for 256 scales (Dettmers et al.
 # 2023, QLoRA, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 ADAPTER_BYTES = 16  # a parameter in float32, as peft keeps it: weight, gradient, AdamW's two moments (Kingma and Ba 2015)
 LOGIT_BYTES = 6  # float32, overwritten with their gradient; and once in bfloat16, as the model gives and takes them
 WORKSPACE = 1.5e9  # assumption: bytes that CUDA, its libraries and gaps between blocks take
-LABELLED = 0.6  # assumption: the share of a record's tokens that the loss sees
+LABELED = 0.6  # assumption: the share of a record's tokens that the loss sees
 ROUNDS = 8  # assumption: rounds of a dialog
 OWN = 512  # assumption: tokens of a round's prompt that its dialog does not share: the instruction and the last client volley
 SHARE = 0.4  # assumption: the share of its peak that a card reaches in fine-tuning
@@ -133,7 +133,7 @@ def layer_bytes(shape: Shape, precision: str, rank: int, dropout: bool = False) 
 
     Counted from what is saved in transformers' Llama and GLM with our gradients (`engine/gradients.py`) and attention that does
     not keep its scores (FlashAttention, Dao et al. 2022): the inputs of the linear layers and the LoRA products, queries, keys,
-    values and output of attention with one normalizer a head, three more tensors of the gated feed-forward part, and of the
+    values and output of attention with one normalizer per head, three more tensors of the gated feed-forward part, and of the
     two norms what they normalized and by how much. A frozen matrix keeps nothing. With dropout each linear layer has an input
     of its own, and a mask that takes as much (on a GPU, less).
     """
@@ -149,8 +149,8 @@ def flops_per_token(shape: Shape, rank: int, checkpointing: bool, context: float
 
     A weight takes 2 operations forward and 2 for the gradient of its input; a frozen one needs no gradient of its own, the
     adapter's does (2 more). Checkpointing computes the forward pass of all decoder layers but the last once more. Attention
-    (scores and weighted sum, half of the record on average): 4 × width of the queries × context / 2 a layer, twice that backward
-    (Kaplan et al. 2020, Table 1; Chowdhery et al. 2022, appendix B).
+    (scores and weighted sum, half of the record on average): 4 × width of the queries × context / 2 per layer, twice that
+    backward (Kaplan et al. 2020, Table 1; Chowdhery et al. 2022, appendix B).
     """
     again = int(checkpointing) * (1 - 1 / shape.layers)
     attention = shape.layers * 4 * shape.query * context / 2
@@ -163,14 +163,14 @@ class Load:
     """What is trained on at once in one process: tokens, those of them the loss sees, and a record's tokens on average."""
 
     tokens: int
-    labelled: float
+    labeled: float
     context: float
 
 
 def worst(options: Finetune) -> Load:
     """The largest load the options allow for: every record as long as the cut-off."""
     tokens = options.batch * options.cutoff
-    return Load(tokens, LABELLED * tokens, options.cutoff)
+    return Load(tokens, LABELED * tokens, options.cutoff)
 
 
 @dataclass(frozen=True)
@@ -199,15 +199,15 @@ def memory(shape: Shape, options: Finetune, load: Load, shared_by: int = 1) -> M
     size = BYTES[options.precision]
     weights = weight_bytes(shape, options.precision, options.four_bit)
     if shared_by > 1:  # embedding, head and two layers are whole at a time: the one at work, the next on its way
-        whole = 2 * shape.linear / shape.layers + shape.embedding * (1 if shape.tied else 2)
-        weights = weights / shared_by + whole * size
+        unshared = 2 * shape.linear / shape.layers + shape.embedding * (1 if shape.tied else 2)
+        weights = weights / shared_by + unshared * size
     layer = layer_bytes(shape, options.precision, options.lora.rank, options.lora.dropout > 0)
     kept = shape.layers * size * shape.hidden + layer if options.checkpointing else shape.layers * layer
     return Memory(
         weights=weights,
         adapter=ADAPTER_BYTES * shape.adapter(options.lora.rank),
         activations=kept * load.tokens,
-        logits=LOGIT_BYTES * shape.vocabulary * load.labelled,
+        logits=LOGIT_BYTES * shape.vocabulary * load.labeled,
         workspace=workspace(shape, options.precision, options.four_bit),
     )
 
@@ -219,7 +219,7 @@ def workspace(shape: Shape, precision: str, four_bit: bool) -> float:
 
 @dataclass(frozen=True)
 class Answering:
-    """What is answered at once: dialogs of so many rounds; tokens of a dialog's trunk, of a round's own prompt, of a reply."""
+    """What is answered at once: dialogs, rounds per dialog; tokens of a dialog's trunk, of a round's own prompt, of a reply."""
 
     dialogs: int
     rounds: int
@@ -269,20 +269,20 @@ def after_tuning(study: Study, model: str, shape: Shape, four_bit: bool) -> dict
     def together(rounds: int) -> Memory:
         return answering(shape, study, four_bit, Answering(max(1, options.batch // rounds), rounds, cutoff, OWN, reply))
 
-    found = {"respond": together(ROUNDS)}
+    memories = {"respond": together(ROUNDS)}
     if study.simulate.client != "person":
         talks = Answering(min(options.batch, study.simulate.dialogs), 1, 0, cutoff, reply)
-        found["simulate"] = answering(shape, study, four_bit, talks)
+        memories["simulate"] = answering(shape, study, four_bit, talks)
     if model in study.prefer.models:
         tokens = 2 * study.prefer.batch * cutoff
         training = memory(shape, study.finetune, Load(tokens, tokens, cutoff))
-        found["prefer"] = max(together(ROUNDS * study.prefer.candidates), training, key=lambda need: need.total)
-    return found
+        memories["prefer"] = max(together(ROUNDS * study.prefer.candidates), training, key=lambda need: need.total)
+    return memories
 
 
 @dataclass(frozen=True)
 class Card:
-    """So many equal cards (or processors): memory of each in bytes, peak in operations a second where it is known."""
+    """`count` equal cards (or processors): memory of each in bytes, peak in operations per second where it is known."""
 
     name: str
     memory: float
@@ -291,7 +291,7 @@ class Card:
 
 
 def peak_of(name: str) -> float | None:
-    """A card's peak in operations a second, by its name; None for one that is not in the list."""
+    """A card's peak in operations per second, by its name; None for a card that is not in the list."""
     if "Laptop" in name:  # they run at a fraction of the desktop card's power
         return None
     return next((teraflops * 1e12 for known, teraflops in PEAKS.items() if re.search(rf"\b{known}\b", name)), None)
@@ -334,7 +334,7 @@ class Plan:
         return SHARE_FOUR_BIT if self.four_bit else SHARE
 
     def hours(self, tokens: float, peak: float) -> float:
-        """Hours for so many tokens on cards of this peak; estimated."""
+        """Estimated hours for `tokens` tokens on cards with a peak of `peak` operations per second."""
         return tokens * self.flops / (peak * self.share * self.processes) / 3600
 
 
@@ -348,7 +348,7 @@ def plan(
     shared: bool = False,
     after: float = 0.0,
 ) -> Plan:
-    """What fine-tuning takes as the options say, on cards of so many bytes, and the stages after it (`after` bytes)."""
+    """What fine-tuning takes with these options on cards of `card_memory` bytes; the stages after it take `after` bytes."""
     need = memory(shape, options, load, processes if shared else 1)
     return Plan(
         checkpointing=options.checkpointing,
@@ -376,11 +376,11 @@ def plans(
     `after` gives the bytes that the stages after it take at most, with a 4-bit base or without.
     What fits comes first; then BF16, which the paper used, before 4 bits; then the faster; then the simpler.
     """
-    ways = [(1, False)] if gpus == 1 else [(1, False), (gpus, False), (gpus, True)]
-    found = [
+    layouts = [(1, False)] if gpus == 1 else [(1, False), (gpus, False), (gpus, True)]
+    ways = [
         plan(
             shape,
-            options.model_copy(update={"checkpointing": again, "four_bit": four_bit}),
+            options.model_copy(update={"checkpointing": checkpointing, "four_bit": four_bit}),
             load or worst(options),
             gpu_memory,
             processes=processes,
@@ -388,11 +388,11 @@ def plans(
             after=after(four_bit),
         )
         for four_bit in (False, True)
-        for again in (False, True)
-        for processes, shared in ways
+        for checkpointing in (False, True)
+        for processes, shared in layouts
         if not (four_bit and shared)
     ]
-    return sorted(found, key=lambda way: (not way.fits, way.four_bit, way.flops / way.processes, way.shared))
+    return sorted(ways, key=lambda way: (not way.fits, way.four_bit, way.flops / way.processes, way.shared))
 
 
 def here() -> Card:
@@ -401,8 +401,8 @@ def here() -> Card:
     import torch
 
     if torch.cuda.is_available():
-        found = torch.cuda.get_device_properties(0)
-        return Card(found.name, found.total_memory, peak_of(found.name), torch.cuda.device_count())
+        card = torch.cuda.get_device_properties(0)
+        return Card(card.name, card.total_memory, peak_of(card.name), torch.cuda.device_count())
     matrix, products, began = torch.ones(768, 768), 0, time.perf_counter()
     while time.perf_counter() - began < 0.2:
         matrix @ matrix
@@ -432,11 +432,11 @@ def forecast(
     way = plan(shape, options, load, card.memory, processes=processes)
     if processes > 1 and not way.fits and not options.four_bit:
         way = plan(shape, options, load, card.memory, processes=processes, shared=True)
-    whole = options.batch * options.accumulation
+    per_step = options.batch * options.accumulation
     parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in vars(way.memory).items() if size)
     lines = [
         f"finetune {model}: {records} records, {options.epochs} epochs ({way.name})",
-        f"  steps     {math.ceil(records * options.epochs / whole)} of {whole} records (for at most {whole} processes)",
+        f"  steps     {math.ceil(records * options.epochs / per_step)} of {per_step} records (for at most {per_step} processes)",
         f"  tokens    {tokens * options.epochs}",
         f"  memory    {gib(way.memory.total)} estimated: {parts}",
     ]
@@ -452,7 +452,7 @@ def forecast(
 
 
 def instead(ways: Sequence[Plan]) -> str:
-    """What would fit, of ways of which the first is the best; else what comes nearest."""
+    """The first way, the best, if it fits; else the way that takes least memory; in words."""
     if ways[0].fits:
         return f"{ways[0].name}: {gib(ways[0].most)} would fit"
     least = min(ways, key=lambda way: way.most)

@@ -1,6 +1,6 @@
 """Parts of a model whose gradients are written out, so that training passes over memory less often than autograd would.
 
-On a processor, one pass over a row of activations takes as long as a small matrix product. `write_out` gives a model's LoRA
+On a CPU, one pass over a row of activations takes as long as a small matrix product. `write_out` gives a model's LoRA
 layers and RMS norms the forward passes below. What they compute is what peft and transformers compute; what those load and save
 stays the same. All tensors are [tokens, width], or have more dimensions before the width.
 """
@@ -33,8 +33,8 @@ def lora(layer: Any, x: Tensor) -> Tensor:
     """A frozen linear layer and its LoRA, in its precision: `W x + bias + scaling B A x` (Hu et al. 2021, section 4.1)."""
     base, flat = layer.base_layer, x.flatten(0, -2)
     down, up = (matrices["default"].weight.to(base.weight.dtype) for matrices in (layer.lora_A, layer.lora_B))
-    whole: Tensor = Lora.apply(flat.to(base.weight.dtype), base.weight, base.bias, down, up, layer.scaling["default"])
-    return whole.unflatten(0, x.shape[:-1])
+    output: Tensor = Lora.apply(flat.to(base.weight.dtype), base.weight, base.bias, down, up, layer.scaling["default"])
+    return output.unflatten(0, x.shape[:-1])
 
 
 class Lora(Function):  # type: ignore[misc]
@@ -60,8 +60,8 @@ class Lora(Function):  # type: ignore[misc]
 
 def norm(layer: Any, x: Tensor) -> Tensor:
     """An RMS norm, computed in float32 as transformers does: `x / rms(x) * weight` (Zhang and Sennrich 2019, equation 4)."""
-    whole: Tensor = Norm.apply(x, layer.weight, layer.variance_epsilon)
-    return whole
+    output: Tensor = Norm.apply(x, layer.weight, layer.variance_epsilon)
+    return output
 
 
 class Norm(Function):  # type: ignore[misc]
@@ -69,10 +69,10 @@ class Norm(Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:  # noqa: D102
-        whole = x.float()
+        x32 = x.float()
         with torch.autocast(x.device.type, enabled=False):  # it would take vecdot to bfloat16
-            r = torch.linalg.vecdot(whole, whole).div_(x.shape[-1]).add_(epsilon).rsqrt_().unsqueeze(-1)
-        n = (whole * r).to(x.dtype)
+            r = torch.linalg.vecdot(x32, x32).div_(x.shape[-1]).add_(epsilon).rsqrt_().unsqueeze(-1)
+        n = (x32 * r).to(x.dtype)
         ctx.save_for_backward(n, r, weight)
         return n * weight
 
@@ -95,13 +95,13 @@ class CrossEntropy(Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
-        places = labels[:, None]
+        columns = labels[:, None]
         logits.sub_(logits.amax(-1, keepdim=True))
-        asked = logits.gather(-1, places)
+        of_labels = logits.gather(-1, columns)
         total = logits.exp_().sum(-1, keepdim=True)
         logits.div_(total)
-        ctx.save_for_backward(logits.scatter_(-1, places, logits.gather(-1, places) - 1))
-        return (total.log() - asked).sum()
+        ctx.save_for_backward(logits.scatter_(-1, columns, logits.gather(-1, columns) - 1))
+        return (total.log() - of_labels).sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: D102

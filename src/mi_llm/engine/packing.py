@@ -23,34 +23,34 @@ ATTENTION = "mi_llm_records"
 
 @dataclass(frozen=True)
 class Batch:
-    """What one pass reads: the model's inputs, the places whose next token is labeled, and those labels [labeled tokens].
+    """What one pass reads: the model's inputs, the positions whose next token is labeled, and those labels [labeled tokens].
 
-    `asked` is what transformers calls `logits_to_keep`: columns of the one row, or a mask [rows, tokens].
+    `labeled` is what transformers calls `logits_to_keep`: columns of the one row, or a mask [rows, tokens].
     """
 
     inputs: dict[str, Any]
-    asked: torch.Tensor
+    labeled: torch.Tensor
     labels: torch.Tensor
 
 
 def shares(
-    now: Sequence[int], lengths: Sequence[int], options: Finetune, processes: int, device: torch.device
+    step_records: Sequence[int], lengths: Sequence[int], options: Finetune, processes: int, device: torch.device
 ) -> list[list[list[int]]]:
     """Share out a step's records: for each process its micro-batches, each a list of record numbers.
 
     Packed, the longest are dealt out first, so that all have about as much to do, and a micro-batch has room for `options.batch`
-    of the longest records there are: it never takes more memory than padding would. A processor has enough to do with one.
+    of the longest records there are: it never takes more memory than padding would. On a CPU, one record per row suffices.
     """
     if not options.packed:
-        dealt = [list(now[process::processes]) for process in range(processes)]
-        return [[mine[start : start + options.batch] for start in range(0, len(mine), options.batch)] for mine in dealt]
-    longest_first = sorted(now, key=lambda number: (-lengths[number], number))
+        dealt = [list(step_records[process::processes]) for process in range(processes)]
+        return [[numbers[start : start + options.batch] for start in range(0, len(numbers), options.batch)] for numbers in dealt]
+    longest_first = sorted(step_records, key=lambda number: (-lengths[number], number))
     room = max(lengths) * (1 if device.type == "cpu" else options.batch)
     return [first_fit(longest_first[process::processes], lengths, room) for process in range(processes)]
 
 
 def first_fit(numbers: Sequence[int], lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Put each record into the first row that has room for it, else into a new one."""
+    """Put each record into the first row that has room for it, else into a new row; rows hold `room` tokens."""
     rows: list[list[int]] = []
     left: list[int] = []
     for number in numbers:
@@ -67,11 +67,11 @@ def pack(records: Sequence[Encoded], device: torch.device) -> Batch:
     """Lay records end to end in one row."""
     sizes = [len(record.ids) for record in records]
     row = torch.tensor([token for record in records for token in record.ids])
-    places = torch.cat([torch.arange(size) for size in sizes])
+    positions = torch.cat([torch.arange(size) for size in sizes])
     following = torch.tensor([label for record in records for label in (*record.labels[1:], IGNORED)])
-    asked = (following != IGNORED).nonzero()[:, 0]
-    inputs = {"input_ids": row[None].to(device), "position_ids": places[None].to(device), "sizes": sizes}
-    return Batch(inputs, asked.to(device), following[asked].to(device))
+    labeled = (following != IGNORED).nonzero()[:, 0]
+    inputs = {"input_ids": row[None].to(device), "position_ids": positions[None].to(device), "sizes": sizes}
+    return Batch(inputs, labeled.to(device), following[labeled].to(device))
 
 
 def pad(records: Sequence[Encoded], padding: int, device: torch.device) -> Batch:
@@ -83,13 +83,15 @@ def pad(records: Sequence[Encoded], padding: int, device: torch.device) -> Batch
         ids[row, : len(record.ids)] = torch.tensor(record.ids)
         mask[row, : len(record.ids)] = 1
         following[row, : len(record.labels) - 1] = torch.tensor(record.labels[1:])
-    asked = following != IGNORED
-    return Batch({"input_ids": ids.to(device), "attention_mask": mask.to(device)}, asked.to(device), following[asked].to(device))
+    labeled = following != IGNORED
+    return Batch(
+        {"input_ids": ids.to(device), "attention_mask": mask.to(device)}, labeled.to(device), following[labeled].to(device)
+    )
 
 
 def loss_sum(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Cross entropy summed over the labeled tokens, in float32; no other token's logits are computed."""
-    logits = model(**batch.inputs, use_cache=False, logits_to_keep=batch.asked).logits
+    logits = model(**batch.inputs, use_cache=False, logits_to_keep=batch.labeled).logits
     return cross_entropy(logits.flatten(0, -2).float(), batch.labels)
 
 
@@ -103,15 +105,15 @@ def attend(
     scaling: float,
     dropout: float,
     sizes: Sequence[int],
-    **more: Any,
+    **arguments: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls in each layer: causal attention of each record of the row to itself, [1, tokens, heads, size]."""
-    parts = zip(*(whole.split(sizes, dim=2) for whole in (query, key, value)), strict=True)
-    found = [
+    parts = zip(*(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True)
+    outputs = [
         scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True).transpose(1, 2)
         for q, k, v in parts
     ]
-    return torch.cat(found, 1), None
+    return torch.cat(outputs, 1), None
 
 
 AttentionInterface.register(ATTENTION, attend)

@@ -18,7 +18,7 @@ from torch import distributed
 from mi_llm.problem import Problem
 
 Value = TypeVar("Value")
-BROKEN = ("connection", "gloo", "nccl", "peer")  # of what the backends say when another process is gone
+BROKEN = ("connection", "gloo", "nccl", "peer")  # words in the backends' errors when another process is gone
 
 
 class Processes:
@@ -69,7 +69,7 @@ class Processes:
 
     @contextmanager
     def together(self, title: str) -> Iterator[None]:
-        """Work that all processes do: when another one dies or torchrun ends this one, a sentence says so."""
+        """Work that all processes do; raises Problem when another process dies or torchrun ends this one."""
         before = signal.signal(signal.SIGTERM, self._ended(title)) if self.count > 1 else None
         try:
             yield

@@ -72,7 +72,7 @@ def messages(turns: Sequence[Turn], instruction: str, placement: Placement) -> l
     if instruction and placement == "system":
         return [{"role": "system", "content": instruction}, *chat]
     if instruction:
-        last = max(place for place, message in enumerate(chat) if message["role"] == "user")
+        last = max(index for index, message in enumerate(chat) if message["role"] == "user")
         chat[last] = {"role": "user", "content": "\n".join(part for part in (instruction, chat[last]["content"]) if part)}
     return chat
 
@@ -163,9 +163,9 @@ def _record(
 ) -> Encoded:
     """Join a dialog's rounds into one record.
 
-    Where replies have no end mark of their own, every round but the first one taken has `eos` as the label of its first token.
-    With `last_only` the first one taken is the last, so that the end of the reply before it is not taught, though the ends of
-    earlier replies are: LLaMA-Factory's rule, kept for equality.
+    Where replies have no end mark of their own, every round but the first taken has `eos` as the label of its first token.
+    With `last_only` the first taken is the dialog's last, so that the end of the reply before it is not taught, though the ends
+    of earlier replies are: LLaMA-Factory's rule, kept for equality.
     """
     ids: list[int] = []
     labels: list[int] = []

@@ -1,1 +1,1 @@
-"""What language models from outside are asked, and how their answers are recorded."""
+"""External language models: what they are asked, and how their answers are recorded."""

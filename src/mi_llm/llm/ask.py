@@ -1,4 +1,4 @@
-"""The door to every language model that is asked from outside: questions in, recorded answers out.
+"""The one way to ask external language models: questions in, recorded answers out.
 
 `replay` looks answers up, in the stage's own cassette and in the shipped one; `record` asks for those that are missing; `batch`
 does so through the OpenAI Batch API; `live` requests all of them again. Whatever comes is recorded.
@@ -21,9 +21,9 @@ from mi_llm.study import Llm, Study
 
 @dataclass(frozen=True)
 class Workload:
-    """What a whole stage would ask: the requests without a recorded answer, in words (`requests`) and counted, and their tokens.
+    """What a stage would request: the requests without a recorded answer, in words (`requests`) and counted, and their tokens.
 
-    `answered` tokens are an assumption, which `assumed` states.
+    `sent` and `answered` are tokens; `answered` rests on the assumption that `assumed` states.
     """
 
     requests: str
@@ -36,11 +36,11 @@ class Workload:
 def workload(study: Study, name: str, questions: Sequence[Question]) -> Workload:
     """What a stage with these questions would ask."""
     cassettes, asked = recorded(study, name), distinct(questions)
-    wanted = [one for one in asked if study.llm.mode == "live" or found(cassettes, one) is None]
+    unanswered = [question for question in asked if study.llm.mode == "live" or recorded_answer(cassettes, question) is None]
     model = study.llm.model
-    tokens = sum(count_tokens(model, message["content"]) for one in wanted for message in one.request["messages"])
-    requests = f"{len(wanted)} of {len(asked)} (the others are recorded)"
-    return Workload(requests, len(wanted), tokens, tokens, "answers are as long as their prompts")
+    tokens = sum(count_tokens(model, message["content"]) for question in unanswered for message in question.request["messages"])
+    requests = f"{len(unanswered)} of {len(asked)} (the others are recorded)"
+    return Workload(requests, len(unanswered), tokens, tokens, "answers are as long as their prompts")
 
 
 def forecast(options: Llm, work: Workload) -> str:
@@ -61,7 +61,7 @@ def forecast(options: Llm, work: Workload) -> str:
 
 
 def consent(study: Study, name: str, work: Workload, *, yes: bool) -> None:
-    """Say what the whole stage would ask and have a person agree, once; raises Problem if nobody does.
+    """Show what the stage would request and have a person agree, once; raises Problem if nobody does.
 
     Under DVC and with `--yes` the parameters' budget is the agreement. Where all requests are known and recorded nobody is asked.
     """
@@ -86,13 +86,13 @@ def recorded(study: Study, name: str) -> list[Cassette]:
     return [Cassette.open(path) for path in (study.folder / name / "cassette.jsonl", shipped(name)) if path.exists()]
 
 
-def found(cassettes: Sequence[Cassette], asked: Question) -> Record | None:
+def recorded_answer(cassettes: Sequence[Cassette], asked: Question) -> Record | None:
     """The recorded good answer to a question, or None."""
     return next((cassette.good[asked.key] for cassette in cassettes if asked.key in cassette.good), None)
 
 
 def distinct(questions: Sequence[Question]) -> list[Question]:
-    """The questions without repetitions: two dialogs with the same words need one answer."""
+    """The questions without duplicates: two dialogs with the same words need one answer."""
     return list({asked.key: asked for asked in questions}.values())
 
 
@@ -106,30 +106,30 @@ def answers(study: Study, name: str, questions: Sequence[Question]) -> list[Reco
     """
     options = study.llm
     own = Cassette(study.folder / name / "cassette.jsonl")
-    others = [Cassette.open(shipped(name))] if shipped(name).exists() else []
+    shipped_cassettes = [Cassette.open(shipped(name))] if shipped(name).exists() else []
     with own.recording():
-        known = [found([own, *others], asked) for asked in questions]
+        known = [recorded_answer([own, *shipped_cassettes], asked) for asked in questions]
         copied = {id(record): record for record in known if record is not None and record["key"] not in own.good}
         if copied:
             own.append(list(copied.values()))
-        wanted = [asked for asked in distinct(questions) if options.mode == "live" or asked.key not in own.good]
-        if options.mode != "replay" and wanted:
+        unanswered = [asked for asked in distinct(questions) if options.mode == "live" or asked.key not in own.good]
+        if options.mode != "replay" and unanswered:
             ask = batch.record if options.mode == "batch" else record
-            ask(options, wanted, own, name)
-            wanted = []
-    if wanted and any(asked.key in own.good for asked in questions):
-        raise missing(study, name, wanted)
-    return [] if wanted else [own.good[asked.key] for asked in questions]
+            ask(options, unanswered, own, name)
+            unanswered = []
+    if unanswered and any(asked.key in own.good for asked in questions):
+        raise missing(study, name, unanswered)
+    return [] if unanswered else [own.good[asked.key] for asked in questions]
 
 
 def how_to_record(study: Study, name: str) -> str:
-    """The command that records a stage's answers; of one model `name` is `stage/model`."""
+    """The command that records a stage's answers; for one model's, `name` is `stage/model`."""
     return f"OPENAI_API_KEY=… mi-llm {name.replace('/', ' ')} --study {study.params} --mode record"
 
 
-def missing(study: Study, name: str, wanted: Sequence[Question]) -> Problem:
-    """What to say of questions without a recorded answer."""
-    first, rest = wanted[0], len(wanted) - 1
+def missing(study: Study, name: str, unanswered: Sequence[Question]) -> Problem:
+    """The error for questions without a recorded answer."""
+    first, rest = unanswered[0], len(unanswered) - 1
     return Problem(
         f"{study.folder / name / 'cassette.jsonl'}, {shipped(name)}",
         f"no recorded answer of {first.request['model']} for {first.about} (key {first.key[:12]}…)"

@@ -21,11 +21,11 @@ from mi_llm.problem import Problem
 from mi_llm.study import Llm
 
 ENDED = ("completed", "failed", "expired", "cancelled")
-MOST = 50_000  # requests a batch: the service's limit
-SHORTEST, LONGEST = 1.0, 60.0  # seconds between two looks at a batch
+MOST = 50_000  # requests per batch: the service's limit
+SHORTEST, LONGEST = 1.0, 60.0  # seconds between two requests for a batch's status
 
 
-def record(options: Llm, wanted: Sequence[Question], cassette: Cassette, title: str) -> None:
+def record(options: Llm, questions: Sequence[Question], cassette: Cassette, title: str) -> None:
     """Have every question answered; raises Problem, after keeping what came, if any has no valid answer."""
     label = cassette.path.parent.as_posix()
     submitted = 0
@@ -33,8 +33,8 @@ def record(options: Llm, wanted: Sequence[Question], cassette: Cassette, title: 
         with openai.OpenAI(base_url=options.base_url, api_key=api_key(), max_retries=options.network_retries) as client:
             while True:
                 for batch in ours(client, label):
-                    take(client, wait(client, batch, title), wanted, cassette)
-                missing = [asked for asked in wanted if asked.key not in cassette.good]
+                    take(client, wait(client, batch, title), questions, cassette)
+                missing = [asked for asked in questions if asked.key not in cassette.good]
                 if not missing:
                     return
                 if submitted == options.attempts:
@@ -49,7 +49,8 @@ def record(options: Llm, wanted: Sequence[Question], cassette: Cassette, title: 
         ) from None  # fmt: skip
     raise Problem(
         str(cassette.path),
-        f"{len(missing)} of {len(wanted)} requests have no valid answer after {submitted} batches, {missing[0].about} among them",
+        f"{len(missing)} of {len(questions)} requests have no valid answer after {submitted} batches,"
+        f" {missing[0].about} among them",
         "a valid answer for each",
         "the valid answers are kept: run the same command again to ask for the rest",
     )
@@ -75,7 +76,7 @@ def ours(client: openai.OpenAI, label: str) -> list[Batch]:
 
 
 def submit(client: openai.OpenAI, questions: Sequence[Question], label: str) -> None:
-    """Upload the requests, one a line under its key, and start the batch."""
+    """Upload the requests, one per line under its key, and start the batch."""
     lines = [
         storage.dump({"custom_id": asked.key, "method": "POST", "url": "/v1/chat/completions", "body": asked.request})
         for asked in questions
@@ -101,18 +102,18 @@ def wait(client: openai.OpenAI, batch: Batch, title: str) -> Batch:
     return batch
 
 
-def take(client: openai.OpenAI, batch: Batch, wanted: Sequence[Question], cassette: Cassette) -> None:
-    """Record what a batch answered of the wanted questions, each answer once."""
+def take(client: openai.OpenAI, batch: Batch, questions: Sequence[Question], cassette: Cassette) -> None:
+    """Record a batch's answers to those of the questions that still lack one, each answer once."""
     if batch.output_file_id is None:
         return
-    asked_by_key = {asked.key: asked for asked in wanted if asked.key not in cassette.good}
-    taken = {(known["key"], known["batch"]) for known in cassette.records}
+    asked_by_key = {asked.key: asked for asked in questions if asked.key not in cassette.good}
+    imported = {(known["key"], known["batch"]) for known in cassette.records}
     ended = datetime.fromtimestamp(batch.completed_at or batch.created_at, UTC)
     new = []
     for line in client.files.content(batch.output_file_id).content.splitlines():
         result = json.loads(line)
         asked = asked_by_key.get(result["custom_id"])
-        if asked and (asked.key, batch.id) not in taken and (result.get("response") or {}).get("status_code") == 200:
+        if asked and (asked.key, batch.id) not in imported and (result.get("response") or {}).get("status_code") == 200:
             body = json.dumps(result["response"]["body"], ensure_ascii=False)
             new.append(record_of(asked, body, datetime.fromtimestamp(batch.created_at, UTC), ended, batch.id))
     if new:

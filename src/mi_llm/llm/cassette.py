@@ -79,14 +79,14 @@ def fault(line: bytes) -> str | None:
     return None
 
 
-def whole_lines(content: bytes) -> list[bytes]:
-    """The complete lines; a last one has no end of line was torn by a crash and does not count."""
+def complete_lines(content: bytes) -> list[bytes]:
+    """The complete lines; a last line without an end of line was torn by a crash and does not count."""
     return content[: content.rfind(b"\n") + 1].splitlines()
 
 
 @dataclass
 class Cassette:
-    """The recorded answers of one file. Where a request was answered well more than once, the last answer counts."""
+    """The recorded answers of one file. If a request has several good answers, the last one counts."""
 
     path: Path
     records: list[Record] = field(default_factory=list)
@@ -102,12 +102,12 @@ class Cassette:
     def reread(self) -> None:
         """Read the file again, from its beginning."""
         self.records, self.good = [], {}
-        for number, line in enumerate(whole_lines(self.path.read_bytes()) if self.path.exists() else [], 1):
-            found = fault(line)
-            if found:
+        for number, line in enumerate(complete_lines(self.path.read_bytes()) if self.path.exists() else [], 1):
+            problem = fault(line)
+            if problem:
                 raise Problem(
                     f"{self.path}, line {number}",
-                    found,
+                    problem,
                     "unchanged recorded answers, one JSON object per line",
                     f"restore the file, or delete that line; `mi-llm cassette verify {self.path}` lists all such lines",
                 )
@@ -121,7 +121,7 @@ class Cassette:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Be the only process that adds to the file: another one waits here until the first ends, and then knows its answers."""
+        """Be the only process that adds to the file: another waits here until this one ends, then reads the file again."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         storage.unshare(self.path)
         with self.path.open("ab") as file:
@@ -131,13 +131,13 @@ class Cassette:
             yield
 
     def mend(self) -> None:
-        """Cut off a last line that a crash has torn; one that lacks its line end only gets it back."""
+        """Remove a last line that a crash has torn; a valid one that lacks only its end of line gets it back."""
         content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole == len(content):
+        end = content.rfind(b"\n") + 1
+        if end == len(content):
             return
-        if fault(content[whole:]):
-            os.truncate(self.path, whole)
+        if fault(content[end:]):
+            os.truncate(self.path, end)
         else:
             with self.path.open("ab") as file:
                 file.write(b"\n")
@@ -169,12 +169,14 @@ class Cassette:
 def verify(path: Path) -> list[str]:
     """Every fault of a cassette, each with its line; an empty list if there is none."""
     content = path.read_bytes()
-    lines = whole_lines(content)
-    faults = [f"{path}, line {number}: {found}" for number, line in enumerate(lines, 1) if (found := fault(line))]
+    lines = complete_lines(content)
+    faults = [f"{path}, line {number}: {problem}" for number, line in enumerate(lines, 1) if (problem := fault(line))]
     if content and not content.endswith(b"\n"):
         last = content[content.rfind(b"\n") + 1 :]
-        found = "cut off by a crash; the next recording removes it and requests it again" if fault(last) else "has no end of line"
-        faults.append(f"{path}, line {len(lines) + 1}: {found}")
+        problem = (
+            "cut off by a crash; the next recording removes it and requests it again" if fault(last) else "has no end of line"
+        )
+        faults.append(f"{path}, line {len(lines) + 1}: {problem}")
     return faults
 
 
@@ -193,17 +195,17 @@ def merge(target: Path, sources: Sequence[Path]) -> int:
 
 def chosen(cassette: Cassette, key: str) -> list[Record]:
     """The records whose key begins with `key`; raises Problem if there is none."""
-    found = [record for record in cassette.records if record["key"].startswith(key)]
-    if not found:
+    records = [record for record in cassette.records if record["key"].startswith(key)]
+    if not records:
         raise Problem(
             str(cassette.path), f"no answer with key {key}…", "a key, or its beginning",
             f"`mi-llm cassette ls {cassette.path}` lists them",
         )  # fmt: skip
-    return found
+    return records
 
 
 def shown(record: Record) -> str:
-    """One record for people: what it is about, what was asked, what came."""
+    """One record for people to read: its subject, request and answer."""
     messages = "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in record["request"]["messages"])
     settings = {name: value for name, value in record["request"].items() if name != "messages"}
     answer = storage.dump(record["response"]) if record["problem"] else text_of(record)
@@ -217,7 +219,7 @@ def shown(record: Record) -> str:
 
 
 def line_of(record: Record) -> str:
-    """One record in a line: key, end, model, subject, state."""
+    """One record as a line of text: key, end, model, subject, state."""
     state = f"failed ({record['problem']})" if record["problem"] else "good"
     return f"{record['key'][:12]}  {record['ended'][:19]}  {record['model']}  {record['about']}  {state}"
 

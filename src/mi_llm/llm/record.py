@@ -1,7 +1,7 @@
 """Recording: ask a model for answers, through the `openai` client and any compatible base URL, and keep each as it comes.
 
 The SDK's own retries do the network (Retry-After honored); ours, bounded, happen only when an answer fails its check, and
-failed answers are kept too. Every answer is on the disk before the next question is asked in its place. The API key comes from
+failed answers are kept too. Every answer is on the disk before the next question takes its turn. The API key comes from
 OPENAI_API_KEY and is written nowhere, not even where a server repeats it.
 """
 
@@ -24,9 +24,9 @@ from mi_llm.llm.cassette import Cassette, Question, Record, sealed
 from mi_llm.problem import Problem
 from mi_llm.study import Llm, Price
 
-FATAL = (401, 403, 404)  # key, rights, model: what is wrong for one request is wrong for all
+FATAL = (401, 403, 404)  # key, rights, model: a failure of one request is a failure of all
 KEY = re.compile(r"\b(sk|pk|rk)-[\w-]{8,}|Bearer [\w.~+/=-]{8,}")
-SHORTEST_KEY = 8  # characters; what is shorter is a word for a server that takes any, and may stand in an answer
+SHORTEST_KEY = 8  # characters; anything shorter is a placeholder for a server that takes any key, and may occur in an answer
 REMOVED = "[removed]"
 
 
@@ -36,7 +36,7 @@ def api_key() -> str:
 
 
 def clean(text: str) -> str:
-    """A text of a server without anything that is, or looks like, a key."""
+    """A server's text without anything that is, or looks like, a key."""
     key = api_key()
     return KEY.sub(REMOVED, text.replace(key, REMOVED) if len(key) >= SHORTEST_KEY else text)
 
@@ -66,27 +66,27 @@ def encoding_of(model: str) -> tiktoken.Encoding | None:
 
 
 def count_tokens(model: str, text: str) -> int:
-    """Tokens of a text, by the model's own tokenizer, else a token a character."""
+    """Tokens of a text by the model's own tokenizer, or one token per character without it."""
     encoding = encoding_of(model)
     return len(encoding.encode(text, disallowed_special=())) if encoding else len(text)
 
 
 def cost(price: Price | None, tokens_in: int, tokens_out: int) -> float:
-    """US dollars for so many tokens; 0 where the parameters name no price."""
+    """The cost of so many tokens in US dollars; 0 if the parameters name no price."""
     return (price.input * tokens_in + price.output * tokens_out) / 1e6 if price else 0.0
 
 
 @dataclass
 class Ledger:
-    """What one cassette's answers have used, and whether the budget allows for another."""
+    """What one cassette's answers have used (requests, tokens, US dollars), and whether the budget allows another."""
 
     options: Llm
     requests: int = 0
     tokens: int = 0
     usd: float = 0.0
     in_flight: int = 0
-    dearest_tokens: int = 0
-    dearest_usd: float = 0.0
+    highest_tokens: int = 0
+    highest_usd: float = 0.0
 
     @property
     def price(self) -> Price | None:
@@ -102,23 +102,23 @@ class Ledger:
         self.requests += 1
         self.tokens += tokens_in + tokens_out
         self.usd += spent
-        self.dearest_tokens = max(self.dearest_tokens, tokens_in + tokens_out)
-        self.dearest_usd = max(self.dearest_usd, spent)
+        self.highest_tokens = max(self.highest_tokens, tokens_in + tokens_out)
+        self.highest_usd = max(self.highest_usd, spent)
 
     def expect(self, asked: Question, share: float = 1.0) -> None:
         """Record a lower bound on a question's cost, at this share of the price: what is sent."""
         sent = sum(count_tokens(self.options.model, message["content"]) for message in asked.request["messages"])
-        self.dearest_tokens = max(self.dearest_tokens, sent)
-        self.dearest_usd = max(self.dearest_usd, cost(self.price, sent, 0) * share)
+        self.highest_tokens = max(self.highest_tokens, sent)
+        self.highest_usd = max(self.highest_usd, cost(self.price, sent, 0) * share)
 
     def exhausted(self) -> str | None:
         """Which limit one more request could exceed, if each request costs as much as the most expensive one; or None."""
-        more = self.in_flight + 1
-        if self.requests + more > self.options.budget.requests:
+        open_requests = self.in_flight + 1
+        if self.requests + open_requests > self.options.budget.requests:
             return f"requests: {self.requests + self.in_flight} of {self.options.budget.requests}"
-        if self.tokens + more * self.dearest_tokens > self.options.budget.tokens:
+        if self.tokens + open_requests * self.highest_tokens > self.options.budget.tokens:
             return f"tokens: {self.tokens} of {self.options.budget.tokens}"
-        if self.usd + more * self.dearest_usd > self.options.budget.usd:
+        if self.usd + open_requests * self.highest_usd > self.options.budget.usd:
             return f"US dollars: {self.usd:.2f} of {self.options.budget.usd:g}"
         return None
 
@@ -133,7 +133,7 @@ def ledger_of(options: Llm, cassette: Cassette) -> Ledger:
 
 
 def record_of(asked: Question, body: str, started: datetime, ended: datetime, batch: str | None = None) -> Record:
-    """The sealed record of one response body: `problem` says what is wrong with the answer, `batch` where it came by batch."""
+    """The sealed record of one response body: `problem` says what is wrong with the answer, `batch` which batch it came from."""
     response: Any = clean(body)
     problem: str | None = None
     try:
@@ -181,18 +181,18 @@ class Recorder:
         self.waiting: list[Record] = []
         self.writing = asyncio.Lock()
 
-    async def run(self, wanted: Sequence[Question]) -> None:
-        """Ask for all; failures stand in `failed`, a reason to stop early in `stopped`."""
+    async def run(self, questions: Sequence[Question]) -> None:
+        """Ask all questions; failures are in `failed` afterwards, a reason for stopping early in `stopped`."""
         options = self.options
-        pending = iter(wanted)
+        pending = iter(questions)
         async with openai.AsyncOpenAI(
             base_url=options.base_url, api_key=api_key(), max_retries=options.network_retries, timeout=options.timeout_s
         ) as client:
-            with tqdm(total=len(wanted), desc=self.title, unit="answer") as bar:
-                if not self.ledger.requests:  # what an answer costs is known from the first
+            with tqdm(total=len(questions), desc=self.title, unit="answer") as bar:
+                if not self.ledger.requests:  # the first answer shows what one costs
                     await self.work(client, islice(pending, 1), bar)
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(min(options.concurrency, len(wanted))):
+                    for _ in range(min(options.concurrency, len(questions))):
                         group.create_task(self.work(client, pending, bar))
 
     async def work(self, client: openai.AsyncOpenAI, pending: Iterator[Question], bar: Any) -> None:
@@ -238,7 +238,7 @@ class Recorder:
         return problem
 
     def network(self, error: openai.OpenAIError) -> str:
-        """What a failure that the SDK could not mend means: for this question, or for all."""
+        """The reason of a failure that the SDK's retries did not cure; sets `stopped` if it concerns all questions."""
         problem = reason(error)
         self.misses += 1
         status = error.status_code if isinstance(error, openai.APIStatusError) else None
@@ -256,25 +256,25 @@ class Recorder:
                 await asyncio.to_thread(self.cassette.append, together)
 
 
-def record(options: Llm, wanted: Sequence[Question], cassette: Cassette, title: str) -> None:
+def record(options: Llm, questions: Sequence[Question], cassette: Cassette, title: str) -> None:
     """Ask for every question; raises Problem, after keeping what came, if any has no valid answer."""
     recorder = Recorder(options, cassette, title)
     try:
-        asyncio.run(recorder.run(wanted))
+        asyncio.run(recorder.run(questions))
     except* Problem as problems:
         raise problems.exceptions[0] from None
-    missing = [asked for asked in wanted if asked.key not in cassette.good]
+    missing = [asked for asked in questions if asked.key not in cassette.good]
     if recorder.stopped:
         raise Problem(
             str(cassette.path),
-            f"stopped ({recorder.stopped}) with {len(missing)} of {len(wanted)} requests unanswered",
+            f"stopped ({recorder.stopped}) with {len(missing)} of {len(questions)} requests unanswered",
             "an answer for each, within llm.budget",
             "fix the cause and run the same command again: recorded answers are not requested again",
         )
     if recorder.failed:
         raise Problem(
             str(cassette.path),
-            f"{len(recorder.failed)} of {len(wanted)} requests have no valid answer; the first is {recorder.failed[0]}",
+            f"{len(recorder.failed)} of {len(questions)} requests have no valid answer; the first is {recorder.failed[0]}",
             "a valid answer for each",
             "the valid answers are kept: run the same command again to ask for the rest;"
             f" `mi-llm cassette ls {cassette.path} --failed` shows what came",

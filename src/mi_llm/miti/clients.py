@@ -28,7 +28,7 @@ OPEN = 2  # how much of the behavior is told before the reason can be
 
 
 class Strict(BaseModel):
-    """Nothing unknown, nothing changed after reading."""
+    """A model that refuses unknown fields and cannot be changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,7 +68,7 @@ class Profile(Strict):
 def bundled() -> tuple[list[Profile], Common]:
     """The bundle's ten profiles, and the lines that all of them share."""
     content = YAML(typ="safe").load((resources.files(__package__) / "clients.yaml").read_text(encoding="utf-8"))
-    return [Profile.model_validate(one) for one in content["profiles"]], Common.model_validate(content["common"])
+    return [Profile.model_validate(profile) for profile in content["profiles"]], Common.model_validate(content["common"])
 
 
 def outlined(path: Path) -> list[Profile]:
@@ -86,12 +86,13 @@ def outlined(path: Path) -> list[Profile]:
 
 
 class Scripted:
-    """A client as a state machine: told so much, the reason hidden, told or addressed, so ready to change.
+    """A client as a state machine: what has been told, whether the reason has been addressed, and how ready the client is.
 
     A volley that persuades or confronts gets sustain talk and lowers readiness. One that reflects, asks, affirms or leaves the
     choice is answered: first with how the behavior shows, then with the reason, and, once the reason was told and heard, with
-    change talk, a point of readiness each. At `WILLING` comes the plan, then the farewell. Any other volley is waited out. The
-    client breaks off at readiness 0, or when the words for an answer are used up. No chance: equal counselors get equal clients.
+    change talk, which raises readiness by 1. At `WILLING` comes the plan, then the farewell. To any other volley the client gives
+    a waiting reply. The client breaks off at readiness 0, or when the lines for an answer are used up. Nothing is random: the
+    same counselor volleys get the same answers.
     """
 
     def __init__(self, profile: Profile, common: Common) -> None:
@@ -111,17 +112,17 @@ class Scripted:
         if self.planned:
             self.over = True
             return self.common.goodbye
-        found = volley(coded.behaviour for coded in lexical.code(turns[-2].text, turns[-1].text))
-        return self.answer(found) or self.leave()
+        behaviours = volley(coded.behaviour for coded in lexical.code(turns[-2].text, turns[-1].text))
+        return self.answer(behaviours) or self.leave()
 
-    def answer(self, found: frozenset[Behaviour]) -> str | None:
-        """Answer to what a counselor's volley did; None when nothing is left to say."""
-        if found & PUSHED:
+    def answer(self, behaviours: frozenset[Behaviour]) -> str | None:
+        """The answer to a volley with these behaviors; None when nothing is left to say."""
+        if behaviours & PUSHED:
             self.readiness -= 1
             return self.next("sustain", self.common.sustain) if self.readiness > 0 else None
-        if not found & INVITED:
+        if not behaviours & INVITED:
             return self.next("waiting", self.common.waiting)
-        if self.told.get("reason", 0) == len(self.lines.reason) and found & HEARD:
+        if self.told.get("reason", 0) == len(self.lines.reason) and behaviours & HEARD:
             self.addressed = True
         if self.addressed:
             self.readiness += 1
@@ -129,15 +130,15 @@ class Scripted:
                 self.planned = True
                 return self.lines.plan
             return self.next("change", self.lines.change)
-        if self.told.get("manifestation", 0) >= OPEN and found & HEARD and (line := self.next("reason", self.lines.reason)):
+        if self.told.get("manifestation", 0) >= OPEN and behaviours & HEARD and (line := self.next("reason", self.lines.reason)):
             return line
         return self.next("manifestation", self.lines.manifestation) or self.next("reason", self.lines.reason)
 
     def next(self, name: str, lines: Sequence[str]) -> str | None:
         """The next of some lines, or None after the last."""
-        place = self.told.get(name, 0)
-        self.told[name] = min(place + 1, len(lines))
-        return lines[place] if place < len(lines) else None
+        index = self.told.get(name, 0)
+        self.told[name] = min(index + 1, len(lines))
+        return lines[index] if index < len(lines) else None
 
     def leave(self) -> str:
         """Break off."""

@@ -3,7 +3,7 @@
 Reads `blind/packets/` and what the coder that `code.coder` names needs beside it (a module of `miti/coder/`): `codes.csv` and
 `globals.csv` of people (folder `code.human`), recorded answers of a language model (`llm/ask.py`), or nothing. Writes
 `code/codes.csv` and `globals.csv` and, of a model, `cassette.jsonl`, kept from run to run. The column `rater` says who coded:
-`lexical` and `llm:<model>` are no people; people may not be called so.
+`lexical` and `llm:<model>` are programs, and no person may use these names.
 
 The model is asked twice about each counselor volley, first to cut it into utterances, then to code them, and once about each
 transcript for the globals. What it is told of the codes is the codebook (`coding.py`).
@@ -32,12 +32,12 @@ from mi_llm.study import Study
 
 Behaviours = dict[int, frozenset[Behaviour]]  # by the number of a counselor turn: what the coder saw in it
 Transcripts = Mapping[str, Sequence[Turn]]
-Place = tuple[str, int]  # a transcript's name, and the number of one of its turns
+VolleyId = tuple[str, int]  # a transcript's name, and the number of one of its turns
 
 CODES = ["rater", "packet", "volley", "code"]
 RATINGS = ["rater", "packet", "code", "rating"]
-LEXICAL, MODEL = "lexical", "llm:"  # the raters of two coders that are no people: one name, and how the others begin
-PEOPLE = "human"  # the coder whose raters may have any name but a program's
+LEXICAL, MODEL = "lexical", "llm:"  # raters that are programs: a name, and the beginning of the other names
+PEOPLE = "human"  # the coder whose raters may have any name except a program's
 NONE = "none"  # what a model says of an utterance without a code
 CONTEXT = 6  # turns before a volley that the model sees
 SCALE = range(1, 6)
@@ -63,7 +63,7 @@ class Packet(BaseModel):
 
 def packets(folder: Path) -> dict[str, tuple[Turn, ...]]:
     """The blinded transcripts by name."""
-    found = {}
+    transcripts = {}
     for path in sorted(folder.glob("*.json")):
         if path.name == "raters.json":
             continue
@@ -71,12 +71,12 @@ def packets(folder: Path) -> dict[str, tuple[Turn, ...]]:
             packet = Packet.model_validate(storage.read_json(path))
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in fault["loc"])
+            location = ".".join(str(part) for part in fault["loc"])
             raise Problem(
-                str(path), f"{place}: {fault['msg']}", "a packet as written by stage blind", "run stage blind again"
+                str(path), f"{location}: {fault['msg']}", "a packet as written by stage blind", "run stage blind again"
             ) from None
-        found[packet.packet] = packet.turns
-    return found
+        transcripts[packet.packet] = packet.turns
+    return transcripts
 
 
 def volleys(turns: Sequence[Turn]) -> list[int]:
@@ -89,14 +89,14 @@ def volleys(turns: Sequence[Turn]) -> list[int]:
 
 def by_words(turns: Sequence[Turn]) -> Behaviours:
     """What the lexical coder sees in each counselor turn."""
-    found: Behaviours = {}
+    seen: Behaviours = {}
     client = ""
     for number, turn in enumerate(turns, 1):
         if turn.role == "client":
             client = turn.text
         else:
-            found[number] = volley(utterance.behaviour for utterance in lexical.code(client, turn.text))
-    return found
+            seen[number] = volley(utterance.behaviour for utterance in lexical.code(client, turn.text))
+    return seen
 
 
 # By people
@@ -120,29 +120,29 @@ def rows(path: Path, columns: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def refusal(where: str, found: str, expected: str) -> Problem:
-    """What to say of a person's file that cannot be used."""
+    """The error for a person's file that is not usable."""
     return Problem(where, found, expected, "correct the file, or export it from the desk again")
 
 
 def require(condition: bool, where: str, found: str, expected: str) -> None:
-    """Refuse a person's file that is not as it must be."""
+    """Refuse a person's file that does not meet a condition."""
     if not condition:
         raise refusal(where, found, expected)
 
 
 def coder_of(rater: str) -> str:
-    """The coder that a rater belongs to, by its name: a program's is the coder's, and perhaps a colon and more."""
+    """The coder that a rater belongs to, by the name: a program's begins with its coder's name, perhaps a colon and more."""
     name = rater.partition(":")[0]
     return name if name in registry.names(registry.CODERS) else PEOPLE
 
 
 def automatic(rater: str) -> bool:
-    """Whether a rater is no person."""
+    """Whether a rater is a program."""
     return coder_of(rater) != PEOPLE
 
 
 def whose(where: str, rater: str, packet: str, transcripts: Transcripts) -> tuple[str, str]:
-    """The rater and packet of a row; refused where nobody coded, or no person, or where there is no such packet."""
+    """The rater and packet of a row; refused unless the rater is a person and the packet belongs to this study."""
     person = rater == rater.strip() != "" and not automatic(rater)
     programs = " or ".join(name for name in registry.names(registry.CODERS) if name != PEOPLE)
     require(person, where, f"the rater {rater!r}", f"a person's name or number, not {programs}")
@@ -154,52 +154,52 @@ def by_people(folder: Path, transcripts: Transcripts) -> list[Coding]:
     """What people coded: `codes.csv` and `globals.csv` of a folder."""
     seen = coded_by_people(folder / "codes.csv", transcripts)
     rated = rated_by_people(folder / "globals.csv", transcripts)
-    return [Coding(*whom, seen.get(whom, {}), rated.get(whom, {})) for whom in sorted(seen.keys() | rated.keys())]
+    return [Coding(*key, seen.get(key, {}), rated.get(key, {})) for key in sorted(seen.keys() | rated.keys())]
 
 
 def coded_by_people(path: Path, transcripts: Transcripts) -> dict[tuple[str, str], Behaviours]:
     """The codes of `codes.csv` by rater and packet: every counselor turn of a packet, or none."""
-    given: dict[tuple[str, str], dict[int, list[str]]] = {}
+    coded_packets: dict[tuple[str, str], dict[int, list[str]]] = {}
     for where, (rater, packet, number, code) in rows(path, CODES):
-        whom = whose(where, rater, packet, transcripts)
-        places = {str(place): place for place in volleys(transcripts[packet])}
-        require(number in places, where, f"the volley {number!r}", "the number of a turn of the counselor in this packet")
+        key = whose(where, rater, packet, transcripts)
+        turn_numbers = {str(turn_number): turn_number for turn_number in volleys(transcripts[packet])}
+        require(number in turn_numbers, where, f"the volley {number!r}", "the number of a turn of the counselor in this packet")
         require(not code or code in list(Behaviour), where, f"the code {code!r}", f"{', '.join(Behaviour)}, or nothing")
-        codes = given.setdefault(whom, {}).setdefault(places[number], [])
+        codes = coded_packets.setdefault(key, {}).setdefault(turn_numbers[number], [])
         require(code not in codes, where, f"the code {code!r} of the same volley again", "each code once per volley")
         require(not codes or bool(code and codes[0]), where, "a volley with a code and with none", "codes, or one empty row")
         codes.append(code)
-    for (rater, packet), coded in given.items():
+    for (rater, packet), coded in coded_packets.items():
         missing = [number for number in volleys(transcripts[packet]) if number not in coded]
-        found = f"nothing by {rater} on volley {missing[0]} of packet {packet}" if missing else ""
-        require(not missing, str(path), found, "every counselor turn coded, with an empty code if nothing is to code")
+        gap = f"nothing by {rater} on volley {missing[0]} of packet {packet}" if missing else ""
+        require(not missing, str(path), gap, "every counselor turn coded, with an empty code if nothing is to code")
     return {
-        whom: {number: volley(Behaviour(code) for code in codes if code) for number, codes in coded.items()}
-        for whom, coded in given.items()
+        key: {number: volley(Behaviour(code) for code in codes if code) for number, codes in coded.items()}
+        for key, coded in coded_packets.items()
     }
 
 
 def rated_by_people(path: Path, transcripts: Transcripts) -> dict[tuple[str, str], dict[Global, int]]:
     """The ratings of `globals.csv` by rater and packet: all globals of a packet, or none."""
-    found: dict[tuple[str, str], dict[Global, int]] = {}
+    rated_packets: dict[tuple[str, str], dict[Global, int]] = {}
     for where, (rater, packet, code, rating) in rows(path, RATINGS):
-        whom = whose(where, rater, packet, transcripts)
+        key = whose(where, rater, packet, transcripts)
         require(code in list(Global), where, f"the code {code!r}", ", ".join(Global))
         require(rating in {str(number) for number in SCALE}, where, f"the rating {rating!r}", "a whole number from 1 to 5")
-        ratings = found.setdefault(whom, {})
+        ratings = rated_packets.setdefault(key, {})
         require(code not in ratings, where, f"the rating of {code} again", "each global once per packet")
         ratings[Global(code)] = int(rating)
-    for (rater, packet), ratings in found.items():
+    for (rater, packet), ratings in rated_packets.items():
         missing = [code for code in Global if code not in ratings]
         require(not missing, str(path), f"no {', '.join(missing)} by {rater} on packet {packet}", "all four globals")
-    return found
+    return rated_packets
 
 
 # By a language model
 
 
 def quoted(value: object) -> str:
-    """A transcript's text for a prompt: JSON, which the text cannot end, without a mark that would open or close a tag."""
+    """A transcript's text for a prompt, as a JSON string: no character of it can close the quotes or open a tag."""
     return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
 
 
@@ -223,7 +223,7 @@ Value = TypeVar("Value")
 
 
 def checked(parse: Callable[[str], Value]) -> Check:
-    """The check of an answer that `parse` reads, or refuses by a ValueError with the reason."""
+    """A check that runs `parse` on an answer; the message of its ValueError is what is wrong."""
 
     def check(answer: str) -> str | None:
         try:
@@ -237,8 +237,8 @@ def checked(parse: Callable[[str], Value]) -> Check:
 
 def content(answer: str, name: str, kind: type) -> Any:
     """One property of a JSON object. Raises ValueError, with the reason."""
-    found = ask.parsed(answer)
-    value = found.get(name) if isinstance(found, dict) else None
+    parsed = ask.parsed(answer)
+    value = parsed.get(name) if isinstance(parsed, dict) else None
     if not isinstance(value, kind):
         raise ValueError(f"no {name}")
     return value
@@ -246,13 +246,13 @@ def content(answer: str, name: str, kind: type) -> Any:
 
 def clauses(text: str) -> list[str]:
     """A volley cut wherever an utterance could begin: at its marks. Joined, the clauses are the volley; each says something."""
-    found: list[str] = []
+    joined: list[str] = []
     for piece in (clause for sentence in lexical.SENTENCE.findall(text) for clause in lexical.CLAUSE.findall(sentence)):
-        if found and not (speaks(piece) and speaks(found[-1])):
-            found[-1] += piece
+        if joined and not (speaks(piece) and speaks(joined[-1])):
+            joined[-1] += piece
         else:
-            found.append(piece)
-    return found
+            joined.append(piece)
+    return joined
 
 
 def speaks(text: str) -> bool:
@@ -263,20 +263,20 @@ def speaks(text: str) -> bool:
 def utterances_of(answer: str, pieces: Sequence[str]) -> list[str]:
     """The utterances that an answer makes of a volley's clauses: it names the first clause of each. Raises ValueError."""
     starts = content(answer, "starts", list)
-    whole = all(type(start) is int for start in starts)
-    if not whole or starts != sorted({1, *starts} & set(range(1, len(pieces) + 1))):
+    all_integers = all(type(start) is int for start in starts)
+    if not all_integers or starts != sorted({1, *starts} & set(range(1, len(pieces) + 1))):
         raise ValueError(f"utterances that start with the clauses {starts}, not with 1 and then some of 2 to {len(pieces)}")
     ends = [*(start - 1 for start in starts[1:]), len(pieces)]
     return ["".join(pieces[start - 1 : end]) for start, end in zip(starts, ends, strict=True)]
 
 
 def behaviours_of(answer: str, count: int) -> list[Behaviour | None]:
-    """The code that an answer gives each of so many utterances, in their order. Raises ValueError."""
-    found = content(answer, "codes", list)
-    numbers = [entry.get("utterance") if isinstance(entry, dict) else None for entry in found]
+    """The codes that an answer gives to `count` utterances, in their order; None for no code. Raises ValueError."""
+    entries = content(answer, "codes", list)
+    numbers = [entry.get("utterance") if isinstance(entry, dict) else None for entry in entries]
     if numbers != list(range(1, count + 1)):
         raise ValueError(f"codes of the utterances {numbers}, not of 1 to {count}")
-    codes = [entry.get("code") for entry in found]
+    codes = [entry.get("code") for entry in entries]
     unknown = [code for code in codes if code not in (*Behaviour, NONE)]
     if unknown:
         raise ValueError(f"the code {unknown[0]!r}")
@@ -285,11 +285,11 @@ def behaviours_of(answer: str, count: int) -> list[Behaviour | None]:
 
 def ratings_of(answer: str) -> dict[Global, int]:
     """The globals of an answer. Raises ValueError."""
-    found = {code: content(answer, code, int) for code in Global}
-    for code, rating in found.items():
+    ratings = {code: content(answer, code, int) for code in Global}
+    for code, rating in ratings.items():
         if isinstance(rating, bool) or rating not in SCALE:
             raise ValueError(f"{code} is {rating!r}, not 1 to 5")
-    return found
+    return ratings
 
 
 def question(study: Study, about: str, name: str, answer: dict[str, Any], check: Check, **inputs: object) -> Question:
@@ -304,19 +304,23 @@ def question(study: Study, about: str, name: str, answer: dict[str, Any], check:
     return Question(about, request, prompt.provenance, check)
 
 
-def cutting(study: Study, pieces: Mapping[Place, list[str]]) -> dict[Place, Question]:
-    """The first pass: at which of its clauses does an utterance of a volley begin? None for a volley of one clause."""
+def cutting(study: Study, pieces: Mapping[VolleyId, list[str]]) -> dict[VolleyId, Question]:
+    """The first pass: at which of its clauses do a volley's utterances begin? A volley of one clause needs no question."""
     answer = form("utterances", starts={"type": "array", "items": {"type": "integer"}})
 
-    def asked(name: str, number: int, some: list[str]) -> Question:
+    def asked(name: str, number: int, volley_clauses: list[str]) -> Question:
         about = f"the utterances of volley {number} of {name}"
-        check = checked(lambda found: utterances_of(found, some))
-        return question(study, about, "miti_segment", answer, check, clauses=numbered(some))
+        check = checked(lambda text: utterances_of(text, volley_clauses))
+        return question(study, about, "miti_segment", answer, check, clauses=numbered(volley_clauses))
 
-    return {(name, number): asked(name, number, some) for (name, number), some in pieces.items() if len(some) > 1}
+    return {
+        (name, number): asked(name, number, volley_clauses)
+        for (name, number), volley_clauses in pieces.items()
+        if len(volley_clauses) > 1
+    }
 
 
-def coding(study: Study, transcripts: Transcripts, utterances: Mapping[Place, list[str]]) -> dict[Place, Question]:
+def coding(study: Study, transcripts: Transcripts, utterances: Mapping[VolleyId, list[str]]) -> dict[VolleyId, Question]:
     """The second pass: which code has each utterance of a volley, in view of the turns before it?"""
     entry = {
         "type": "object",
@@ -326,21 +330,21 @@ def coding(study: Study, transcripts: Transcripts, utterances: Mapping[Place, li
     }
     answer = form("codes", codes={"type": "array", "items": entry})
 
-    def asked(name: str, number: int, cut: list[str]) -> Question:
+    def asked(name: str, number: int, volley_utterances: list[str]) -> Question:
         start = max(0, number - 1 - CONTEXT)
         return question(
             study,
             f"the codes of volley {number} of {name}",
             "miti_code",
             answer,
-            checked(lambda found: behaviours_of(found, len(cut))),
+            checked(lambda text: behaviours_of(text, len(volley_utterances))),
             entries=BEHAVIOURS,
             nothing=NONE,
             before=lines(transcripts[name][start : number - 1], start + 1),
-            utterances=numbered(cut),
+            utterances=numbered(volley_utterances),
         )
 
-    return {(name, number): asked(name, number, cut) for (name, number), cut in utterances.items()}
+    return {(name, number): asked(name, number, volley_utterances) for (name, number), volley_utterances in utterances.items()}
 
 
 def rating(study: Study, transcripts: Transcripts) -> dict[str, Question]:
@@ -360,7 +364,7 @@ def rating(study: Study, transcripts: Transcripts) -> dict[str, Question]:
     }
 
 
-def pieces_of(transcripts: Transcripts) -> dict[Place, list[str]]:
+def pieces_of(transcripts: Transcripts) -> dict[VolleyId, list[str]]:
     """The clauses of every counselor volley that says something."""
     return {
         (name, number): clauses(turns[number - 1].text)
@@ -373,20 +377,26 @@ def pieces_of(transcripts: Transcripts) -> dict[Place, list[str]]:
 def by_model(study: Study, name: str, transcripts: Transcripts) -> list[Coding]:
     """What the study's language model codes, as it is recorded for stage `name`; nothing where nothing is recorded.
 
-    The second pass asks about what the first one answered, so it is recorded after it, into the same cassette.
+    The second pass depends on the first one's answers, so it is recorded after it, into the same cassette.
     """
     pieces = pieces_of(transcripts)
     first, about_all = cutting(study, pieces), rating(study, transcripts)
     answers = [text_of(answer) for answer in ask.answers(study, name, [*first.values(), *about_all.values()])]
     if not answers:
         return []
-    cut = dict(zip(first, answers[: len(first)], strict=True))
-    utterances = {place: utterances_of(cut[place], some) if place in cut else some for place, some in pieces.items()}
+    cuttings = dict(zip(first, answers[: len(first)], strict=True))
+    utterances = {
+        volley_id: utterances_of(cuttings[volley_id], volley_clauses) if volley_id in cuttings else volley_clauses
+        for volley_id, volley_clauses in pieces.items()
+    }
     second = coding(study, transcripts, utterances)
     coded = [text_of(answer) for answer in ask.answers(study, name, list(second.values()))]
     if second and not coded:
         raise ask.missing(study, name, list(second.values()))
-    seen = {place: volley(behaviours_of(answer, len(utterances[place]))) for place, answer in zip(second, coded, strict=True)}
+    seen = {
+        volley_id: volley(behaviours_of(answer, len(utterances[volley_id])))
+        for volley_id, answer in zip(second, coded, strict=True)
+    }
     ratings = dict(zip(about_all, map(ratings_of, answers[len(first) :]), strict=True))
     return [
         Coding(
@@ -404,10 +414,12 @@ def questions_about(study: Study, name: str, transcripts: Transcripts) -> list[Q
     cassettes = ask.recorded(study, name)
     pieces = pieces_of(transcripts)
     first = cutting(study, pieces)
-    answers = {place: ask.found(cassettes, asked) for place, asked in first.items()}
+    answers = {volley_id: ask.recorded_answer(cassettes, asked) for volley_id, asked in first.items()}
     utterances = {
-        place: utterances_of(text_of(answer), some) if (answer := answers.get(place)) else ["".join(some)]
-        for place, some in pieces.items()
+        volley_id: utterances_of(text_of(answer), volley_clauses)
+        if (answer := answers.get(volley_id))
+        else ["".join(volley_clauses)]
+        for volley_id, volley_clauses in pieces.items()
     }
     return [*first.values(), *rating(study, transcripts).values(), *coding(study, transcripts, utterances).values()]
 
@@ -416,7 +428,7 @@ def questions_about(study: Study, name: str, transcripts: Transcripts) -> list[Q
 
 
 def questions(study: Study) -> list[Question]:
-    """The requests that the stage's codes take; none where no model codes."""
+    """The requests that the stage's coder makes; none where no model codes."""
     coder = registry.modules(registry.CODERS)[study.code.coder]
     return list(coder.questions(study)) if hasattr(coder, "questions") else []
 
@@ -424,12 +436,12 @@ def questions(study: Study) -> list[Question]:
 def tables(codings: Sequence[Coding]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of `codes.csv` and of `globals.csv`, sorted; a coded volley without a behavior has one row, its code empty."""
     codes = [
-        (one.rater, one.packet, number, code)
-        for one in codings
-        for number, seen in one.behaviours.items()
+        (coding.rater, coding.packet, number, code)
+        for coding in codings
+        for number, seen in coding.behaviours.items()
         for code in sorted(map(str, seen)) or [""]
     ]
-    ratings = [(one.rater, one.packet, code, rating) for one in codings for code, rating in one.ratings.items()]
+    ratings = [(coding.rater, coding.packet, code, rating) for coding in codings for code, rating in coding.ratings.items()]
     return pd.DataFrame(sorted(codes), columns=CODES), pd.DataFrame(sorted(ratings), columns=RATINGS)
 
 
@@ -452,10 +464,10 @@ def code(study: Study) -> None:
             storage.write_text(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
         numbers = {
             "packets": len(transcripts),
-            "coded": len({one.packet for one in codings}),
-            "raters": len({one.rater for one in codings}),
-            "volleys": sum(len(one.behaviours) for one in codings),
-            "behaviours": sum(len(seen) for one in codings for seen in one.behaviours.values()),
-            "ratings": sum(len(one.ratings) for one in codings),
+            "coded": len({coding.packet for coding in codings}),
+            "raters": len({coding.rater for coding in codings}),
+            "volleys": sum(len(coding.behaviours) for coding in codings),
+            "behaviours": sum(len(seen) for coding in codings for seen in coding.behaviours.values()),
+            "ratings": sum(len(coding.ratings) for coding in codings),
         }
         storage.write_json(out / "metrics.json", numbers)

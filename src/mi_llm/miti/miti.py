@@ -9,7 +9,7 @@ AnnoMI's annotators (Wu et al. 2022, doi:10.1109/ICASSP43922.2022.9746035) coded
 transcripts, ten of them the same seven. Their codes are coarser than MITI's. *Therapist input* (information, advice, options,
 goals) is here giving information, persuading with or without permission, and confronting; *advice* is persuading; *question* is
 asking questions and seeking collaboration, which is asked. Affirming and emphasizing autonomy are *other* there, so how well they
-are told is not known, nor are the globals.
+are recognized is not known, nor how well globals are rated.
 """
 
 import random
@@ -68,7 +68,7 @@ FEATURES = ["source", "arm", "n"] + [f"{what}_{how}" for what in ("rounds", "cou
 
 @dataclass(frozen=True)
 class Session:
-    """An AnnoMI transcript: its quality, a turn an utterance, and what each expert says of the counselor's."""
+    """An AnnoMI transcript: its quality, one turn per utterance, and each expert's labels of the counselor's turns."""
 
     name: str
     quality: str
@@ -78,11 +78,11 @@ class Session:
 
 def sessions_of(rows: Iterable[tuple[str, dict[str, str]]]) -> list[Session]:
     """Gather `(where, row)` of `AnnoMI-full.csv`, as the reader yields them, into sessions."""
-    told: dict[str, dict[int, list[dict[str, str]]]] = {}
+    rows_by_transcript: dict[str, dict[int, list[dict[str, str]]]] = {}
     for _, row in rows:
-        told.setdefault(row["transcript_id"], {}).setdefault(int(row["utterance_id"]), []).append(row)
-    found = []
-    for name, utterances in told.items():
+        rows_by_transcript.setdefault(row["transcript_id"], {}).setdefault(int(row["utterance_id"]), []).append(row)
+    sessions = []
+    for name, utterances in rows_by_transcript.items():
         first = next(iter(utterances.values()))[0]
         session = Session(name, first["mi_quality"])
         for number, (_, experts) in enumerate(sorted(utterances.items()), 1):
@@ -90,13 +90,13 @@ def sessions_of(rows: Iterable[tuple[str, dict[str, str]]]) -> list[Session]:
             session.turns.append(Turn(role=role, text=experts[0]["utterance_text"]))
             for row in experts if role == "counselor" else ():
                 session.experts.setdefault(row["annotator_id"], {})[number] = labels_of_row(row)
-        found.append(session)
-    return found
+        sessions.append(session)
+    return sessions
 
 
 def labels_of_row(row: Mapping[str, str]) -> Labels:
-    """What an expert says of an utterance; `complex reflection` only of a reflection."""
-    found = {
+    """An expert's labels of an utterance; only a reflection has the label `complex reflection`."""
+    row_labels = {
         "main behavior": row["main_therapist_behaviour"],
         "question": row["question_exists"],
         "reflection": row["reflection_exists"],
@@ -104,13 +104,13 @@ def labels_of_row(row: Mapping[str, str]) -> Labels:
         "information": str(row["therapist_input_subtype"] == "information"),
         "advice": str(row["therapist_input_subtype"] == "advice"),
     }
-    return found | ({COMPLEX: row["reflection_subtype"]} if row["reflection_subtype"] != "n/a" else {})
+    return row_labels | ({COMPLEX: row["reflection_subtype"]} if row["reflection_subtype"] != "n/a" else {})
 
 
 def labels(seen: frozenset[Behaviour]) -> Labels:
-    """What AnnoMI would say of a volley; its main behavior is input before question before reflection."""
+    """A volley's behaviors as AnnoMI's labels; its main behavior is input before question before reflection."""
     main = (("therapist_input", INPUT), ("question", QUESTION), ("reflection", REFLECTION))
-    found = {
+    volley_labels = {
         "main behavior": next((name for name, behaviours in main if seen & behaviours), "other"),
         "question": str(bool(seen & QUESTION)),
         "reflection": str(bool(seen & REFLECTION)),
@@ -119,99 +119,103 @@ def labels(seen: frozenset[Behaviour]) -> Labels:
         "advice": str(bool(seen & PERSUASION)),
     }
     kind = "complex" if Behaviour.COMPLEX in seen else "simple"
-    return found | ({COMPLEX: kind} if seen & REFLECTION else {})
+    return volley_labels | ({COMPLEX: kind} if seen & REFLECTION else {})
 
 
 def labelled(behaviours: Behaviours) -> Rated:
-    """What AnnoMI would say of each volley."""
+    """The behaviors of each volley as AnnoMI's labels."""
     return {number: labels(seen) for number, seen in behaviours.items()}
 
 
 def consensus(session: Session) -> Rated:
-    """Of each volley the label that most experts give; of labels given equally often that of the expert told first.
+    """The label that most experts give each volley; of labels given equally often, the one of the expert listed first.
 
-    Whether a reflection is complex say those who found one, where most did.
+    If most experts saw a reflection, they decide whether it is complex.
     """
-    found: Rated = {}
+    agreed: Rated = {}
     for number, turn in enumerate(session.turns, 1):
         if turn.role == "counselor":
             experts = [rated[number] for rated in session.experts.values() if number in rated]
-            given = {code: Counter(one[code] for one in experts if code in one) for code in CODES}
-            found[number] = {code: told.most_common(1)[0][0] for code, told in given.items() if told}
-            if found[number]["reflection"] != "True":
-                found[number].pop(COMPLEX, None)
-    return found
+            votes = {code: Counter(expert[code] for expert in experts if code in expert) for code in CODES}
+            agreed[number] = {code: counts.most_common(1)[0][0] for code, counts in votes.items() if counts}
+            if agreed[number]["reflection"] != "True":
+                agreed[number].pop(COMPLEX, None)
+    return agreed
 
 
 def behaviours_of(rated: Rated) -> Behaviours:
-    """Experts' labels as behaviors, as far as they tell them: questions and both kinds of reflection."""
-    found: Behaviours = {}
-    for number, given in rated.items():
-        kind = {"simple": Behaviour.SIMPLE, "complex": Behaviour.COMPLEX}.get(given.get(COMPLEX, ""))
-        asked = Behaviour.QUESTION if given["question"] == "True" else None
-        found[number] = frozenset(behaviour for behaviour in (kind, asked) if behaviour)
-    return found
+    """Experts' labels as behaviors, as far as labels tell: questions and both kinds of reflection."""
+    behaviours: Behaviours = {}
+    for number, volley_labels in rated.items():
+        kind = {"simple": Behaviour.SIMPLE, "complex": Behaviour.COMPLEX}.get(volley_labels.get(COMPLEX, ""))
+        asked = Behaviour.QUESTION if volley_labels["question"] == "True" else None
+        behaviours[number] = frozenset(behaviour for behaviour in (kind, asked) if behaviour)
+    return behaviours
 
 
 def halves(sessions: Sequence[Session], seed: int = 1) -> tuple[list[Session], list[Session]]:
-    """Two halves of the sessions, drawn by name: lexical cues were written with the first in view, figures are the other's."""
+    """Draw two halves of the sessions: the lexical cues were written with the first in view, results come from the second."""
     names = sorted((session.name for session in sessions), key=int)
     drawn = np.random.default_rng(seed).permutation(len(names))
-    first = {names[place] for place in drawn[: len(names) // 2]}
-    return [one for one in sessions if one.name in first], [one for one in sessions if one.name not in first]
+    first = {names[index] for index in drawn[: len(names) // 2]}
+    return [session for session in sessions if session.name in first], [
+        session for session in sessions if session.name not in first
+    ]
 
 
 def agreement(coder: str, comparisons: Sequence[Sequence[tuple[Rated, Rated]]], bootstrap: Bootstrap) -> list[dict[str, Any]]:
     """Cohen's kappa of each code, and its interval over the sessions: rows with the columns `VALIDATION`.
 
-    A comparison is a pair of raters: for each session, what the one and what the other says. Of several pairs the mean of their
-    kappas counts. `n` volleys have a label of both raters of a pair; a code of which there are none has no row. Complex
-    reflections are compared where both found a reflection.
+    A comparison is a pair of raters: for each session, the labels of the first and those of the second. With several pairs, kappa
+    is the mean of theirs. `n` counts the volleys labeled by both raters of a pair; a code without any has no row. Complex
+    reflections are compared where both raters saw a reflection.
     """
     rows = []
     for code in CODES:
         rated = [volleys for pairs in comparisons for pair in pairs for volleys in pair]
-        known = sorted({given[code] for volleys in rated for given in volleys.values() if code in given})
+        known = sorted({volley_labels[code] for volleys in rated for volley_labels in volleys.values() if code in volley_labels})
         tables = np.zeros((len(comparisons[0]), len(comparisons), len(known), len(known)))
         compared = set()
-        for which, pairs in enumerate(comparisons):
-            for place, (first, second) in enumerate(pairs):
+        for pair_index, pairs in enumerate(comparisons):
+            for session_index, (first, second) in enumerate(pairs):
                 for number in first.keys() & second.keys():
-                    one, other = first[number].get(code), second[number].get(code)
-                    if one is not None and other is not None:
-                        tables[place, which, known.index(one), known.index(other)] += 1
-                        compared.add((place, number))
+                    first_label, second_label = first[number].get(code), second[number].get(code)
+                    if first_label is not None and second_label is not None:
+                        tables[session_index, pair_index, known.index(first_label), known.index(second_label)] += 1
+                        compared.add((session_index, number))
         if compared:
-            found = bootstrap.estimate(tables, mean_kappas)
-            rows.append({"coder": coder, "code": code, "kappa": found.value, "lo": found.lo, "hi": found.hi, "n": len(compared)})
+            estimate = bootstrap.estimate(tables, mean_kappas)
+            rows.append(
+                {"coder": coder, "code": code, "kappa": estimate.value, "lo": estimate.lo, "hi": estimate.hi, "n": len(compared)}
+            )
     return rows
 
 
 def mean_kappas(tables: Numbers) -> Numbers:
-    """The mean kappa of several pairs' tables (… x pairs x labels x labels), of those that have one."""
-    found = kappas(tables)
-    known = ~np.isnan(found)
+    """The mean kappa of several pairs' tables (… x pairs x labels x labels); pairs without a kappa are left out."""
+    values = kappas(tables)
+    known = ~np.isnan(values)
     none = ~known.any(axis=-1)
-    return np.where(none, np.nan, np.where(known, found, 0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1))
+    return np.where(none, np.nan, np.where(known, values, 0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1))
 
 
 def among_experts(sessions: Sequence[Session]) -> list[list[tuple[Rated, Rated]]]:
     """The comparisons of every two experts, over the sessions that several of them coded."""
     shared = [session.experts for session in sessions if len(session.experts) > 1]
     names = sorted({name for experts in shared for name in experts})
-    return [[(experts.get(one, {}), experts.get(other, {})) for experts in shared] for one, other in combinations(names, 2)]
+    return [[(experts.get(first, {}), experts.get(second, {})) for experts in shared] for first, second in combinations(names, 2)]
 
 
-Draw = Callable[[int, str], Bootstrap]  # so many transcripts, for one purpose: their resamples
+Draw = Callable[[int, str], Bootstrap]  # number of transcripts, purpose -> their resamples
 
 
 def separation(high: Sequence[float], low: Sequence[float], draw: Draw) -> Estimate:
     """How often a session of high quality has the higher score, ties half: the AUC, with its interval over sessions."""
-    ours, theirs = np.asarray(high, dtype=float), np.asarray(low, dtype=float)
-    wins = (ours[:, None] > theirs) + 0.5 * (ours[:, None] == theirs)
-    one, other = draw(len(ours), "high"), draw(len(theirs), "low")
-    values = np.einsum("ri,ij,rj->r", one.weights, wins, other.weights) / wins.size
-    return min((one, other), key=lambda each: each.weights.shape[1]).interval(values)
+    high_scores, low_scores = np.asarray(high, dtype=float), np.asarray(low, dtype=float)
+    wins = (high_scores[:, None] > low_scores) + 0.5 * (high_scores[:, None] == low_scores)
+    high_bootstrap, low_bootstrap = draw(len(high_scores), "high"), draw(len(low_scores), "low")
+    values = np.einsum("ri,ij,rj->r", high_bootstrap.weights, wins, low_bootstrap.weights) / wins.size
+    return min((high_bootstrap, low_bootstrap), key=lambda bootstrap: bootstrap.weights.shape[1]).interval(values)
 
 
 def quality(
@@ -222,15 +226,15 @@ def quality(
     `scores`: by session, by (measure, unit). Sessions without a score are left out; `high` and `low` count the others.
     """
     rows = []
-    for measure, unit in dict.fromkeys(key for given in scores.values() for key in given):
-        found: dict[str, list[float]] = defaultdict(list)
+    for measure, unit in dict.fromkeys(key for session_scores in scores.values() for key in session_scores):
+        scores_by_quality: dict[str, list[float]] = defaultdict(list)
         for session in sessions:
             value = scores[session.name][measure, unit]
             if value is not None:
-                found[session.quality].append(value)
-        if found["high"] and found["low"]:
-            auc = separation(found["high"], found["low"], draw)
-            counts = {kind: len(found[kind]) for kind in ("high", "low")}
+                scores_by_quality[session.quality].append(value)
+        if scores_by_quality["high"] and scores_by_quality["low"]:
+            auc = separation(scores_by_quality["high"], scores_by_quality["low"], draw)
+            counts = {kind: len(scores_by_quality[kind]) for kind in ("high", "low")}
             rows.append(
                 {"coder": coder, "measure": measure, "unit": unit, "auc": auc.value, "lo": auc.lo, "hi": auc.hi, **counts}
             )
@@ -238,11 +242,11 @@ def quality(
 
 
 def scores(behaviours: Behaviours, known: frozenset[Behaviour] = frozenset(Behaviour)) -> dict[tuple[str, str], float | None]:
-    """The summary scores of a session that known behaviors allow; totals, which grow with its length, a counselor volley."""
+    """The summary scores that `known` behaviors suffice for; totals, which grow with a session's length, per counselor volley."""
     counts = counted(behaviours)
-    found = {(score.code, "ratio"): score(counts) for score in RATIOS if parts(score) <= known}
+    ratios = {(score.code, "ratio"): score(counts) for score in RATIOS if parts(score) <= known}
     totals = {(score.code, "per volley"): score(counts) for score in TOTALS if parts(score) <= known}
-    return found | {key: total / len(behaviours) if behaviours and total is not None else None for key, total in totals.items()}
+    return ratios | {key: total / len(behaviours) if behaviours and total is not None else None for key, total in totals.items()}
 
 
 def parts(score: Summary[Behaviour]) -> set[Behaviour]:
@@ -258,47 +262,47 @@ def counted(behaviours: Behaviours) -> Counter[Behaviour]:
 def released(source: str, arm: str, dialogs: Sequence[Dialog]) -> list[dict[str, Any]]:
     """What the lexical coder sees in the dialogs of one arm: rows with the columns `RELEASED`.
 
-    Of a behavior and a total: mean and sample SD of the counts a dialog, and how many there are a round (counselor turn) in all.
-    Of a ratio: mean and SD over the `n` dialogs that have one, and the ratio of the counts of all dialogs.
+    For a behavior or a total: mean and sample SD of the counts per dialog, and the count per round (counselor turn) over all
+    dialogs. For a ratio: mean and SD over the `n` dialogs that have one, and the ratio of the counts of all dialogs.
     """
     seen = [coders.by_words(dialog.turns) for dialog in dialogs]
-    counts = [counted(one) for one in seen]
-    total, rounds = sum(counts, Counter[Behaviour]()), sum(map(len, seen))
+    dialog_counts = [counted(behaviours) for behaviours in seen]
+    total, rounds = sum(dialog_counts, Counter[Behaviour]()), sum(map(len, seen))
     head = {"source": source, "arm": arm, "rater": coders.LEXICAL}
     rows: list[dict[str, Any]] = []
     for code, values in [
-        *((str(behaviour), [float(one[behaviour]) for one in counts]) for behaviour in Behaviour),
-        *((score.code, [score(one) or 0.0 for one in counts]) for score in TOTALS),
+        *((str(behaviour), [float(counts[behaviour]) for counts in dialog_counts]) for behaviour in Behaviour),
+        *((score.code, [score(counts) or 0.0 for counts in dialog_counts]) for score in TOTALS),
     ]:
         rows.append(head | {"code": code, **moments(values), "per_round": sum(values) / rounds if rounds else None})
     for score in RATIOS:
-        ratios = [value for one in counts if (value := score(one)) is not None]
+        ratios = [value for counts in dialog_counts if (value := score(counts)) is not None]
         rows.append(head | {"code": score.code, **moments(ratios), "ratio_of_means": score(total)})
     return rows
 
 
 def moments(values: Sequence[float]) -> dict[str, float]:
     """How many there are, their mean and their sample SD."""
-    found = pd.Series(values, dtype=float)
-    return {"n": len(found), "mean": found.mean(), "sd": found.std()}
+    series = pd.Series(values, dtype=float)
+    return {"n": len(series), "mean": series.mean(), "sd": series.std()}
 
 
 def features(source: str, arm: str, dialogs: Sequence[Dialog]) -> dict[str, Any]:
-    """A row of Table 4, counted as it is printed: rounds are counselor turns, all characters count."""
-    found = {
+    """A row of Table 4, counted as the paper prints it: rounds are counselor turns, all characters count."""
+    lengths = {
         f"{what}_{how}": value
         for what, pair in volley_lengths(dialogs).items()
         for how, value in zip(("mean", "sd"), pair, strict=True)
     }
-    return {"source": source, "arm": arm, "n": len(dialogs), **found}
+    return {"source": source, "arm": arm, "n": len(dialogs), **lengths}
 
 
 def validated_by_model(study: Study, held_out: Sequence[Session]) -> list[Session]:
-    """The sessions on which the language model is held against the experts: a seeded sample, none where it does not code."""
+    """The sessions on which the language model is compared with the experts: a seeded sample; none where it does not code."""
     if study.code.coder != "llm":
         return []
-    wanted = min(study.miti.transcripts, len(held_out))
-    return random.Random(study.seed_of("miti")).sample(held_out, wanted)
+    count = min(study.miti.transcripts, len(held_out))
+    return random.Random(study.seed_of("miti")).sample(held_out, count)
 
 
 def annotated(study: Study) -> list[Session]:
@@ -309,19 +313,19 @@ def annotated(study: Study) -> list[Session]:
 
 
 def questions(study: Study) -> list[Question]:
-    """The requests that the model's validation takes."""
+    """The requests that validating the model takes."""
     chosen = validated_by_model(study, halves(annotated(study))[1])
     return coders.questions_about(study, "miti", {session.name: session.turns for session in chosen})
 
 
 def arms(study: Study) -> dict[tuple[str, str], list[Dialog]]:
     """The authors' released dialogs by model and arm, and AnnoMI's sessions as they were read."""
-    found: dict[tuple[str, str], list[Dialog]] = {}
+    dialogs_by_arm: dict[tuple[str, str], list[Dialog]] = {}
     if "release" in study.corpora:
         for dialog in read_dialogs(study.folder / "read" / "release" / "simulated.jsonl"):
-            found.setdefault((dialog.meta["model"], dialog.meta["arm"]), []).append(dialog)
+            dialogs_by_arm.setdefault((dialog.meta["model"], dialog.meta["arm"]), []).append(dialog)
     real = read_dialogs(study.folder / "read" / "annomi" / "dialogs.jsonl")
-    return found | ({("annomi", "real"): real} if real else {})
+    return dialogs_by_arm | ({("annomi", "real"): real} if real else {})
 
 
 def miti(study: Study) -> None:
@@ -333,14 +337,14 @@ def miti(study: Study) -> None:
         def draw(transcripts: int, purpose: str) -> Bootstrap:
             return Bootstrap(transcripts, study.score.resamples, study.score.confidence, study.seed_of("miti", purpose))
 
-        everything = annotated(study)
-        _, held_out = halves(everything)
+        all_sessions = annotated(study)
+        _, held_out = halves(all_sessions)
         validation, qualities = [], []
-        comparisons = among_experts(everything)
+        comparisons = among_experts(all_sessions)
         if comparisons:
             validation += agreement(EXPERTS, comparisons, draw(len(comparisons[0]), "sessions"))
-        told = {session.name: scores(behaviours_of(consensus(session)), TOLD_BY_EXPERTS) for session in held_out}
-        qualities += quality(EXPERTS, told, held_out, draw)
+        expert_scores = {session.name: scores(behaviours_of(consensus(session)), TOLD_BY_EXPERTS) for session in held_out}
+        qualities += quality(EXPERTS, expert_scores, held_out, draw)
         by_words = [Coding(coders.LEXICAL, session.name, coders.by_words(session.turns), {}) for session in held_out]
         chosen = validated_by_model(study, held_out)
         by_model = coders.by_model(study, "miti", {session.name: session.turns for session in chosen})
@@ -348,9 +352,11 @@ def miti(study: Study) -> None:
             print(f"miti: no answers of the model are recorded; to record: {ask.how_to_record(study, 'miti')}")
         for codings, sessions in ((by_words, held_out), (by_model, chosen)):
             if codings:
-                pairs = [(labelled(one.behaviours), consensus(session)) for one, session in zip(codings, sessions, strict=True)]
+                pairs = [
+                    (labelled(coding.behaviours), consensus(session)) for coding, session in zip(codings, sessions, strict=True)
+                ]
                 validation += agreement(codings[0].rater, [pairs], draw(len(pairs), "sessions"))
-                qualities += quality(codings[0].rater, {one.packet: of_coding(one) for one in codings}, sessions, draw)
+                qualities += quality(codings[0].rater, {coding.packet: of_coding(coding) for coding in codings}, sessions, draw)
         groups = arms(study)
         tables = {
             "coder_validation": pd.DataFrame(validation, columns=VALIDATION),
@@ -369,14 +375,14 @@ def miti(study: Study) -> None:
             "auc": nested(tables["quality"], "measure", "auc"),
         }
         storage.write_json(
-            out / "metrics.json", numbers | {"dialogs": {" ".join(key): len(found) for key, found in groups.items()}}
+            out / "metrics.json", numbers | {"dialogs": {" ".join(key): len(dialogs) for key, dialogs in groups.items()}}
         )
 
 
-def of_coding(one: Coding) -> dict[tuple[str, str], float | None]:
+def of_coding(coding: Coding) -> dict[tuple[str, str], float | None]:
     """All scores of a coded session, those of its globals too if it has any."""
-    rated = {(score.code, "rating"): score(one.ratings) for score in (TECHNICAL, RELATIONAL)} if one.ratings else {}
-    return scores(one.behaviours) | rated
+    rated = {(score.code, "rating"): score(coding.ratings) for score in (TECHNICAL, RELATIONAL)} if coding.ratings else {}
+    return scores(coding.behaviours) | rated
 
 
 def nested(table: pd.DataFrame, key: str, value: str) -> dict[str, dict[str, float]]:

@@ -3,7 +3,7 @@ It takes codes and ratings as `codes.csv` and `globals.csv` hold them, of people
 measures with bootstrap intervals, for stage `summary`; it reads and writes no file.
 
 A measure is a function of sums over transcripts: a transcript's share of them is counted once, and a bootstrap's thousands of
-values come from one matrix product. Libraries give one value a call, so they stand in the tests as references and not here:
+values come from one matrix product. Libraries give one value per call, so they stand in the tests as references and not here:
 `krippendorff` for alpha, NLTK for kappa, SciPy for r. For ICC there is pingouin only, which would bring statsmodels, scikit-learn
 and seaborn.
 """
@@ -22,29 +22,30 @@ from numpy.typing import NDArray
 from mi_llm.codebook.coding import Behaviour, Global
 
 Numbers = NDArray[np.float64]
-Score = Callable[[Numbers], Numbers]  # of sums, perhaps many: their measure
+Score = Callable[[Numbers], Numbers]  # sums, perhaps of many resamples -> the measure of each
 COLUMNS = ["measure", "code", "raters", "n", "value", "lo", "hi"]
 POOLED_BEHAVIOURS, POOLED_GLOBALS = "behaviours", "globals"  # in the column `code`: all codes of that kind together
-RATINGS = 5  # a global is rated from 1 to so many
-NOTHING = 1e-12  # a variance below this is that of numbers without any
+RATINGS = 5  # levels: a global is rated from 1 to 5
+NOTHING = 1e-12  # a variance up to this counts as none
 
 
 def cohen(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
     """Cohen's kappa of two raters over the same items (Cohen 1960, doi:10.1177/001316446002000104).
 
-    (observed − expected agreement) / (1 − expected); nan where both raters give one code only.
+    (observed − expected agreement) / (1 − expected); nan where both raters give a single code only.
     """
     size = len(first)
-    observed = sum(one == other for one, other in zip(first, second, strict=True)) / size
-    ones, others = Counter(first), Counter(second)
-    expected = sum(ones[code] * others[code] for code in ones) / size**2
+    observed = sum(first_code == second_code for first_code, second_code in zip(first, second, strict=True)) / size
+    first_counts, second_counts = Counter(first), Counter(second)
+    expected = sum(first_counts[code] * second_counts[code] for code in first_counts) / size**2
     return (observed - expected) / (1 - expected) if expected < 1 else float("nan")
 
 
 def fleiss(items: Sequence[Sequence[Hashable]]) -> float:
     """Fleiss' kappa (Fleiss 1971, doi:10.1037/h0031619): for each item the codes it was given, by two raters or more.
 
-    Items may have different numbers of raters; each weighs by its pairs' mean agreement, and chance by all codes given.
+    Items may have different numbers of raters. Observed agreement is the mean over items of their pairs' agreement; expected
+    agreement comes from all codes given.
     """
     rated = [Counter(codes) for codes in items if len(codes) > 1]
     agreement = []
@@ -60,9 +61,9 @@ def fleiss(items: Sequence[Sequence[Hashable]]) -> float:
 
 
 def quotient(above: Numbers, below: Numbers) -> Numbers:
-    """above / below; nan where the denominator is nothing, or less."""
-    found: Numbers = np.where(below > NOTHING, above, np.nan) / np.where(below > NOTHING, below, 1.0)
-    return found
+    """above / below; nan where the denominator is not above `NOTHING`."""
+    ratios: Numbers = np.where(below > NOTHING, above, np.nan) / np.where(below > NOTHING, below, 1.0)
+    return ratios
 
 
 def kappas(tables: Numbers) -> Numbers:
@@ -76,12 +77,12 @@ def kappas(tables: Numbers) -> Numbers:
 def coincidences(values: Numbers, levels: int) -> Numbers:
     """Krippendorff's coincidences of units (… x raters, codes 0 to levels - 1, nan where a rater gave none).
 
-    Of a unit with m codes every ordered pair counts 1/(m - 1). Gives … x levels x levels; 0 for units with one code or none.
+    In a unit with m codes every ordered pair counts 1/(m - 1). Returns … x levels x levels; 0 for units with one code or none.
     """
-    given = (values[..., None] == np.arange(levels)).sum(axis=-2).astype(float)
-    pairs = given[..., :, None] * given[..., None, :] - given[..., :, None] * np.eye(levels)
-    found: Numbers = pairs / np.maximum(given.sum(axis=-1) - 1, 1)[..., None, None]
-    return found
+    counts = (values[..., None] == np.arange(levels)).sum(axis=-2).astype(float)
+    pairs = counts[..., :, None] * counts[..., None, :] - counts[..., :, None] * np.eye(levels)
+    tables: Numbers = pairs / np.maximum(counts.sum(axis=-1) - 1, 1)[..., None, None]
+    return tables
 
 
 def alphas(tables: Numbers, *, ordinal: bool = False) -> Numbers:
@@ -89,20 +90,20 @@ def alphas(tables: Numbers, *, ordinal: bool = False) -> Numbers:
 
     1 - observed / expected disagreement (Krippendorff 2011, Computing Krippendorff's Alpha-Reliability); nan without variation.
     """
-    given = tables.sum(axis=-1)
-    size = given.sum(axis=-1)
+    marginals = tables.sum(axis=-1)
+    size = marginals.sum(axis=-1)
     if ordinal:
-        middle = given.cumsum(axis=-1) - given / 2
+        middle = marginals.cumsum(axis=-1) - marginals / 2
         distance = (middle[..., :, None] - middle[..., None, :]) ** 2
     else:
-        distance = 1 - np.eye(given.shape[-1])
+        distance = 1 - np.eye(marginals.shape[-1])
     observed = (tables * distance).sum(axis=(-2, -1))
-    expected = (given[..., :, None] * given[..., None, :] * distance).sum(axis=(-2, -1))
+    expected = (marginals[..., :, None] * marginals[..., None, :] * distance).sum(axis=(-2, -1))
     return 1 - quotient((size - 1) * observed, expected)
 
 
 def icc_sums(scores: Numbers) -> Numbers:
-    """What an ICC needs of each transcript (transcripts x raters): 1, each score, the scores' squares, their sum's square."""
+    """What an ICC needs of each transcript (transcripts x raters): 1, each score, the sum of squares, the square of the sum."""
     ones = np.ones((len(scores), 1))
     squares = (scores**2).sum(axis=1, keepdims=True)
     return np.hstack([ones, scores, squares, scores.sum(axis=1, keepdims=True) ** 2])
@@ -121,8 +122,8 @@ def iccs(sums: Numbers, *, mean: bool = False) -> Numbers:
     rest = squares - correction - transcripts - raters
     between, among, error = quotient(transcripts, n - 1), raters / (k - 1), quotient(rest, (n - 1) * (k - 1))
     bias = quotient(among - error, n)
-    below = between + bias if mean else between + (k - 1) * error + k * bias
-    return quotient(between - error, below)
+    denominator = between + bias if mean else between + (k - 1) * error + k * bias
+    return quotient(between - error, denominator)
 
 
 def pearson_sums(pairs: Numbers) -> Numbers:
@@ -148,7 +149,7 @@ class Estimate:
 
 
 class Bootstrap:
-    """Resamples of whole transcripts (Davison & Hinkley 1997, section 3.8): what is said in one belongs together.
+    """Resamples of whole transcripts (Davison & Hinkley 1997, section 3.8): the volleys of one transcript depend on each other.
 
     One set of resamples serves every measure of the same transcripts. `weights` (1 + resamples x transcripts) says how often each
     transcript is in; the first row is the transcripts as they are.
@@ -162,12 +163,12 @@ class Bootstrap:
         self.tails = (50 * (1 - confidence), 50 * (1 + confidence))
 
     def estimate(self, statistics: Numbers, score: Score) -> Estimate:
-        """What `score` makes of the statistics (transcripts x …) summed, and its interval."""
+        """The `score` of the statistics (transcripts x …) summed over transcripts, and its interval."""
         sums = self.weights @ statistics.reshape(len(statistics), -1)
         return self.interval(score(sums.reshape(len(sums), *statistics.shape[1:])))
 
     def interval(self, values: Numbers) -> Estimate:
-        """A measure (1 + resamples) and its interval. Resamples in which it does not exist are left out.
+        """A measure and its interval, from its values (1 + resamples). Resamples in which it does not exist are left out.
 
         A single transcript, or a measure that does not exist, has no interval.
         """
@@ -178,13 +179,13 @@ class Bootstrap:
         return Estimate(value, float(lo), float(hi))
 
 
-Draw = Callable[[int], Bootstrap]  # so many transcripts: their resamples
+Draw = Callable[[int], Bootstrap]  # number of transcripts -> their resamples
 Row = tuple[str, str, int, Estimate]  # measure, code, n, estimate
 
 
 @dataclass(frozen=True)
 class Codings:
-    """What raters gave the same units: `values` (units x raters x codes, nan where none), and the packet of each unit."""
+    """The codes raters gave the same units: `values` (units x raters x codes, nan where none), and the packet of each unit."""
 
     raters: tuple[str, ...]
     packets: NDArray[np.str_]
@@ -196,17 +197,17 @@ class Codings:
         return np.asarray(~np.isnan(self.values).any(axis=2))
 
     def of(self, raters: Sequence[str], least: int) -> "Codings":
-        """What some raters gave the units that so many of them coded."""
-        mine = Codings(tuple(raters), self.packets, self.values[:, [self.raters.index(rater) for rater in raters]])
-        enough = mine.coded.sum(axis=1) >= least
-        return Codings(mine.raters, mine.packets[enough], mine.values[enough])
+        """The codings of some raters, of the units that at least `least` of them coded."""
+        selected = Codings(tuple(raters), self.packets, self.values[:, [self.raters.index(rater) for rater in raters]])
+        enough = selected.coded.sum(axis=1) >= least
+        return Codings(selected.raters, selected.packets[enough], selected.values[enough])
 
     def summed(self, statistics: Numbers) -> Numbers:
         """Statistics of units (units x …), summed by packet."""
-        names, places = np.unique(self.packets, return_inverse=True)
-        found = np.zeros((len(names), *statistics.shape[1:]))
-        np.add.at(found, places, statistics)
-        return found
+        names, indices = np.unique(self.packets, return_inverse=True)
+        sums = np.zeros((len(names), *statistics.shape[1:]))
+        np.add.at(sums, indices, statistics)
+        return sums
 
 
 def gathered(frame: pd.DataFrame, unit: Sequence[str], codes: Sequence[str]) -> Codings:
@@ -219,29 +220,29 @@ def gathered(frame: pd.DataFrame, unit: Sequence[str], codes: Sequence[str]) -> 
     units, raters = sorted(set(keys)), sorted(set(frame["rater"]))
     rated = "rating" in frame
     values = np.full((len(units), len(raters), len(codes)), np.nan)
-    row, column = {key: place for place, key in enumerate(units)}, {rater: place for place, rater in enumerate(raters)}
-    depth = {code: place for place, code in enumerate(codes)}
-    given = frame["rating"] if rated else np.ones(len(frame))
-    for key, rater, code, value in zip(keys, frame["rater"], frame["code"].fillna(""), given, strict=True):
-        place = values[row[key], column[rater]]
+    row, column = {key: index for index, key in enumerate(units)}, {rater: index for index, rater in enumerate(raters)}
+    depth = {code: index for index, code in enumerate(codes)}
+    row_values = frame["rating"] if rated else np.ones(len(frame))
+    for key, rater, code, value in zip(keys, frame["rater"], frame["code"].fillna(""), row_values, strict=True):
+        cell = values[row[key], column[rater]]
         if not rated:
-            place[np.isnan(place)] = 0
+            cell[np.isnan(cell)] = 0
         if code:
-            place[depth[code]] = value
+            cell[depth[code]] = value
     return Codings(tuple(raters), np.array([packet for packet, *_ in units], dtype=np.str_), values)
 
 
 def table(
     codes: pd.DataFrame, ratings: pd.DataFrame, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 1
 ) -> pd.DataFrame:
-    """All measures of every two raters, and of all together where there are more: columns as `COLUMNS`, no rows without a pair.
+    """All measures for each pair of raters, and for all raters if there are more than two: columns as `COLUMNS`.
 
     `codes` has the columns rater, packet, volley, code (empty: coded, nothing there), `ratings` rater, packet, code, rating.
-    Only what two raters or more coded enters. `n` counts what a value rests on:
+    Only what two raters or more coded enters, so a single rater gives no row. `n` counts what a value rests on:
 
     - `kappa` (two raters) and `alpha` (nominal): whether a volley holds the behavior; n volleys, pooled n volleys x behaviors.
     - `alpha` (ordinal) of a global's ratings; n transcripts.
-    - `ICC(2,1)`, `ICC(2,k)`, `pearson` (two raters): a behavior's count, or a global's rating, a transcript; n transcripts that
+    - `ICC(2,1)`, `ICC(2,k)`, `pearson` (two raters): a behavior's count, or a global's rating, per transcript; n transcripts that
       all of these raters coded. `pearson` of all globals pooled, as the paper has it: n ratings.
     """
     draw = partial(Bootstrap, resamples=resamples, confidence=confidence, seed=seed)
@@ -250,52 +251,52 @@ def table(
         (gathered(ratings, ("packet",), list(Global)), of_globals),
     )
     rows: list[dict[str, Any]] = []
-    for found, measures in kinds:
-        together = [found.raters] if len(found.raters) > 2 else []
-        for raters in (*combinations(found.raters, 2), *together):
-            mine = found.of(raters, 2)
-            for measure, code, n, estimate in measures(mine, draw) if len(mine.packets) else ():
+    for codings, measures in kinds:
+        all_raters = [codings.raters] if len(codings.raters) > 2 else []
+        for raters in (*combinations(codings.raters, 2), *all_raters):
+            selected = codings.of(raters, 2)
+            for measure, code, n, estimate in measures(selected, draw) if len(selected.packets) else ():
                 rows.append({"measure": measure, "code": str(code), "raters": ", ".join(raters), "n": n, **vars(estimate)})
     return pd.DataFrame(rows, columns=COLUMNS).round(4)
 
 
-def of_behaviours(mine: Codings, draw: Draw) -> Iterator[Row]:
+def of_behaviours(codings: Codings, draw: Draw) -> Iterator[Row]:
     """The measures of behaviors; see `table`."""
-    coded = mine.values.swapaxes(1, 2)  # units x behaviors x raters
+    coded = codings.values.swapaxes(1, 2)  # units x behaviors x raters
     measures: dict[str, tuple[Numbers, Score]] = {"alpha": (coincidences(coded, 2), alphas)}
-    if len(mine.raters) == 2:
+    if len(codings.raters) == 2:
         seen = coded[..., None] == np.arange(2)
         measures["kappa"] = ((seen[:, :, 0, :, None] & seen[:, :, 1, None, :]).astype(float), kappas)
     for measure, (tables, score) in measures.items():
-        summed = mine.summed(tables)
+        summed = codings.summed(tables)
         bootstrap = draw(len(summed))
-        for place, code in enumerate(Behaviour):
-            yield measure, code, len(coded), bootstrap.estimate(summed[:, place], score)
+        for index, code in enumerate(Behaviour):
+            yield measure, code, len(coded), bootstrap.estimate(summed[:, index], score)
         yield measure, POOLED_BEHAVIOURS, len(coded) * len(Behaviour), bootstrap.estimate(summed.sum(axis=1), score)
-    whole = mine.of(mine.raters, len(mine.raters))
-    yield from of_numbers(whole.summed(whole.values), list(Behaviour), draw)
+    complete = codings.of(codings.raters, len(codings.raters))
+    yield from of_numbers(complete.summed(complete.values), list(Behaviour), draw)
 
 
-def of_globals(mine: Codings, draw: Draw) -> Iterator[Row]:
+def of_globals(codings: Codings, draw: Draw) -> Iterator[Row]:
     """The measures of globals; see `table`."""
-    tables = coincidences(mine.values.swapaxes(1, 2) - 1, RATINGS)
+    tables = coincidences(codings.values.swapaxes(1, 2) - 1, RATINGS)
     bootstrap = draw(len(tables))
-    for place, code in enumerate(Global):
-        yield "alpha", code, len(tables), bootstrap.estimate(tables[:, place], partial(alphas, ordinal=True))
-    whole = mine.of(mine.raters, len(mine.raters)).values
-    yield from of_numbers(whole, list(Global), draw)
-    if len(mine.raters) == 2:
-        sums = pearson_sums(whole.swapaxes(1, 2)).sum(axis=1)
-        yield "pearson", POOLED_GLOBALS, len(whole) * len(Global), draw(len(whole)).estimate(sums, pearsons)
+    for index, code in enumerate(Global):
+        yield "alpha", code, len(tables), bootstrap.estimate(tables[:, index], partial(alphas, ordinal=True))
+    complete = codings.of(codings.raters, len(codings.raters)).values
+    yield from of_numbers(complete, list(Global), draw)
+    if len(codings.raters) == 2:
+        sums = pearson_sums(complete.swapaxes(1, 2)).sum(axis=1)
+        yield "pearson", POOLED_GLOBALS, len(complete) * len(Global), draw(len(complete)).estimate(sums, pearsons)
 
 
 def of_numbers(values: Numbers, codes: Sequence[str], draw: Draw) -> Iterator[Row]:
-    """The measures of numbers a transcript (transcripts x raters x codes), code by code; none without a transcript."""
+    """The measures of one number per transcript (transcripts x raters x codes), code by code; none without a transcript."""
     if not len(values):
         return
     bootstrap = draw(len(values))
-    for place, code in enumerate(codes):
-        scores = values[:, :, place]
+    for index, code in enumerate(codes):
+        scores = values[:, :, index]
         yield "ICC(2,1)", code, len(scores), bootstrap.estimate(icc_sums(scores), iccs)
         yield "ICC(2,k)", code, len(scores), bootstrap.estimate(icc_sums(scores), partial(iccs, mean=True))
         if scores.shape[1] == 2:

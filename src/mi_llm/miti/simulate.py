@@ -2,7 +2,7 @@
 
 The paper's researchers talked with the tuned models only; here both arms meet the same clients, so that there is an untuned
 control. Reads the checkpoint, the adapter and the profiles (`clients.py`). Writes `simulate/<model>/base.jsonl`, `tuned.jsonl`
-(one dialog a client) and, where a language model plays the clients, its answers in `cassette.jsonl`. Talks that people had with
+(one dialog per client) and, where a language model plays the clients, its answers in `cassette.jsonl`. Talks that people had with
 the models are read from `simulate.folder` instead.
 """
 
@@ -42,12 +42,12 @@ class Talk:
 
 
 def profiles(study: Study) -> list[Profile]:
-    """The clients of the study: so many of the bundle's or of the authors', drawn by the seed, in their order."""
+    """The clients of the study: `simulate.dialogs` of the bundle's or the authors' profiles, a seeded draw in their order."""
     options = study.simulate
     known = bundled()[0] if options.profiles == "bundle" else outlined(study.folder / "read" / "release" / "outlines.json")
     if options.dialogs > len(known):
-        found = f"{options.dialogs}, but there are {len(known)} profiles"
-        raise Problem(f"{study.params}: simulate.dialogs", found, "at most one dialog a profile and arm", "lower it")
+        setting = f"{options.dialogs}, but there are {len(known)} profiles"
+        raise Problem(f"{study.params}: simulate.dialogs", setting, "at most one dialog a profile and arm", "lower it")
     return sorted(random.Random(study.seed_of("simulate")).sample(known, options.dialogs), key=known.index)
 
 
@@ -66,7 +66,7 @@ def says_something(answer: str) -> str | None:
 def client_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
     """What a language model that plays the clients is asked: the talk so far, seen from the client's chair."""
     prompt_file = prompts.bundled("client")
-    found = []
+    questions = []
     for talk in talks:
         instruction = prompt_file.render(talk.turns, profile=talk.profile, ending=ENDING)
         heard = [{"role": "assistant" if turn.role == "client" else "user", "content": turn.text or "……"} for turn in talk.turns]
@@ -75,25 +75,25 @@ def client_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
             "messages": [{"role": "system", "content": instruction}, {"role": "user", "content": START}, *heard],
             "temperature": study.simulate.temperature,
         }
-        found.append(Question(f"client {talk.profile.id}", request, prompt_file.provenance, check=says_something))
-    return found
+        questions.append(Question(f"client {talk.profile.id}", request, prompt_file.provenance, check=says_something))
+    return questions
 
 
 def workload(study: Study, model: str) -> ask.Workload:
-    """The most that the clients of one model's talks would be asked: each talk of both arms with all its rounds."""
+    """An upper bound of what playing the clients of one model requests: each talk of both arms with all its rounds."""
     options = study.simulate
     if options.client != "llm":
         return ask.Workload("none: the clients are not played by a language model", 0, 0, 0, "nothing is requested")
     arms = len(study.arms(model))
     talks = arms * options.dialogs
     opening = client_questions(study, [Talk(profile) for profile in profiles(study)])
-    told = [count_tokens(study.llm.model, message["content"]) for asked in opening for message in asked.request["messages"]]
+    tokens = [count_tokens(study.llm.model, message["content"]) for asked in opening for message in asked.request["messages"]]
     history = options.dialogs * VOLLEY * options.rounds * (options.rounds - 1)  # 2 volleys more in each further round
     count = talks * options.rounds
     return ask.Workload(
         requests=f"at most {count}: {talks} talks of {options.rounds} rounds; recorded answers are not requested again",
         count=count,
-        sent=arms * (sum(told) * options.rounds + history),
+        sent=arms * (sum(tokens) * options.rounds + history),
         answered=count * VOLLEY,
         assumed=f"no dialog ends early and a volley has {VOLLEY} tokens",
     )
@@ -123,11 +123,11 @@ def without_clients(study: Study, model: str) -> bool:
 def follow_script(talk: Talk) -> None:
     """Let a scripted client say the next volley of a talk."""
     assert talk.script is not None
-    said = talk.script.say(talk.turns)
+    line = talk.script.say(talk.turns)
     if talk.script.over:
         talk.ended = "farewell" if talk.script.planned else "broken off"
-    if said is not None:
-        talk.turns.append(Turn(role="client", text=said))
+    if line is not None:
+        talk.turns.append(Turn(role="client", text=line))
 
 
 def converse(study: Study, model: str, counselor: Counselor) -> list[Dialog]:
@@ -173,15 +173,15 @@ def had_by_people(study: Study, model: str, arm: str) -> list[Dialog]:
     path = Path(study.simulate.folder) / model / f"{arm}.jsonl"
     if not path.exists():
         return []
-    found = []
+    dialogs = []
     for number, dialog in enumerate(read_dialogs(path), 1):
         if not any(turn.role == "counselor" for turn in dialog.turns):
             raise Problem(
                 f"{path}, line {number}", f"dialog {dialog.id} without a counselor", "a dialog with the model", "remove it"
             )
         meta = {"profile": "", "topic": "", **dialog.meta, "arm": arm, "client": "person"}
-        found.append(dialog.model_copy(update={"id": f"{model}-{arm}-{dialog.id}", "source": model, "meta": meta}))
-    return found
+        dialogs.append(dialog.model_copy(update={"id": f"{model}-{arm}-{dialog.id}", "source": model, "meta": meta}))
+    return dialogs
 
 
 def simulate(study: Study, model: str) -> None:

@@ -2,7 +2,7 @@
 
 Reads `blind/packets`, `blind/key.csv` and `code/{codes,globals}.csv`. Writes to `summary/`: `transcripts.csv` (each coded
 transcript's globals, counts, summary scores), `table_2.csv` (the formulas), `table_4.csv` (lengths), `table_5.csv` (topics),
-`table_6.csv` (mean, SD and interval of every indicator and arm, rates a round, ratios both ways), `tests.csv` (tuned against
+`table_6.csv` (mean, SD and interval of every indicator and arm, rates per round, ratios both ways), `tests.csv` (tuned against
 base, tuned against real), `reliability.csv` and `metrics.json`. Arms without a transcript have no row.
 """
 
@@ -36,9 +36,9 @@ OF_COUNTS = (
     coding.ADHERENT_RATIO,
 )
 SUMMARIES: tuple[Summary[Any], ...] = (*OF_COUNTS, *OF_GLOBALS)
-RATIOS = tuple(one for one in OF_COUNTS if one.bottom != 1)
+RATIOS = tuple(score for score in OF_COUNTS if score.bottom != 1)
 COUNTED = (*Behaviour, coding.REFLECTIONS.code, coding.ADHERENT.code, coding.NONADHERENT.code)  # grow with the talk's length
-INDICATORS = (*Global, *Behaviour, *(one.code for one in SUMMARIES))
+INDICATORS = (*Global, *Behaviour, *(score.code for score in SUMMARIES))
 ABOUT = ["packet", "source", "arm", "profile"]
 
 
@@ -50,14 +50,14 @@ def counts_of(codes: pd.DataFrame) -> pd.DataFrame:
 
 def globals_of(ratings: pd.DataFrame) -> pd.DataFrame:
     """Globals of each transcript, the mean over its raters: packets x globals, NaN where none was given."""
-    found = ratings.pivot_table(index="packet", columns="code", values="rating", aggfunc="mean")
-    return found.reindex(columns=list(Global))
+    means = ratings.pivot_table(index="packet", columns="code", values="rating", aggfunc="mean")
+    return means.reindex(columns=list(Global))
 
 
 def summed(summary: Summary[Any], codes: Mapping[Any, float]) -> float:
     """A summary score of one transcript; NaN where it does not exist, or a code is missing."""
-    found = summary(codes)
-    return float("nan") if found is None else float(found)
+    value = summary(codes)
+    return float("nan") if value is None else float(value)
 
 
 def read_key(study: Study) -> pd.DataFrame:
@@ -66,15 +66,15 @@ def read_key(study: Study) -> pd.DataFrame:
 
 
 def transcripts(study: Study, packets: dict[str, tuple[Turn, ...]]) -> pd.DataFrame:
-    """A row for each coded transcript: what it is (`ABOUT`), its rounds (counselor volleys), and every indicator."""
+    """One row per coded transcript: what it is (`ABOUT`), its rounds (counselor volleys), and every indicator."""
     codes, ratings = read_tables(study.folder / "code")
-    counts, given = counts_of(codes), globals_of(ratings)
-    table = read_key(study).set_index("packet").join(counts, how="inner").join(given, how="left")
-    table = table.rename_axis("packet").reset_index()[[*ABOUT, *counts, *given]]
+    counts, global_means = counts_of(codes), globals_of(ratings)
+    table = read_key(study).set_index("packet").join(counts, how="inner").join(global_means, how="left")
+    table = table.rename_axis("packet").reset_index()[[*ABOUT, *counts, *global_means]]
     table.insert(len(ABOUT), "rounds", [sum(turn.role == "counselor" for turn in packets[name]) for name in table["packet"]])
     for summary in SUMMARIES:
         table[summary.code] = [summed(summary, row) for row in table.to_dict("records")]
-    order = {source: place for place, source in enumerate((*study.models, "annomi"))}
+    order = {source: index for index, source in enumerate((*study.models, "annomi"))}
     return table.sort_values(["source", "arm", "packet"], key=lambda column: column.map(lambda name: order.get(name, name)))
 
 
@@ -89,10 +89,10 @@ def table_2() -> pd.DataFrame:
 
 
 def table_4(key: pd.DataFrame, packets: dict[str, tuple[Turn, ...]]) -> pd.DataFrame:
-    """Rounds a dialog and characters a volley of each arm, in the way that gives the paper's Table 4."""
+    """Rounds per dialog and characters per volley of each arm, counted as in the paper's Table 4."""
     rows = []
-    for (source, arm), mine in key.groupby(["source", "arm"], sort=False):
-        talks = [Dialog(id=name, source=str(source), turns=packets[name]) for name in mine["packet"]]
+    for (source, arm), arm_rows in key.groupby(["source", "arm"], sort=False):
+        talks = [Dialog(id=name, source=str(source), turns=packets[name]) for name in arm_rows["packet"]]
         row: dict[str, Any] = {"source": source, "arm": arm, "n": len(talks)}
         for what, (mean, sd) in volley_lengths(talks).items():
             row |= {f"{what}_mean": mean, f"{what}_sd": sd}
@@ -102,16 +102,16 @@ def table_4(key: pd.DataFrame, packets: dict[str, tuple[Turn, ...]]) -> pd.DataF
 
 
 def table_5(key: pd.DataFrame, packets: dict[str, tuple[Turn, ...]]) -> pd.DataFrame:
-    """How many transcripts have which topic (source, arm, topic, n): the profile's own, else by the words of `topics.yaml`."""
+    """Transcripts by topic (source, arm, topic, n): the profile's own topic, else one recognized by `topics.yaml`."""
 
     def named(row: Any) -> str:
         if row.arm == REAL:
             return topic(row.topic, words("annomi"))
-        said = " / ".join(turn.text for turn in packets[row.packet] if turn.role == "client")
-        return str(row.topic) or topic(said, words("simulated"))
+        client_text = " / ".join(turn.text for turn in packets[row.packet] if turn.role == "client")
+        return str(row.topic) or topic(client_text, words("simulated"))
 
-    found = key.assign(topic=[named(row) for row in key.itertuples()])
-    counted = found.groupby(["source", "arm", "topic"], sort=False).size().rename("n").reset_index()
+    with_topics = key.assign(topic=[named(row) for row in key.itertuples()])
+    counted = with_topics.groupby(["source", "arm", "topic"], sort=False).size().rename("n").reset_index()
     return counted.sort_values(["source", "arm", "n", "topic"], ascending=[True, True, False, True], kind="stable")
 
 
@@ -122,23 +122,23 @@ def table_6(table: pd.DataFrame, study: Study) -> pd.DataFrame:
     transcripts that have one, and `ratio_of_means` the ratio of the summed counts.
     """
     rows = []
-    for (source, arm), mine in table.groupby(["source", "arm"], sort=False):
-        sums = mine[list(Behaviour)].sum()
+    for (source, arm), arm_rows in table.groupby(["source", "arm"], sort=False):
+        sums = arm_rows[list(Behaviour)].sum()
         pooled = {ratio.code: summed(ratio, sums) for ratio in RATIOS}
         for code in INDICATORS:
-            values = mine[code].dropna().to_numpy(dtype=float)
+            values = arm_rows[code].dropna().to_numpy(dtype=float)
             if not len(values):
                 continue
-            places = [str(place) for place in range(len(values))]
+            names = [str(index) for index in range(len(values))]
             bootstrap = DialogBootstrap(
-                places, study.score.resamples, study.score.confidence, study.seed_of("summary", source, arm, code)
+                names, study.score.resamples, study.score.confidence, study.seed_of("summary", source, arm, code)
             )
-            found = bootstrap.estimate(values)
-            per_round = mine[code].sum() / mine["rounds"].sum() if code in COUNTED else float("nan")
+            estimate = bootstrap.estimate(values)
+            per_round = arm_rows[code].sum() / arm_rows["rounds"].sum() if code in COUNTED else float("nan")
             sd = deviation(values.tolist())
             rows.append(
-                {"indicator": code, "source": source, "arm": arm, "n": len(values), "mean": found.mean, "sd": sd}
-                | {"lo": found.lo, "hi": found.hi, "per_round": per_round, "ratio_of_means": pooled.get(code, float("nan"))}
+                {"indicator": code, "source": source, "arm": arm, "n": len(values), "mean": estimate.mean, "sd": sd}
+                | {"lo": estimate.lo, "hi": estimate.hi, "per_round": per_round, "ratio_of_means": pooled.get(code, float("nan"))}
             )
     columns = ["indicator", "source", "arm", "n", "mean", "sd", "lo", "hi", "per_round", "ratio_of_means"]
     return pd.DataFrame(rows, columns=columns).round(4)
@@ -149,31 +149,32 @@ def tests(table: pd.DataFrame, study: Study) -> pd.DataFrame:
 
     Tuned against base: the same client met both, so signs of the pairs' differences are exchanged; talks without a client's
     profile, which people may have, are in no pair. Tuned against real: labels are exchanged. All exchanges are tried where there
-    are at most `score.resamples`, else so many are drawn. Counts enter as rates a round, since talks differ in length. Holm's
+    are at most `score.resamples`, else so many are drawn. Counts enter as rates per round, since talks differ in length. Holm's
     correction takes the indicators of one contrast of one model as a family.
     """
     rates = table.copy()
     rates[list(COUNTED)] = rates[list(COUNTED)].div(rates["rounds"], axis=0)
-    found = []
+    all_rows = []
     for source in study.models:
-        mine = rates[rates["source"] == source]
-        tuned, base = (mine[mine["arm"] == arm] for arm in (TUNED, BASE))
+        of_model = rates[rates["source"] == source]
+        tuned, base = (of_model[of_model["arm"] == arm] for arm in (TUNED, BASE))
         with_tuned, with_base = by_client(tuned), by_client(base)
         both = with_tuned.index.intersection(with_base.index)
         real = rates[rates["arm"] == REAL]
-        for contrast, one, other, paired in (
+        for contrast, first, second, paired in (
             ("tuned against base", with_tuned.loc[both], with_base.loc[both], True),
             ("tuned against real", tuned, real, False),
         ):
             rows = [
-                {"source": source, "contrast": contrast, "indicator": code} | tested(one[code], other[code], study, paired=paired)
+                {"source": source, "contrast": contrast, "indicator": code}
+                | tested(first[code], second[code], study, paired=paired)
                 for code in INDICATORS
             ]
             rows = [row for row in rows if row["n"]]
             for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
-                found.append(row | {"p_holm": corrected})
+                all_rows.append(row | {"p_holm": corrected})
     columns = ["source", "contrast", "indicator", "n", "difference", "p", "p_holm"]
-    return pd.DataFrame(found, columns=columns).round({"difference": 4, "p": 6, "p_holm": 6})
+    return pd.DataFrame(all_rows, columns=columns).round({"difference": 4, "p": 6, "p_holm": 6})
 
 
 def by_client(talks: pd.DataFrame) -> pd.DataFrame:
@@ -191,9 +192,9 @@ def difference_of(first: Any, second: Any, axis: int) -> Any:
     return first.mean(axis=axis) - second.mean(axis=axis)
 
 
-def tested(one: "pd.Series[float]", other: "pd.Series[float]", study: Study, *, paired: bool) -> dict[str, Any]:
-    """One comparison: transcripts (pairs of them, or all), difference of means, p; n is 0 where it is too little."""
-    first, second = one.to_numpy(dtype=float), other.to_numpy(dtype=float)
+def tested(tuned: "pd.Series[float]", control: "pd.Series[float]", study: Study, *, paired: bool) -> dict[str, Any]:
+    """One comparison: n (pairs, or transcripts of both), difference of means, p; n is 0 where there are too few to test."""
+    first, second = tuned.to_numpy(dtype=float), control.to_numpy(dtype=float)
     if paired:
         known = ~(np.isnan(first) | np.isnan(second))
         samples: tuple[Any, ...] = (first[known] - second[known],)
@@ -220,11 +221,11 @@ def summary(study: Study) -> None:
     with stage(study, "summary", None, inputs) as out:
         packets = read_packets(study.folder / "blind" / "packets")
         key = read_key(study)
-        order = {source: place for place, source in enumerate((*study.models, "annomi"))}
+        order = {source: index for index, source in enumerate((*study.models, "annomi"))}
         key = key.sort_values(["source", "arm", "packet"], key=lambda column: column.map(lambda name: order.get(name, name)))
         table = transcripts(study, packets)
         codes, ratings = read_tables(study.folder / "code")
-        made = {
+        tables = {
             "transcripts": table.round(4),
             "table_2": table_2(),
             "table_4": table_4(key, packets),
@@ -239,9 +240,9 @@ def summary(study: Study) -> None:
                 seed=study.seed_of("summary", "reliability"),
             ),
         }
-        for name, frame in made.items():
+        for name, frame in tables.items():
             storage.write_text(out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
-        storage.write_json(out / "metrics.json", numbers_of(made["table_6"], len(packets), len(table)))
+        storage.write_json(out / "metrics.json", numbers_of(tables["table_6"], len(packets), len(table)))
 
 
 def numbers_of(table: pd.DataFrame, packets: int, coded: int) -> dict[str, Any]:

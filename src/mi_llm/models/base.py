@@ -111,7 +111,7 @@ def from_hub(study: Study, model: str) -> None:
 
 
 def put(source: Path, target: Path) -> None:
-    """Give a file a second name; where file systems do not allow that, copy it."""
+    """Hard-link a file to `target`; where file systems do not allow that, copy it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
@@ -141,15 +141,15 @@ def check_config(folder: Path, entry: hub.Entry) -> None:
     """Compare a checkpoint's configuration with what its original says (hub.yaml); no weight shows a wrong rotary base."""
     config, original = config_of(folder), entry.original
     rope = config.rope_parameters
-    found = {
+    actual = {
         "rope_type": rope["rope_type"],
         "rope_theta": rope["rope_theta"],
         "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0),
         "rms_norm_eps": config.rms_norm_eps,
         **estimate.shape_of(config).model_dump(),
     }
-    stated = {"rope_type": "default", **original.model_dump(include=set(found)), **entry.shape.model_dump()}
-    differing = [name for name, value in stated.items() if found[name] != value]
+    stated = {"rope_type": "default", **original.model_dump(include=set(actual)), **entry.shape.model_dump()}
+    differing = [name for name, value in stated.items() if actual[name] != value]
     if not differing:
         return
     remedy = f"correct the entry in hub.yaml if {original.repository} says otherwise; else fetch the files again"
@@ -160,29 +160,29 @@ def check_config(folder: Path, entry: hub.Entry) -> None:
         )
     raise Problem(
         str(folder / "config.json"),
-        ", ".join(f"{name} {found[name]}" for name in differing),
+        ", ".join(f"{name} {actual[name]}" for name in differing),
         ", ".join(f"{name} {stated[name]}" for name in differing) + f", as {original.repository} has it",
         remedy,
     )
 
 
 def check_weights(folder: Path) -> int:
-    """Check that a checkpoint holds every weight its architecture has, whole, without loading one; returns their number.
+    """Check that a checkpoint holds every weight its architecture has, without loading any; returns the number of parameters.
 
     The architecture is built from `config.json` on PyTorch's meta device, which has shapes and no memory.
     """
     index = folder / INDEX
-    places = storage.read_json(index)["weight_map"] if index.exists() else {}
-    files = sorted(set(places.values())) or ["model.safetensors"]
-    found: dict[str, list[int]] = {}
+    file_by_weight = storage.read_json(index)["weight_map"] if index.exists() else {}
+    files = sorted(set(file_by_weight.values())) or ["model.safetensors"]
+    shapes: dict[str, list[int]] = {}
     for name in files:
-        found.update(header(folder / name))
+        shapes.update(header(folder / name))
     with torch.device("meta"):
-        wanted = AutoModelForCausalLM.from_config(config_of(folder), trust_remote_code=False)
-    for name, weight in wanted.named_parameters():
-        if found.get(name) != list(weight.shape):
-            raise Problem(f"{folder}: {name}", f"{found.get(name, 'missing')}", f"a weight of {list(weight.shape)}", AGAIN)
-    return sum(weight.numel() for weight in wanted.parameters())
+        architecture = AutoModelForCausalLM.from_config(config_of(folder), trust_remote_code=False)
+    for name, weight in architecture.named_parameters():
+        if shapes.get(name) != list(weight.shape):
+            raise Problem(f"{folder}: {name}", f"{shapes.get(name, 'missing')}", f"a weight of {list(weight.shape)}", AGAIN)
+    return sum(weight.numel() for weight in architecture.parameters())
 
 
 def check_tokenizer(folder: Path, form: ChatFormat) -> int:

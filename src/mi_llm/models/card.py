@@ -24,7 +24,7 @@ GRANULARITY = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where a base model is from. `loadable`: plain transformers can load it from there, so that no conversion is needed.
+    """Where a base model is from. `loadable`: plain transformers can load it from there without conversion.
 
     `joined_parameters`: how many LoRA would train on the published layout, where that keeps q, k and v in one matrix.
     """

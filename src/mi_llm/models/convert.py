@@ -309,9 +309,9 @@ def understood(kind: type[Kind], content: dict[str, Any], path: Path) -> Kind:
         return kind.model_validate(content)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        place = ": ".join([str(path), *(str(part) for part in fault["loc"])])
+        where = ": ".join([str(path), *(str(part) for part in fault["loc"])])
         found = "missing" if fault["type"] == "missing" else f"{fault['input']!r}"[:120]
-        raise Problem(place, found, fault["msg"], "use the paper's models, as they were published") from None
+        raise Problem(where, found, fault["msg"], "use the paper's models, as they were published") from None
 
 
 def tokenizer_config(source: Path) -> TokenizerConfig:
@@ -333,7 +333,7 @@ def shard_files(source: Path) -> list[Path]:
 
 
 def load_shard(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of one file, mapped from disk: memory is used as they are read, and given back when they are let go."""
+    """The tensors of one file, mapped from disk: memory is used as they are read, and freed when they are deleted."""
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
@@ -350,7 +350,7 @@ def inspect(files: Iterable[Path], plan: Plan) -> tuple[list[Shard], Counter[tor
     """Compare all files with the plan before anything is written; returns the shards and how many tensors have which dtype."""
     shards: list[Shard] = []
     dtypes: Counter[torch.dtype] = Counter()
-    where: dict[str, Path] = {}
+    file_by_tensor: dict[str, Path] = {}
     for path in files:
         shard = Shard(path, [], [])
         for name, tensor in sorted(load_shard(path).items()):
@@ -359,18 +359,18 @@ def inspect(files: Iterable[Path], plan: Plan) -> tuple[list[Shard], Counter[tor
                 continue
             if name not in plan.fates:
                 raise Problem(f"{path}: {name}", "a surplus tensor", "the tensors of the published architecture only", AGAIN)
-            if name in where:
-                raise Problem(f"{path}: {name}", f"also in {where[name].name}", "each tensor once", AGAIN)
+            if name in file_by_tensor:
+                raise Problem(f"{path}: {name}", f"also in {file_by_tensor[name].name}", "each tensor once", AGAIN)
             shape = plan.fates[name].shape
             if tuple(tensor.shape) != shape:
                 raise Problem(f"{path}: {name}", f"shape {list(tensor.shape)}", f"{list(shape)}, by config.json", AGAIN)
             if not tensor.dtype.is_floating_point or tensor.element_size() == 1:
                 raise Problem(f"{path}: {name}", str(tensor.dtype), "unquantized weights", "use the unquantized checkpoint")
-            where[name] = path
+            file_by_tensor[name] = path
             dtypes[tensor.dtype] += 1
             shard.kept.append(name)
         shards.append(shard)
-    missing = [name for name in plan.fates if name not in where]
+    missing = [name for name in plan.fates if name not in file_by_tensor]
     if missing:
         looked = (
             f"not in {', '.join(shard.path.name for shard in shards)} (of {len(plan.fates)} tensors, {len(missing)} are missing)"
@@ -395,8 +395,8 @@ def converted(shard: Shard, plan: Plan) -> dict[str, torch.Tensor]:
     source, tensors = load_shard(shard.path), {}
     for name in shard.kept:
         fate = plan.fates[name]
-        whole = unit_rows(source[name]) if fate.unit_rows else source[name]
-        parts = whole.split(list(fate.becomes.values()))
+        weight = unit_rows(source[name]) if fate.unit_rows else source[name]
+        parts = weight.split(list(fate.becomes.values()))
         tensors.update({new: part.contiguous() for new, part in zip(fate.becomes, parts, strict=True)})
     return tensors
 
@@ -558,7 +558,7 @@ def stop_ids(tokenizer: PreTrainedTokenizerFast, form: ChatFormat, marks: Collec
 
 
 def merge_rules(pieces: Iterable[str], known: Collection[str]) -> list[tuple[str, str]]:
-    """The merges of a BPE whose file lists pieces only, in order of priority: each way to join a piece from two known ones."""
+    """The merges of a BPE whose file lists pieces only, in order of priority: each way to join a piece from two known pieces."""
     halves = ((piece[:cut], piece[cut:]) for piece in pieces for cut in range(1, len(piece)))
     return [(left, right) for left, right in halves if left in known and right in known]
 
@@ -582,16 +582,16 @@ def agreement_of(
     return {"probes": len(PROBES), "entries_compared": len(pieces), "entries_different": different}
 
 
-def fast(tokenizer: Tokenizer, config: TokenizerConfig, **more: Any) -> PreTrainedTokenizerFast:
+def fast(tokenizer: Tokenizer, config: TokenizerConfig, **settings: Any) -> PreTrainedTokenizerFast:
     """The tokenizer as transformers wraps it, with the published roles and settings."""
     if config.model_max_length is not None:
-        more["model_max_length"] = config.model_max_length
+        settings["model_max_length"] = config.model_max_length
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         clean_up_tokenization_spaces=False,
         padding_side=config.padding_side,
         **config.named,
-        **more,
+        **settings,
     )
     wrapped.chat_template = config.chat_template
     return wrapped
@@ -623,7 +623,7 @@ def sentencepiece_tokenizer(path: Path, config: TokenizerConfig) -> tuple[PreTra
 
     tokenizer = Tokenizer(
         BPE(
-            vocab={piece.piece: number for number, piece in enumerate(model.pieces)},
+            vocab={piece.piece: index for index, piece in enumerate(model.pieces)},
             merges=merge_rules(order, normal),
             unk_token=training.unk_piece,
             fuse_unk=True,
@@ -660,7 +660,7 @@ def sentencepiece_tokenizer(path: Path, config: TokenizerConfig) -> tuple[PreTra
 
 
 def tiktoken_tokenizer(path: Path, config: TokenizerConfig) -> tuple[PreTrainedTokenizerFast, dict[str, int]]:
-    """GLM-4's tokenizer: a byte BPE (a file of base64 token and rank a line), with special tokens numbered behind it."""
+    """GLM-4's tokenizer: a byte BPE (a file with a base64 token and its rank per line), special tokens numbered after it."""
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:

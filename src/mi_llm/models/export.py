@@ -52,7 +52,7 @@ class Listed:
 def export(study: Study, model: str, out: Path) -> None:
     """Write the adapter of one of the study's models as a hub repository, whole or not at all.
 
-    The folder's name becomes the repository's, so it must be one that the hub takes and that the base's license allows. Raises
+    The folder's name becomes the repository's, so the hub must take it and the base's license allow it. Raises
     `Problem` for another name, for a folder that is there already, and for what the study has not made yet.
     """
     if model not in study.tuned:
@@ -159,7 +159,7 @@ def sections(training: str) -> str:
 
 
 def tell(study: Study, out: Path, files: list[Listed]) -> None:
-    """Say what was written, and what remains to be thought of."""
+    """Print what was written, and what to do before passing it on."""
     for file in files:
         print(f"{file.sha256}  {file.size:>12,}  {file.name}")
     print(f"written: {out}; nothing was uploaded (docs/remotes.md tells how)")

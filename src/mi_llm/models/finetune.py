@@ -72,34 +72,34 @@ def finetune(study: Study, model: str) -> None:
         return
     refuse_idle(processes, options, title)
     torch.set_num_threads(max(1, study.threads // processes.beside))
-    inputs, place = inputs_of(study, model), study.folder / "finetune" / model
+    inputs, folder = inputs_of(study, model), study.folder / "finetune" / model
     with (
         processes.together(title),
-        stage(study, "finetune", model, inputs) if processes.main else nullcontext(place) as out,
+        stage(study, "finetune", model, inputs) if processes.main else nullcontext(folder) as out,
     ):
         identity = processes.from_main(identity_of(study, inputs) if processes.main else "")
         shared = is_shared(checkpoint(study, model), options, processes)
         loaded, tokenizer = load_base(study, model, options.precision, in_main_memory=shared)
-        taken = records_of(study, model, tokenizer)
+        training_set = records_of(study, model, tokenizer)
         seed = study.seed_of("finetune", model)
         adapted = adapt(loaded, options, seed)
         if shared:
             share_out(adapted)
-        resume = Resume(place.with_name(f".{model}.resume"), identity)
+        resume = Resume(folder.with_name(f".{model}.resume"), identity)
         progress = fit(
             adapted,
-            taken.encoded,
+            training_set.encoded,
             options,
-            places=order(len(taken.encoded), options.epochs, seed),
+            indices=order(len(training_set.encoded), options.epochs, seed),
             padding=int(tokenizer.pad_token_id or 0),
             resume=resume,
             title=title,
-            names=taken.names,
+            names=training_set.names,
             seed=seed,
             speed=study.folder / ".speed" / f"finetune-{model}.jsonl",
         )
         if processes.main:
-            save(study, model, out, adapted=adapted, taken=taken, progress=progress)
+            save(study, model, out, adapted=adapted, training_set=training_set, progress=progress)
             resume.discard()
 
 
@@ -112,7 +112,7 @@ def leave(study: Study, model: str) -> None:
 
 
 def refuse_idle(processes: Processes, options: Finetune, title: str) -> None:
-    """Refuse more processes than a step has records; say so where they do not share them evenly."""
+    """Refuse more processes than a step has records; print a note where they share the records unevenly."""
     records = options.batch * options.accumulation
     processes.refuse_idle(title, records, f"the {records} records of a step (finetune.batch × finetune.accumulation)")
     if processes.main and records % processes.count:
@@ -150,7 +150,7 @@ class Records:
         return sum(noted == outcome for _, noted, _ in self.notes)
 
 
-def labelled(record: Encoded) -> int:
+def labeled_tokens(record: Encoded) -> int:
     """Tokens of a record that the loss sees: all labels but that of the first token, which nothing predicts."""
     return sum(label != IGNORED for label in record.labels[1:])
 
@@ -158,14 +158,17 @@ def labelled(record: Encoded) -> int:
 def records_of(study: Study, model: str, tokenizer: PreTrainedTokenizerBase) -> Records:
     """The training records of a study's model; says what was cut and left out."""
     train = study.folder / "split" / "train.jsonl"
-    taken = records(read_dialogs(train), tokenizer, chat_format(study, model), study.finetune, prompts.instruction(study))
-    if not taken.encoded:
+    training_set = records(read_dialogs(train), tokenizer, chat_format(study, model), study.finetune, prompts.instruction(study))
+    if not training_set.encoded:
         raise Problem(
             str(train), "no record to train on", "dialogs with answered client turns", "raise finetune.cutoff, or look there"
         )
-    if taken.notes and Processes().main:
-        print(f"finetune@{model}: {taken.noted('cut')} records cut, {taken.noted('left out')} left out", file=sys.stderr)
-    return taken
+    if training_set.notes and Processes().main:
+        print(
+            f"finetune@{model}: {training_set.noted('cut')} records cut, {training_set.noted('left out')} left out",
+            file=sys.stderr,
+        )
+    return training_set
 
 
 def records(
@@ -176,29 +179,33 @@ def records(
     instruction: str,
 ) -> Records:
     """Encode the first `max_samples` training records, each at most `cutoff` tokens."""
-    taken, samples = Records(), list[tuple[str, Sequence[Turn]]]()
+    training_set, samples = Records(), list[tuple[str, Sequence[Turn]]]()
     for dialog in dialogs:
-        found = list(samples_of(dialog, options))
-        samples += found
-        if not found:
-            taken.notes.append((dialog.id, "left out", "no turns" if not dialog.turns else "no client turn that is answered"))
+        dialog_samples = list(samples_of(dialog, options))
+        samples += dialog_samples
+        if not dialog_samples:
+            training_set.notes.append(
+                (dialog.id, "left out", "no turns" if not dialog.turns else "no client turn that is answered")
+            )
     samples = samples[: options.max_samples]
     chats = [messages(turns, instruction, options.instruction_placement) for _, turns in samples]
     last_only = options.loss == "last"
     encoded = encode(tokenizer, form, chats, options.cutoff, last_only=last_only)
-    full = [number for number, record in enumerate(encoded) if len(record.ids) >= options.cutoff]
-    uncut = encode(tokenizer, form, [chats[number] for number in full], sys.maxsize, last_only=last_only)
-    lengths = {number: len(record.ids) for number, record in zip(full, uncut, strict=True)}
-    for number, ((name, _), record) in enumerate(zip(samples, encoded, strict=True)):
-        length = lengths.get(number, len(record.ids))
-        if not labelled(record):
-            taken.notes.append((name, "left out", f"no counselor token among the {len(record.ids)} of {length} that are kept"))
+    full = [index for index, record in enumerate(encoded) if len(record.ids) >= options.cutoff]
+    uncut = encode(tokenizer, form, [chats[index] for index in full], sys.maxsize, last_only=last_only)
+    lengths = {index: len(record.ids) for index, record in zip(full, uncut, strict=True)}
+    for index, ((name, _), record) in enumerate(zip(samples, encoded, strict=True)):
+        length = lengths.get(index, len(record.ids))
+        if not labeled_tokens(record):
+            training_set.notes.append(
+                (name, "left out", f"no counselor token among the {len(record.ids)} of {length} that are kept")
+            )
             continue
         if length > len(record.ids):
-            taken.notes.append((name, "cut", f"{length} tokens, of which {len(record.ids)} are kept"))
-        taken.names.append(name)
-        taken.encoded.append(record)
-    return taken
+            training_set.notes.append((name, "cut", f"{length} tokens, of which {len(record.ids)} are kept"))
+        training_set.names.append(name)
+        training_set.encoded.append(record)
+    return training_set
 
 
 def samples_of(dialog: Dialog, options: Finetune) -> Iterator[tuple[str, Sequence[Turn]]]:
@@ -206,11 +213,11 @@ def samples_of(dialog: Dialog, options: Finetune) -> Iterator[tuple[str, Sequenc
     answers = [len(sample.history) + 1 for sample in dialog.rounds()]
     granularity = options.records if options.records != "release" else dialog.meta.get("records")
     if granularity == "dialog":
-        for place in answers[-1:]:
-            yield dialog.id, dialog.turns[: place + 1]
+        for index in answers[-1:]:
+            yield dialog.id, dialog.turns[: index + 1]
     elif granularity == "round":
-        for number, place in enumerate(answers, 1):
-            yield f"{dialog.id}#{number}", dialog.turns[: place + 1]
+        for number, index in enumerate(answers, 1):
+            yield f"{dialog.id}#{number}", dialog.turns[: index + 1]
     else:
         raise Problem(
             f"split/train.jsonl: {dialog.id}",
@@ -223,7 +230,7 @@ def samples_of(dialog: Dialog, options: Finetune) -> Iterator[tuple[str, Sequenc
 def order(count: int, epochs: int, seed: int) -> list[int]:
     """Record numbers in the order of training: each epoch shuffled again."""
     chance = random.Random(seed)
-    return [place for _ in range(epochs) for place in chance.sample(range(count), count)]
+    return [index for _ in range(epochs) for index in chance.sample(range(count), count)]
 
 
 # ---- the model
@@ -308,9 +315,9 @@ class Trainable:
 
 
 class Resume:
-    """The state of a training run on disk, replaced whole at each save and thrown away when the run is done.
+    """The state of a training run on disk, replaced whole at each save and removed when the run is done.
 
-    The main process saves and reads, the others are told. Random numbers need no state: each step seeds its own.
+    The main process saves and reads, the others receive it. Random numbers need no state: each step seeds its own.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
@@ -323,9 +330,9 @@ class Resume:
             torch.save(state, file)
 
     def load(self, processes: Processes, *parts: Any) -> Progress:
-        """Continue from the saved state if it belongs to this very run, else from the start."""
-        found = torch.load(self.file, weights_only=True, map_location="cpu") if processes.main and self.file.exists() else None
-        state = processes.from_main(found if found and found["identity"] == self.identity else None)
+        """Continue from the saved state if it belongs to this run, else from the start."""
+        stored = torch.load(self.file, weights_only=True, map_location="cpu") if processes.main and self.file.exists() else None
+        state = processes.from_main(stored if stored and stored["identity"] == self.identity else None)
         if not state:
             return Progress(0, [])
         for part, saved in zip(parts, state["parts"], strict=True):
@@ -343,29 +350,29 @@ class Training:
     def __init__(self, model: PeftModel, encoded: Sequence[Encoded], options: Finetune, padding: int) -> None:
         self.model, self.encoded, self.options, self.padding = model, encoded, options, padding
         self.lengths = [len(record.ids) for record in encoded]
-        self.labelled = [labelled(record) for record in encoded]
+        self.labeled = [labeled_tokens(record) for record in encoded]
         self.processes = Processes()
         self.trainable = Trainable(model)
 
     def batch(self, micro_batch: Sequence[int]) -> Batch:
         """Lay the records of a micro-batch out for one pass."""
-        chosen = [self.encoded[place] for place in micro_batch]
+        chosen = [self.encoded[index] for index in micro_batch]
         return pack(chosen, self.processes.device) if self.options.packed else pad(chosen, self.padding, self.processes.device)
 
-    def backward(self, now: Sequence[int]) -> list[tuple[torch.Tensor, list[int]]]:
+    def backward(self, step_records: Sequence[int]) -> list[tuple[torch.Tensor, list[int]]]:
         """Gradients of this process's share of a step; returns each micro-batch's part of the step's loss, and its records.
 
         Where the base is shared out, all processes must pass through it equally often: one with fewer micro-batches repeats a
         record, which then counts nothing.
         """
-        dealt = shares(now, self.lengths, self.options, self.processes.count, self.processes.device)
-        mine = dealt[self.processes.rank]
-        idle = max(map(len, dealt)) - len(mine) if isinstance(self.model, FSDPModule) else 0
-        whole, kind = sum(self.labelled[place] for place in now), self.processes.device.type
+        dealt = shares(step_records, self.lengths, self.options, self.processes.count, self.processes.device)
+        micro_batches = dealt[self.processes.rank]
+        idle = max(map(len, dealt)) - len(micro_batches) if isinstance(self.model, FSDPModule) else 0
+        tokens, kind = sum(self.labeled[index] for index in step_records), self.processes.device.type
         losses = list[tuple[torch.Tensor, list[int]]]()
-        for micro_batch in [*mine, *[list(now[:1])] * idle]:
+        for micro_batch in [*micro_batches, *[list(step_records[:1])] * idle]:
             with torch.autocast(kind, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
-                loss = loss_sum(self.model, self.batch(micro_batch)) * (len(losses) < len(mine)) / whole
+                loss = loss_sum(self.model, self.batch(micro_batch)) * (len(losses) < len(micro_batches)) / tokens
             loss.backward()
             losses.append((loss.detach(), micro_batch))
         return losses
@@ -387,7 +394,7 @@ def fit(
     encoded: Sequence[Encoded],
     options: Finetune,
     *,
-    places: Sequence[int],
+    indices: Sequence[int],
     padding: int,
     resume: Resume,
     title: str,
@@ -397,7 +404,7 @@ def fit(
 ) -> Progress:
     """Train: AdamW, cosine schedule with warm-up, loss averaged over the labeled tokens of each step.
 
-    `places` are the record numbers in the order of training, all epochs. `names` of the records are for messages, `seed` is
+    `indices` are the record numbers in the order of training, all epochs. `names` of the records are for messages, `seed` is
     for dropout, `speed` the file that is told how fast it goes. Returns where training ended, with the log of its steps.
     """
     make_ready(model, options)
@@ -405,17 +412,17 @@ def fit(
     weights = list(training.trainable.weights.values())
     optimizer = torch.optim.AdamW(weights, lr=options.learning_rate, weight_decay=0.0, fused=True)
     per_step = options.batch * options.accumulation
-    steps = math.ceil(len(places) / per_step)
+    steps = math.ceil(len(indices) / per_step)
     schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(steps * options.warmup_ratio), steps)
     progress = resume.load(processes, training.trainable, optimizer, schedule)
     pace = Pace(speed, progress.step, steps)
     with tqdm(total=steps, initial=progress.step, desc=title, unit="step", disable=not processes.main) as bar:
         while progress.step < steps:
-            now = places[progress.step * per_step : (progress.step + 1) * per_step]
+            step_records = indices[progress.step * per_step : (progress.step + 1) * per_step]
             where = f"{title}, step {progress.step}"
             torch.manual_seed(random.Random(f"{seed}/{progress.step}/{processes.rank}").getrandbits(63))
             with enough_memory(partial(no_room, where)):
-                losses = training.backward(now)
+                losses = training.backward(step_records)
             total = training.add_up(losses)
             norm = clip_grad_norm_(weights, options.gradient_clip)
             loss, gradient_norm = torch.stack([total, norm]).tolist()
@@ -425,7 +432,7 @@ def fit(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-            pace.went(sum(training.lengths[place] for place in now))
+            pace.went(sum(training.lengths[index] for index in step_records))
             if progress.step % options.log_every == 0 or progress.step == steps - 1:
                 progress.log.append({"step": progress.step, "loss": loss, "learning_rate": rate, "gradient_norm": gradient_norm})
                 pace.note()
@@ -438,7 +445,7 @@ def fit(
 
 
 def no_room(where: str) -> Problem:
-    """A training step that found no memory: what was in use, and what to do."""
+    """The problem of a training step that ran out of memory: what was in use, and what to do."""
     used, there_is = memory()
     return Problem(
         where,
@@ -458,10 +465,12 @@ def memory() -> tuple[int, int]:
 
 
 def not_finite(where: str, loss: float, losses: Sequence[tuple[torch.Tensor, list[int]]], names: Sequence[str]) -> Problem:
-    """A step whose loss or gradient is no number, with the records of the micro-batches that made it so."""
-    mine = [places for part, places in losses if not part.isfinite()]
-    places = sorted({place for found in Processes().all(mine) for micro_batch in found for place in micro_batch})
-    guilty = ", ".join(names[place] if names else f"record {place}" for place in places)
+    """The problem of a step whose loss or gradient is not finite; names the records of the micro-batches that caused it."""
+    suspects = [indices for part, indices in losses if not part.isfinite()]
+    indices = sorted(
+        {index for micro_batches in Processes().all(suspects) for micro_batch in micro_batches for index in micro_batch}
+    )
+    guilty = ", ".join(names[index] if names else f"record {index}" for index in indices)
     return Problem(
         where,
         f"a loss of {loss}, from {guilty}" if guilty else f"a loss of {loss:.4f}, but a gradient that is not finite",
@@ -492,7 +501,7 @@ class Pace:
         return f"{self.tokens / self.seconds:,.0f} tokens/s, {memory()[0] / 2**30:.1f} GiB"
 
     def note(self) -> None:
-        """Write a line: of this run, since it was started or resumed."""
+        """Append a line about this run since it was started or resumed."""
         line = {
             "step": self.step - 1,
             "processes": self.processes.count,
@@ -508,16 +517,16 @@ class Pace:
 # ---- what is kept
 
 
-def save(study: Study, model: str, out: Path, *, adapted: PeftModel, taken: Records, progress: Progress) -> None:
+def save(study: Study, model: str, out: Path, *, adapted: PeftModel, training_set: Records, progress: Progress) -> None:
     """Write the stage's outputs."""
     source = card.source_of(study, model)
     numbers = {
-        "records": len(taken.encoded),
-        "cut": taken.noted("cut"),
-        "left_out": taken.noted("left out"),
+        "records": len(training_set.encoded),
+        "cut": training_set.noted("cut"),
+        "left_out": training_set.noted("left out"),
         "steps": progress.step,
-        "tokens": sum(len(record.ids) for record in taken.encoded),
-        "labelled_tokens": sum(map(labelled, taken.encoded)),
+        "tokens": sum(len(record.ids) for record in training_set.encoded),
+        "labelled_tokens": sum(map(labeled_tokens, training_set.encoded)),
         "trainable_parameters": sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad),
         "first_loss": progress.log[0]["loss"],
         "last_loss": progress.log[-1]["loss"],
@@ -526,7 +535,7 @@ def save(study: Study, model: str, out: Path, *, adapted: PeftModel, taken: Reco
     storage.write_text(out / "adapter" / "README.md", card.card(study, model, source, numbers))
     write_for_vllm(out / "adapter", out / "vllm")
     write_log(out / "dvclive", progress.log)
-    write_notes(out / "left_out.csv", taken.notes)
+    write_notes(out / "left_out.csv", training_set.notes)
     storage.write_json(out / "metrics.json", numbers)
 
 
@@ -579,17 +588,17 @@ def dry_run(study: Study, model: str) -> None:
     processes, options, folder = Processes(), study.finetune, checkpoint(study, model)
     refuse_idle(processes, options, f"finetune {model}")
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    taken = records_of(study, model, tokenizer)
-    lengths = [len(record.ids) for record in taken.encoded]
-    places = order(len(lengths), options.epochs, study.seed_of("finetune", model))
+    training_set = records_of(study, model, tokenizer)
+    lengths = [len(record.ids) for record in training_set.encoded]
+    indices = order(len(lengths), options.epochs, study.seed_of("finetune", model))
     per_step = options.batch * options.accumulation
-    steps = [places[start : start + per_step] for start in range(0, len(places), per_step)]
-    dealt = [shares(now, lengths, options, processes.count, processes.device) for now in steps]
-    micro_batches = [one for step in dealt for mine in step for one in mine]
-    largest = max(micro_batches, key=lambda micro_batch: sum(lengths[place] for place in micro_batch))
+    steps = [indices[start : start + per_step] for start in range(0, len(indices), per_step)]
+    dealt = [shares(step_records, lengths, options, processes.count, processes.device) for step_records in steps]
+    micro_batches = [micro_batch for step in dealt for share in step for micro_batch in share]
+    largest = max(micro_batches, key=lambda micro_batch: sum(lengths[index] for index in micro_batch))
     load = estimate.Load(
-        tokens=sum(lengths[place] for place in largest),
-        labelled=sum(labelled(taken.encoded[place]) for place in largest),
+        tokens=sum(lengths[index] for index in largest),
+        labeled=sum(labeled_tokens(training_set.encoded[index]) for index in largest),
         context=sum(lengths) / len(lengths),
     )
     shape = estimate.shape_of(config_of(folder))

@@ -89,7 +89,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class Obtained:
-    """The folder with a model's files, their SHA-256 by name, and which of them there is no checksum for."""
+    """The folder with a model's files, their SHA-256 by name, and the names of those without a known checksum."""
 
     folder: Path
     sha256: dict[str, str]
@@ -104,14 +104,14 @@ def entries(path: Path) -> dict[str, Entry]:
         raise Problem(str(path), f"not YAML: {' '.join(str(error).split())}", "the models' pins", "correct the file") from None
     if not isinstance(content, dict):
         raise Problem(str(path), "no mapping", "one entry per model, as in the shipped hub.yaml", "correct the file")
-    found = {}
+    entry_by_model = {}
     for model, entry in content.items():
         try:
-            found[model] = Entry.model_validate(entry)
+            entry_by_model[model] = Entry.model_validate(entry)
         except ValidationError as error:
             faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_url=False)]
             raise Problem(f"{path}: {model}", "; ".join(faults), "an entry as in the shipped hub.yaml", "correct it") from None
-    return found
+    return entry_by_model
 
 
 def entry_of(study: Study, model: str) -> Entry:
@@ -129,7 +129,7 @@ def beside(study: Study, model: str, name: str) -> Path:
 
 
 def local_folder(model: str, entry: Entry) -> Path | None:
-    """The model's folder in the one that MI_LLM_MODELS names, if there is one."""
+    """The model's folder inside the folder that MI_LLM_MODELS names, if there is one."""
     named = os.environ.get("MI_LLM_MODELS")
     if not named:
         return None
@@ -140,7 +140,7 @@ def local_folder(model: str, entry: Entry) -> Path | None:
 
 
 def check_room(study: Study, model: str, entry: Entry) -> None:
-    """Refuse to begin what this machine has no room for: bytes still to come and a converted copy on the disk, main memory."""
+    """Raise Problem if this machine has too little disk (for the rest of the download and a converted copy) or main memory."""
     download, source = beside(study, model, "download"), local_folder(model, entry)
     there = sum(file.stat().st_size for file in download.glob("*") if file.is_file()) if download.is_dir() else 0
     study.folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def remembered(study: Study, model: str, entry: Entry) -> bool:
 
 
 def in_place(study: Study, model: str, entry: Entry) -> bool:
-    """Whether stage `base` has made this very revision of a model."""
+    """Whether stage `base` has made this revision of a model."""
     record = study.folder / "base" / model / "source.json"
     return record.exists() and bool(storage.read_json(record).get("revision") == entry.revision)
 
@@ -231,7 +231,7 @@ def discard(study: Study, model: str) -> None:
 
 
 def chosen(names: Sequence[str], entry: Entry, where: str) -> list[str]:
-    """The wanted ones of these file names, in order; a pattern that matches none of them is a Problem."""
+    """The file names that the entry's patterns choose, sorted; raises Problem for a pattern that matches none of them."""
     for pattern in (*entry.files, *entry.weights):
         if not any(fnmatchcase(name, pattern) for name in names):
             raise Problem(
@@ -241,16 +241,16 @@ def chosen(names: Sequence[str], entry: Entry, where: str) -> list[str]:
 
 
 def sha256(path: Path) -> str:
-    """A file's SHA-256; large files show how far it is."""
-    size, whole = path.stat().st_size, hashlib.sha256()
+    """A file's SHA-256; large files show a progress bar."""
+    size, digest = path.stat().st_size, hashlib.sha256()
     with (
         path.open("rb") as file,
         tqdm(desc=f"verify {path.name}", total=size, unit="B", unit_scale=True, disable=size < 1e9) as bar,
     ):
         while chunk := file.read(CHUNK):
-            whole.update(chunk)
+            digest.update(chunk)
             bar.update(len(chunk))
-    return whole.hexdigest()
+    return digest.hexdigest()
 
 
 # ---- a folder of the reader's own
@@ -264,9 +264,9 @@ def verified_copy(folder: Path, entry: Entry, check: Callable[[Path], None]) -> 
     """
     names = chosen([file.name for file in folder.iterdir() if file.is_file()], entry, str(folder))
     check(folder)
-    found, unverified = {}, []
+    digests, unverified = {}, []
     for name in names:
-        found[name] = sha256(folder / name)
+        digests[name] = sha256(folder / name)
         note = folder / ".cache" / "huggingface" / "download" / f"{name}.metadata"
         commit, tag = [*storage.read_text(note).splitlines(), "", ""][:2] if note.exists() else ("", "")
         if note.exists() and commit != entry.revision:
@@ -274,15 +274,15 @@ def verified_copy(folder: Path, entry: Entry, check: Callable[[Path], None]) -> 
         expected = entry.weights.get(name, tag)
         if not expected:
             unverified.append(name)
-        elif expected not in (found[name], storage.blob_id((folder / name).read_bytes()) if len(expected) == 40 else ""):
-            raise refused(folder / name, f"SHA-256 {found[name]}", f"{expected}, as {entry.repository} has it")
+        elif expected not in (digests[name], storage.blob_id((folder / name).read_bytes()) if len(expected) == 40 else ""):
+            raise refused(folder / name, f"SHA-256 {digests[name]}", f"{expected}, as {entry.repository} has it")
     if unverified:
         print(f"{folder}: there is no checksum for {', '.join(unverified)}; hashes are recorded", file=sys.stderr)
-    return Obtained(folder, found, tuple(unverified))
+    return Obtained(folder, digests, tuple(unverified))
 
 
 def refused(path: Path, found: str, expected: str) -> Problem:
-    """A file that is not what its pin says."""
+    """The problem of a file that is not what its pin says."""
     return Problem(str(path), found, expected, "the copy is damaged or another version: delete it and fetch it again")
 
 
@@ -294,7 +294,7 @@ def online() -> Iterator[None]:
     """Let the hub's client reach the network inside this block, and only there.
 
     The command line sets HF_HUB_OFFLINE, so that no library reaches for the network behind the reader's back; the client reads
-    it once and its requests then refuse to leave. A client without that check is put in its place for the time of the download.
+    it once and its requests then refuse to leave. A client without that check replaces it during the download.
     """
     set_client_factory(lambda: httpx2.Client(follow_redirects=True, timeout=None))
     try:
@@ -312,12 +312,12 @@ def download(folder: Path, entry: Entry, check: Callable[[Path], None]) -> Obtai
     """Download a model's wanted files into a folder, or what is still missing of them; config.json first, to be checked."""
     with alone(folder.parent), online():
         folder.mkdir(exist_ok=True)
-        wanted = listing(entry)
-        size = sum(remote.size for remote in wanted) / 1e9
-        what = f"{entry.repository} at {entry.revision[:7]}: {len(wanted)} files, {size:.1f} GB"
-        print(f"{what}, from {endpoint()} into {folder}", file=sys.stderr)
+        remotes = listing(entry)
+        size = sum(remote.size for remote in remotes) / 1e9
+        summary = f"{entry.repository} at {entry.revision[:7]}: {len(remotes)} files, {size:.1f} GB"
+        print(f"{summary}, from {endpoint()} into {folder}", file=sys.stderr)
         digests = dict[str, str]()
-        for remote in sorted(wanted, key=lambda remote: remote.name != "config.json"):
+        for remote in sorted(remotes, key=lambda remote: remote.name != "config.json"):
             digests[remote.name] = receive_verified(folder, entry, remote)
             if remote.name == "config.json":
                 check(folder)
@@ -348,7 +348,7 @@ def listing(entry: Entry) -> list[Remote]:
         raise Problem(where, f"no answer of a hub ({type(error).__name__})", "the list of a model's files", REMEDY) from error
     if info.sha != entry.revision:
         raise Problem(where, f"commit {info.sha}", entry.revision, REMEDY)
-    known = {
+    remote_by_name = {
         file.rfilename: Remote(
             file.rfilename,
             file.lfs.size if file.lfs else file.size or 0,
@@ -358,16 +358,16 @@ def listing(entry: Entry) -> list[Remote]:
         for file in info.siblings or []
         if "/" not in file.rfilename
     }
-    wanted = [known[name] for name in chosen(list(known), entry, where)]
-    for remote in wanted:
+    remotes = [remote_by_name[name] for name in chosen(list(remote_by_name), entry, where)]
+    for remote in remotes:
         pin = entry.weights.get(remote.name)
         if pin and remote.sha256 != pin:
             raise Problem(f"{where}: {remote.name}", f"SHA-256 {remote.sha256}", f"{pin}, as pinned in hub.yaml", REMEDY)
-    return wanted
+    return remotes
 
 
 def unreachable(where: str, error: Exception, entry: Entry) -> Problem:
-    """The one sentence for everything that can go wrong on the way to the hub."""
+    """The problem for everything that can go wrong on the way to the hub."""
     if isinstance(error, GatedRepoError):
         remedy = f"accept the terms at {where} with your account there, and set HF_TOKEN"
         return Problem(where, "access is granted to accepted accounts only", "an accepted account", remedy)
@@ -388,23 +388,23 @@ def unreachable(where: str, error: Exception, entry: Entry) -> Problem:
 
 
 def receive_verified(folder: Path, entry: Entry, remote: Remote) -> str:
-    """Download one file and verify it; one that is not what the hub says is fetched again, once. Returns its SHA-256."""
+    """Download one file and verify it; a file that is not what the hub says is fetched once more. Returns its SHA-256."""
     path, expected = folder / remote.name, remote.sha256 or remote.blob
     for last in (False, True):
         receive(path, entry, remote)
         digest = sha256(path)
-        found = digest if remote.sha256 else storage.blob_id(path.read_bytes())
-        if found == expected:
+        actual = digest if remote.sha256 else storage.blob_id(path.read_bytes())
+        if actual == expected:
             return digest
         path.unlink()
         if not last:
-            print(f"{remote.name}: {found} instead of {expected}; fetching it again", file=sys.stderr)
+            print(f"{remote.name}: {actual} instead of {expected}; fetching it again", file=sys.stderr)
     kind = "SHA-256" if remote.sha256 else "git blob id"
-    raise Problem(f"{endpoint()}/{entry.repository}: {remote.name}", f"{kind} {found}, twice", f"{expected}", REMEDY)
+    raise Problem(f"{endpoint()}/{entry.repository}: {remote.name}", f"{kind} {actual}, twice", f"{expected}", REMEDY)
 
 
 def receive(path: Path, entry: Entry, remote: Remote) -> None:
-    """Download one file, whole or not at all; what an interrupted run left of this very content is taken up again."""
+    """Download one file, whole or not at all; continues what an interrupted run left of the same content."""
     if path.exists():
         return
     part = path.with_name(f".{path.name}.{(remote.sha256 or remote.blob or '')[:12]}.part")
@@ -413,7 +413,7 @@ def receive(path: Path, entry: Entry, remote: Remote) -> None:
     with part.open("ab") as file:
         try:
             if file.tell() < remote.size:
-                http_get(  # told no size: a file that is too short is fetched again, like one that is wrong
+                http_get(  # without a size: a file that is too short is fetched again, as a wrong one is
                     hf_hub_url(entry.repository, remote.name, revision=entry.revision, endpoint=endpoint()),
                     file,
                     resume_size=file.tell(),

@@ -48,8 +48,8 @@ class Pretraining(BaseModel):
     layers: int
     heads: int
     key_value_heads: int  # of tiny-glm4 and tiny-llama3; Baichuan2-7B has as many as heads
-    block: int  # tokens a training sequence
-    batch: int  # sequences a step
+    block: int  # tokens per training sequence
+    batch: int  # sequences per step
     tokens: int  # seen in training, each once
     muon_learning_rate: float
     adam_learning_rate: float
@@ -117,10 +117,10 @@ def with_instruction(dialog: Dialog, instruction: str, chance: random.Random) ->
     """Half of the dialogs bare, a quarter with a system turn, a quarter with the instruction before some client turn."""
     draw = chance.random()
     chat = messages(dialog.turns, instruction if draw < 0.25 else "", "system")
-    asked = [place for place, message in enumerate(chat) if message["role"] == "user"]
-    if draw > 0.75 and asked:
-        place = chance.choice(asked)
-        chat[place] = {"role": "user", "content": f"{instruction}\n{chat[place]['content']}"}
+    client_turns = [index for index, message in enumerate(chat) if message["role"] == "user"]
+    if draw > 0.75 and client_turns:
+        index = chance.choice(client_turns)
+        chat[index] = {"role": "user", "content": f"{instruction}\n{chat[index]['content']}"}
     return chat
 
 
@@ -131,13 +131,13 @@ def token_stream(
     instruction: str,
     options: Pretraining,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Encode shuffled dialogs into one long row of token ids and one of labels, until `options.tokens` are there."""
+    """Encode shuffled dialogs, until `options.tokens` tokens are there; returns token ids and labels, each [tokens]."""
     chance = random.Random(options.seed)
     order = list(range(len(dialogs)))
     chance.shuffle(order)
     ids: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-    chats = (with_instruction(dialogs[place], instruction, chance) for place in order)
+    chats = (with_instruction(dialogs[index], instruction, chance) for index in order)
     with tqdm(total=options.tokens, desc=f"encode for {chat_format.name}", unit="token", unit_scale=True) as bar:
         while bar.n < options.tokens and (chunk := list(islice(chats, 512))):
             for record in encode(tokenizer, chat_format, chunk, 10**9, only_replies=False):
@@ -159,10 +159,10 @@ def pretrain(archive: Path, out: Path, names: Sequence[str], instruction: str, o
     sample = random.Random(options.seed).sample(dialogs, min(options.tokenizer_dialogs, len(dialogs)))
     tokenizer = train_tokenizer(sample, options.vocabulary)
     for name in names:
-        train_one(name, dialogs, tokenizer=tokenizer, instruction=instruction, out=out / name, options=options)
+        train_model(name, dialogs, tokenizer=tokenizer, instruction=instruction, out=out / name, options=options)
 
 
-def train_one(
+def train_model(
     name: str,
     dialogs: Sequence[Dialog],
     *,

@@ -82,9 +82,9 @@ def identity_of(study: Study, inputs: Sequence[Path]) -> str:
 
 
 class Journal:
-    """The answers of one arm as they come, a line each behind a line that says which work they belong to.
+    """The answers of one arm as they come, one per line, after a first line that says which work they belong to.
 
-    Each process writes its own file and reads all: nothing that any run of the same work answered is asked again.
+    Each process writes its own file and reads all: a round that any run of the same work has answered is not answered again.
     """
 
     def __init__(self, folder: Path, name: str, identity: str, rank: int) -> None:
@@ -96,9 +96,9 @@ class Journal:
         return sorted(self.folder.glob(f".{self.name}.*.jsonl"))
 
     def lines(self, path: Path) -> list[bytes]:
-        """The whole lines of a file, without a torn last one; none if it is not there or belongs to another work."""
-        found = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        return found if found and json.loads(found[0]) == {"identity": self.identity} else []
+        """The whole lines of a file, without a torn last one; none if it does not exist or belongs to other work."""
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        return lines if lines and json.loads(lines[0]) == {"identity": self.identity} else []
 
     def answers(self) -> dict[str, Answer]:
         """What has been answered, by round."""
@@ -106,7 +106,7 @@ class Journal:
         return {answer["round"]: answer for answer in answered}
 
     def begin(self) -> None:
-        """Make this process's file ready to be added to: cut off a torn line, or start again for another work."""
+        """Make this process's file ready to be added to: cut off a torn line, or start again for other work."""
         if lines := self.lines(self.path):
             os.truncate(self.path, sum(len(line) + 1 for line in lines))
         else:
@@ -121,7 +121,7 @@ class Journal:
 
 
 def kept(answers: Iterable[Answer], journal: Journal, bar: Any) -> int:
-    """Put answers into the journal as they come; returns their tokens."""
+    """Write answers to the journal as they come; returns how many tokens they have."""
     began, tokens = time.monotonic(), 0
     with journal.path.open("ab") as file:
         for answer in answers:
@@ -136,27 +136,27 @@ def kept(answers: Iterable[Answer], journal: Journal, bar: Any) -> int:
 
 
 def answer_all(counselor: LocalCounselor, rounds: Sequence[Round], journal: Journal) -> None:
-    """Answer this process's share of what the journal lacks, and say what it took.
+    """Answer this process's share of the rounds that the journal lacks, and print tokens and time.
 
-    The first process reads the journal for all of them: the others' view would be another one, as answers come.
+    The first process reads the journal for all of them: answers keep coming, so another process would see other ones.
     """
     processes = Processes()
     rank, world = processes.rank, processes.count
-    asked = counselor.prompts(rounds)
+    prompts = counselor.prompts(rounds)
     done = processes.from_main(journal.answers() if processes.main else {})
-    mine = plans(rounds, asked, done)[rank::world]
+    dialogs = plans(rounds, prompts, done)[rank::world]
     journal.begin()
     branching = counselor.branching(rounds)
     title = f"respond {journal.name}" + (f" ({rank + 1} of {world})" if world > 1 else "")
-    wanted = sum(len(dialog.places) for dialog in mine)
+    count = sum(len(dialog.indices) for dialog in dialogs)
     began = time.monotonic()
-    with tqdm(total=wanted, desc=title, unit="round") as bar:
-        tokens = kept(counselor.answers(branching, rounds, asked, mine), journal, bar)
-    if wanted:
-        alone = sum(len(asked[index]) for dialog in mine for index in dialog.places)
+    with tqdm(total=count, desc=title, unit="round") as bar:
+        tokens = kept(counselor.answers(branching, rounds, prompts, dialogs), journal, bar)
+    if count:
+        one_by_one = sum(len(prompts[index]) for dialog in dialogs for index in dialog.indices)
         print(
-            f"{title}: {wanted} rounds, {tokens} tokens in {time.monotonic() - began:.1f} s; read {branching.prefilled} tokens"
-            f" (each dialog once, then its branches; round by round: {alone})",
+            f"{title}: {count} rounds, {tokens} tokens in {time.monotonic() - began:.1f} s; read {branching.prefilled} tokens"
+            f" (each dialog once, then its branches; round by round: {one_by_one})",
             file=sys.stderr,
         )
 
@@ -193,7 +193,7 @@ def answer_by_server(study: Study, model: str, rounds: Sequence[Round], out: Pat
 def numbers_of(answers: dict[str, list[Answer]]) -> dict[str, float]:
     """How many rounds there are, how long the replies are, and what share of them was cut at the limit."""
     numbers: dict[str, float] = {"rounds": len(answers["base"])}
-    for arm, mine in answers.items():
-        numbers[f"{arm}_tokens_mean"] = round(sum(answer["tokens"] for answer in mine) / len(mine), 4)
-        numbers[f"{arm}_cut_share"] = round(sum(answer["finish"] == "length" for answer in mine) / len(mine), 4)
+    for arm, arm_answers in answers.items():
+        numbers[f"{arm}_tokens_mean"] = round(sum(answer["tokens"] for answer in arm_answers) / len(arm_answers), 4)
+        numbers[f"{arm}_cut_share"] = round(sum(answer["finish"] == "length" for answer in arm_answers) / len(arm_answers), 4)
     return numbers

@@ -4,7 +4,7 @@ Reads the checkpoint, `finetune/<model>/adapter/`, `split/` and `respond/<model>
 several times, the lexical coder codes each reply, and the best and the worst of a round are a pair for DPO (Rafailov et al.
 2023). Writes to `prefer/<model>/`: `adapter/` (plain peft, for the base, with a model card), `vllm/` (the same for vLLM),
 `pairs.jsonl`, `preferred.jsonl` (answers to the test rounds), `scores.csv` and `codes.csv` (base, tuned, preferred),
-`metrics.json`. A stopped run keeps the replies it has; training, which is short beside them, begins again.
+`metrics.json`. A stopped run keeps the replies it has; training, which takes little time compared with them, begins again.
 
 The coder that judges is the coder that chose: its figures show whether training works, and are no evidence of better MI.
 """
@@ -61,12 +61,12 @@ MERITS = {  # of a volley: each behavior counts once, so that a reply gains noth
     Behaviour.PERSUADE: -2,
     Behaviour.CONFRONT: -2,
 }
-REPEATED = 0.2  # a reply with a larger share of repeated 4-grams goes round in circles
+REPEATED = 0.2  # a reply with a larger share of repeated 4-grams is repetitive
 COUNTS = (coding.REFLECTIONS, coding.ADHERENT, coding.NONADHERENT)
 
 
 def prefer(study: Study, model: str) -> None:
-    """Tune one model's tuned adapter on by preferences, and see what that does; see the module."""
+    """Train one model's adapter further on preferences, and measure the effect; see the module."""
     refuse(study, model)
     prepare_torch(study)
     tuned = study.folder / "finetune" / model / "adapter"
@@ -84,7 +84,7 @@ def prefer(study: Study, model: str) -> None:
         storage.write_lines(out / "pairs.jsonl", [pair.record() for pair in pairs])
         numbers: dict[str, Any] = pair_numbers(sampled, judged, pairs)
         trainer = trainer_of(study, model, pairs, Path(scratch))
-        numbers |= optimise(study, model, trainer, len(pairs))
+        numbers |= optimize(study, model, trainer, len(pairs))
         join(trainer.model, tuned, out / "adapter")
         del trainer
         write_for_vllm(out / "adapter", out / "vllm")
@@ -100,7 +100,7 @@ def prefer(study: Study, model: str) -> None:
 
 
 def refuse(study: Study, model: str) -> None:
-    """Say so where the stage cannot work: a model behind a server does not learn, and TRL has its own way with many processes."""
+    """Raise Problem where the stage cannot work: with a model server, and with several processes or GPUs."""
     if study.respond.engine == "server":
         raise Problem(f"{study.params}: respond.engine", "server", "local, for the stage prefer", "set respond.engine: local")
     processes, cards = Processes().count, torch.cuda.device_count()
@@ -113,28 +113,28 @@ def refuse(study: Study, model: str) -> None:
 
 
 def drawn_rounds(study: Study) -> list[Round]:
-    """The training rounds that are used: so many, drawn by the seed, in their order."""
+    """`prefer.rounds` training rounds, drawn by the seed, in their order."""
     train = study.folder / "split" / "train.jsonl"
-    known = [sample for dialog in read_dialogs(train) for sample in dialog.rounds()]
-    wanted = study.prefer.rounds
-    if wanted > len(known):
-        found = f"{wanted}, but {train} has {len(known)} rounds"
+    training_rounds = [sample for dialog in read_dialogs(train) for sample in dialog.rounds()]
+    count = study.prefer.rounds
+    if count > len(training_rounds):
+        found = f"{count}, but {train} has {len(training_rounds)} rounds"
         raise Problem(f"{study.params}: prefer.rounds", found, "at most the training rounds", "lower it")
-    places = sorted(random.Random(study.seed_of("prefer", "rounds")).sample(range(len(known)), wanted))
-    return [known[place] for place in places]
+    indices = sorted(random.Random(study.seed_of("prefer", "rounds")).sample(range(len(training_rounds)), count))
+    return [training_rounds[index] for index in indices]
 
 
 def candidates(study: Study, model: str, rounds: Sequence[Round], journal: Journal) -> list[list[Answer]]:
-    """Replies of the tuned model to each round, drawn by chance as `respond.sampling` says; each has its own random numbers."""
-    many = study.prefer.candidates
-    copies = [sample.model_copy(update={"id": f"{sample.id}/{number}"}) for sample in rounds for number in range(1, many + 1)]
+    """Replies of the tuned model to each round, sampled as `respond.sampling` says; each has its own random numbers."""
+    count = study.prefer.candidates
+    copies = [sample.model_copy(update={"id": f"{sample.id}/{number}"}) for sample in rounds for number in range(1, count + 1)]
     drawing = study.model_copy(update={"respond": study.respond.model_copy(update={"decoding": "sample"})})
     answers = answers_of(drawing, model, study.folder / "finetune" / model / "adapter", copies, journal)
-    return [answers[place : place + many] for place in range(0, len(answers), many)]
+    return [answers[start : start + count] for start in range(0, len(answers), count)]
 
 
 def answers_of(study: Study, model: str, adapter: Path, rounds: Sequence[Round], journal: Journal) -> list[Answer]:
-    """The answers of a base with an adapter, in the rounds' order, with the machinery of `respond`."""
+    """The answers of a base with an adapter, in the rounds' order, computed as in `respond`."""
     gc.collect()  # a card may have no room for the model of the step before, which refers to itself
     arm = journal.name.removeprefix(f"{model}.")
     answer_all(LocalCounselor(study, model, arm, *with_adapter(study, model, adapter)), rounds, journal)
@@ -147,7 +147,7 @@ def answers_of(study: Study, model: str, adapter: Path, rounds: Sequence[Round],
 
 @dataclass(frozen=True)
 class Candidate:
-    """A reply, what the coder saw in it, and what that is worth."""
+    """A reply, its coded utterances, and its merit."""
 
     text: str
     coded: tuple[Coded, ...]
@@ -164,60 +164,60 @@ class Pair:
 
     def record(self) -> dict[str, Any]:
         """The pair as `pairs.jsonl` keeps it: codes in the order of the utterances, empty for an utterance without one."""
-        found: dict[str, Any] = {"round": self.sample.id, "dialog": self.sample.dialog}
-        for name, one in (("chosen", self.chosen), ("rejected", self.rejected)):
-            codes = [{"code": coded.behaviour or "", "text": coded.text} for coded in one.coded]
-            found |= {name: one.text, f"{name}_codes": codes, f"{name}_merit": one.merit}
-        return found
+        fields: dict[str, Any] = {"round": self.sample.id, "dialog": self.sample.dialog}
+        for name, candidate in (("chosen", self.chosen), ("rejected", self.rejected)):
+            codes = [{"code": coded.behaviour or "", "text": coded.text} for coded in candidate.coded]
+            fields |= {name: candidate.text, f"{name}_codes": codes, f"{name}_merit": candidate.merit}
+        return fields
 
 
 def merit_of(behaviours: Iterable[Behaviour]) -> int:
-    """What a volley is worth: complex reflections more than simple ones, MI-adherent for, MI-nonadherent against."""
+    """A volley's merit: the sum of its behaviors' `MERITS`."""
     return sum(MERITS.get(behaviour, 0) for behaviour in behaviours)
 
 
 def judge(sample: Round, answers: Sequence[Answer], cutoff: int) -> list[Candidate]:
     """The different usable replies to a round, each coded."""
-    found = []
+    replies = []
     for text in dict.fromkeys(answer["text"] for answer in answers if usable(answer, sample, cutoff)):
         coded = tuple(lexical.code(sample.client, text))
-        found.append(Candidate(text, coded, merit_of(volley(utterance.behaviour for utterance in coded))))
-    return found
+        replies.append(Candidate(text, coded, merit_of(volley(utterance.behaviour for utterance in coded))))
+    return replies
 
 
 def usable(answer: Answer, sample: Round, cutoff: int) -> bool:
-    """Whether a reply may stand in a pair: said to its end, something, not in circles, not what somebody said before.
+    """Whether a reply may be in a pair: complete, not empty, not repetitive, and not a repetition of an earlier volley.
 
-    With its prompt it must not be longer than the records that the model was tuned on (`cutoff` tokens).
+    With its prompt it must be shorter than `cutoff` tokens, the most that the records of fine-tuning have.
     """
-    text, said = answer["text"], {sample.client, *(turn.text for turn in sample.history)}
-    whole = answer["finish"] == "stop" and answer["prompt_tokens"] + answer["tokens"] < cutoff
-    return whole and characters(text) > 0 and repeated_4grams(text) <= REPEATED and text not in said
+    text, earlier_texts = answer["text"], {sample.client, *(turn.text for turn in sample.history)}
+    complete = answer["finish"] == "stop" and answer["prompt_tokens"] + answer["tokens"] < cutoff
+    return complete and characters(text) > 0 and repeated_4grams(text) <= REPEATED and text not in earlier_texts
 
 
 def pairs_of(rounds: Sequence[Round], judged: Sequence[Sequence[Candidate]], margin: int) -> list[Pair]:
     """The best against the worst reply of each round if their merits differ by `margin`; of equally good ones the first."""
     pairs = []
-    for sample, found in zip(rounds, judged, strict=True):
-        if found:
-            best, worst = max(found, key=merit), min(found, key=merit)
+    for sample, replies in zip(rounds, judged, strict=True):
+        if replies:
+            best, worst = max(replies, key=merit), min(replies, key=merit)
             if best.merit - worst.merit >= margin:
                 pairs.append(Pair(sample, best, worst))
     return pairs
 
 
 def merit(candidate: Candidate) -> int:
-    """What replies are ranked by."""
+    """A candidate's merit, by which replies are ranked."""
     return candidate.merit
 
 
 def no_pair(study: Study, model: str, judged: Sequence[Sequence[Candidate]]) -> Problem:
-    """A study whose replies give nothing to prefer."""
-    many = sum(map(len, judged))
-    widest = max((max(map(merit, found)) - min(map(merit, found)) for found in judged if found), default=0)
+    """The problem of a study whose replies make no pair."""
+    count = sum(map(len, judged))
+    widest = max((max(map(merit, replies)) - min(map(merit, replies)) for replies in judged if replies), default=0)
     return Problem(
         f"prefer@{model}",
-        f"no pair: {many} usable replies to {len(judged)} rounds, and within a round they differ by {widest} at most",
+        f"no pair: {count} usable replies to {len(judged)} rounds, and within a round they differ by {widest} at most",
         f"a round whose replies differ by {study.prefer.margin} (prefer.margin)",
         "raise prefer.rounds, prefer.candidates or respond.max_new_tokens, or lower prefer.margin",
     )
@@ -227,9 +227,9 @@ def no_pair(study: Study, model: str, judged: Sequence[Sequence[Candidate]]) -> 
 
 
 class TokenTrainer(DPOTrainer):  # type: ignore[misc]
-    """TRL's trainer for pairs that are tokens already: its own preparation renders text and puts another end behind it.
+    """TRL's trainer for pairs that are tokens already: its own preparation renders text and appends another end token.
 
-    It tells nobody that it runs; TRL otherwise reports each trainer to the hub.
+    It sends no telemetry; TRL otherwise reports each trainer to the hub.
     """
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
@@ -240,17 +240,17 @@ class TokenTrainer(DPOTrainer):  # type: ignore[misc]
 
 
 class Bar(TrainerCallback):  # type: ignore[misc]
-    """A progress bar that says how training goes; transformers' own prints every step."""
+    """A progress bar with the loss; transformers' own prints every step."""
 
     def __init__(self, title: str) -> None:
         self.title = title
 
     def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
-        """Begin at the first step."""
+        """Start the bar."""
         self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step")
 
     def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
-        """Go on; the last log is of the whole training."""
+        """Advance by one step; the last log, about the whole training, closes the bar."""
         if "loss" in logs:
             share = logs["rewards/accuracies"]
             self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, the chosen reply more likely in {share:.0%}", refresh=False)
@@ -263,14 +263,16 @@ def tokens_of(
     study: Study, tokenizer: PreTrainedTokenizerBase, form: ChatFormat, pairs: Sequence[Pair]
 ) -> list[dict[str, list[int]]]:
     """Each pair as TRL's collator takes it: `prompt_ids`, and with the end of a reply `chosen_ids` and `rejected_ids`."""
-    found = []
+    examples = []
     for pair, chat in zip(pairs, chats([pair.sample for pair in pairs], study), strict=True):
-        put = prompt(tokenizer, form, chat)
-        said = [[*chat, {"role": "assistant", "content": one.text}] for one in (pair.chosen, pair.rejected)]
-        chosen, rejected = (record.ids for record in encode(tokenizer, form, said, sys.maxsize))
-        assert chosen[: len(put)] == rejected[: len(put)] == put
-        found.append({"prompt_ids": put, "chosen_ids": chosen[len(put) :], "rejected_ids": rejected[len(put) :]})
-    return found
+        prompt_ids = prompt(tokenizer, form, chat)
+        answered = [[*chat, {"role": "assistant", "content": candidate.text}] for candidate in (pair.chosen, pair.rejected)]
+        chosen, rejected = (record.ids for record in encode(tokenizer, form, answered, sys.maxsize))
+        assert chosen[: len(prompt_ids)] == rejected[: len(prompt_ids)] == prompt_ids
+        examples.append(
+            {"prompt_ids": prompt_ids, "chosen_ids": chosen[len(prompt_ids) :], "rejected_ids": rejected[len(prompt_ids) :]}
+        )
+    return examples
 
 
 def trainer_of(study: Study, model: str, pairs: Sequence[Pair], scratch: Path) -> TokenTrainer:
@@ -304,8 +306,8 @@ def trainer_of(study: Study, model: str, pairs: Sequence[Pair], scratch: Path) -
     return TokenTrainer(merged, args=settings, train_dataset=dataset, processing_class=tokenizer, peft_config=lora_of(finetuned))
 
 
-def optimise(study: Study, model: str, trainer: TokenTrainer, pairs: int) -> dict[str, float]:
-    """Train on so many pairs; returns the first step's loss, and the means of the last epoch's steps."""
+def optimize(study: Study, model: str, trainer: TokenTrainer, pairs: int) -> dict[str, float]:
+    """Train; returns the first step's loss, and the mean loss and accuracy of the last epoch, which sees `pairs` pairs."""
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Bar(f"prefer {model}"))
     problem = Problem(f"prefer@{model}", "out of memory", "memory for prefer.batch pairs", "lower prefer.batch, and run again")
@@ -330,7 +332,7 @@ def optimise(study: Study, model: str, trainer: TokenTrainer, pairs: int) -> dic
 
 
 def join(model: PeftModel, tuned: Path, folder: Path) -> None:
-    """Write one adapter that does what two do together: the tuned one, and the fresh one that `model` has learned.
+    """Write one adapter that is the sum of two: the tuned one, and the one that `model` has learned on top of it.
 
     peft puts their ranks side by side, with each one's scaling in its A. Settings are those of the tuned adapter, but for rank
     and alpha, whose quotient, the scaling, is 1.
@@ -351,45 +353,47 @@ def join(model: PeftModel, tuned: Path, folder: Path) -> None:
 def evaluate(study: Study, out: Path, folders: dict[str, Path]) -> dict[str, Any]:
     """Compare the arms' answers to the test rounds, each in its folder; writes both tables and returns their numbers.
 
-    `scores.csv` is likeness to the reference, as `score` has it; `codes.csv` is what the coder sees, a round. Both by test set
-    and arm, with intervals, and each arm but the tuned one against that.
+    `scores.csv` is likeness to the reference, as in `score`; `codes.csv` is what the coder sees per round. Both by test set
+    and arm, with intervals, and each arm but the tuned one compared with the tuned one.
     """
     files = {arm: folder / f"{arm}.jsonl" for arm, folder in folders.items()}
     arms = {arm: list(storage.read_lines(path)) for arm, path in files.items()}
-    found: dict[str, list[pd.DataFrame]] = {"scores": [], "codes": []}
+    frames_by_table: dict[str, list[pd.DataFrame]] = {"scores": [], "codes": []}
     for name, rounds in test_sets(study.folder / "split").items():
-        texts = {arm: texts_of(rounds, {one["round"]: one["text"] for one in arms[arm]}, path) for arm, path in files.items()}
+        texts = {
+            arm: texts_of(rounds, {answer["round"]: answer["text"] for answer in arms[arm]}, path) for arm, path in files.items()
+        }
         dialogs, references = [sample.dialog for sample in rounds], [sample.counselor for sample in rounds]
         likeness = {arm: pd.DataFrame(all_scores(replies, references)) for arm, replies in texts.items()}
-        seen = {arm: codes_of(rounds, replies) for arm, replies in texts.items()}
-        for table, values in (("scores", likeness), ("codes", seen)):
+        codes = {arm: codes_of(rounds, replies) for arm, replies in texts.items()}
+        for table, values in (("scores", likeness), ("codes", codes)):
             rows = compared(study, values, dialogs)
             rows.insert(0, "set", name)
-            found[table].append(rows)
+            frames_by_table[table].append(rows)
     numbers: dict[str, Any] = numbers_of(arms)
-    for table, parts in found.items():
-        whole = pd.concat(parts)
+    for table, parts in frames_by_table.items():
+        frame = pd.concat(parts)
         if table == "scores":
-            whole["signature"] = whole["measure"].map(SIGNATURES)
-        storage.write_text(out / f"{table}.csv", whole.to_csv(index=False, lineterminator="\n"))
+            frame["signature"] = frame["measure"].map(SIGNATURES)
+        storage.write_text(out / f"{table}.csv", frame.to_csv(index=False, lineterminator="\n"))
         for row in parts[0].itertuples():
             numbers.setdefault(row.arm, {})[row.measure] = row.mean
     return numbers
 
 
 def codes_of(rounds: Sequence[Round], replies: Sequence[str]) -> pd.DataFrame:
-    """Rounds x measures: what each reply counts for (0 or 1 a behavior), the sums of Table 2 that are no ratios, the merit.
+    """Table of rounds x measures: each reply's behaviors (0 or 1 each), the sums of Table 2 that are not ratios, the merit.
 
-    And what a coder does not see: the reply's length in characters, and how it repeats itself.
+    Also what a coder does not see: the reply's length in characters, and its share of repeated 4-grams.
     """
     rows = []
     for sample, reply in zip(rounds, replies, strict=True):
-        found = volley(utterance.behaviour for utterance in lexical.code(sample.client, reply))
-        counts = Counter(found)
+        behaviours = volley(utterance.behaviour for utterance in lexical.code(sample.client, reply))
+        counts = Counter(behaviours)
         row: dict[str, float] = {behaviour.value: counts[behaviour] for behaviour in Behaviour}
         row |= {summary.code: summary(counts) or 0 for summary in COUNTS}
-        about = {"merit": merit_of(found), "characters": len(reply), "repeated_4grams": repeated_4grams(reply)}
-        rows.append(row | about)
+        extras = {"merit": merit_of(behaviours), "characters": len(reply), "repeated_4grams": repeated_4grams(reply)}
+        rows.append(row | extras)
     return pd.DataFrame(rows)
 
 
@@ -401,13 +405,13 @@ def compared(study: Study, values: dict[str, pd.DataFrame], dialogs: Sequence[st
     options = study.score
     bootstrap = DialogBootstrap(dialogs, options.resamples, options.confidence, study.seed_of("score"))
     rows, tested = [], list[dict[str, Any]]()
-    for arm, mine in values.items():
-        for measure in mine:
-            row: dict[str, Any] = {"arm": arm, "measure": measure, **bootstrap.estimate(mine[measure]).rounded()}
+    for arm, arm_values in values.items():
+        for measure in arm_values:
+            row: dict[str, Any] = {"arm": arm, "measure": measure, **bootstrap.estimate(arm_values[measure]).rounded()}
             if arm != "tuned":
-                differences = mine[measure].to_numpy() - values["tuned"][measure].to_numpy()
-                found = bootstrap.estimate(differences)
-                row |= {f"difference_{name}": value for name, value in found.rounded().items()}
+                differences = arm_values[measure].to_numpy() - values["tuned"][measure].to_numpy()
+                estimate = bootstrap.estimate(differences)
+                row |= {f"difference_{name}": value for name, value in estimate.rounded().items()}
                 row["p"] = p_of_swaps(differences, dialogs, options.resamples, study.seed_of("score", "swaps"))
                 tested.append(row)
             rows.append(row)

@@ -1,6 +1,6 @@
 """The CHART checklist filled from a run: `checklist.yaml` has the items, this module puts in what the run says.
 
-An item without a place, or whose place depends on something this run has not, is shown as not answered, with the reason.
+An item without a place in the pages, or whose place needs what this run lacks, is shown as not answered, with the reason.
 """
 
 from collections.abc import Mapping
@@ -41,9 +41,9 @@ def checklist(lang: str, context: Mapping[str, Any]) -> list[Part]:
 
     def item(entry: dict[str, Any]) -> Item:
         place = fill(entry.get("place", ""))
-        words = entry["answer" if place else "because"]
-        there = place.replace(".html", f"{context['suffix']}.html")
-        return Item(entry["number"], entry["name"][lang], fill(words[lang]), there)
+        texts = entry["answer" if place else "because"]
+        address = place.replace(".html", f"{context['suffix']}.html")
+        return Item(entry["number"], entry["name"][lang], fill(texts[lang]), address)
 
     content = YAML(typ="safe").load((resources.files(__package__) / "checklist.yaml").read_text(encoding="utf-8"))
     return [Part(part["number"], part["name"][lang], tuple(map(item, part["items"]))) for part in content]

@@ -1,5 +1,4 @@
-"""What the tables' headings and names are called in Chinese: one mapping, `chinese.yaml`, and the names that the
-codebook and the corpora bring.
+"""The tables' headings and names in Chinese: `chinese.yaml`, and the names that the codebook and the corpora bring.
 
 Names that belong to a study (its models, its corpora, file names) stay as they are; so do numbers.
 """
@@ -16,7 +15,7 @@ from mi_llm.report import manual
 
 @cache
 def words() -> tuple[dict[str, str], dict[re.Pattern[str], str]]:
-    """English to Chinese: whole texts, and patterns whose groups are put into Chinese in their turn."""
+    """English to Chinese: whole texts, and patterns whose groups are translated too."""
     content = YAML(typ="safe").load((resources.files(__package__) / "chinese.yaml").read_text(encoding="utf-8"))
     corpora = {module.NAME: module.NAME_ZH for module in modules(CORPORA).values() if hasattr(module, "NAME_ZH")}
     patterns = {re.compile(pattern): into for pattern, into in content["patterns"].items()}
@@ -24,11 +23,11 @@ def words() -> tuple[dict[str, str], dict[re.Pattern[str], str]]:
 
 
 def chinese(text: str) -> str:
-    """A heading or a name in Chinese; unchanged where it has no other."""
+    """A heading or a name in Chinese; unchanged where there is no translation."""
     names, patterns = words()
     if text in names:
         return names[text]
-    for pattern, into in patterns.items():
-        if found := pattern.fullmatch(text):
-            return into.format(*map(chinese, found.groups()))
+    for pattern, translation in patterns.items():
+        if match := pattern.fullmatch(text):
+            return translation.format(*map(chinese, match.groups()))
     return text

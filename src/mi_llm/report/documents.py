@@ -18,19 +18,19 @@ DATASHEET, CITATION = Path("docs/datasheet.md"), Path("CITATION.cff")
 
 
 def html(text: str) -> Markup:
-    """Markdown as HTML: its head of metadata left out, headings two levels lower, tables in boxes that scroll by themselves."""
+    """Markdown as HTML: without its head of metadata, headings two levels lower, tables in boxes that scroll by themselves."""
     body = text.split("\n---\n", 1)[1] if text.startswith("---\n") else text
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = markdown.parse(body)
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(int(token.tag[1]) + 2, 6)}"
-    boxed = [one for number, token in enumerate(tokens) for one in box(token, number)]
+    boxed = [part for number, token in enumerate(tokens) for part in box(token, number)]
     return Markup(markdown.renderer.render(boxed, markdown.options, {}))  # noqa: S704 — raw HTML is off
 
 
 def box(token: Token, number: int) -> list[Token]:
-    """A table's tokens inside a box, which readers of a page by ear can tell from others by its number."""
+    """A table's tokens inside a box, which has a numbered label for screen readers; other tokens as they are."""
     if token.type not in ("table_open", "table_close"):
         return [token]
     edge = Token("div_open" if token.nesting == 1 else "div_close", "div", token.nesting, block=True)
@@ -54,7 +54,7 @@ def bibtex(study: Study) -> str:
     """The paper and the bundle, from CITATION.cff."""
     cff = YAML(typ="safe").load(storage.read_text(CITATION))
     paper = cff["preferred-citation"]
-    authors = " and ".join(f"{one['family-names']}, {one['given-names']}" for one in paper["authors"])
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
     return (
         f"@article{{hu{paper['year']}mi,\n  title   = {{{paper['title']}}},\n  author  = {{{authors}}},\n"
         f"  journal = {{{paper['journal']}}},\n  volume  = {{{paper['volume']}}},\n  pages   = {{{paper['start']}}},\n"

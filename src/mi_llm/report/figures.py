@@ -51,9 +51,9 @@ def svg(figure: Figure) -> str:
 
 
 def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: tuple[str, ...]) -> str:
-    """Figure 3: a panel a metric, for each model base beside tuned, with intervals over dialogs; a line for each baseline.
+    """Figure 3: one panel per metric; for each model base beside tuned, with intervals over dialogs; a line for each baseline.
 
-    `scores` and `baselines` are those of one test set, as the stage `score` writes them; the reference itself (100) is left out.
+    `scores` and `baselines` are the rows of one test set, as the stage `score` writes them; the reference (100) is left out.
     """
     table = scores.set_index(["metric", "arm", "model"]).sort_index()
     lines = baselines[baselines["predictor"] != "reference"].set_index("predictor")
@@ -61,16 +61,14 @@ def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: tuple[
         figure = Figure(figsize=(8.6, 6.0), layout="constrained")
         for axes, (metric, title) in zip(figure.subplots(2, 2).flat, METRIC_NAMES.items(), strict=True):
             for shift, arm, colour in ((-0.19, "base", BASE), (0.19, "tuned", TUNED)):
-                there = [place for place, model in enumerate(models) if (metric, arm, model) in table.index]
-                rows = table.loc[[(metric, arm, models[place]) for place in there]]
-                places = [place + shift for place in there]
+                present = [index for index, model in enumerate(models) if (metric, arm, model) in table.index]
+                rows = table.loc[[(metric, arm, models[index]) for index in present]]
+                positions = [index + shift for index in present]
                 whiskers = [rows["mean"] - rows["lo"], rows["hi"] - rows["mean"]]
-                axes.bar(places, rows["mean"], 0.36, color=colour, label=arm)
-                axes.errorbar(places, rows["mean"], whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=3)
-                for place, value, top in zip(places, rows["mean"], rows["hi"], strict=True):
-                    number = axes.annotate(
-                        f"{value:.2f}", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=8
-                    )
+                axes.bar(positions, rows["mean"], 0.36, color=colour, label=arm)
+                axes.errorbar(positions, rows["mean"], whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=3)
+                for x, value, top in zip(positions, rows["mean"], rows["hi"], strict=True):
+                    number = axes.annotate(f"{value:.2f}", (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=8)
                     number.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # lines pass behind it
             axes.set_ylim(0, 1.14 * max(table.loc[metric, "hi"].max(), lines[metric].max()))
             axes.set_xlim(-0.5, len(models) - 0.5)
@@ -105,7 +103,7 @@ def draw_baselines(axes: Axes, values: "pd.Series[float]") -> None:
 
 
 def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> str:
-    """Figure 2: a panel an aspect and one for the total, a bar a corpus with its interval; the chosen corpora stand out.
+    """Figure 2: one panel per aspect and one for the total, one bar per corpus with its interval; the chosen corpora stand out.
 
     `means` is indexed by corpus name, with columns aspect, mean, lo, hi, most (the aspect's maximum).
     """
@@ -137,7 +135,7 @@ def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> str:
 
 
 def losses(curves: pd.DataFrame) -> str:
-    """Training loss by step, a panel a model."""
+    """Training loss by step, one panel per model."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 2.5), layout="constrained")
         panels = figure.subplots(1, len(curves.columns), sharey=True, squeeze=False)[0]
@@ -151,12 +149,12 @@ def losses(curves: pd.DataFrame) -> str:
 
 
 def arms(table: pd.DataFrame, names: dict[str, str], models: tuple[str, ...]) -> str:
-    """Table 6 as dots: a panel an indicator, a row an arm, the mean over transcripts with its interval.
+    """Table 6 as dots: one panel per indicator, one row per arm, the mean over transcripts with its interval.
 
     `table` is `summary/table_6.csv`; `names` the indicators shown, by code. Base and tuned of one model stand together.
     """
     order = [(model, arm) for model in models for arm in ARMS] + [("annomi", "real")]
-    present = [one for one in order if ((table["source"] == one[0]) & (table["arm"] == one[1])).any()]
+    present = [(source, arm) for source, arm in order if ((table["source"] == source) & (table["arm"] == arm)).any()]
     colours = {"base": BASE, "tuned": TUNED, "real": LINE}
     known = table.set_index(["indicator", "source", "arm"]).sort_index()
     columns = 3
@@ -165,11 +163,11 @@ def arms(table: pd.DataFrame, names: dict[str, str], models: tuple[str, ...]) ->
         figure = Figure(figsize=(8.6, 0.7 + rows * (0.55 + 0.17 * len(present))), layout="constrained")
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
         for axes, (code, title) in zip(panels, names.items(), strict=False):
-            for place, (source, arm) in enumerate(present):
+            for y, (source, arm) in enumerate(present):
                 if (code, source, arm) in known.index:
                     row = known.loc[(code, source, arm)]
-                    axes.plot([row["lo"], row["hi"]], [place, place], color=colours[arm], linewidth=2, solid_capstyle="round")
-                    axes.plot(row["mean"], place, "o", color=colours[arm], markersize=5)
+                    axes.plot([row["lo"], row["hi"]], [y, y], color=colours[arm], linewidth=2, solid_capstyle="round")
+                    axes.plot(row["mean"], y, "o", color=colours[arm], markersize=5)
             axes.set_title(title, loc="left", fontweight="bold", fontsize=8.5)
             axes.set_yticks(range(len(present)), ["real" if arm == "real" else f"{source} {arm}" for source, arm in present])
             axes.tick_params(axis="both", length=0, labelsize=7.5)
@@ -181,28 +179,28 @@ def arms(table: pd.DataFrame, names: dict[str, str], models: tuple[str, ...]) ->
 
 
 def stages() -> pd.DataFrame:
-    """Figure 1 as a table: the stages, the phase of each (a folder of `src/mi_llm`), what it reads, what it does."""
+    """Figure 1 as a table: each stage with its phase (a folder of `src/mi_llm`), the stages it reads, and what it does."""
     rows = [(stage.name, stage.phase, " ".join(stage.reads), stage.what) for stage in every_stage().values()]
     return pd.DataFrame(rows, columns=["stage", "phase", "reads", "what"]).set_index("stage")
 
 
 def pipeline(table: pd.DataFrame) -> str:
-    """Figure 1: the stages from top to bottom, each below all that it reads; arrows that follow from others are left out."""
+    """Figure 1: the stages from top to bottom, each below all stages that it reads; arrows implied by others are left out."""
     reads = {str(name): text.split() for name, text in table["reads"].items()}
     depth: dict[str, int] = {}
     for name, before in reads.items():
-        depth[name] = 1 + max((depth[one] for one in before), default=-1)
+        depth[name] = 1 + max((depth[earlier] for earlier in before), default=-1)
     above: dict[str, set[str]] = {}
     for name in sorted(reads, key=depth.__getitem__):
-        above[name] = {one for read in reads[name] for one in (read, *above[read])}
-    direct = {name: [one for one in reads[name] if not any(one in above[other] for other in reads[name])] for name in reads}
+        above[name] = {earlier for read in reads[name] for earlier in (read, *above[read])}
+    direct = {name: [read for read in reads[name] if not any(read in above[other] for other in reads[name])] for name in reads}
     lanes = list(dict.fromkeys(table["phase"]))
     rows: dict[tuple[int, str], list[str]] = {}
     for name in reads:
         rows.setdefault((depth[name], str(table.loc[name, "phase"])), []).append(name)
     widths = {lane: max(len(names) for (_, phase), names in rows.items() if phase == lane) for lane in lanes}
     left = dict(zip(lanes, np.cumsum([0, *widths.values()])[:-1], strict=True))
-    place = {
+    centers = {
         name: (left[phase] + (widths[phase] - len(names)) / 2 + number + 0.5, -float(row))
         for (row, phase), names in rows.items()
         for number, name in enumerate(names)
@@ -210,7 +208,7 @@ def pipeline(table: pd.DataFrame) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 0.62 * (1 + max(depth.values()))), layout="constrained")
         axes = figure.subplots()
-        for name, (x, y) in place.items():
+        for name, (x, y) in centers.items():
             axes.add_patch(
                 FancyBboxPatch(
                     (x - 0.4, y - 0.22), 0.8, 0.44, boxstyle="round,pad=0.02,rounding_size=0.08",
@@ -218,21 +216,24 @@ def pipeline(table: pd.DataFrame) -> str:
                 )
             )  # fmt: skip
             axes.text(x, y, name, ha="center", va="center", fontsize=9, zorder=3)
-        for name in place:
-            for one in direct[name]:
-                draw_arrow(axes, place, one, name, 0.05 * (list(place).index(one) % 3))
+        for name in centers:
+            for start in direct[name]:
+                draw_arrow(axes, centers, start, name, 0.05 * (list(centers).index(start) % 3))
         axes.set_xlim(0, sum(widths.values()))
         axes.set_ylim(-max(depth.values()) - 0.4, 0.4)
         axes.set_axis_off()
         return svg(figure)
 
 
-def draw_arrow(axes: Axes, place: dict[str, tuple[float, float]], start: str, end: str, shift: float) -> None:
-    """An arrow with right angles: across below its start and down onto its end, or, where boxes are in the way, down first."""
-    (x, y), (to_x, to_y) = place[start], place[end]
+def draw_arrow(axes: Axes, centers: dict[str, tuple[float, float]], start: str, end: str, shift: float) -> None:
+    """Draw an arrow with right angles: across and then down to its end, or down first where boxes are in the way.
+
+    `centers` are the boxes' centers by stage; `shift` keeps arrows of different stages apart.
+    """
+    (x, y), (to_x, to_y) = centers[start], centers[end]
 
     def free(column: float) -> bool:
-        return not any(abs(column - other) < 0.45 and to_y < height < y for other, height in place.values())
+        return not any(abs(column - other) < 0.45 and to_y < height < y for other, height in centers.values())
 
     across = y - 0.33 - shift if free(to_x) or not free(x) else to_y + 0.33 + shift
     corners = [(x, y - 0.24), (x, across), (to_x, across), (to_x, to_y + 0.3)]

@@ -38,7 +38,7 @@ def read(study: Study, name: str) -> pd.DataFrame:
 
 
 def coders(study: Study, lang: str) -> str:
-    """Who coded, in words: nobody takes an automatic code for a person's."""
+    """Who coded, in words, so that nobody takes an automatic code for a person's."""
     raters = sorted(read_tables(study.folder / "code")[0]["rater"].unique())
     by_coder = {coder: [rater for rater in raters if coder_of(rater) == coder] for coder in map(coder_of, raters)}
     named = [
@@ -51,14 +51,14 @@ def coders(study: Study, lang: str) -> str:
 
 
 def mean_sd(mean: float, sd: float) -> str:
-    """`mean (SD)`, or a dash for what is not there."""
+    """`mean (SD)`; without the SD, or a dash, where a number is missing."""
     if math.isnan(mean):
         return "—"
     return f"{mean:.2f}" if math.isnan(sd) else f"{mean:.2f} ({sd:.2f})"
 
 
 def around(value: float, lo: float, hi: float) -> str:
-    """`value [lo, hi]`, without what does not exist."""
+    """`value [lo, hi]`; without the interval, or a dash, where a number is missing."""
     if math.isnan(value):
         return "—"
     return (f"{value:.2f}" if math.isnan(lo) else f"{value:.2f} [{lo:.2f}, {hi:.2f}]").replace("-", "−")
@@ -92,17 +92,17 @@ def lengths(study: Study) -> pd.DataFrame:
     """Table 4, ours and the paper's."""
     rows = []
     for row in read(study, "table_4").itertuples():
-        found: dict[str, Any] = {"Arm": arm_name(row.source, row.arm), "Dialogs": row.n}
+        cells: dict[str, Any] = {"Arm": arm_name(row.source, row.arm), "Dialogs": row.n}
         column = printed(study, row.source, row.arm)
-        for what, title in (("rounds", "Rounds"), ("counselor", "Counselor volley"), ("client", "Client volley")):
-            found[title] = mean_sd(getattr(row, f"{what}_mean"), getattr(row, f"{what}_sd"))
-            found[f"{title}, paper"] = claimed(f"T4-{column[0]}-{what}") if column else "—"
-        rows.append(found)
+        for feature, title in (("rounds", "Rounds"), ("counselor", "Counselor volley"), ("client", "Client volley")):
+            cells[title] = mean_sd(getattr(row, f"{feature}_mean"), getattr(row, f"{feature}_sd"))
+            cells[f"{title}, paper"] = claimed(f"T4-{column[0]}-{feature}") if column else "—"
+        rows.append(cells)
     return pd.DataFrame(rows, columns=None if rows else ["Arm"]).set_index("Arm")
 
 
 def topics(study: Study) -> pd.DataFrame:
-    """Table 5, ours by arm: how many transcripts have which topic; a model's arms met the same clients."""
+    """Table 5, ours by arm: the number of transcripts of each topic; a model's arms met the same clients."""
     table = read(study, "table_5")
     table["Arm"] = [arm_name(row.source, row.arm) for row in table.itertuples()]
     wide = table.pivot_table(index="topic", columns="Arm", values="n", aggfunc="sum", fill_value=0, sort=False).astype(int)
@@ -119,12 +119,12 @@ def topics(study: Study) -> pd.DataFrame:
 
 
 def indicators(study: Study) -> pd.DataFrame:
-    """Table 6: a row an indicator; of each arm mean (SD), and what the paper printed of it."""
+    """Table 6, one row per indicator: each arm's mean (SD), and what the paper printed for it."""
     table = read(study, "table_6")
     columns: dict[str, dict[str, str]] = {}
-    for (source, arm), mine in table.groupby(["source", "arm"], sort=False):
+    for (source, arm), arm_rows in table.groupby(["source", "arm"], sort=False):
         name = arm_name(str(source), str(arm))
-        columns[name] = {row.indicator: mean_sd(row.mean, row.sd) for row in mine.itertuples()}
+        columns[name] = {row.indicator: mean_sd(row.mean, row.sd) for row in arm_rows.itertuples()}
         if column := printed(study, str(source), str(arm)):
             columns[f"{name}, paper"] = {code: claimed(f"T6-{code}-{column[1]}") for code in NAMES}
     wide = pd.DataFrame(columns).reindex(list(NAMES)).fillna("—")
@@ -132,7 +132,7 @@ def indicators(study: Study) -> pd.DataFrame:
 
 
 def rates(study: Study) -> pd.DataFrame:
-    """Counts a round, and ratios both ways, of each arm."""
+    """Each arm's counts per round, and its ratios both ways: mean of ratios and ratio of means."""
     table = read(study, "table_6")
     rows = []
     for row in table.itertuples():
@@ -170,7 +170,7 @@ def contrasts(study: Study) -> pd.DataFrame:
 
 
 def leaks(study: Study) -> pd.DataFrame:
-    """What in the blinded transcripts still tells arms apart."""
+    """Which features of the blinded transcripts still tell arms apart."""
     table = pd.read_csv(study.folder / "blind" / "leaks.csv")
     shown = pd.DataFrame(
         {

@@ -31,12 +31,12 @@ SUFFIXES = {"en": "", "zh": ".zh"}
 
 
 def examples(study: Study, shown: Sequence[ShownRound]) -> list[ShownRound]:
-    """Some rounds of the study's test: seeded, one a dialog where possible."""
-    test = [one for one in shown if one["set"] == shown[0]["set"]]
+    """Rounds of the first test set, drawn with the seed, each from another dialog."""
+    first_set = [sample for sample in shown if sample["set"] == shown[0]["set"]]
     chance = random.Random(study.seed_of("report", "examples"))
-    dialogs = sorted({one["round"].dialog for one in test})
+    dialogs = sorted({sample["round"].dialog for sample in first_set})
     return [
-        chance.choice([one for one in test if one["round"].dialog == dialog])
+        chance.choice([sample for sample in first_set if sample["round"].dialog == dialog])
         for dialog in chance.sample(dialogs, min(study.report.examples, len(dialogs)))
     ]
 
@@ -48,26 +48,26 @@ def example_talk(study: Study) -> Dialog | None:
 
 
 def provenance(study: Study) -> pd.DataFrame:
-    """Which versions computed each stage that these pages come after; others may or may not have run yet."""
+    """The versions that computed each stage before `report`; other stages may or may not have run yet."""
     rows, earlier = [], before("report")
     for path in sorted(study.folder.glob("*/**/provenance.json")):
         if path.relative_to(study.folder).parts[0] in earlier:
-            found = storage.read_json(path)
-            versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-            rows.append({"stage": found["stage"], "versions": versions})
+            record = storage.read_json(path)
+            versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+            rows.append({"stage": record["stage"], "versions": versions})
     return pd.DataFrame(rows).set_index("stage")
 
 
 def in_words(table: pd.DataFrame, lang: str) -> dict[str, list[Any]]:
     """A table's headings and rows as text, in a language."""
-    whole = table.reset_index()
+    flat = table.reset_index()
     word = chinese if lang == "zh" else str
-    rows = [["—" if pd.isna(value) else word(str(value)) for value in row] for row in whole.itertuples(index=False)]
-    return {"columns": [word(str(name)) for name in whole.columns], "rows": rows}
+    rows = [["—" if pd.isna(value) else word(str(value)) for value in row] for row in flat.itertuples(index=False)]
+    return {"columns": [word(str(name)) for name in flat.columns], "rows": rows}
 
 
 def figure_2(study: Study) -> Markup:
-    """Figure 2, or nothing where no ratings are recorded."""
+    """Figure 2; empty where no ratings are recorded."""
     means = tables.rating_means(study)
     return Markup(figures.ratings(means, tables.chosen(study))) if len(means) else Markup("")  # noqa: S704 — drawn by us from numbers
 
@@ -84,7 +84,7 @@ def figures_3(study: Study) -> dict[str, Markup]:
 
 
 def figure_arms(study: Study) -> Markup:
-    """The indicators that do not grow with a talk's length, by arm; nothing where nothing was coded."""
+    """The figure of the indicators that do not grow with a talk's length, by arm; empty where nothing was coded."""
     table = manual.read(study, "table_6")
     known = set(table["indicator"])
     names = {code: name for code, name in manual.NAMES.items() if code in known and code not in COUNTED}
@@ -92,24 +92,24 @@ def figure_arms(study: Study) -> Markup:
 
 
 def figure_losses(curves: pd.DataFrame) -> Markup:
-    """The loss curves; nothing where no model was tuned."""
+    """The figure of the loss curves; empty where no model was tuned."""
     return Markup(figures.losses(curves)) if len(curves.columns) else Markup("")  # noqa: S704 — drawn by us from numbers
 
 
 def all_tables(study: Study) -> dict[str, pd.DataFrame]:
     """Every table of the site, by the name of its CSV file."""
-    found = published.published(study)
+    numbers = published.published(study)
     shown = {
         "stages": figures.stages(),
         "settings": tables.settings(study),
         "counts": tables.counts(study),
         "benchmarks": tables.benchmarks(study),
-        "dialog-features": published.dialog_features(study, found),
+        "dialog-features": published.dialog_features(study, numbers),
         "ratings": tables.ratings(study),
         "screening": tables.screening(study),
         "loss": tables.losses(study),
         "training": tables.training(study),
-        "scores": published.figure_3(study, found),
+        "scores": published.figure_3(study, numbers),
         "comparisons": tables.comparisons(study),
         "baselines": tables.baselines(study),
         "diagnostics": tables.diagnostics(study),
@@ -117,15 +117,15 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "other-scores": tables.other_scores(study),
         "signatures": tables.signatures(study),
         "summary-scores": manual.formulas(study),
-        "lengths": published.lengths(study, found),
-        "topics": published.topics(study, found),
-        "indicators": published.indicators(study, found),
+        "lengths": published.lengths(study, numbers),
+        "topics": published.topics(study, numbers),
+        "indicators": published.indicators(study, numbers),
         "rates": manual.rates(study),
         "contrasts": manual.contrasts(study),
         "leaks": manual.leaks(study),
         "coder-validation": manual.validation(study),
         "coder-quality": manual.quality(study),
-        "published": found,
+        "published": numbers,
         "sources": tables.sources(study),
         "repairs": tables.repairs(study),
         "not-had": tables.not_had(study),
@@ -136,7 +136,7 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
 
 
 def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """What the pages show in both languages alike."""
+    """What the pages show in both languages."""
     verdicts = shown["published"]["Verdict"].value_counts()
     audited = pd.read_csv(study.folder / "audit" / "claims.csv")["verdict"].value_counts()
     rounds = shown_rounds(study)

@@ -1,9 +1,8 @@
-"""The paper's printed numbers beside the study's own, with an interval and a verdict, a row a number.
+"""The paper's printed numbers beside the study's own, with an interval and a verdict, one row per number.
 
 Reads the audit's claims and what `read`, `split`, `score` and `summary` wrote. A verdict is given only where a number was made
 from what the paper made it from: its dialogs, its models, people as clients and as coders. Everything else is of another scale
-and is not judged: so the real sessions never are, since which 30 of AnnoMI's the paper drew, and how they were translated, is not
-public.
+and is not judged. The real sessions never are: which 30 of AnnoMI's the paper drew, and their translations, are not public.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,7 +33,7 @@ class Own:
 
 
 def verdict(printed: Printed, own: Own) -> str:
-    """By the interval where there is one (does it hold what was printed, give or take its rounding?), else by the digits."""
+    """A number agrees if its interval holds the printed one (within rounding), or, without an interval, the digits are equal."""
     if not own.same:
         return OTHER
     if isnan(own.lo):
@@ -43,7 +42,7 @@ def verdict(printed: Printed, own: Own) -> str:
 
 
 def row(claim: Claim, own: Own) -> dict[str, str]:
-    """A line of the table."""
+    """One row of the table of published numbers."""
     printed = claim.mean
     digits = max(printed.digits, 0 if own.value == int(own.value) else 2)
     around = "—" if isnan(own.lo) else f"[{own.lo:.2f}, {own.hi:.2f}]".replace("-", "−")
@@ -55,7 +54,7 @@ def row(claim: Claim, own: Own) -> dict[str, str]:
 
 
 def released(study: Study) -> bool:
-    """Whether the test dialogs are the authors' own, all of them."""
+    """Whether the test dialogs are the authors' own."""
     return study.split.test in ("release", "aligned")
 
 
@@ -65,13 +64,13 @@ def tuned_alike(study: Study) -> bool:
 
 
 def own_dialogs(study: Study) -> Iterable[Own]:
-    """Table 3, and the sizes of the parts: counts of given dialogs, so without an interval."""
+    """Table 3, and the sizes of the training and test sets: counts, so without an interval."""
     parts = storage.read_json(study.folder / "split" / "metrics.json")
     train = study.training == "release"
     for corpus, short in (("cpsycound", "CPsy"), ("psydtcorpus", "PsyDT")):
-        found = storage.read_json(study.folder / "read" / corpus / "metrics.json")
-        same = corpus in study.acquire.upstream and found["dialogs"] > 0
-        yield from (Own(f"T3-{short}-{name}", found[f"{name}_mean"], same=same) for name in tables.FEATURES)
+        numbers = storage.read_json(study.folder / "read" / corpus / "metrics.json")
+        same = corpus in study.acquire.upstream and numbers["dialogs"] > 0
+        yield from (Own(f"T3-{short}-{name}", numbers[f"{name}_mean"], same=same) for name in tables.FEATURES)
     for part, same in (("train", train), ("test", released(study))):
         yield from (Own(f"T3-{part}-{name}", parts[part][f"{name}_mean"], same=same) for name in tables.FEATURES)
     yield Own("X-2000", parts["train"]["dialogs"], same=train)
@@ -87,8 +86,8 @@ def own_scores(study: Study) -> Iterable[Own]:
     for model in study.models:
         for arm, claim in bleu_claims(study, model).items():
             if arm in study.arms(model):
-                found, same = table.loc[(model, arm)], alike[arm] and study.split.test == "release"
-                yield Own(claim, found["mean"], found["lo"], found["hi"], same)
+                scores, same = table.loc[(model, arm)], alike[arm] and study.split.test == "release"
+                yield Own(claim, scores["mean"], scores["lo"], scores["hi"], same)
 
 
 def bleu_claims(study: Study, model: str) -> dict[str, str]:
@@ -98,7 +97,7 @@ def bleu_claims(study: Study, model: str) -> dict[str, str]:
 
 
 def met(study: Study, arm: str) -> bool:
-    """Whether the talks of an arm are of the paper's kind: those of people with its tuned models."""
+    """Whether an arm's talks are like the paper's: people talking with its tuned models."""
     return arm != "real" and tuned_alike(study) and study.simulate.client == "person"
 
 
@@ -114,7 +113,7 @@ def own_lengths(study: Study) -> Iterable[Own]:
 
 
 def own_topics(study: Study) -> Iterable[Own]:
-    """Table 5, real sessions: how many have which topic."""
+    """Table 5, real sessions: the number of each topic."""
     table = manual.read(study, "table_5")
     real = table[table["arm"] == "real"].groupby("topic")["n"].sum()
     for claim in claims().values():
@@ -132,21 +131,25 @@ def own_indicators(study: Study) -> Iterable[Own]:
 
 
 def published(study: Study) -> pd.DataFrame:
-    """Every printed number that this study has a counterpart to, in the paper's order; the column `claim` is its id."""
+    """Every printed number with a counterpart in this study, in the paper's order; the column `claim` is the claim's id."""
     paper = claims()
-    own = {one.claim: one for part in (own_dialogs, own_scores, own_lengths, own_topics, own_indicators) for one in part(study)}
+    own = {
+        number.claim: number
+        for part in (own_dialogs, own_scores, own_lengths, own_topics, own_indicators)
+        for number in part(study)
+    }
     rows = [row(claim, own[name]) for name, claim in paper.items() if name in own and claim.reported]
     return pd.DataFrame(rows).set_index("Place in the paper")
 
 
 def at_scale(table: pd.DataFrame) -> bool:
-    """Whether the run is the paper's in all but the real sessions, which no run can have: every other number is judged."""
+    """Whether every number is judged but those of the real sessions, which no run can have: a run at the paper's scale."""
     real = table["claim"].str.contains(r"^T[45]-real-|^T6-.*-Real$")
     return OTHER not in set(table.loc[~real, "Verdict"])
 
 
 def tally(table: pd.DataFrame, prefixes: Sequence[str]) -> str:
-    """The verdicts on the claims whose ids begin so: `agrees 2 of 3`, `other scale`; a dash where nothing is printed."""
+    """The verdicts on claims by the prefixes of their ids: `agrees 2 of 3`, `other scale`; a dash where nothing is printed."""
     verdicts = table.loc[table["claim"].str.startswith(tuple(prefixes)), "Verdict"] if prefixes else pd.Series(dtype=str)
     judged = verdicts[verdicts != OTHER]
     if not len(verdicts):
@@ -154,28 +157,28 @@ def tally(table: pd.DataFrame, prefixes: Sequence[str]) -> str:
     return f"agrees {(judged == AGREES).sum()} of {len(judged)}" if len(judged) else OTHER
 
 
-def with_verdicts(table: pd.DataFrame, found: pd.DataFrame, prefixes: Iterable[Sequence[str]]) -> pd.DataFrame:
+def with_verdicts(table: pd.DataFrame, numbers: pd.DataFrame, prefixes: Iterable[Sequence[str]]) -> pd.DataFrame:
     """A table with a column for the verdicts on each of its rows' claims."""
-    return table.assign(Verdict=[tally(found, one) for one in prefixes])
+    return table.assign(Verdict=[tally(numbers, row_prefixes) for row_prefixes in prefixes])
 
 
-def dialog_features(study: Study, found: pd.DataFrame) -> pd.DataFrame:
+def dialog_features(study: Study, numbers: pd.DataFrame) -> pd.DataFrame:
     """Table 3 with verdicts."""
     rows = [tables.PRINTED_DIALOGS.get(name) for name in (*study.corpora, "train", "test")]
-    return with_verdicts(tables.dialog_features(study), found, [[f"T3-{name}-"] if name else [] for name in rows])
+    return with_verdicts(tables.dialog_features(study), numbers, [[f"T3-{name}-"] if name else [] for name in rows])
 
 
-def figure_3(study: Study, found: pd.DataFrame) -> pd.DataFrame:
+def figure_3(study: Study, numbers: pd.DataFrame) -> pd.DataFrame:
     """The numbers of Figure 3 with what is printed of them, and verdicts."""
     table = tables.figure_3(study)
     names = [
         list(bleu_claims(study, model).values()) if metric == "BLEU-4" else []
         for model, metric in zip(table.index, table["Metric"], strict=True)
     ]
-    for place, heading in ((0, "Base"), (1, "Tuned")):
-        printed = [tables.claimed(pair[place]) if pair else "—" for pair in names]
+    for index, heading in ((0, "Base"), (1, "Tuned")):
+        printed = [tables.claimed(pair[index]) if pair else "—" for pair in names]
         table.insert(table.columns.get_loc(heading) + 1, f"{heading}, paper", printed)
-    return with_verdicts(table, found, first_set(study, table, names))
+    return with_verdicts(table, numbers, first_set(study, table, names))
 
 
 def first_set(study: Study, table: pd.DataFrame, names: list[list[str]]) -> list[list[str]]:
@@ -186,18 +189,18 @@ def first_set(study: Study, table: pd.DataFrame, names: list[list[str]]) -> list
     return [pair if name == first else [] for pair, name in zip(names, table["Test set"], strict=True)]
 
 
-def lengths(study: Study, found: pd.DataFrame) -> pd.DataFrame:
+def lengths(study: Study, numbers: pd.DataFrame) -> pd.DataFrame:
     """Table 4 with verdicts."""
     columns = [manual.printed(study, row.source, row.arm) for row in manual.read(study, "table_4").itertuples()]
-    return with_verdicts(manual.lengths(study), found, [[f"T4-{column[0]}-"] if column else [] for column in columns])
+    return with_verdicts(manual.lengths(study), numbers, [[f"T4-{column[0]}-"] if column else [] for column in columns])
 
 
-def topics(study: Study, found: pd.DataFrame) -> pd.DataFrame:
+def topics(study: Study, numbers: pd.DataFrame) -> pd.DataFrame:
     """Table 5 with verdicts on the real sessions' topics."""
     table = manual.topics(study)
-    return with_verdicts(table, found, [[f"T5-real-{str(name).replace(' ', '_')}"] for name in table.index])
+    return with_verdicts(table, numbers, [[f"T5-real-{str(name).replace(' ', '_')}"] for name in table.index])
 
 
-def indicators(study: Study, found: pd.DataFrame) -> pd.DataFrame:
+def indicators(study: Study, numbers: pd.DataFrame) -> pd.DataFrame:
     """Table 6 with verdicts."""
-    return with_verdicts(manual.indicators(study), found, [[f"T6-{code}-"] for code in manual.NAMES])
+    return with_verdicts(manual.indicators(study), numbers, [[f"T6-{code}-"] for code in manual.NAMES])

@@ -1,4 +1,4 @@
-"""The page of all test rounds: history, client, reference, and what each model answered before and after tuning, with scores.
+"""The page of all test rounds: history, client, reference, and each model's replies before and after tuning, with scores.
 
 Reads the test sets, the answers and `score/samples.csv`; the stage `report` writes it as `report/rounds.html` and, in Chinese,
 `rounds.zh.html`. The page holds everything it shows, in the dialogs' order; its script only sorts and hides, so it is a plain
@@ -59,7 +59,7 @@ def shown_rounds(study: Study) -> list[ShownRound]:
     scores = samples.set_index(["set", "model", "arm", "round"])[list(METRIC_NAMES)]
     lines = dict(zip(scores.index, scores.to_numpy().tolist(), strict=True))
     replies = answers(study)
-    found: list[ShownRound] = []
+    shown: list[ShownRound] = []
     for name, rounds in test_sets(study.folder / "split").items():
         for number, sample in enumerate(rounds, 1):
             models = []
@@ -71,12 +71,12 @@ def shown_rounds(study: Study) -> list[ShownRound]:
                 pairs = zip(arms.get("tuned", arms["base"])["scores"], arms["base"]["scores"], strict=True)
                 gains = [round(tuned - base, 4) for tuned, base in pairs]
                 models.append(ShownModel(name=model, arms=arms, gains=gains))
-            found.append({"set": name, "anchor": f"{name}-{number}", "round": sample, "models": models})
-    return found
+            shown.append({"set": name, "anchor": f"{name}-{number}", "round": sample, "models": models})
+    return shown
 
 
 def page_of_rounds(study: Study, rounds: Sequence[ShownRound]) -> dict[str, object]:
-    """What the template of the page needs, beside what every page has."""
+    """What the page's template needs beyond what every page has."""
     return {
         "rounds": rounds,
         "sets": {name: SET_NAMES[name] for name in dict.fromkeys(shown["set"] for shown in rounds)},

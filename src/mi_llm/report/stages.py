@@ -1,4 +1,4 @@
-"""The stages of the study, a row each in `stages.csv`: what Figure 1, the report's inputs and the comparison know of a stage.
+"""The stages of the study, one row each in `stages.csv`: what Figure 1, the report and the comparison know of a stage.
 
 Columns: its name; its phase, a folder of `src/mi_llm`; the stages whose outputs it reads; whether its files depend on
 floating-point results; what it does. They say what `dvc.yaml` says, and a test holds them to that: DVC does not let a stage
@@ -33,6 +33,6 @@ def stages() -> dict[str, Stage]:
 
 
 def before(name: str) -> set[str]:
-    """All stages that a stage comes after: those that it reads, and those that they read."""
+    """All stages before a stage: those that it reads, and those that they read."""
     direct = stages()[name].reads
     return {*direct, *(earlier for stage in direct for earlier in before(stage))}

@@ -44,13 +44,15 @@ PRINTED_DIALOGS = {"cpsycound": "CPsy", "psydtcorpus": "PsyDT", "train": "train"
 
 
 def dialog_features(study: Study) -> pd.DataFrame:
-    """Table 3 for every corpus that was read, the training dialogs and the test dialogs; what the paper printed beside it."""
+    """Table 3 for every corpus that was read, the training dialogs and the test dialogs; with what the paper printed."""
     folder = study.folder / "read"
-    found = [(str(one), CORPUS_NAMES[one], storage.read_json(folder / one / "metrics.json")) for one in study.corpora]
+    dialog_sets = [
+        (str(corpus), CORPUS_NAMES[corpus], storage.read_json(folder / corpus / "metrics.json")) for corpus in study.corpora
+    ]
     parts = storage.read_json(study.folder / "split" / "metrics.json")
-    found += [("train", "Training dialogs (MI style)", parts["train"]), ("test", "Test dialogs (MI style)", parts["test"])]
+    dialog_sets += [("train", "Training dialogs (MI style)", parts["train"]), ("test", "Test dialogs (MI style)", parts["test"])]
     rows = []
-    for name, title, numbers in found:
+    for name, title, numbers in dialog_sets:
         row: dict[str, object] = {"Dataset": title, "Dialogs": int(numbers["dialogs"])}
         for feature, heading in FEATURES.items():
             row[heading] = mean_sd(numbers, feature)
@@ -60,7 +62,7 @@ def dialog_features(study: Study) -> pd.DataFrame:
 
 
 def claimed(name: str) -> str:
-    """What the paper printed under a claim's name: `mean (SD)`, or a dash."""
+    """What the paper printed for a claim, by its id: `mean (SD)`, or a dash where there is no such claim."""
     claim = claims().get(name)
     if claim is None:
         return "—"
@@ -79,7 +81,7 @@ def benchmarks(study: Study) -> pd.DataFrame:
 
 
 def settings(study: Study) -> pd.DataFrame:
-    """The hyperparameters that the paper names, and those it does not, beside this study's."""
+    """This study's hyperparameters beside the paper's, also those that the paper does not name."""
     tune, respond = study.finetune, study.respond
     rows = [
         ("Learning rate", claimed("X-hp-learning_rate"), f"{tune.learning_rate:g}"),
@@ -100,7 +102,7 @@ def settings(study: Study) -> pd.DataFrame:
 
 
 def trained(study: Study) -> list[tuple[str, str, str]]:
-    """Rows of the settings: parameters that LoRA trains in models of the hub whose published layout has another number."""
+    """Rows of the settings: LoRA's trained parameters, for hub models whose published layout gives another number."""
     if study.base.source != "hub":
         return []
     from mi_llm.models import hub  # no other study needs what it imports
@@ -167,7 +169,7 @@ def replies(study: Study) -> pd.DataFrame:
 
 
 def sources(study: Study) -> pd.DataFrame:
-    """Where each corpus is from, how many files were had, and how many were not."""
+    """Each corpus with its source and the numbers of files that were and were not available."""
     rows = []
     for corpus in study.corpora:
         numbers = storage.read_json(study.folder / "acquire" / corpus / "metrics.json")
@@ -178,7 +180,7 @@ def sources(study: Study) -> pd.DataFrame:
 
 
 def not_had(study: Study) -> pd.DataFrame:
-    """What the paper had and this run has not: what, why, and how to get it."""
+    """What the paper had and this run lacks: what, why, and how to get it."""
     rows = []
     for row in pd.read_csv(study.folder / "audit" / "missing.csv", dtype=str, keep_default_na=False).itertuples():
         rows.append((f"{CORPUS_NAMES[row.corpus]}: {row.path}", row.why, row.remedy))
@@ -244,10 +246,10 @@ def screening(study: Study) -> pd.DataFrame:
 
 
 def losses(study: Study) -> pd.DataFrame:
-    """The training loss by step, a column a model."""
-    place = "dvclive/plots/metrics/loss.tsv"
+    """The training loss by step, one column per model."""
+    file = "dvclive/plots/metrics/loss.tsv"
     curves = {
-        model: pd.read_csv(study.folder / "finetune" / model / place, sep="\t").set_index("step")["loss"] for model in study.tuned
+        model: pd.read_csv(study.folder / "finetune" / model / file, sep="\t").set_index("step")["loss"] for model in study.tuned
     }
     return pd.DataFrame(curves)
 
@@ -258,14 +260,14 @@ def scores(study: Study) -> pd.DataFrame:
 
 
 def by_set(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of all test sets: its column `set` in words, or left out where the study has one set."""
+    """A table with its column `set` in words, or without it where the study has only one test set."""
     if table["set"].nunique() == 1:
         return table.drop(columns="set")
     return table.assign(set=table["set"].map(SET_NAMES)).rename(columns={"set": "Test set"})
 
 
 def paired(study: Study) -> pd.DataFrame:
-    """All comparisons of two systems, as `score` wrote them, the difference with its interval and the tests in words."""
+    """All comparisons of two systems, as `score` wrote them, with the difference, its interval and the tests as text."""
     table = pd.read_csv(study.folder / "score" / "paired.csv")
     table["Metric"] = table["metric"].map(METRIC_NAMES)
     table["Difference"] = [interval(row) for _, row in table.iterrows()]
@@ -290,8 +292,8 @@ def figure_3(study: Study) -> pd.DataFrame:
     table = table[table["second"].str.endswith(" base")].copy()
     table["Model"] = table["second"].str.removesuffix(" base")
     for arm in ARMS:
-        places = zip(table["set"], table["Model"], table["metric"], strict=True)
-        table[arm.capitalize()] = [interval(both.loc[(name, model, arm, metric)]) for name, model, metric in places]
+        keys = zip(table["set"], table["Model"], table["metric"], strict=True)
+        table[arm.capitalize()] = [interval(both.loc[(name, model, arm, metric)]) for name, model, metric in keys]
     table = table.rename(columns={"Difference": "Tuned − base"})
     untuned = [
         {"set": name, "Model": model, "Metric": METRIC_NAMES[metric], "Base": interval(both.loc[(name, model, "base", metric)])}
@@ -314,7 +316,7 @@ def comparisons(study: Study) -> pd.DataFrame:
 
 
 def baselines(study: Study) -> pd.DataFrame:
-    """What replies without a model score; `(SD)` over draws where a reply is drawn."""
+    """The scores of replies without a model; `(SD)` over draws where a reply is drawn."""
     table = pd.read_csv(study.folder / "score" / "baselines.csv")
     shown = table[["set"]].assign(Reply=table["predictor"].map(BASELINE_NAMES))
     for metric, name in METRIC_NAMES.items():

@@ -1,1 +1,1 @@
-"""Phase 4, automatic evaluation: text scores and how sure they are."""
+"""Phase 4, automatic evaluation: text scores and their uncertainty."""

@@ -1,4 +1,4 @@
-"""What replies without any model score: the floor and the ceiling under which a model's scores are to be read."""
+"""Scores of replies made without any model: the floor and the ceiling against which to read a model's scores."""
 
 import random
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import pandas as pd
 from mi_llm.dialog import Round
 from mi_llm.score.text import LLAMA_FACTORY, all_scores
 
-CONSTANT = "听起来这件事让你很不容易。你能多说说，你现在的感受是什么吗？"  # one sentence that answers anyone
+CONSTANT = "听起来这件事让你很不容易。你能多说说，你现在的感受是什么吗？"  # a reply that fits any client
 DRAWS = 10  # seeds of the random reference
 
 
@@ -18,10 +18,13 @@ def previous_reply(sample: Round) -> str:
 
 
 def random_references(rounds: Sequence[Round], seed: int) -> list[str]:
-    """For each round a reference drawn from the rounds of other dialogs."""
+    """For each round, a reference drawn from the rounds of other dialogs."""
     chance = random.Random(seed)
-    others = {dialog: [one.counselor for one in rounds if one.dialog != dialog] for dialog in {one.dialog for one in rounds}}
-    return [chance.choice(others[sample.dialog]) for sample in rounds]
+    other_replies = {
+        dialog: [sample.counselor for sample in rounds if sample.dialog != dialog]
+        for dialog in {sample.dialog for sample in rounds}
+    }
+    return [chance.choice(other_replies[sample.dialog]) for sample in rounds]
 
 
 def baselines(rounds: Sequence[Round], seed: int) -> pd.DataFrame:
@@ -32,20 +35,20 @@ def baselines(rounds: Sequence[Round], seed: int) -> pd.DataFrame:
     `reference` is the reference itself.
     """
     several = len({sample.dialog for sample in rounds}) > 1
-    said = {
+    replies_by_predictor = {
         "echo_client": [[sample.client for sample in rounds]],
         "constant": [[CONSTANT] * len(rounds)],
         "previous_reply": [[previous_reply(sample) for sample in rounds]],
         "random_reference": [random_references(rounds, seed + draw) for draw in range(DRAWS if several else 0)],
         "reference": [[sample.counselor for sample in rounds]],
     }
-    runs = [(predictor, replies) for predictor, all_replies in said.items() for replies in all_replies]
+    runs = [(predictor, replies) for predictor, all_replies in replies_by_predictor.items() for replies in all_replies]
     scores = pd.DataFrame(
         all_scores([reply for _, replies in runs for reply in replies], [sample.counselor for sample in rounds] * len(runs))
     )
     scores["predictor"] = [predictor for predictor, replies in runs for _ in replies]
     scores["run"] = [number for number, (_, replies) in enumerate(runs) for _ in replies]
     means = scores.groupby(["predictor", "run"], sort=False).mean()
-    found = means.groupby("predictor", sort=False)[list(LLAMA_FACTORY)]
-    spread = found.std(ddof=1).add_suffix("_sd")
-    return found.mean().join(spread).round(4).reset_index()
+    by_predictor = means.groupby("predictor", sort=False)[list(LLAMA_FACTORY)]
+    spread = by_predictor.std(ddof=1).add_suffix("_sd")
+    return by_predictor.mean().join(spread).round(4).reset_index()

@@ -1,4 +1,4 @@
-"""What a score does not show: how long replies are, how they repeat themselves and each other, whether they are empty."""
+"""What a score does not show: the length of replies, repetition within and among them, empty replies."""
 
 import statistics
 from collections import Counter
@@ -9,19 +9,19 @@ import jieba
 
 
 def repeated_4grams(text: str) -> float:
-    """The share of a text's 4-grams of characters that stand in it before (seq-rep-4, Welleck et al. 2020)."""
-    grams = [text[place : place + 4] for place in range(len(text) - 3)]
+    """The share of a text's 4-grams of characters that occur earlier in it (seq-rep-4, Welleck et al. 2020)."""
+    grams = [text[start : start + 4] for start in range(len(text) - 3)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def distinct(sequences: Sequence[Sequence[object]]) -> float:
-    """Different items per item of all sequences together (distinct-n, Li et al. 2016); 0 without any."""
+    """The number of different items over the number of items in all sequences (distinct-n, Li et al. 2016); 0 without any."""
     items = [item for sequence in sequences for item in sequence]
     return len(set(items)) / len(items) if items else 0.0
 
 
 def diagnostics(replies: Sequence[str]) -> dict[str, float]:
-    """Of one arm's replies, to 4 decimals: characters (mean and sample SD), shares of replies, distinct-1 and -2 of words.
+    """Numbers of one arm's replies, to 4 decimals: characters (mean and sample SD), shares, distinct-1 and -2 of words.
 
     `repeated_4grams` is the mean over replies; `empty` the share without a visible character; `duplicate` the share that equals
     another reply of the same arm.
@@ -29,7 +29,7 @@ def diagnostics(replies: Sequence[str]) -> dict[str, float]:
     lengths = [len(reply) for reply in replies]
     times = Counter(replies)
     words = [[word for word in words if not word.isspace()] for words in map(jieba.cut, replies)]
-    found = {
+    values = {
         "replies": len(replies),
         "characters_mean": statistics.fmean(lengths),
         "characters_sd": statistics.stdev(lengths) if len(lengths) > 1 else 0.0,
@@ -39,4 +39,4 @@ def diagnostics(replies: Sequence[str]) -> dict[str, float]:
         "distinct_1": distinct(words),
         "distinct_2": distinct([list(pairwise(sequence)) for sequence in words]),
     }
-    return {name: round(value, 4) for name, value in found.items()}
+    return {name: round(value, 4) for name, value in values.items()}

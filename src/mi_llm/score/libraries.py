@@ -1,7 +1,7 @@
 """Scores with other settings than the paper's, by the libraries that define them: sacreBLEU (zh), chrF, rouge-score.
 
-sacreBLEU and chrF are scores of a whole corpus: their matches are summed over all rounds. Where a single round needs a number,
-sacreBLEU's has effective order, as its manual advises. rouge-score sees characters, since its own tokenizer drops Chinese.
+sacreBLEU and chrF are scores of a whole corpus: their matches are summed over all rounds. For a single round,
+sacreBLEU uses effective order, as its manual advises. rouge-score sees characters, since its own tokenizer drops Chinese.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,14 +23,14 @@ ROUGE_SIGNATURE = f"rouge_score|v:{version('rouge_score')}|tok:char|f|mean"
 
 
 class Pooled(NamedTuple):
-    """A corpus score: what was counted in each round (rounds x counts), the score of summed counts, that of one round's."""
+    """A corpus score: each round's counts (rounds x counts), the score of summed counts, and that of a single round's counts."""
 
     counts: NDArray[np.int64]
     score: Callable[[list[int]], float]
     score_of_round: Callable[[list[int]], float]
     signature: str
 
-    def whole(self) -> float:
+    def total(self) -> float:
         """The score of all rounds together."""
         return self.score(self.counts.sum(axis=0).tolist())
 
@@ -41,14 +41,14 @@ class Pooled(NamedTuple):
 
 def pooled_scores(replies: Sequence[str], references: Sequence[str]) -> dict[str, Pooled]:
     """sacreBLEU with the `zh` tokenizer and chrF, each 0 to 100."""
-    found = {}
+    scores = {}
     for name, metric, single in (
         ("sacrebleu_zh", BLEU(tokenize="zh"), BLEU(tokenize="zh", effective_order=True)),
         ("chrf", CHRF(), CHRF()),
     ):
         counts = np.array(metric._extract_corpus_statistics(list(replies), [list(references)]), dtype=np.int64)
-        found[name] = Pooled(counts, scorer(metric), scorer(single), str(metric.get_signature()))
-    return found
+        scores[name] = Pooled(counts, scorer(metric), scorer(single), str(metric.get_signature()))
+    return scores
 
 
 def scorer(metric: BLEU | CHRF) -> Callable[[list[int]], float]:
@@ -65,7 +65,7 @@ class Characters(Tokenizer):  # type: ignore[misc]
 
 
 def rouge_scores(replies: Sequence[str], references: Sequence[str]) -> list[dict[str, float]]:
-    """rouge-score's F of ROUGE-1, -2 and -L on characters, of each round, 0 to 100.
+    """rouge-score's F of ROUGE-1, -2 and -L on characters: one row per round, 0 to 100.
 
     ROUGE-L takes our common subsequence: the library's table would need memory for the product of the lengths.
     """
@@ -73,18 +73,18 @@ def rouge_scores(replies: Sequence[str], references: Sequence[str]) -> list[dict
     scorer = RougeScorer(["rouge1", "rouge2"], tokenizer=tokenizer)
     rows = []
     for reply, reference in zip(replies, references, strict=True):
-        found = scorer.score(reference, reply)
-        said, wanted = tokenizer.tokenize(reply), tokenizer.tokenize(reference)
-        common = common_subsequence(wanted, said) if said and wanted else 0
-        longest = fmeasure(common / max(1, len(said)), common / max(1, len(wanted)))
-        shares = (found["rouge1"].fmeasure, found["rouge2"].fmeasure, longest)
+        scores = scorer.score(reference, reply)
+        reply_tokens, reference_tokens = tokenizer.tokenize(reply), tokenizer.tokenize(reference)
+        common = common_subsequence(reference_tokens, reply_tokens) if reply_tokens and reference_tokens else 0
+        longest = fmeasure(common / max(1, len(reply_tokens)), common / max(1, len(reference_tokens)))
+        shares = (scores["rouge1"].fmeasure, scores["rouge2"].fmeasure, longest)
         rows.append(dict(zip(ROUGE, (100 * share for share in shares), strict=True)))
     return rows
 
 
 def corpus_scores(replies: Sequence[str], references: Sequence[str]) -> dict[str, Score]:
-    """All scores of this module for a whole set of replies."""
+    """All scores of this module for a set of replies, by name."""
     pooled = pooled_scores(replies, references)
-    found = {name: Score(one.whole(), one.signature) for name, one in pooled.items()}
+    scores = {name: Score(score.total(), score.signature) for name, score in pooled.items()}
     rows = rouge_scores(replies, references)
-    return found | {name: Score(sum(row[name] for row in rows) / len(rows), ROUGE_SIGNATURE) for name in ROUGE}
+    return scores | {name: Score(sum(row[name] for row in rows) / len(rows), ROUGE_SIGNATURE) for name in ROUGE}

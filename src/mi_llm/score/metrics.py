@@ -1,4 +1,4 @@
-"""Every score of a reply in one place: its name in the tables of stage `score` and in the report, its settings, its function.
+"""Every score of a reply: its name in the tables of stage `score` and in the report, its settings, its function.
 
 The paper's four are computed together (`text.py`). Beside them stand scores of a whole arm (`libraries.pooled_scores`) and
 families whose scores are means over rounds. A further score is an entry of `FAMILIES`. All run from 0 to 100; more is better.

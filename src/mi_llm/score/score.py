@@ -39,17 +39,17 @@ def score(study: Study) -> None:
     answers = {(model, arm): study.folder / "respond" / model / f"{arm}.jsonl" for model, arm in arms}
     with stage(study, "score", None, [split, *answers.values()]) as out:
         replies = {arm: {answer["round"]: answer["text"] for answer in storage.read_lines(path)} for arm, path in answers.items()}
-        found: dict[str, Tables] = {}
+        tables_by_set: dict[str, Tables] = {}
         for name, rounds in test_sets(split).items():
             texts = {arm: texts_of(rounds, replies[arm], path) for arm, path in answers.items()}
-            found[name] = score_set(study, rounds, texts)
-        for table in next(iter(found.values())):
-            whole = pd.concat([tables[table].assign(set=name) for name, tables in found.items()])
-            whole.insert(0, "set", whole.pop("set"))
-            storage.write_text(out / f"{table}.csv", whole.to_csv(index=False, lineterminator="\n"))
-        first, *others = found
-        numbers = {name: numbers_of(found[name]) for name in others}
-        storage.write_json(out / "metrics.json", numbers_of(found[first]) | numbers)
+            tables_by_set[name] = score_set(study, rounds, texts)
+        for table in next(iter(tables_by_set.values())):
+            combined = pd.concat([tables[table].assign(set=name) for name, tables in tables_by_set.items()])
+            combined.insert(0, "set", combined.pop("set"))
+            storage.write_text(out / f"{table}.csv", combined.to_csv(index=False, lineterminator="\n"))
+        first, *other_sets = tables_by_set
+        numbers = {name: numbers_of(tables_by_set[name]) for name in other_sets}
+        storage.write_json(out / "metrics.json", numbers_of(tables_by_set[first]) | numbers)
 
 
 def test_sets(split: Path) -> dict[str, list[Round]]:
@@ -104,7 +104,7 @@ def sample_table(rounds: Sequence[Round], texts: dict[Arm, list[str]], pooled: d
 
 def scores_of(arm: Arm, samples: pd.DataFrame, pooled: dict[str, Pooled], bootstrap: DialogBootstrap) -> list[dict[str, Any]]:
     """One arm's scores with their intervals and signatures: the mean over rounds, or sacreBLEU's and chrF's of all together."""
-    signatures = SIGNATURES | {name: one.signature for name, one in pooled.items()}
+    signatures = SIGNATURES | {name: score.signature for name, score in pooled.items()}
     signatures |= {name: family.signature for family in FAMILIES for name in family.names}
     rows = []
     for metric, signature in signatures.items():
@@ -126,7 +126,7 @@ def compare_arms(
     models = list(dict.fromkeys(model for model, _ in samples))
     tuned = [model for model in models if (model, "tuned") in samples]
     pairs = [((model, "tuned"), (model, "base")) for model in tuned]
-    pairs += [((one, "tuned"), (other, "tuned")) for one, other in combinations(tuned, 2)]
+    pairs += [((first, "tuned"), (second, "tuned")) for first, second in combinations(tuned, 2)]
     rows: list[dict[str, Any]] = []
     for first, second in pairs:
         for metric in LLAMA_FACTORY:

@@ -1,4 +1,4 @@
-"""How like the reference a reply is: the paper's measure, which is LLaMA-Factory's metric, for texts of any length.
+"""How similar a reply is to its reference: the paper's measure, which is LLaMA-Factory's metric, for texts of any length.
 
 Sample by sample, as LLaMA-Factory 0.9.5 does (`train/sft/metric.py`): words are cut by jieba and scored as by rouge_chinese (F of
 ROUGE-1, -2 and -L; 0 when either side has no word); BLEU-4 is NLTK's sentence BLEU on characters, smoothing method 3. Each is
@@ -35,7 +35,7 @@ SIGNATURES = {
 ORDER = 4  # of BLEU
 BLOCK = 4096  # reference words that one integer of the common subsequence holds
 CHUNK = 50_000  # characters that are compared at a time
-PAYS = 200_000  # characters from which on a further process takes less time than it needs to start
+PAYS = 200_000  # characters per process: with fewer, starting a process takes longer than it saves
 BREAKS = ((re.compile(r"([。！？?])([^”’])"), r"\1\n\2"), (re.compile(r"(\.{6})([^”’])"), r"\1\n\2"))  # rouge_chinese's sentences
 Pairs = list[tuple[str, str]]
 
@@ -49,7 +49,7 @@ class Score:
 
 
 class Text(NamedTuple):
-    """A text made ready to be compared: as it is, its words in order, and the different words and pairs of neighbors in it."""
+    """A text prepared for comparison: the text, its words in order, its different words and pairs of neighboring words."""
 
     text: str
     words: list[str]
@@ -58,13 +58,13 @@ class Text(NamedTuple):
 
 
 def ready(text: str) -> Text:
-    """Cut a text; once for all that it is compared with."""
+    """Prepare a text, once for all the texts that it is compared with."""
     words = rouge_words(text, list(jieba.cut(text)))
     return Text(text, words, set(words), set(pairwise(words)))
 
 
 def rouge_words(text: str, words: list[str]) -> list[str]:
-    """The words that rouge_chinese sees: white space is dropped, but a sentence of nothing else counts as one empty word."""
+    """The words that rouge_chinese sees: white space is dropped, but a sentence of white space only counts as one empty word."""
     blanks = text.split()
     if not blanks:
         return []
@@ -76,18 +76,18 @@ def rouge_words(text: str, words: list[str]) -> list[str]:
     return [word for sentence in spaced.rstrip().split("\n") if sentence for word in sentence.split() or [""]]
 
 
-def f_measure(common: int, said: int, wanted: int) -> float:
+def f_measure(common: int, reply_count: int, reference_count: int) -> float:
     """F of precision and recall as rouge_chinese rounds it; 0 where a side is empty."""
-    if not said or not wanted:
+    if not reply_count or not reference_count:
         return 0.0
-    precision, recall = common / said, common / wanted
+    precision, recall = common / reply_count, common / reference_count
     return 2.0 * ((precision * recall) / (precision + recall + 1e-8))
 
 
 def common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
     """Length of the longest common subsequence, with a bit for each item of `first` (Crochemore et al. 2001, Hyyrö 2004).
 
-    A zero bit is a place where the length grows. `first` is taken in blocks, with what each step carries over from one block to
+    The length grows by one at each zero bit. `first` is processed in blocks, and each step carries a bit over from one block to
     the next, so that memory grows with the lengths and not with their product.
     """
     carries = bytearray(len(second))
@@ -95,12 +95,12 @@ def common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
     for begin in range(0, len(first), BLOCK):
         block = first[begin : begin + BLOCK]
         size = len(block)
-        places: dict[str, int] = {}
-        for place, item in enumerate(block):
-            places[item] = places.get(item, 0) | 1 << place
+        masks: dict[str, int] = {}
+        for index, item in enumerate(block):
+            masks[item] = masks.get(item, 0) | 1 << index
         row = full = (1 << size) - 1
         for step, item in enumerate(second):
-            mask, carry = places.get(item, 0), carries[step]
+            mask, carry = masks.get(item, 0), carries[step]
             if mask or carry:
                 matched = row & mask
                 total = row + matched + carry
@@ -111,40 +111,40 @@ def common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def matched_ngrams(reply: str, reference: str) -> list[int]:
-    """How many of the reply's n-grams of characters the reference matches, for n from 1 to 4; each of its own at most once.
+    """How many of the reply's n-grams of characters the reference matches, for n from 1 to 4; each reference n-gram at most once.
 
-    An n-gram can match only where its first n - 1 characters do: each order looks only where the one before found something.
+    An n-gram can match only where its first n - 1 characters do: each order looks only where the order before matched.
     """
-    found = [0] * ORDER
-    said_at: Sequence[int] = range(len(reply))
-    wanted_at: Sequence[int] = range(len(reference))
-    said, wanted = list(reply), list(reference)
+    matches = [0] * ORDER
+    reply_starts: Sequence[int] = range(len(reply))
+    reference_starts: Sequence[int] = range(len(reference))
+    reply_grams, reference_grams = list(reply), list(reference)
     for order in range(1, ORDER + 1):
-        distinct = set(said)
-        common = distinct.intersection(wanted)
+        distinct = set(reply_grams)
+        common = distinct.intersection(reference_grams)
         if not common:
             break
-        if len(distinct) == len(said):
-            found[order - 1] = len(common)
+        if len(distinct) == len(reply_grams):
+            matches[order - 1] = len(common)
         else:
-            counts, limits = Counter(said), Counter(wanted)
-            found[order - 1] = sum([min(counts[gram], limits[gram]) for gram in common])
-        said_at, said = following(reply, order, said_at, said, common)
-        wanted_at, wanted = following(reference, order, wanted_at, wanted, common)
-    return found
+            counts, limits = Counter(reply_grams), Counter(reference_grams)
+            matches[order - 1] = sum([min(counts[gram], limits[gram]) for gram in common])
+        reply_starts, reply_grams = following(reply, order, reply_starts, reply_grams, common)
+        reference_starts, reference_grams = following(reference, order, reference_starts, reference_grams, common)
+    return matches
 
 
-def following(text: str, order: int, places: Sequence[int], grams: list[str], common: set[str]) -> tuple[list[int], list[str]]:
+def following(text: str, order: int, starts: Sequence[int], grams: list[str], common: set[str]) -> tuple[list[int], list[str]]:
     """Where in a text common n-grams begin that another character follows, and these longer n-grams."""
-    kept = [place for place, gram in zip(places, grams, strict=True) if gram in common]
+    kept = [start for start, gram in zip(starts, grams, strict=True) if gram in common]
     if kept and kept[-1] + order == len(text):
         kept.pop()
     order += 1
-    return kept, [text[place : place + order] for place in kept]
+    return kept, [text[start : start + order] for start in kept]
 
 
 def bleu(reply: str, reference: str) -> float:
-    """BLEU-4 of characters, 0 to 1; as in NLTK's smoothing method 3, the k-th order without a match has 1 / 2^k of one."""
+    """BLEU-4 of characters, 0 to 1; as in NLTK's smoothing method 3, the k-th order without a match counts 1 / 2^k matches."""
     matched = matched_ngrams(reply, reference)
     if not matched[0]:
         return 0.0
@@ -175,22 +175,22 @@ def sample_scores(reply: str, reference: str) -> dict[str, float]:
 
 
 def all_scores(replies: Sequence[str], references: Sequence[str], processes: int | None = None) -> list[dict[str, float]]:
-    """`sample_scores` of each reply with the reference at its place, in order.
+    """`sample_scores` of each reply and its reference, in order.
 
-    Pairs with one reference are taken together, so that a text is cut once among many pairs. Large inputs are shared out over
-    all processor cores, or `processes` of them (new interpreters, so a program that calls this must guard its entry point); the
-    result does not depend on how many.
+    Pairs with the same reference are compared together, so that a text is cut once for many pairs. Large inputs are shared
+    out over all processor cores, or `processes` of them (new interpreters, so a program that calls this must guard its entry
+    point); the result does not depend on the number of processes.
     """
     first: dict[str, int] = {}
-    for place, reference in enumerate(references):
-        first.setdefault(reference, place)
-    places = sorted(range(len(references)), key=lambda place: first[references[place]])
-    pairs = [(replies[place], references[place]) for place in places]
+    for index, reference in enumerate(references):
+        first.setdefault(reference, index)
+    order = sorted(range(len(references)), key=lambda index: first[references[index]])
+    pairs = [(replies[index], references[index]) for index in order]
     if processes is None:
         processes = min(cores(), sum(len(reply) + len(reference) for reply, reference in pairs) // PAYS)
-    found = [scores for part in compare_all(list(chunks(pairs)), processes) for scores in part]
-    placed = dict(zip(places, found, strict=True))
-    return [dict(zip(LLAMA_FACTORY, placed[place], strict=True)) for place in range(len(pairs))]
+    ordered_scores = [scores for part in compare_all(list(chunks(pairs)), processes) for scores in part]
+    scores_by_index = dict(zip(order, ordered_scores, strict=True))
+    return [dict(zip(LLAMA_FACTORY, scores_by_index[index], strict=True)) for index in range(len(pairs))]
 
 
 def chunks(pairs: Pairs) -> Iterator[Pairs]:
@@ -214,33 +214,33 @@ def compare_chunk(pairs: Pairs) -> list[tuple[float, ...]]:
 
 
 def compare_all(parts: list[Pairs], processes: int) -> list[list[tuple[float, ...]]]:
-    """The scores of each part, in order; helpers take parts from the front, and this process from the end meanwhile."""
+    """The scores of each part, in order; workers take parts from the front while this process takes them from the end."""
     with tqdm(total=sum(map(len, parts)), desc="compare", unit="pair") as bar:
-        found: dict[int, list[tuple[float, ...]]] = {}
+        scores_by_part: dict[int, list[tuple[float, ...]]] = {}
         if processes < 2:
-            for place, part in enumerate(parts):
-                found[place] = compare_chunk(part)
+            for index, part in enumerate(parts):
+                scores_by_part[index] = compare_chunk(part)
                 bar.update(len(part))
-            return list(found.values())
+            return list(scores_by_part.values())
         with ProcessPoolExecutor(processes - 1, get_context("spawn"), begin_process) as pool:
-            given = [pool.submit(compare_chunk, part) for part in parts]
+            futures = [pool.submit(compare_chunk, part) for part in parts]
             try:
-                for place in reversed(range(len(parts))):
-                    if not given[place].cancel():  # a helper has it, or is about to
+                for index in reversed(range(len(parts))):
+                    if not futures[index].cancel():  # a worker has it, or is about to
                         break
-                    found[place] = compare_chunk(parts[place])
-                    bar.update(len(parts[place]))
-                for place, part in enumerate(parts[: len(parts) - len(found)]):
-                    found[place] = given[place].result()
+                    scores_by_part[index] = compare_chunk(parts[index])
+                    bar.update(len(parts[index]))
+                for index, part in enumerate(parts[: len(parts) - len(scores_by_part)]):
+                    scores_by_part[index] = futures[index].result()
                     bar.update(len(part))
             except BaseException:
-                pool.shutdown(cancel_futures=True)  # interrupted: do not wait for what nobody wants
+                pool.shutdown(cancel_futures=True)  # interrupted: do not wait for results that nobody needs
                 raise
-        return [found[place] for place in range(len(parts))]
+        return [scores_by_part[index] for index in range(len(parts))]
 
 
 def begin_process() -> None:
-    """Load the dictionary; leave an interruption to the process that started this one, and end with it, however it ends."""
+    """Prepare a worker: load the dictionary, ignore Ctrl-C (the parent handles it), and end when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jieba.initialize()
     parent = parent_process()

@@ -1,4 +1,4 @@
-"""A round's replies as they come: one task a side, each checked before it is shown, and one stream of events for the page.
+"""A round's replies as they come: one task per side, each checked before it is shown, and one stream of events for the page.
 
 The last columns of a reply are held back until more has come, so that what `guard.fault` finds is not shown for a moment first.
 The events go as server-sent events whose data is JSON in ASCII: no text of a model or a visitor can break out of them.
@@ -19,8 +19,8 @@ from mi_llm.apps.chat.talks import Finish, Reply, Talk
 
 HELD = 24  # columns; an ideograph takes two
 STEP = 4  # characters that are checked and shown together
-LOOKED = 120  # characters before them that are looked at with them; the whole reply is looked at in the end
-ALIVE_S = 5.0  # a comment after so long without an event: it shows a page that has left
+LOOKED = 120  # characters before them that are checked with them; the whole reply is checked at the end
+ALIVE_S = 5.0  # seconds without an event after which a comment is sent: it fails if the page has left
 
 
 class Answering:
@@ -36,7 +36,7 @@ class Answering:
             task.add_done_callback(partial(self._ended, side))
 
     async def _speak(self, side: int) -> Finish:
-        """Let one side reply; returns how it ended, which is told only after the whole was checked."""
+        """Let one side reply; returns how it ended, which the page is told only after the whole reply was checked."""
         reply = self.replies[side]
         seed = secrets.randbits(31) if reply.drawn else None
         asked = self.talk.asked(side, self.manner)
@@ -55,7 +55,7 @@ class Answering:
         return "withheld"
 
     def _ended(self, side: int, task: asyncio.Task[Finish]) -> None:
-        """Say how a side ended, and what it said in the end: nothing that must not be shown."""
+        """Tell the page how a side ended, and its final text: nothing that must not be shown."""
         reply = self.replies[side]
         if task.cancelled():
             reply.finish = "stopped"
@@ -67,8 +67,8 @@ class Answering:
             reply.finish, reply.why = "failed", "silent"
         else:
             reply.finish = task.result()
-        if found := guard.fault(reply.text):
-            reply.text, reply.finish, reply.why = "", "withheld", found
+        if fault := guard.fault(reply.text):
+            reply.text, reply.finish, reply.why = "", "withheld", fault
             self.talk.withheld += 1
         reply.text = reply.text.strip()
         self.queue.put_nowait({"side": side, "text": reply.text, "finish": reply.finish, "why": reply.why})
@@ -79,7 +79,7 @@ class Answering:
         return sum(not task.done() for task in self.tasks)
 
     def stop(self) -> None:
-        """End what is still coming; what has come stays."""
+        """Cancel the replies that are still coming; the text that has come stays."""
         for task in self.tasks:
             task.cancel()
 
@@ -101,8 +101,8 @@ class Answering:
 
 def showable(text: str) -> int:
     """How many characters of a reply that goes on may be shown: all but the last `HELD` columns."""
-    held, place = 0, len(text)
-    while place and held < HELD:
-        place -= 1
-        held += 2 if unicodedata.east_asian_width(text[place]) in "WF" else 1
-    return place
+    held, end = 0, len(text)
+    while end and held < HELD:
+        end -= 1
+        held += 2 if unicodedata.east_asian_width(text[end]) in "WF" else 1
+    return end

@@ -1,4 +1,4 @@
-"""The chat's page and the doors behind it, as a FastAPI application.
+"""The chat's page and the routes behind it, as a FastAPI application.
 
 Whoever comes may send client messages, choose a model, ask for a reply again, stop one, vote, and take their own talks away; the
 server builds every message that a model gets. Texts are in memory only and in no log.
@@ -57,7 +57,7 @@ HEADERS = {
 PAGES = Environment(
     loader=PackageLoader("mi_llm.apps.chat"), undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
-PAGES.tests["fits"] = lambda dangers, wanted: not set(dangers).isdisjoint(wanted)
+PAGES.tests["fits"] = lambda dangers, current: not set(dangers).isdisjoint(current)
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class Chat:
 
     @property
     def ticket(self) -> str:
-        """What a browser shows that gave the token; worth nothing after a restart."""
+        """The cookie of a browser that gave the token; invalid after a restart."""
         return hmac.new(self.secret, self.token.encode(), hashlib.sha256).hexdigest()
 
 
 def plain_text(text: str) -> str:
-    """A message as it may be sent on: no control characters but line breaks and tabs, not empty, short for the guard too."""
+    """A message in the form that is sent on: no control characters but line breaks and tabs, not empty, not too long."""
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     if any(unicodedata.category(mark) == "Cc" and mark not in "\n\t" for mark in text):
         raise PydanticCustomError("control", "control characters")
@@ -122,16 +122,16 @@ class NewVote(Sent):
 
 
 class Nothing(Sent):
-    """A door that needs no more than its address."""
+    """The body of a route that needs no content."""
 
 
 Body = TypeVar("Body", bound=Sent)
 
 
 class Door:
-    """Who may come in; and every answer carries the headers that keep a page to itself.
+    """Middleware that refuses requests and gives every answer the security headers.
 
-    An error is told to the terminal without anybody's text.
+    An unexpected error goes to the terminal without anybody's text.
     """
 
     def __init__(self, app: ASGIApp, chat: Chat) -> None:
@@ -155,15 +155,15 @@ class Door:
         try:
             await (refused(self.chat, Request(scope)) or self.app)(scope, receive, sending)
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            print(f"mi-llm chat: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}", file=sys.stderr)
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            print(f"mi-llm chat: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}", file=sys.stderr)
             if not started:
                 await PlainTextResponse("internal error", 500)(scope, receive, sending)
 
 
 def create(chat: Chat) -> FastAPI:
     """The application."""
-    # its telemetry could be switched on by the environment, and would carry paths: off, whatever stands there
+    # the environment could switch on FastAPI's telemetry, which would carry paths: off in any case
     telemetry: Any = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
     app = FastAPI(
         docs_url=None, redoc_url=None, openapi_url=None, telemetry=telemetry, max_body_size=REQUEST, redirect_slashes=False
@@ -180,7 +180,7 @@ def create(chat: Chat) -> FastAPI:
 
 
 def page_doors(app: FastAPI, chat: Chat) -> None:
-    """The page, the way in, and whether all is well."""
+    """Routes of the page, the sign-in and the health checks."""
 
     @app.get("/")
     async def first(request: Request) -> Response:
@@ -197,8 +197,8 @@ def page_doors(app: FastAPI, chat: Chat) -> None:
     async def enter(request: Request) -> Response:
         if seconds := chat.limits.wait(limits.SIGN_INS_ADDRESS, who(request)):
             raise HTTPException(429, "too many attempts", {"Retry-After": str(math.ceil(seconds))})
-        given = parse_qs((await request.body()).decode("utf-8", "replace")).get("token", [""])[0]
-        if not chat.token or not hmac.compare_digest(given.encode("utf-8", "replace"), chat.token.encode()):
+        token = parse_qs((await request.body()).decode("utf-8", "replace")).get("token", [""])[0]
+        if not chat.token or not hmac.compare_digest(token.encode("utf-8", "replace"), chat.token.encode()):
             return page(request, "enter.html.jinja", status=401, wrong=True)
         answer = RedirectResponse("/", 303)
         set_cookie(request, answer, "ticket", chat.ticket)
@@ -217,7 +217,7 @@ def page_doors(app: FastAPI, chat: Chat) -> None:
 
 
 def talk_doors(app: FastAPI, chat: Chat) -> None:
-    """Talks: begun, shown, ended."""
+    """Routes that begin, show and end a talk."""
 
     @app.post("/talks")
     async def begin(request: Request) -> Response:
@@ -258,7 +258,7 @@ def talk_doors(app: FastAPI, chat: Chat) -> None:
 
 
 def outcome_doors(app: FastAPI, chat: Chat) -> None:
-    """What comes of a talk: a vote, and its dialogs."""
+    """Routes of a talk's vote and its dialogs."""
 
     @app.post("/talks/{name}/vote")
     async def vote(request: Request, name: str) -> Response:
@@ -270,7 +270,7 @@ def outcome_doors(app: FastAPI, chat: Chat) -> None:
             raise HTTPException(409, "replies are still coming")
         if talk.vote is not None:
             raise HTTPException(409, "voted already")
-        talk.vote = sent.choice  # at once, so that of two requests one is second
+        talk.vote = sent.choice  # before any await, so that a second request sees it
         try:
             await run_in_threadpool(chat.votes.add, talk, sent.choice, with_text=sent.with_text)
         except OSError as error:
@@ -292,7 +292,7 @@ def outcome_doors(app: FastAPI, chat: Chat) -> None:
 
 
 def reply_doors(app: FastAPI, chat: Chat) -> None:
-    """What makes a model speak, or stops it."""
+    """Routes that make a model reply, or stop it."""
 
     @app.post("/talks/{name}/messages")
     async def say(request: Request, name: str) -> Response:
@@ -307,11 +307,11 @@ def reply_doors(app: FastAPI, chat: Chat) -> None:
         if len(talk.rounds) >= ROUNDS or talk.characters + len(sent.text) > CHARACTERS:
             raise HTTPException(409, "the talk is long enough")
         talk.hear(sent.text)
-        found = guard.look(talk.heard, talk.alert)
-        talk.alerted(found)
-        talk.rounds.append(Round(sent.text, found))
-        if found:
-            return JSONResponse({"found": list(found)})
+        dangers = guard.look(talk.heard, talk.alert)
+        talk.alerted(dangers)
+        talk.rounds.append(Round(sent.text, dangers))
+        if dangers:
+            return JSONResponse({"found": list(dangers)})
         return stream(chat, talk, drawn=False)
 
     @app.post("/talks/{name}/again")
@@ -319,7 +319,7 @@ def reply_doors(app: FastAPI, chat: Chat) -> None:
         talk = own(chat, request, name)[1]
         await read(request, Nothing)
         admit(chat, request, talk)
-        if not talk.rounds or talk.rounds[-1].found:
+        if not talk.rounds or talk.rounds[-1].dangers:
             raise HTTPException(409, "nothing to reply to")
         return stream(chat, talk, drawn=True)
 
@@ -348,7 +348,7 @@ def busy(talk: Talk) -> bool:
 
 
 def admit(chat: Chat, request: Request, talk: Talk) -> None:
-    """Let a message through, or say why not: replies are coming, too fast, or too many at once."""
+    """Raise HTTPException where a message may not be sent: replies are coming, too fast, or too many at once."""
     if busy(talk):
         raise HTTPException(409, "replies are still coming")
     visitor = request.cookies.get("visitor", "")
@@ -360,7 +360,7 @@ def admit(chat: Chat, request: Request, talk: Talk) -> None:
 
 
 def own(chat: Chat, request: Request, name: str) -> tuple[Visitor, Talk]:
-    """The visitor and their talk of a name; everything else is 404."""
+    """The visitor and their talk with this id; raises 404 for everything else."""
     visitor = chat.shelf.visitor(request.cookies.get("visitor"))
     talk = visitor.talks.get(name) if visitor else None
     if visitor is None or talk is None:
@@ -369,17 +369,17 @@ def own(chat: Chat, request: Request, name: str) -> tuple[Visitor, Talk]:
 
 
 async def read(request: Request, kind: type[Body]) -> Body:
-    """What a page sent, as what it must be; raises 413, 415 or 422 with a plain word, never with what was sent."""
+    """The body of a request as a model; raises 413, 415 or 422 with a plain message, never with what was sent."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "JSON, please")
     try:
         return kind.model_validate_json(await request.body())
     except ValidationError as error:
-        kinds = {fault["type"] for fault in error.errors(include_url=False, include_input=False)}
-        if "string_too_long" in kinds:
+        types = {fault["type"] for fault in error.errors(include_url=False, include_input=False)}
+        if "string_too_long" in types:
             raise HTTPException(413, "too long") from None
         known = {"control": "control characters", "empty": "the message is empty"}
-        raise HTTPException(422, next((known[one] for one in kinds if one in known), "not in the expected form")) from None
+        raise HTTPException(422, next((known[name] for name in types if name in known), "not in the expected form")) from None
 
 
 def who(request: Request) -> str:
@@ -388,12 +388,12 @@ def who(request: Request) -> str:
 
 
 def let_in(chat: Chat, request: Request) -> bool:
-    """Whether a browser has shown the access token, or needs none."""
+    """Whether a browser has given the access token, or needs none."""
     return not chat.token or hmac.compare_digest(request.cookies.get("ticket", "").encode(), chat.ticket.encode())
 
 
 def refused(chat: Chat, request: Request) -> Response | None:
-    """What is answered at the door: to a name that is not ours, to another site, to whoever has no token or asks too much."""
+    """The refusal of a request: another server's name, another site, no token, or too many requests; None if it may pass."""
     if not known_host(chat, request.headers.get("host", "")):
         return PlainTextResponse("not the name of this server", 421)
     if seconds := chat.limits.wait(limits.REQUESTS_ADDRESS, who(request)):
@@ -408,7 +408,7 @@ def refused(chat: Chat, request: Request) -> Response | None:
 
 
 def known_host(chat: Chat, host: str) -> bool:
-    """Whether a Host header names this server: a name of another's that leads here must not (DNS rebinding)."""
+    """Whether a Host header names this server; a foreign name that leads here is refused (DNS rebinding)."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -423,13 +423,13 @@ def known_host(chat: Chat, host: str) -> bool:
 
 
 async def told(request: Request, error: Exception) -> Response:
-    """An error as a plain word."""
+    """An error as plain text."""
     assert isinstance(error, StarletteHTTPException)
     return PlainTextResponse(str(error.detail), error.status_code, error.headers)
 
 
 def set_cookie(request: Request, answer: Response, name: str, value: str) -> None:
-    """A cookie that no script reads and no other site sends."""
+    """Set a cookie that no script can read and no other site sends."""
     answer.set_cookie(name, value, httponly=True, samesite="strict", secure=request.url.scheme == "https")
 
 

@@ -1,6 +1,6 @@
 """The counselor models behind the chat: our own server or vLLM, asked through the `openai` client.
 
-A model's arms go by name: `<model>` is the base, `<model>+mi` the tuned one. Nothing is read or written but what the server says.
+A model's arms go by name: `<model>` is the base, `<model>+mi` the tuned one. It reads the server's answers only.
 """
 
 import os
@@ -16,9 +16,9 @@ from mi_llm.engine.template import Message
 from mi_llm.study import ARMS, SERVED, Arm, Respond, served_name
 
 NAME = re.compile(r"[\w.:/@+-]{1,100}", re.ASCII)
-FRESH_S = 10.0  # how long a list of models is believed
+FRESH_S = 10.0  # how long a list of models is used before the server is asked again
 LONGEST_REPLY = 8000  # characters
-SILENCE_S, CONNECT_S = 120.0, 5.0  # how long the server may say nothing, and take to pick up
+SILENCE_S, CONNECT_S = 120.0, 5.0  # seconds that the server may be silent, and may take to accept a connection
 
 
 class Unanswered(Exception):  # noqa: N818 — it says what happened
@@ -31,7 +31,7 @@ class Unanswered(Exception):  # noqa: N818 — it says what happened
 
 @dataclass(frozen=True)
 class Manner:
-    """How the models are asked: the study's instruction and its placement, how long a reply may be, how one is drawn."""
+    """How the models are asked: the study's instruction, its placement, and the options of decoding."""
 
     instruction: str
     placement: Literal["query", "system"]
@@ -52,7 +52,7 @@ class Counselors:
         self._asked = -FRESH_S
 
     async def models(self) -> dict[str, tuple[Arm, ...]]:
-        """The models by name, each with the arms that the server offers, first those with both; only plain names are taken.
+        """The models by name, each with the arms that the server offers, first those with both; only plain names count.
 
         Raises Unanswered where the server cannot be asked.
         """
@@ -73,13 +73,13 @@ class Counselors:
     async def reply(
         self, model: str, arm: Arm, asked: Sequence[Message], manner: Manner, seed: int | None
     ) -> AsyncGenerator[tuple[str, str]]:
-        """A reply as it comes: (a piece of text, why it ended or ""). With a seed it is drawn, else said as the study decodes.
+        """A reply as it comes: (a piece of text, why it ended or ""). With a seed it is drawn, else decoded as in the study.
 
         Closing the iterator ends the request, and a good server then ends its work. Raises Unanswered.
         """
         options = manner.options
         settings = options.requested(greedy=options.decoding == "greedy" and seed is None)
-        said, ended = 0, ""
+        length, ended = 0, ""
         try:
             stream = await self.client.chat.completions.create(
                 model=served_name(model, arm),
@@ -93,13 +93,13 @@ class Counselors:
                 async for chunk in stream:
                     for choice in chunk.choices[:1]:
                         piece = (choice.delta.content or "") if choice.delta else ""
-                        said, ended = said + len(piece), choice.finish_reason or ended
+                        length, ended = length + len(piece), choice.finish_reason or ended
                         yield piece, ""
-                    if said > LONGEST_REPLY:
+                    if length > LONGEST_REPLY:
                         ended = "length"
                         break
         except openai.APIConnectionError as error:
-            raise Unanswered("failed" if said else "away") from error
+            raise Unanswered("failed" if length else "away") from error
         except openai.APIStatusError as error:
             if error.code == "context_length_exceeded" or "context length" in error.message:  # OpenAI's code, vLLM's words
                 raise Unanswered("long") from error

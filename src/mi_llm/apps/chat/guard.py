@@ -1,4 +1,4 @@
-"""The crisis guard: whether a client's words, or a counselor model's, need something else than the talk going on.
+"""The crisis guard: whether a client's words, or a model's reply, call for help instead of the talk going on.
 
 It reads `guard.yaml` (what to look for: no person and no model decides at run time) and writes nothing. `look` stands in front
 of the model: at self-harm, harm to others or abuse the chat answers with the fixed text of `help.yaml` and calls no model.
@@ -24,8 +24,8 @@ from ruamel.yaml import YAML
 Category = Literal["self_harm", "abuse", "harm"]
 Fault = Literal["encourages", "doses", "human"]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
-WINDOW = 4  # client messages that are also read as one
-ALERT = 3  # client messages after an answer of the guard in which less is enough
+WINDOW = 4  # client messages that are also read as one text
+ALERT = 3  # client messages after an answer of the guard in which a weaker sign suffices
 
 HAN = r"\u3400-\u9fff"
 BETWEEN_HAN = re.compile(rf"(?<=[{HAN}])[\s·•・.*_~|/\\+=^`'\"#-]+(?=[{HAN}])")
@@ -36,7 +36,7 @@ SIMPLIFIED = OpenCC("t2s")
 
 
 class Strict(BaseModel):
-    """Nothing unknown, nothing changed after reading."""
+    """A part of a file: no unknown fields, no change after reading."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,13 +63,13 @@ class Lists(Strict):
 
 @dataclass(frozen=True)
 class Search:
-    """One kind of expression of both languages, compiled."""
+    """The compiled expressions of one kind, in both languages."""
 
     zh: re.Pattern[str]
     en: re.Pattern[str]
 
     def count(self, text: "Folded") -> int:
-        """How often a text has it."""
+        """The number of matches in a text."""
         return sum(1 for _ in self.zh.finditer(text.zh)) + max(sum(1 for _ in self.en.finditer(form)) for form in text.en)
 
 
@@ -98,9 +98,9 @@ class Rules:
         def pattern(parts: Iterable[str]) -> re.Pattern[str]:
             return re.compile("|".join(f"(?:{spelled(part)})" for part in parts) or r"(?!)")
 
-        self.characters = str.maketrans({one: to for given, to in lists.characters.items() for one in given})
-        self.variants_zh = [(pattern([found]), to) for found, to in map(spelling, lists.variants.zh)]
-        self.variants_en = [(pattern([found]), to) for found, to in map(spelling, lists.variants.en)]
+        self.characters = str.maketrans({sign: plain for variants, plain in lists.characters.items() for sign in variants})
+        self.variants_zh = [(pattern([expression]), plain) for expression, plain in map(spelling, lists.variants.zh)]
+        self.variants_en = [(pattern([expression]), plain) for expression, plain in map(spelling, lists.variants.en)]
         self.idioms, self.after, self.denials = compiled(lists.idioms), compiled(lists.after), compiled(lists.denials)
         self.crisis = {category: compiled(lists.crisis[category]) for category in CATEGORIES}
         self.replies = {fault: compiled(both) for fault, both in lists.replies.items()}
@@ -113,34 +113,34 @@ class Rules:
         )
         plain = unicodedata.normalize("NFC", plain.translate(self.characters))
         chinese = SIMPLIFIED.convert(BETWEEN_HAN.sub("", plain))
-        for found, to in self.variants_zh:
-            chinese = found.sub(to, chinese)
+        for variant, replacement in self.variants_zh:
+            chinese = variant.sub(replacement, chinese)
         return Folded(chinese, tuple(dict.fromkeys(self.english(plain, most) for most in (2, 1))))
 
     def english(self, plain: str, most: int) -> str:
-        """Words with one space between, ` . ` where a sentence ends; a letter that came oftener than twice, `most` times."""
-        text = LETTERS_APART.sub(lambda found: re.sub(r"[^a-z0-9@$!]", "", found[0]), plain)
+        """Words with one space between, ` . ` where a sentence ends; a letter repeated more than twice is kept `most` times."""
+        text = LETTERS_APART.sub(lambda spaced: re.sub(r"[^a-z0-9@$!]", "", spaced[0]), plain)
         text = re.sub(r"['\u2018\u2019`\u00b4]", "", text)
         text = re.sub(r"(?<![a-z0-9@$!])[a-z0-9@$!]*[a-z][a-z0-9@$!]*", lambda word: bare(word[0]), text)
         text = re.sub(r"([a-z])\1{2,}", lambda run: run[1] * most, text)
         text = re.sub(r"[.!?;\n。！？；]+", " . ", text)
         text = " ".join(re.sub(rf"[^a-z0-9.{HAN}]+", " ", text).split())
-        for found, to in self.variants_en:
-            text = found.sub(to, text)
+        for variant, replacement in self.variants_en:
+            text = variant.sub(replacement, text)
         return text
 
 
 def bare(word: str) -> str:
-    """A word with the figures and signs in it read as letters (`su1c1de`); a sign at its end is a sentence's."""
+    """A word with its digits and signs read as letters (`su1c1de`); an exclamation mark at its end belongs to the sentence."""
     stem = word.rstrip("!")
     inside = re.sub(r"(?<=[a-z])1(?=[a-z])", "i", stem)
     return inside.translate(LEET) + word[len(stem) :] if not re.fullmatch(r"\d+[a-z]{1,3}", inside) else word
 
 
 def spelling(line: str) -> tuple[str, str]:
-    """`expression => word`, divided."""
-    found, _, to = line.partition(" => ")
-    return found, to
+    """Split `expression => word`."""
+    expression, _, word = line.partition(" => ")
+    return expression, word
 
 
 @cache
@@ -151,25 +151,25 @@ def rules() -> Rules:
 
 
 def look(messages: Sequence[str], alerted: Sequence[Category] = ()) -> tuple[Category, ...]:
-    """What a client's latest message says of danger: the categories found, the gravest first; () for nothing.
+    """The dangers in a client's latest message: categories, the gravest first; () for none.
 
-    `messages` are the client's, the latest last; it is read alone, and as one with up to `WINDOW` - 1 before it, where something
-    counts that is only there when they are read as one. `alerted` are the categories of the guard's own answer within the last
-    `ALERT` messages, if any: then a goodbye or a means is enough to have it answer again.
+    `messages` are the client's, the latest last. It is read alone, and as one text with up to `WINDOW` - 1 messages before it, in
+    which only what those before it do not already hold counts. `alerted` are the categories of the guard's own answer within
+    the last `ALERT` messages, if any: then a goodbye or a means suffices for another answer.
     """
     known = rules()
     latest = known.folded(messages[-1]).without(known.idioms)
     before = [message.strip(" \t\r\n,.!?;:，。！？；：、…~") for message in messages[-WINDOW:-1]]
     earlier = known.folded(run_on(before)).without(known.idioms)
     together = known.folded(run_on([*before, messages[-1]])).without(known.idioms)
-    found = {
+    dangers = {
         category
         for category, search in known.crisis.items()
         if search.count(latest) or (before and search.count(together) > search.count(earlier))
     }
-    if not found and alerted and known.after.count(latest):
-        found = set(alerted)
-    return tuple(category for category in CATEGORIES if category in found)
+    if not dangers and alerted and known.after.count(latest):
+        dangers = set(alerted)
+    return tuple(category for category in CATEGORIES if category in dangers)
 
 
 def run_on(messages: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the chat says in place of the model, and where help is: `help.yaml`, read and checked. It writes nothing."""
+"""What the chat says instead of the model, and where to find help: `help.yaml`, read and checked. It writes nothing."""
 
 import datetime
 from functools import cache
@@ -35,14 +35,14 @@ class Checked(Strict):
 
     @model_validator(mode="after")
     def dated(self) -> "Checked":
-        """A check has a date, and only a check has one."""
+        """Check that a checked line has a date, and only a checked line."""
         if (self.how == "no") != (self.date is None):
             raise ValueError("a checked line needs a date, and only a checked line has one")
         return self
 
 
 class Line(Strict):
-    """One help line: a number to call, or a site; for which dangers; and where that is known from."""
+    """One help line: a number to call or a site, the dangers it is for, and the source of this."""
 
     name: Words
     call: str = Field(default="", pattern=r"^[0-9][0-9 -]*$|^$")
@@ -54,14 +54,14 @@ class Line(Strict):
 
     @model_validator(mode="after")
     def reachable(self) -> "Line":
-        """A line has a number or a site."""
+        """Check that a line has either a number or a site."""
         if bool(self.call) == bool(self.site):
             raise ValueError("a line must have either a number to call or a site")
         return self
 
 
 class Region(Strict):
-    """The lines of one place."""
+    """The help lines of one region."""
 
     id: str
     name: Words
@@ -69,7 +69,7 @@ class Region(Strict):
 
 
 class Answer(Strict):
-    """What is said about one danger."""
+    """The fixed answer to one danger."""
 
     title: Words
     text: Paragraphs
@@ -91,13 +91,13 @@ class Help(Strict):
 
     @model_validator(mode="after")
     def complete(self) -> "Help":
-        """Each danger has its answer."""
+        """Check that each danger has its answer."""
         if set(self.answers) != set(CATEGORIES):
             raise ValueError(f"answers must be given for {', '.join(CATEGORIES)}")
         return self
 
     def near(self, tongue: Tongue) -> tuple[tuple[Region, ...], tuple[Region, ...]]:
-        """The places where a language is most likely read, and the others."""
+        """The regions where a language is most likely read, and the others."""
         first = ("cn",) if tongue == "zh" else ("us", "uk")
         return (
             tuple(region for name in first for region in self.regions if region.id == name),
@@ -114,7 +114,7 @@ def bundled() -> Help:
         )
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        place = ".".join(map(str, fault["loc"])) or "the file"
+        field = ".".join(map(str, fault["loc"])) or "the file"
         raise Problem(
-            "apps/chat/help.yaml", f"{place}: {fault['msg']}", "the fields of the lines around it", "correct it"
+            "apps/chat/help.yaml", f"{field}: {fault['msg']}", "the fields of the lines around it", "correct it"
         ) from None

@@ -26,7 +26,7 @@ SHORTEST_TOKEN = 16
 def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, address: str = "") -> None:
     """Run the chat until it is interrupted.
 
-    `address` is where people reach the chat, where that is not host and port: a proxy that speaks https, say.
+    `address` is where people reach the chat, where that is not host and port: for instance an https proxy.
     """
     token = os.environ.get("MI_LLM_CHAT_TOKEN", "").strip()
     if token and len(token) < SHORTEST_TOKEN:
@@ -48,7 +48,7 @@ def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, ad
     print(f"The chat is open: {here}   Ctrl+C closes it. Models: {model_url}   Votes: {votes}", flush=True)
     config = uvicorn.Config(
         create(chat),
-        access_log=False,  # a path names a talk
+        access_log=False,  # a path holds a talk's id
         log_level="warning",
         server_header=False,
         lifespan="off",

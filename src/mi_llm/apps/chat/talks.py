@@ -1,4 +1,4 @@
-"""The talks that are going on: what was said, by whom, and how a talk becomes a dialog of the study.
+"""The open talks: what was said, by whom, and how a talk becomes a dialog of the study.
 
 A talk lives in this process's memory only, belongs to one visitor, and is forgotten when it is ended, has been idle for
 `IDLE_S`, or has to make room. The counselor's words in it are the model's own: a visitor can send client messages, nothing else.
@@ -21,23 +21,23 @@ from mi_llm.study import Arm
 Way = Literal["tuned", "base", "beside", "blind"]
 Finish = Literal["", "stop", "length", "stopped", "withheld", "failed"]
 Choice = Literal["left", "right", "tie", "neither"]
-ROUNDS = 60  # a talk has at most
+ROUNDS = 60  # of one talk at most
 CHARACTERS = 60_000  # of all its messages and replies
 TALKS = 4  # of one visitor
 VISITORS = 1000
 IDLE_S = 2 * 3600.0
-LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that looks like another
+LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # without letters and digits that look alike
 
 
 @dataclass
 class Reply:
-    """What one counselor says in a round: how it ended ("" while it comes), and why it is not shown or not whole."""
+    """What one counselor says in a round: how it ended ("" while it comes), and why it is not shown or incomplete."""
 
     text: str = ""
     finish: Finish = ""
     why: str = ""  # a Fault if withheld, what Unanswered says if failed
     drawn: bool = False
-    visible: str = ""  # as much of it as was checked and shown while it comes
+    visible: str = ""  # the part that was checked and shown so far
 
     @property
     def left_out(self) -> bool:
@@ -47,10 +47,10 @@ class Reply:
 
 @dataclass
 class Round:
-    """One client message: with the guard's findings, or else with a reply of each side."""
+    """One client message: with the dangers that the guard saw in it, or else with a reply of each side."""
 
     client: str
-    found: tuple[Category, ...] = ()
+    dangers: tuple[Category, ...] = ()
     replies: list[Reply] = field(default_factory=list)
 
 
@@ -80,43 +80,43 @@ class Talk:
     @property
     def compared(self) -> bool:
         """Whether each side has said something."""
-        return all(any(said.replies and said.replies[side].text for said in self.rounds) for side in range(len(self.sides)))
+        return all(any(round_.replies and round_.replies[side].text for round_ in self.rounds) for side in range(len(self.sides)))
 
     @property
     def characters(self) -> int:
-        """Of all that was said."""
-        return sum(len(said.client) + sum(len(reply.text) for reply in said.replies) for said in self.rounds)
+        """The number of characters in all messages and replies."""
+        return sum(len(round_.client) + sum(len(reply.text) for reply in round_.replies) for round_ in self.rounds)
 
     def hear(self, text: str) -> None:
         """Remember a client message for the guard, and forget what it no longer reads."""
         self.heard.append(text)
         del self.heard[:-WINDOW]
 
-    def alerted(self, found: tuple[Category, ...]) -> None:
+    def alerted(self, dangers: tuple[Category, ...]) -> None:
         """Remember that the guard answered, or that it did not."""
-        if found:
-            self.alert, self.alert_left = found, ALERT
+        if dangers:
+            self.alert, self.alert_left = dangers, ALERT
             self.guarded += 1
         else:
             self.alert_left = max(0, self.alert_left - 1)
             self.alert = self.alert if self.alert_left else ()
 
     def turns(self, side: int, until: int | None = None) -> list[Turn]:
-        """What was said between the client and one side: without the guard's rounds and those that are left out.
+        """The turns of the client and one side, without the guard's rounds and those that are left out.
 
         Messages that got no reply join the next: a volley is all that one person says before the other speaks.
         """
-        found: list[Turn] = []
-        for said in self.rounds[:until]:
-            if said.found or (said.replies and said.replies[side].left_out):
+        turns: list[Turn] = []
+        for round_ in self.rounds[:until]:
+            if round_.dangers or (round_.replies and round_.replies[side].left_out):
                 continue
-            if found and found[-1].role == "client":
-                found[-1] = Turn(role="client", text=f"{found[-1].text}\n{said.client}")
+            if turns and turns[-1].role == "client":
+                turns[-1] = Turn(role="client", text=f"{turns[-1].text}\n{round_.client}")
             else:
-                found.append(Turn(role="client", text=said.client))
-            if said.replies and said.replies[side].text:
-                found.append(Turn(role="counselor", text=said.replies[side].text))
-        return found
+                turns.append(Turn(role="client", text=round_.client))
+            if round_.replies and round_.replies[side].text:
+                turns.append(Turn(role="counselor", text=round_.replies[side].text))
+        return turns
 
     def asked(self, side: int, manner: Manner) -> list[Message]:
         """The messages that one side's model gets for the last round, which has no reply yet: built here and nowhere else."""
@@ -136,11 +136,11 @@ class Talk:
             "profile": self.profile.id if self.profile else "",
             "topic": self.profile.topic if self.profile else "",
             "way": self.way,
-            "drawn": sum(said.replies[side].drawn for said in self.rounds if said.replies),
+            "drawn": sum(round_.replies[side].drawn for round_ in self.rounds if round_.replies),
             "edited": self.edited,
             "guarded": self.guarded,
             "withheld": self.withheld,
-            "stopped": sum(said.replies[side].finish == "stopped" for said in self.rounds if said.replies),
+            "stopped": sum(round_.replies[side].finish == "stopped" for round_ in self.rounds if round_.replies),
         }
         return Dialog(id=self.id, source=self.model, turns=tuple(turns), meta=meta)
 
@@ -155,20 +155,20 @@ class Talk:
             "vote": self.vote,
             "rounds": [
                 {
-                    "client": said.client,
-                    "found": list(said.found),
+                    "client": round_.client,
+                    "found": list(round_.dangers),
                     "replies": [
-                        {"text": one.text if one.finish else one.visible, "finish": one.finish, "why": one.why}
-                        for one in said.replies
+                        {"text": reply.text if reply.finish else reply.visible, "finish": reply.finish, "why": reply.why}
+                        for reply in round_.replies
                     ],
                 }
-                for said in self.rounds
+                for round_ in self.rounds
             ],
         }
 
 
 def begun(model: str, way: Way, offered: Sequence[Arm], profile: Profile | None) -> Talk | None:
-    """A new talk, the sides of a blind one in an order of chance; None where the server does not offer the arms it takes."""
+    """A new talk, with the sides of a blind one in random order; None where the server does not offer the arms it needs."""
     sides: tuple[Arm, ...] = ("base", "tuned") if way in ("beside", "blind") else (way,)  # type: ignore[assignment]
     if not set(sides) <= set(offered):
         return None
@@ -186,24 +186,24 @@ class Visitor:
 
 
 class Shelf:
-    """All talks, by visitor; the visitor's name is a secret of their browser."""
+    """All talks, by visitor; a visitor's name is a secret of their browser."""
 
     def __init__(self) -> None:
         self.visitors: OrderedDict[str, Visitor] = OrderedDict()
 
     def visitor(self, name: str | None) -> Visitor | None:
-        """Who comes with a name, if it is known and not long ago; what is long ago is forgotten here."""
+        """The visitor with a name, if it is known; also forgets visitors who have been idle for too long."""
         now = time.monotonic()
         while self.visitors and now - next(iter(self.visitors.values())).seen > IDLE_S:
             self.visitors.popitem(last=False)
-        found = self.visitors.get(name) if name else None
-        if found is not None and name is not None:
-            found.seen = now
+        visitor = self.visitors.get(name) if name else None
+        if visitor is not None and name is not None:
+            visitor.seen = now
             self.visitors.move_to_end(name)
-        return found
+        return visitor
 
     def welcome(self) -> tuple[str, Visitor]:
-        """A new visitor, and their name; who has been silent longest makes room."""
+        """Add a visitor and return their name too; where there are too many, the one idle longest is dropped."""
         while len(self.visitors) >= VISITORS:
             self.visitors.popitem(last=False)
         name = secrets.token_urlsafe(24)
@@ -212,7 +212,7 @@ class Shelf:
 
 
 def keep(visitor: Visitor, talk: Talk) -> None:
-    """Put a new talk on a visitor's shelf; the oldest makes room."""
+    """Add a talk to a visitor's; where there are too many, the oldest is dropped."""
     while len(visitor.talks) >= TALKS:
         visitor.talks.popitem(last=False)
     visitor.talks[talk.id] = talk

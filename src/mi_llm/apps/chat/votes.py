@@ -1,7 +1,7 @@
-"""The votes of blind comparisons: a file of JSON Lines that is only added to, a line a vote, on the disk before it is told.
+"""The votes of blind comparisons: an append-only file of JSON Lines, one line per vote, on the disk before it is confirmed.
 
-A vote says when, which model, which side was which, which was preferred, and after how many rounds; nothing of what was said,
-unless the voter wished that their talk be kept with it.
+A vote has its time, the model, the arm of each side, the preferred side and the number of rounds; the talk itself only if the
+voter agreed to keep it.
 """
 
 import json
@@ -15,14 +15,14 @@ from mi_llm import storage
 from mi_llm.apps.chat.talks import Choice, Talk
 from mi_llm.problem import Problem
 
-BEGIN = b'{"choice": '  # of each line: its keys are sorted
+BEGIN = b'{"choice": '  # how each line begins: its keys are sorted
 
 
 class Votes:
     """The file of votes; one process adds to it at a time, and one thread of it."""
 
     def __init__(self, path: Path) -> None:
-        """Make the file ready: raises Problem if it cannot be written or holds something else; mends what a crash tore."""
+        """Open the file and repair what a crash left; raises Problem if it cannot be written or holds something else."""
         self.path = path
         self.lock = threading.Lock()
         try:
@@ -39,24 +39,24 @@ class Votes:
             ) from error
 
     def mend(self) -> None:
-        """End a last vote that lacks only its newline, cut one that a crash tore; a file of something else is left alone."""
+        """Complete a last vote that lacks only its newline, cut an incomplete one; raises Problem at a file of something else."""
         content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        first, last = content[:whole].partition(b"\n")[0], content[whole:]
+        end = content.rfind(b"\n") + 1
+        first, last = content[:end].partition(b"\n")[0], content[end:]
         complete = is_vote(last)
         written = last.rstrip(b"\0")  # what a power cut leaves of a line may end in zeros
-        if (whole and not is_vote(first)) or not (complete or written.startswith(BEGIN[: len(written)])):
+        if (end and not is_vote(first)) or not (complete or written.startswith(BEGIN[: len(written)])):
             self.close()
             raise Problem(str(self.path), "lines that are no votes", "a file of votes, or none yet", "choose another --votes")
         if complete:
             os.write(self.file, b"\n")
         elif last:
-            os.truncate(self.file, whole)
+            os.truncate(self.file, end)
 
     def add(self, talk: Talk, choice: Choice, *, with_text: bool) -> None:
-        """Put a vote on the disk; raises OSError if it cannot be, and then leaves nothing of it."""
+        """Put a vote on the disk; raises OSError if that fails, and then leaves nothing of it."""
         line = storage.dump(vote(talk, choice, with_text=with_text)).encode("utf-8") + b"\n"
-        with self.lock:  # what is cut below must be this vote
+        with self.lock:  # so that what is cut below is this vote
             before = os.fstat(self.file).st_size
             try:
                 if os.write(self.file, line) != len(line):
@@ -67,23 +67,23 @@ class Votes:
                 raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self.file)
 
 
 def is_vote(line: bytes) -> bool:
     """Whether a line is a whole vote."""
     try:
-        found = json.loads(line)
+        record = json.loads(line)
     except ValueError:
         return False
-    return isinstance(found, dict) and {"talk", "choice", "left", "right"} <= found.keys()
+    return isinstance(record, dict) and {"talk", "choice", "left", "right"} <= record.keys()
 
 
 def vote(talk: Talk, choice: Choice, *, with_text: bool) -> dict[str, Any]:
     """One vote as it is kept."""
     left, right = talk.sides
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "talk": talk.id,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": talk.model,
@@ -95,5 +95,5 @@ def vote(talk: Talk, choice: Choice, *, with_text: bool) -> dict[str, Any]:
         "profile": talk.profile.id if talk.profile else "",
     }
     if with_text:
-        found["dialogs"] = [talk.dialog(side).model_dump() for side in range(2)]
-    return found
+        record["dialogs"] = [talk.dialog(side).model_dump() for side in range(2)]
+    return record

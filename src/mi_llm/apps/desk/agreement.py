@@ -1,7 +1,7 @@
-"""What the codes say once they may be looked at: the export, how far raters agree, how far a trainee agrees with the gold.
+"""What is computed from codes once they may be seen: the export, the raters' agreement, a trainee's agreement with the gold.
 
 A packet is *released* when everybody who codes it is done. Before that nobody, the coordinator included, sees a code of it. The
-export holds what was typed; agreement is of what counts after the codebook's rules for a volley.
+export holds the codes as given; agreement is computed after the codebook's rules for a volley.
 """
 
 import csv
@@ -25,10 +25,10 @@ Volleys = Sequence[tuple[frozenset[Behaviour], frozenset[Behaviour]]]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two coders agree on whether a volley holds a behavior; `behaviour` is None for all of them pooled.
+    """Two coders' agreement on whether a volley holds a behavior; `behaviour` is None for all behaviors pooled.
 
-    `kappa` is Cohen's, None where both say the same of every volley, so that there is no chance to correct for; `share` the share
-    of equal decisions; `seen` how often each of the two saw the behavior.
+    `kappa` is Cohen's, None where both decide the same of every volley, so that there is no chance to correct for; `share` the
+    share of equal decisions; `seen` how often each of the two saw the behavior.
     """
 
     behaviour: Behaviour | None
@@ -39,7 +39,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two ratings of a global, or the means of several pairs: the second less the first."""
+    """Two coders' mean ratings of a global, and the shares of packets that they rated equal, and within one point."""
 
     code: Global
     ratings: tuple[float, float]
@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two coders over the packets that both finished."""
+    """Two coders' agreement on the packets that both finished."""
 
     raters: tuple[str, str]
     packets: int
@@ -71,9 +71,9 @@ class Progress:
 
 
 def covers() -> dict[Behaviour, list[Behaviour]]:
-    """Which behaviors each behavior stands for within a volley, asked of the codebook's rule, for counting in the browser."""
-    pairs = {one: [other for other in Behaviour if other not in volley((one, other))] for one in Behaviour}
-    return {one: covered for one, covered in pairs.items() if covered}
+    """The behaviors that each behavior replaces within a volley by the codebook's rule, for counting in the browser."""
+    pairs = {behaviour: [other for other in Behaviour if other not in volley((behaviour, other))] for behaviour in Behaviour}
+    return {behaviour: covered for behaviour, covered in pairs.items() if covered}
 
 
 def progress(packet: Packet, desk: Desk, state: State) -> Progress:
@@ -119,7 +119,7 @@ def _csv(columns: list[str], rows: Iterable[tuple[Any, ...]]) -> str:
 
 
 def notes(packets: Packets, states: States) -> list[tuple[str, str, str]]:
-    """What raters noted on released packets: packet, rater, text."""
+    """Raters' notes on released packets: packet, rater, text."""
     return [
         (name, rater, note)
         for name in released(packets, states)
@@ -129,24 +129,24 @@ def notes(packets: Packets, states: States) -> list[tuple[str, str, str]]:
 
 
 def reliability(packets: Packets, states: States) -> list[Pair]:
-    """Every two raters who share released packets."""
+    """The agreement of every two raters who share released packets."""
     shared: dict[tuple[str, str], list[str]] = {}
     for name in released(packets, states):
         for pair in combinations(packets.sharing(name), 2):
             shared.setdefault(pair, []).append(name)
-    found = []
+    pairs = []
     for (first, second), names in sorted(shared.items()):
         volleys, ratings = [], []
         for name in names:
-            one, other = (states[Desk(rater, "packets", name)] for rater in (first, second))
-            volleys += [(volley(_codes(one, number)), volley(_codes(other, number))) for number in packets.study[name].volleys]
-            ratings += [(_ratings(one), _ratings(other))]
-        found.append(Pair((first, second), len(names), len(volleys), agreements(volleys), differences(ratings)))
-    return found
+            left, right = (states[Desk(rater, "packets", name)] for rater in (first, second))
+            volleys += [(volley(_codes(left, number)), volley(_codes(right, number))) for number in packets.study[name].volleys]
+            ratings += [(_ratings(left), _ratings(right))]
+        pairs.append(Pair((first, second), len(names), len(volleys), agreements(volleys), differences(ratings)))
+    return pairs
 
 
 def training(packets: Packets, states: States, rater: str, names: Iterable[str]) -> Pair | None:
-    """A trainee against the gold codes over the training packets finished; None where none is."""
+    """A trainee's agreement with the gold codes on finished training packets; None where none is finished."""
     volleys, ratings, count = [], [], 0
     for name in names:
         state = states.get(Desk(rater, "training", name), {})
@@ -159,27 +159,27 @@ def training(packets: Packets, states: States, rater: str, names: Iterable[str])
 
 
 def agreements(volleys: Volleys) -> list[Agreement]:
-    """For each behavior that either coder saw, and for all behaviors pooled, whether both saw it where."""
+    """Agreement on each behavior that either coder saw, and on all behaviors pooled."""
     kinds = [entry.code for entry in BEHAVIOURS]
-    table = [_agreement(code, [(code in one, code in other) for one, other in volleys]) for code in kinds]
-    pooled = _agreement(None, [(code in one, code in other) for code, (one, other) in product(kinds, volleys)])
+    table = [_agreement(code, [(code in first, code in second) for first, second in volleys]) for code in kinds]
+    pooled = _agreement(None, [(code in first, code in second) for code, (first, second) in product(kinds, volleys)])
     return [row for row in table if any(row.seen)] + [pooled]
 
 
 def _agreement(behaviour: Behaviour | None, decisions: Sequence[tuple[bool, bool]]) -> Agreement:
-    ones, others = [one for one, _ in decisions], [other for _, other in decisions]
-    kappa = cohen(ones, others)
-    share = sum(one == other for one, other in decisions) / len(decisions)
-    return Agreement(behaviour, None if isnan(kappa) else kappa, share, (sum(ones), sum(others)))
+    first, second = [one_saw for one_saw, _ in decisions], [other_saw for _, other_saw in decisions]
+    kappa = cohen(first, second)
+    share = sum(one_saw == other_saw for one_saw, other_saw in decisions) / len(decisions)
+    return Agreement(behaviour, None if isnan(kappa) else kappa, share, (sum(first), sum(second)))
 
 
 def differences(ratings: Sequence[tuple[Mapping[Global, int], Mapping[Global, int]]]) -> list[Difference]:
     """For each global the mean ratings of both coders, and the shares of packets rated equal, and within one point."""
     table = []
     for code in Global:
-        pairs = [(one[code], other[code]) for one, other in ratings]
-        apart = Counter(abs(one - other) for one, other in pairs)
-        means = (sum(one for one, _ in pairs) / len(pairs), sum(other for _, other in pairs) / len(pairs))
+        pairs = [(first[code], second[code]) for first, second in ratings]
+        apart = Counter(abs(first - second) for first, second in pairs)
+        means = (sum(first for first, _ in pairs) / len(pairs), sum(second for _, second in pairs) / len(pairs))
         table.append(Difference(code, means, apart[0] / len(pairs), (apart[0] + apart[1]) / len(pairs)))
     return table
 

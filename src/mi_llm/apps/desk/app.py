@@ -1,6 +1,6 @@
-"""The desk's pages and the one door for changes, as a FastAPI application over what `packets.read` read and the store holds.
+"""The desk's pages and the route for changes, as a FastAPI application over what `packets.read` read and the store holds.
 
-Whoever comes without a session, with a guessed link, or to another's packet gets the same answer: there is no such page.
+A request without a session, with a guessed link, or for another's packet gets the same answer: there is no such page.
 """
 
 import sqlite3
@@ -41,7 +41,7 @@ PAGES.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys in the cod
 
 
 class Guarded:
-    """Every answer carries the headers that keep a page to itself; nothing but the files of the page is kept by a browser."""
+    """Middleware that gives every answer the security headers, and lets a browser keep nothing but the page's files."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -62,7 +62,7 @@ class Guarded:
 
 def create(packets: Packets, store: Store) -> FastAPI:
     """The application."""
-    # its telemetry could be switched on by the environment, and would carry what raters send: off, whatever stands there
+    # the environment could switch on FastAPI's telemetry, which would carry what raters send: off in any case
     telemetry: Any = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
     app = FastAPI(
         docs_url=None, redoc_url=None, openapi_url=None, telemetry=telemetry, max_body_size=REQUEST, redirect_slashes=False
@@ -78,7 +78,7 @@ def create(packets: Packets, store: Store) -> FastAPI:
 
 
 def desk_pages(app: FastAPI, packets: Packets, store: Store) -> None:
-    """Signing in, a rater's list, the coding page, and the door for changes; `/health` for whoever runs the desk."""
+    """Routes of signing in, a rater's list, the coding page and its changes; `/health` for whoever runs the desk."""
 
     @app.get("/health")
     def health() -> Response:
@@ -137,7 +137,7 @@ def desk_pages(app: FastAPI, packets: Packets, store: Store) -> None:
 
 
 def coordinator_pages(app: FastAPI, packets: Packets, store: Store) -> None:
-    """The export; the coordinator's page itself is `/`."""
+    """The route of the export; the coordinator's page itself is `/`."""
 
     @app.get("/export/{name}")
     def export(request: Request, name: str) -> Response:
@@ -158,7 +158,7 @@ def signed_in(request: Request, packets: Packets, store: Store) -> str | None:
 
 
 def own(request: Request, packets: Packets, store: Store, part: str, name: str) -> Desk:
-    """The packet a request is about, if it is the rater's; every other answer is 404."""
+    """The packet that a request is about, if it is the rater's; raises 404 for everything else."""
     person = signed_in(request, packets, store)
     if person is not None and person in packets.raters:
         if part == "packets" and name in packets.raters[person]:
@@ -174,7 +174,7 @@ async def missing(request: Request, _: Exception) -> Response:
 
 
 async def unwritable(request: Request, error: Exception) -> Response:
-    """The disk is full or gone: the browser keeps its changes and tries again; the terminal is told why, without any text."""
+    """The answer when the disk is full or gone: the browser keeps its changes and tries again; the terminal shows the reason."""
     print(f"mi-llm desk: nothing could be saved: {error}", file=sys.stderr)
     return PlainTextResponse("not saved", 503)
 
@@ -226,7 +226,7 @@ def coding_page(request: Request, packets: Packets, store: Store, desk: Desk) ->
 
 
 def current(packets: Packets, store: Store, desk: Desk) -> dict[str, Any]:
-    """What holds of a packet, as the page's script has it: items with value and version, and what can be undone."""
+    """A packet's present state for the page's script: items with value and version, and what can be undone."""
     state = store.state(desk)
     return {
         "rater": desk.rater,
@@ -244,7 +244,7 @@ def script_data(request: Request, **data: Any) -> dict[str, Any]:
 
 
 def coordinator(request: Request, packets: Packets, store: Store) -> Response:
-    """Progress of everybody; reliability, notes and the export of what all who share it have finished."""
+    """The coordinator's page: everybody's progress; reliability, notes and export of the released packets."""
     states = store.states()
 
     def row(rater: str, part: Part, name: str) -> agreement.Progress:

@@ -1,7 +1,7 @@
-"""How a change becomes a code: what a rater may change, and what happens where two tabs, or two devices, changed the same thing.
+"""How a change becomes a code: what a rater may change, and what happens where two tabs or devices change the same item.
 
-A change names the item, the new value, and the change it builds on. It is written once, however often it is sent; it is
-refused where the item has meanwhile become something else, and then both values are shown to the rater, who decides.
+A change names the item, the new value, and the change it builds on. It is written once, however often it is sent. If
+the item has meanwhile changed, it is not written: both values are shown to the rater, who decides.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ Value = Annotated[list[Behaviour], Field(max_length=len(Behaviour))] | StrictBoo
 
 
 class Change(BaseModel):
-    """What a rater did: `base` is the change that the rater saw when doing it, `undoes` the one that this takes back."""
+    """A rater's change of an item: `base` is the change that the rater saw before it, `undoes` the one that this one undoes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     id: Id
@@ -35,7 +35,7 @@ class Change(BaseModel):
 
 
 class Changes(BaseModel):
-    """What a browser sends: changes in the order they were made, and who it thinks is signed in."""
+    """What a browser sends: changes in the order they were made, and the rater whom it believes to be signed in."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     rater: str
@@ -43,7 +43,7 @@ class Changes(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What became of a change, and what holds now; `gold` comes with a training volley that was just compared."""
+    """The outcome of a change, and the item's present value; `gold` comes with a training volley that was just compared."""
 
     id: str
     item: str
@@ -55,7 +55,7 @@ class Outcome(BaseModel):
 
 
 def packet_of(packets: Packets, desk: Desk) -> Packet:
-    """The transcript."""
+    """The transcript that a desk is about."""
     return (packets.study if desk.part == "packets" else packets.training)[desk.packet]
 
 
@@ -97,50 +97,50 @@ def _judge(
     if reason:
         return "refused", reason
     held = state.get(change.item, Held())
-    # who arrives at the same value agrees, whatever it was based on
+    # an equal value is no conflict, whatever it was based on
     return ("new" if change.base == held.version or change.value == held.value else "conflict"), None
 
 
 def _refusal(packets: Packets, desk: Desk, state: State, change: Change) -> Reason | None:
     """Why a change may not be made; None where it may."""
-    packet, (kind, _, place) = packet_of(packets, desk), change.item.partition("-")
-    if not _fits(packet, desk, kind, place, change.value):
+    packet, (kind, _, key) = packet_of(packets, desk), change.item.partition("-")
+    if not _fits(packet, desk, kind, key, change.value):
         return "unknown"
     if kind not in ("done", "note") and state.get("done", Held()).value:
         return "done"
-    if kind == "volley" and f"shown-{place}" in state:
+    if kind == "volley" and f"shown-{key}" in state:
         return "shown"
-    if kind == "shown" and state.get(f"volley-{place}", Held()).value is None:
+    if kind == "shown" and state.get(f"volley-{key}", Held()).value is None:
         return "incomplete"
     if kind == "done" and change.value and missing(packet, desk, state):
         return "incomplete"
     return None
 
 
-def _fits(packet: Packet, desk: Desk, kind: str, place: str, value: Value) -> bool:
+def _fits(packet: Packet, desk: Desk, kind: str, key: str, value: Value) -> bool:
     """Whether the packet has such an item, and the item such a value."""
-    if kind in ("volley", "shown") and place not in map(str, packet.volleys):
+    if kind in ("volley", "shown") and key not in map(str, packet.volleys):
         return False
     if kind == "volley":
         return value is None or (isinstance(value, list) and len(set(value)) == len(value))
     if kind == "shown":
         return desk.part == "training" and value is True
     if kind == "global":
-        return place in set(Global) and (value is None or (type(value) is int and 1 <= value <= 5))
+        return key in set(Global) and (value is None or (type(value) is int and 1 <= value <= 5))
     if kind == "note":
         return isinstance(value, str)
     return value is True or value is None
 
 
 def _reopening(database: Any, packets: Packets, desk: Desk, change: Change) -> Reason | None:
-    """Independent codes stay independent: once all who share a packet are done, nobody changes theirs; nor after the gold."""
+    """Why `done` may not be taken back: not once all who share a packet are done, nor in training, where the gold was shown."""
     if change.item != "done" or change.value:
         return None
     if desk.part == "training":
         return "closed"
-    others = [Desk(rater, desk.part, desk.packet) for rater in packets.sharing(desk.packet) if rater != desk.rater]
-    done = [memory.state(database, other).get("done", Held()).value for other in others]
-    return "closed" if others and all(done) else None
+    other_desks = [Desk(rater, desk.part, desk.packet) for rater in packets.sharing(desk.packet) if rater != desk.rater]
+    done = [memory.state(database, other_desk).get("done", Held()).value for other_desk in other_desks]
+    return "closed" if other_desks and all(done) else None
 
 
 def missing(packet: Packet, desk: Desk, state: State) -> list[str]:
@@ -152,11 +152,11 @@ def missing(packet: Packet, desk: Desk, state: State) -> list[str]:
 
 
 def _gold(packets: Packets, desk: Desk, item: str) -> list[Behaviour] | None:
-    kind, _, place = item.partition("-")
-    return sorted(packets.gold[desk.packet].behaviours[int(place)]) if kind == "shown" else None
+    kind, _, number = item.partition("-")
+    return sorted(packets.gold[desk.packet].behaviours[int(number)]) if kind == "shown" else None
 
 
 def gold_shown(packets: Packets, desk: Desk, state: State) -> dict[str, list[Behaviour]]:
-    """The gold codes of the training volleys that were compared, by volley; of no other."""
+    """The gold codes of the training volleys that were compared, by volley."""
     shown = [item for item in state if item.startswith("shown-")]
     return {item.removeprefix("shown-"): _gold(packets, desk, item) or [] for item in shown}

@@ -19,7 +19,7 @@ from mi_llm.problem import Problem
 def serve(packets: Path, data: Path, host: str, port: int, *, training: Path | None = None, address: str | None = None) -> None:
     """Run the desk until it is interrupted. Links of people who have none are made and printed, once.
 
-    `address` is where people reach the desk, where that is not host and port: a proxy that speaks https, say.
+    `address` is where people reach the desk, where that is not host and port: for instance an https proxy.
     """
     desk = read(packets, training)
     listening = listen(host, port)
@@ -45,7 +45,7 @@ def serve(packets: Path, data: Path, host: str, port: int, *, training: Path | N
 
 
 def links(packets: Path, data: Path, address: str, renew: str | None = None) -> None:
-    """Print links of people who have none, or one person's new link, which ends the old one."""
+    """Print links of people who have none, or a new link for one person, which replaces the old one."""
     desk, store = read(packets), Store(data)
     if renew is not None and renew not in _people(desk):
         raise Problem(renew, "nobody at this desk", ", ".join(_people(desk)), "correct the name")

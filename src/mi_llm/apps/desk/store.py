@@ -1,7 +1,7 @@
-"""The desk's memory: `desk.sqlite` in the data folder, with who may come in, every change as an event, and what holds now.
+"""The desk's database, `desk.sqlite` in the data folder: links and sessions, every change as an event, and the present state.
 
-Events are only ever added, an undo too. What holds now (`state`) follows from them and is written in the same transaction, with
-write-ahead logging and a full sync, so what was acknowledged outlives a killed process and a power cut.
+Events are only added, also for an undo. The present state (`state`) follows from them and is written in the same transaction,
+with write-ahead logging and a full sync, so what was acknowledged survives a killed process and a power cut.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ CREATE TRIGGER event_unchanged BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 
 
 @dataclass(frozen=True)
 class Desk:
-    """Whose coding of what: a rater, a part of the desk (the study's packets or the training), and a packet."""
+    """One rater's coding of one packet; `part` is the study's packets or the training."""
 
     rater: str
     part: Part
@@ -52,13 +52,13 @@ class Desk:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """As the tables have it."""
+        """The key of its rows in the database."""
         return self.rater, self.part, self.packet
 
 
 @dataclass(frozen=True)
 class Held:
-    """What holds of an item; the version is the id of the change that made it so, empty where nothing was said yet."""
+    """An item's present value; the version is the id of the change that set it, empty where nothing was set yet."""
 
     value: Any = None
     version: str = ""
@@ -68,7 +68,7 @@ State = dict[str, Held]
 
 
 class Store:
-    """The database, opened once a process and used by one thread at a time; other processes wait for their turn."""
+    """The database, opened once per process and used by one thread at a time; other processes wait for their turn."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "desk.sqlite"
@@ -110,7 +110,7 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """One view of everything."""
+        """A consistent view of the database."""
         with self._turn:
             self._database.execute("BEGIN")
             try:
@@ -119,7 +119,7 @@ class Store:
                 self._database.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Give the database back."""
+        """Close the database."""
         self._database.close()
 
     def link(self, person: str, *, renew: bool) -> str | None:
@@ -151,36 +151,36 @@ class Store:
         return str(row[0]) if row else None
 
     def pin(self, packets: Packets) -> None:
-        """Remember each packet's content; raises Problem where a packet was changed after somebody had coded it."""
+        """Store each packet's hash; raises Problem where a packet was changed after somebody had coded it."""
         parts: dict[Part, Any] = {"packets": packets.study, "training": packets.training}
         with self.writing() as database:
             coded = {(part, packet) for part, packet in database.execute("SELECT DISTINCT part, packet FROM event")}
             known = {(part, packet): sha for part, packet, sha in database.execute("SELECT * FROM packet")}
             for part, contents in parts.items():
                 for name, packet in contents.items():
-                    found = _content(packet)
-                    if (part, name) in coded and known[part, name] != found:
+                    sha256 = _content(packet)
+                    if (part, name) in coded and known[part, name] != sha256:
                         raise Problem(
                             f"packet {name}", "not the transcript that was coded", f"the one of {self.path}",
                             "restore the packets, or start with another --data",
                         )  # fmt: skip
-                    database.execute("INSERT OR REPLACE INTO packet VALUES (?, ?, ?)", (part, name, found))
+                    database.execute("INSERT OR REPLACE INTO packet VALUES (?, ?, ?)", (part, name, sha256))
 
     def state(self, desk: Desk) -> State:
-        """What holds of one packet for one rater."""
+        """The items of one packet for one rater."""
         with self.reading() as database:
             return state(database, desk)
 
     def states(self) -> dict[Desk, State]:
-        """What holds of everything."""
-        found: dict[Desk, State] = {}
+        """The items of all packets and raters."""
+        states: dict[Desk, State] = {}
         with self.reading() as database:
             for rater, part, packet, item, value, version in database.execute("SELECT * FROM state"):
-                found.setdefault(Desk(rater, part, packet), {})[item] = Held(json.loads(value), version)
-        return found
+                states.setdefault(Desk(rater, part, packet), {})[item] = Held(json.loads(value), version)
+        return states
 
     def history(self, desk: Desk) -> list[dict[str, Any]]:
-        """The changes that can still be undone, oldest first: id, item, and what held before."""
+        """The changes that can still be undone, oldest first: id, item, and the value before."""
         with self.reading() as database:
             rows = database.execute(
                 "SELECT id, item, before FROM event AS done WHERE rater = ? AND part = ? AND packet = ? AND undoes IS NULL"
@@ -192,21 +192,21 @@ class Store:
 
 
 def state(database: sqlite3.Connection, desk: Desk) -> State:
-    """What holds of one packet for one rater, inside a transaction."""
+    """The items of one packet for one rater, inside a transaction."""
     rows = database.execute("SELECT item, value, version FROM state WHERE rater = ? AND part = ? AND packet = ?", desk.key)
     return {item: Held(json.loads(value), version) for item, value, version in rows}
 
 
 def known(database: sqlite3.Connection, desk: Desk, change: str) -> bool:
     """Whether a change was written before."""
-    found = database.execute("SELECT 1 FROM event WHERE rater = ? AND part = ? AND packet = ? AND id = ?", (*desk.key, change))
-    return found.fetchone() is not None
+    rows = database.execute("SELECT 1 FROM event WHERE rater = ? AND part = ? AND packet = ? AND id = ?", (*desk.key, change))
+    return rows.fetchone() is not None
 
 
 def write(
     database: sqlite3.Connection, desk: Desk, item: str, value: Any, *, before: Held, base: str, change: str, undoes: str | None
 ) -> None:
-    """Add an event, and make what it says hold."""
+    """Add an event, and set the item to its value."""
     new = storage.dump(value)
     database.execute(
         "INSERT INTO event (rater, part, packet, id, item, before, value, base, undoes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

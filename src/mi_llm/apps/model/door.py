@@ -1,4 +1,4 @@
-"""What stands in front of every request: the size of its body, the token, the count, and the last resort when something breaks.
+"""What every request passes first: the limit on its size, the token, the count of answers, and the handling of unexpected errors.
 
 Nothing that a request or a reply says goes into a log or an error message.
 """
@@ -15,16 +15,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mi_llm.apps.model.protocol import Refusal, invalid
 
 BODY = 256 * 1024  # bytes of a request: several times the longest chat that a model can read
-DRAINED = 16 * BODY  # bytes of too large a body that are read and dropped, so that the sender hears the answer
+DRAINED = 16 * BODY  # bytes of too large a body that are read and dropped, so that the sender receives the answer
 BODY_SECONDS = 30.0
 PRIVATE = "/v1/"  # what the bearer token protects: not health, readiness and metrics
 
 
 class Door:
-    """An ASGI application around another; `seen` is told path and status of each answer."""
+    """An ASGI application around another; `on_answer` is called with path and status of each answer."""
 
-    def __init__(self, app: ASGIApp, token: str | None, seen: Callable[[str, int], None]) -> None:
-        self.app, self.token, self.seen = app, token, seen
+    def __init__(self, app: ASGIApp, token: str | None, on_answer: Callable[[str, int], None]) -> None:
+        self.app, self.token, self.on_answer = app, token, on_answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request in, or refuse it."""
@@ -37,22 +37,22 @@ class Door:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                self.seen(scope["path"], message["status"])
+                self.on_answer(scope["path"], message["status"])
             await send(message)
 
         try:
             self.check_token(scope)
-            await self.app(scope, await taken(receive), counted)
+            await self.app(scope, await whole_body(receive), counted)
         except Refusal as refusal:
             await answer(refusal, counted)
-        except Exception as error:  # the server goes on, and the log says no more than kind and place
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            print(f"request failed: {type(error).__name__} at {place.filename}:{place.lineno}", file=sys.stderr, flush=True)
+        except Exception as error:  # the server goes on, and the log says no more than the error's type and line
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            print(f"request failed: {type(error).__name__} at {frame.filename}:{frame.lineno}", file=sys.stderr, flush=True)
             if not begun:
                 await answer(Refusal(500, "internal error; the request may be correct", "server_error"), counted)
 
     def check_token(self, scope: Scope) -> None:
-        """Refuse a request without the token, where one is wanted."""
+        """Refuse a request without the token, where one is required."""
         if self.token is None or not scope["path"].startswith(PRIVATE):
             return
         sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
@@ -60,30 +60,30 @@ class Door:
             raise Refusal(401, "send the server's token as `Authorization: Bearer …`", "authentication_error", "invalid_api_key")
 
 
-async def taken(receive: Receive) -> Receive:
-    """The request's body, read and measured, as what the application behind receives."""
-    content, size, more = bytearray(), 0, True
+async def whole_body(receive: Receive) -> Receive:
+    """Read the request's body within the limits; returns what the application receives in its place. Raises Refusal."""
+    content, size, unfinished = bytearray(), 0, True
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            while more and size <= DRAINED:
+            while unfinished and size <= DRAINED:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     break
                 size += len(message.get("body", b""))
-                more = message.get("more_body", False)
+                unfinished = message.get("more_body", False)
                 if size <= BODY:
                     content += message.get("body", b"")
     except TimeoutError:
         raise invalid(f"the body did not arrive within {BODY_SECONDS:g} s", status=408) from None
     if size > BODY:
         raise invalid(f"the body is larger than {BODY} bytes", status=413)
-    given = False
+    delivered = False
 
     async def again() -> Message:
-        nonlocal given
-        if given:
+        nonlocal delivered
+        if delivered:
             return await receive()
-        given = True
+        delivered = True
         return {"type": "http.request", "body": bytes(content), "more_body": False}
 
     return again

@@ -1,8 +1,8 @@
 """The replies of one model, written together: chats join and leave at every step, base and tuned ones from one loaded base.
 
-A thread of its own reads the prompts that join, lets every open reply say its next token in one pass, and hands its text out.
-The passes are those of stage `respond` (`engine/branching.py`): in float32 a reply is the one that `respond` gives, whoever is
-beside it. What the adapter adds counts for the tuned arm's rows only, so both arms go through the model in one pass.
+A thread of its own reads the prompts that join, computes the next token of every open reply in one pass, and hands the text out.
+The passes are those of stage `respond` (`engine/branching.py`): in float32 a reply equals the one of `respond`, whatever else is
+in the batch. The adapter's output counts for the tuned arm's rows only, so both arms go through the model in one pass.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ READ_AT_ONCE = 2048  # prompt tokens that may join in one step: open replies wai
 Finish = Literal["stop", "length", "left", "late", "closing", "failed"]
 
 
-class Full(Exception):  # noqa: N818 — what it says is what is so
-    """As many replies wait as may."""
+class Full(Exception):  # noqa: N818 — a state, not a fault
+    """The queue is full."""
 
 
 class Closing(Exception):  # noqa: N818
-    """The server ends, and takes no more."""
+    """The server is shutting down and takes no more replies."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is wanted: an arm's reply to a prompt of token ids, of at most `limit` tokens, by `deadline` (monotonic seconds).
+    """A request: an arm's reply to a prompt of token ids, of at most `limit` tokens, by `deadline` (monotonic seconds).
 
     With `temperature` 0 each token is the likeliest; else it is drawn with random numbers from `seed`, as `respond` draws.
     """
@@ -56,14 +56,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Piece:
-    """What became of a reply in one step: more text, and why it has ended, if it has."""
+    """The news of a reply after one step: more text, and why the reply has ended, if it has."""
 
     text: str
     finish: Finish | None = None
 
 
 class Reply:
-    """A reply that waits or is being written; `pieces` holds what its reader has not taken yet."""
+    """A reply that waits or is being written; `pieces` holds what its reader has not fetched yet."""
 
     def __init__(self, asked: Asked, tokenizer: PreTrainedTokenizerBase) -> None:
         self.asked = asked
@@ -77,7 +77,7 @@ Told = list[tuple[Reply, Piece]]
 
 
 class Arms(Branching):
-    """Passes over rows of both arms: what the adapter adds is kept for the tuned arm's tokens, and dropped for the base's."""
+    """Passes over rows of both arms: the adapter's output is kept for the tuned arm's tokens and dropped for the base's."""
 
     def __init__(self, model: torch.nn.Module, stops: Sequence[int], rows: int, replies: dict[int, Reply]) -> None:
         super().__init__(model, stops, rows, 0, self.chosen)  # each reply has a limit of its own
@@ -90,9 +90,9 @@ class Arms(Branching):
 
     def run(self, row: Any, places: Any, of: Opening | Step, keep: Any) -> torch.Tensor:
         """One pass over one row, as `Branching.run`."""
-        parts = [(of.talk, of.sizes)] if isinstance(of, Opening) else [(talk, [1] * len(talk.places)) for talk in of.talks]
-        rows = [pair for talk, sizes in parts for pair in zip(talk.places, sizes, strict=True)]
-        tuned = [self.replies[place].asked.tuned for place, size in rows for _ in range(size)]
+        parts = [(of.talk, of.sizes)] if isinstance(of, Opening) else [(talk, [1] * len(talk.indices)) for talk in of.talks]
+        rows = [pair for talk, sizes in parts for pair in zip(talk.indices, sizes, strict=True)]
+        tuned = [self.replies[number].asked.tuned for number, size in rows for _ in range(size)]
         self.tuned = self.tensor(tuned)[None, :, None]
         if self.adding != any(tuned):  # where no row needs it, the adapter's work is saved
             self.adding = any(tuned)
@@ -100,18 +100,18 @@ class Arms(Branching):
                 module.enable_adapters(self.adding)
         return super().run(row, places, of, keep)
 
-    def chosen(self, logits: torch.Tensor, places: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
-        """The next token of each reply, the likeliest or by chance."""
+    def chosen(self, logits: torch.Tensor, numbers: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
+        """The next token of each reply, likeliest or drawn; `numbers` are the replies' numbers, `counts` their tokens so far."""
         tokens = logits.argmax(-1)
-        asked = [self.replies[place].asked for place in places]
-        for top_k in {one.top_k for one in asked if one.temperature}:
-            rows = [row for row, one in enumerate(asked) if one.temperature and one.top_k == top_k]
+        requests = [self.replies[number].asked for number in numbers]
+        for top_k in {request.top_k for request in requests if request.temperature}:
+            rows = [row for row, request in enumerate(requests) if request.temperature and request.top_k == top_k]
             temperature, top_p, chance = (
-                torch.tensor(numbers, dtype=torch.float32, device=self.device)
-                for numbers in (
-                    [asked[row].temperature for row in rows],
-                    [asked[row].top_p for row in rows],
-                    [self.replies[places[row]].chance[counts[row]] for row in rows],
+                torch.tensor(values, dtype=torch.float32, device=self.device)
+                for values in (
+                    [requests[row].temperature for row in rows],
+                    [requests[row].top_p for row in rows],
+                    [self.replies[numbers[row]].chance[counts[row]] for row in rows],
                 )
             )
             tokens[rows] = drawn(logits[rows], temperature, top_k, top_p, chance)
@@ -121,7 +121,7 @@ class Arms(Branching):
 class Engine:
     """One loaded model and the replies it is writing, at most `rows` at a time, while at most `queue` more wait.
 
-    `tell` is called in the engine's thread with what became of the replies in a step. `read` and `written` count tokens.
+    `tell` is called in the engine's thread with the news of the replies after a step. `read` and `written` count tokens.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Engine:
         self.talks: dict[int, Talk] = {}  # by the size of the prompts: rows of one talk are stored as long as the longest
         self.numbers = count()
         self.changed = threading.Condition()
-        self.last: float | None = None  # when the server ends: the latest that a reply may take
+        self.last: float | None = None  # once the server is shutting down: when the last reply must end (monotonic seconds)
         self.closed = False
         self.thread = threading.Thread(target=self._work, name="replies", daemon=True)
         self.thread.start()
@@ -152,7 +152,7 @@ class Engine:
             return len(self.waiting), len(self.running)
 
     def ask(self, reply: Reply) -> None:
-        """Let a reply wait for its turn; raises Full or Closing."""
+        """Put a reply into the queue; raises Full or Closing."""
         with self.changed:
             if self.last is not None:
                 raise Closing
@@ -162,7 +162,7 @@ class Engine:
             self.changed.notify()
 
     def leave(self, reply: Reply) -> None:
-        """Nobody reads this reply any longer: it leaves the queue now, or the batch at the next step."""
+        """Drop a reply that nobody reads any longer: from the queue now, or from the batch at the next step."""
         with self.changed:
             reply.left = True
             if reply in self.waiting:
@@ -194,13 +194,13 @@ class Engine:
             return not self.closed
 
     def _turn(self) -> None:
-        """Let replies join, hand out what was said in the last step, let the ended leave, and let the others say a token."""
+        """One step: let replies join, hand out the last step's tokens, remove the replies that ended, compute the next tokens."""
         told: Told = []
         try:
             self._open(self._joining(told))
             for size, talk in list(self.talks.items()):
                 self._hear(talk, told)
-                if not talk.places:
+                if not talk.indices:
                     del self.talks[size]
         finally:
             self.tell(told)
@@ -208,7 +208,7 @@ class Engine:
             self.passes.step(list(self.talks.values()))
 
     def _joining(self, told: Told) -> list[int]:
-        """Take from the queue what has room, and what has waited too long."""
+        """Take from the queue the replies that fit, and end those that waited too long; returns the numbers of the former."""
         joining: list[int] = []
         read = 0
         with self.changed:
@@ -244,19 +244,19 @@ class Engine:
                 self.talks[size] = talk
 
     def _hear(self, talk: Talk, told: Told) -> None:
-        """Take up what each reply of a talk has said, and let those leave that have ended."""
+        """Add each reply's last token to its text, and remove the replies that have ended."""
         going = []
-        for row, (number, said) in enumerate(zip(talk.places, talk.said, strict=True)):
+        for row, (number, tokens) in enumerate(zip(talk.indices, talk.replies, strict=True)):
             reply = self.running[number]
-            piece = self._heard(reply, said[-1])
+            piece = self._heard(reply, tokens[-1])
             if piece.text or piece.finish:
                 told.append((reply, piece))
             if piece.finish:
                 del self.running[number]
             else:
                 going.append(row)
-        self.written += len(talk.places)
-        if len(going) < len(talk.places):
+        self.written += len(talk.indices)
+        if len(going) < len(talk.indices):
             talk.keep(going)
 
     def _heard(self, reply: Reply, token: int) -> Piece:
@@ -273,9 +273,9 @@ class Engine:
         return Piece(text, self._overdue(reply))
 
     def _fail(self, error: Exception) -> None:
-        """Give up what is being written, and say why without its message, which may hold text."""
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        print(f"replies failed: {type(error).__name__} at {place.filename}:{place.lineno}", file=sys.stderr, flush=True)
+        """End all open replies as failed, and log why without the error's message, which may hold text."""
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        print(f"replies failed: {type(error).__name__} at {frame.filename}:{frame.lineno}", file=sys.stderr, flush=True)
         failed: Told = [(reply, Piece("", "failed")) for reply in self.running.values()]
         self.talks.clear()
         self.running.clear()

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from mi_llm.engine.template import Message
 
 MESSAGES, STOPS, STOP_CHARACTERS = 400, 4, 64
-REFUSED: dict[str, tuple[Any, ...]] = {  # a field that is not done here, and the values with which it asks for nothing
+REFUSED: dict[str, tuple[Any, ...]] = {  # fields that are not supported here, with the values at which they change nothing
     "n": (1,), "logprobs": (False,), "top_logprobs": (0,), "logit_bias": ({},), "frequency_penalty": (0,),
     "presence_penalty": (0,), "tools": ([],), "functions": ([],), "response_format": ({"type": "text"},),
     "modalities": (["text"],), "audio": (), "min_p": (0,), "repetition_penalty": (1,), "min_tokens": (0,), "ignore_eos": (False,),
@@ -50,7 +50,7 @@ class Part(Strict):
 
 
 def parts(content: Any) -> Any:
-    """A text is as good as a list of one text part."""
+    """The content as a list of parts: a plain text becomes one text part."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):
@@ -95,15 +95,15 @@ class ChatRequest(Strict):
 
     @model_validator(mode="after")
     def answerable(self) -> "ChatRequest":
-        """Refuse what cannot be done."""
+        """Refuse a request that these models cannot answer."""
         if any(message.role == "system" for message in self.messages[1:]):
             raise ValueError("only the first message may be a system message")
         if self.messages[-1].role != "user":
             raise ValueError("the last message must be a user message: it is the one to answer")
         if len(self.stops) > STOPS or not all(0 < len(stop) <= STOP_CHARACTERS for stop in self.stops):
             raise ValueError(f"stop: at most {STOPS} strings of 1 to {STOP_CHARACTERS} characters")
-        for name, nothing in REFUSED.items():
-            if (self.model_extra or {}).get(name) not in (None, *nothing):
+        for name, neutral in REFUSED.items():
+            if (self.model_extra or {}).get(name) not in (None, *neutral):
                 raise ValueError(f"{name} is not supported here; leave it out")
         return self
 
@@ -143,22 +143,22 @@ class Refusal(Exception):  # noqa: N818
 
 
 def invalid(message: str, code: str | None = None, status: int = 400) -> Refusal:
-    """The refusal of a request that is wrong."""
+    """The refusal of an invalid request."""
     return Refusal(status, message, "invalid_request_error", code)
 
 
 def described(faults: Sequence[Any]) -> str:
-    """Faults that pydantic found, without repeating what was sent."""
+    """The first faults that pydantic found, in one line, without repeating what was sent."""
     lines = []
     for fault in faults[:3]:
-        place = ".".join(str(part) for part in fault["loc"][1:])  # without `body`
+        field = ".".join(str(part) for part in fault["loc"][1:])  # without `body`
         message = fault["msg"].removeprefix("Value error, ")
-        lines.append(f"{place}: {message}" if place else message)
+        lines.append(f"{field}: {message}" if field else message)
     return "; ".join(lines)
 
 
 def usage(prompt: int, reply: int) -> dict[str, int]:
-    """How many tokens were read and written."""
+    """The numbers of tokens read and written, as OpenAI's `usage`."""
     return {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply}
 
 
@@ -169,8 +169,8 @@ class Answer:
         self.frame: dict[str, Any] = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
         self.with_usage = with_usage
 
-    def whole(self, text: str, finish: str, used: dict[str, int]) -> dict[str, Any]:
-        """A chat completion."""
+    def completion(self, text: str, finish: str, used: dict[str, int]) -> dict[str, Any]:
+        """The whole answer as a chat completion."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
         return {**self.frame, "object": "chat.completion", "choices": [choice], "usage": used}

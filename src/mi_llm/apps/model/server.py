@@ -39,7 +39,7 @@ from mi_llm.study import Study, served_name
 CONTEXT = 8192  # tokens of prompt and reply, also where a model could read more: each takes memory
 GRACE = 8.0  # seconds for open replies when the server is told to end; container engines kill after 10
 CONNECTIONS = 512  # open at once; uvicorn turns away more with 503
-COLDEST = 0.01  # below this temperature the likeliest token is as good as certain
+COLDEST = 0.01  # below this temperature the likeliest token is practically certain
 TOKEN = "MI_LLM_TOKEN"  # noqa: S105 — the name of the environment variable
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Error, "description": "The request is wrong, or is not possible now"},
@@ -49,7 +49,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json":
 
 
 def broken(finish: Finish) -> Refusal | None:
-    """What a client is told of a reply that ended in no good way."""
+    """The refusal that a client gets for a reply that failed; None if it ended well."""
     match finish:
         case "late":
             return Refusal(504, "the reply took longer than this server allows", "timeout", "timeout")
@@ -97,7 +97,7 @@ class House:
         self.served: dict[str, Served] = {}
         self.engines: dict[str, Engine] = {}
         self.metrics = Metrics(self.engines)
-        self.encoding = ThreadPoolExecutor(1, "encoding")  # one: a chat template keeps its place while it is filled in
+        self.encoding = ThreadPoolExecutor(1, "encoding")  # one thread: a chat template keeps state while it is rendered
 
     async def load(self) -> None:
         """Load all models, one after the other."""
@@ -109,8 +109,8 @@ class House:
                     loop.call_soon_threadsafe(hand_out, told)
 
         for model in self.models:
-            found = await asyncio.to_thread(opened, self.study, model, self.queue, tell)
-            self.served[model], self.engines[model] = found, found.engine
+            served = await asyncio.to_thread(opened, self.study, model, self.queue, tell)
+            self.served[model], self.engines[model] = served, served.engine
 
     @property
     def ready(self) -> bool:
@@ -123,16 +123,16 @@ class House:
         return all(engine.thread.is_alive() for engine in self.engines.values())
 
     def names(self) -> list[tuple[str, str, str]]:
-        """What is offered: name, model, arm."""
+        """The served arms: name, model, arm."""
         return [(served_name(model, arm), model, arm) for model in self.models for arm in self.study.arms(model)]
 
     async def reply(self, asked: ChatRequest) -> tuple[str, Served, Reply]:
         """Encode a chat and let its reply wait for its turn; returns the arm's name too."""
         deadline = time.monotonic() + self.seconds
-        found = next((entry for entry in self.names() if entry[0] == asked.model), None)
-        if found is None:
+        offer = next((entry for entry in self.names() if entry[0] == asked.model), None)
+        if offer is None:
             raise invalid("there is no model with that name; /v1/models lists the models", "model_not_found", 404)
-        name, model, arm = found
+        name, model, arm = offer
         if model not in self.served:
             raise Refusal(503, "this model is still being loaded", "server_error", "loading", retry_s=5)
         served = self.served[model]
@@ -152,7 +152,7 @@ class House:
         return name, served, reply
 
     def wish(self, asked: ChatRequest, served: Served, ids: list[int], *, tuned: bool, deadline: float) -> Asked:
-        """What is asked of the engine; where the request is silent, the study's own settings hold."""
+        """The request to the engine; where the client's request is silent, the study's own settings hold."""
         room = served.context - len(ids)
         if room < 1:
             raise invalid(
@@ -176,7 +176,7 @@ class House:
 
 
 def hand_out(told: Told) -> None:
-    """Give each reply's reader what has come; runs in the event loop."""
+    """Give each reply's reader the new pieces; runs in the event loop."""
     for reply, piece in told:
         reply.pieces.put_nowait(piece)
 
@@ -231,7 +231,7 @@ class Reading:
             yield event(refusal.body.model_dump())
 
     def end(self) -> None:
-        """The client has all, or has left."""
+        """End the reading: the client has the whole reply, or has left."""
         self.served.engine.leave(self.reply)
         self.house.metrics.replies.labels(self.name, self.finish).inc()
         self.house.metrics.seconds.labels(self.name).observe(time.monotonic() - self.began)
@@ -260,12 +260,12 @@ async def unless_left(request: Request, reading: Reading) -> tuple[str, str] | N
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    whole, leaving = asyncio.create_task(reading.whole()), asyncio.create_task(gone())
+    replying, leaving = asyncio.create_task(reading.whole()), asyncio.create_task(gone())
     try:
-        await asyncio.wait((whole, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return await whole if whole.done() else None
+        await asyncio.wait((replying, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return await replying if replying.done() else None
     finally:
-        whole.cancel()
+        replying.cancel()
         leaving.cancel()
         reading.end()
 
@@ -341,23 +341,23 @@ def application(house: House, failed: Callable[[Exception], None]) -> FastAPI:
         answer = Answer(reading.name, with_usage=with_usage)
         if asked.stream:
             return Stream(reading, answer)
-        got = await unless_left(request, reading)
-        if got is None:
+        answered = await unless_left(request, reading)
+        if answered is None:
             return Response(status_code=499)
-        return JSONResponse(answer.whole(*got, reading.used()))
+        return JSONResponse(answer.completion(*answered, reading.used()))
 
     return app
 
 
 class Listener(uvicorn.Server):
-    """uvicorn's server, with open replies finished, then the process ended with status 0, when it is told to end."""
+    """uvicorn's server, which on a signal finishes the open replies and then ends with status 0."""
 
     def __init__(self, config: uvicorn.Config, house: House) -> None:
         super().__init__(config)
         self.house = house
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM or SIGINT: finish what is open; the second time, end at once."""
+        """SIGTERM or SIGINT: finish the open replies; the second time, end at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
         for engine in self.house.engines.values():
@@ -386,11 +386,11 @@ def serve(study: Study, models: Sequence[str], host: str, port: int, *, queue: i
         problems.append(error)
         server.should_exit = True
 
-    def seen(path: str, status: int) -> None:
-        known = path if path in ("/health", "/ready", "/metrics", "/v1/models", "/v1/chat/completions") else "other"
-        house.metrics.requests.labels(known, str(status)).inc()
+    def count_answer(path: str, status: int) -> None:
+        label = path if path in ("/health", "/ready", "/metrics", "/v1/models", "/v1/chat/completions") else "other"
+        house.metrics.requests.labels(label, str(status)).inc()
 
-    door = Door(application(house, failed), os.environ.get(TOKEN) or None, seen)
+    door = Door(application(house, failed), os.environ.get(TOKEN) or None, count_answer)
     config = uvicorn.Config(
         door,
         log_level="warning",

@@ -1,4 +1,4 @@
-"""The text of a reply while its tokens still come: what can be said of it now, and what must wait for the next token."""
+"""The text of a reply while its tokens still come: what can be sent now, and what must wait for the next token."""
 
 from collections.abc import Sequence
 
@@ -27,12 +27,12 @@ class Words:
         if new.endswith(UNFINISHED):
             return ""
         self.begin, self.known = self.known, len(self.ids)
-        return self._given(new)
+        return self._released(new)
 
     def end(self) -> str:
         """What is left when no token will come."""
-        given = self._given(self._new())
-        return given + ("" if self.stopped else self.held.rstrip())
+        released = self._released(self._new())
+        return released + ("" if self.stopped else self.held.rstrip())
 
     def whole(self) -> str:
         """The whole text of the tokens so far, as `respond` would keep it."""
@@ -51,8 +51,8 @@ class Words:
         """Where the first stop string begins."""
         return min((text.index(stop) for stop in self.stop if stop in text), default=None)
 
-    def _given(self, new: str) -> str:
-        """Of the text held back and the new one, what may go: not white space, or a stop string's beginning, at the end."""
+    def _released(self, new: str) -> str:
+        """What can be sent of the held text and the new: not the white space or the beginning of a stop string at its end."""
         text = self.held + new if self.begun else (self.held + new).lstrip()
         end = self._stop_in(text)
         if end is not None:
@@ -60,7 +60,7 @@ class Words:
         else:
             beginnings = (stop[:length] for stop in self.stop for length in range(1, len(stop)))
             end = len(text) - max((len(beginning) for beginning in beginnings if text.endswith(beginning)), default=0)
-        given = text[:end].rstrip()
-        self.held = text[len(given) :]
-        self.begun = self.begun or bool(given)
-        return given
+        released = text[:end].rstrip()
+        self.held = text[len(released) :]
+        self.begun = self.begun or bool(released)
+        return released

@@ -1,7 +1,7 @@
-"""Who can code for the stage `code`: a module each, which the parameters name.
+"""The coders of stage `code`: one module each; the parameters name the one to use.
 
-A module has `NAME`, how the report names the coder (`{count}` raters, `{raters}` their names), and `code(study, transcripts)`,
-which returns codings. A program calls its raters as its module is called, perhaps with a colon and what distinguishes them.
+A module has `NAME`, the coder's name in the report (`{count}` raters, `{raters}` their names), and `code(study, transcripts)`,
+which returns codings. A program's rater has its module's name, perhaps with a colon and what distinguishes it from others.
 A module may also have `questions(study)`, what it would ask a language model, `inputs(study)`, paths beside the packets that
-must be there, and `remedy(study)`, how to have codes where it gave none.
+must exist, and `remedy(study)`, how to get codes if it gave none.
 """

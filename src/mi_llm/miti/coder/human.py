@@ -20,5 +20,5 @@ def inputs(study: Study) -> list[Path]:
 
 
 def remedy(study: Study) -> str:
-    """How to have their codes."""
+    """How to get their codes."""
     return f"export them from the desk into {study.code.human}"
