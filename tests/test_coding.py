@@ -228,7 +228,7 @@ def test_ten_thousand_volleys_take_a_few_seconds() -> None:
 
 @pytest.mark.parametrize("name", ["zh", "en"])
 def test_cue_files_have_the_groups_the_coder_asks_for_each_with_a_reason(name: str) -> None:
-    groups = YAML(typ="safe").load((resources.files("mi_llm.miti") / f"cues_{name}.yaml").read_text(encoding="utf-8"))
+    groups = YAML(typ="safe").load((resources.files("mi_llm.codebook") / f"cues_{name}.yaml").read_text(encoding="utf-8"))
     beside = {"openers", "idle", "uncoded", "permission", "asked", "interrogative", "tags", "client", "speaker", "meaning"}
     assert set(groups) == {group for group, _ in lexical.ORDER} | beside
     for entry in groups.values():

@@ -337,7 +337,7 @@ def test_an_output_that_is_not_here(bundle: Path) -> None:
     lock = bundle / "mini/dvc.lock"
     md5 = storage.read_json(lock)["stages"]["read@annomi"]["outs"][0]["md5"]
     edit(lock, {md5: "0" * 32 + ".dir"})
-    assert "  differs: runs/mini/read/annomi: it is not here" in compare(bundle).lines
+    assert "  differs: runs/mini/read/annomi: it is missing" in compare(bundle).lines
 
 
 def test_a_folder_without_its_metrics_differs(bundle: Path) -> None:
@@ -372,7 +372,7 @@ def test_without_a_committed_lock_the_reference_is_compared(bundle: Path) -> Non
     assert run.lines[-1] == "compared with the committed reference: 12 identical, 0 within tolerance, 0 differ"
     assert "  no reference: runs/mini/read/efaqa" in run.lines
     shutil.rmtree(bundle / "runs/mini/read/annomi")
-    assert "  differs: runs/mini/read/annomi: it is not here" in compare(bundle).lines
+    assert "  differs: runs/mini/read/annomi: it is missing" in compare(bundle).lines
     git(bundle, "rm", "--quiet", "--force", "mini/reference.json")
     git(bundle, "commit", "--quiet", "--message", "no reference")
     none = compare(bundle)

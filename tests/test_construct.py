@@ -310,7 +310,7 @@ def test_the_authors_dialogs_stand_in_for_a_recording(workspace: Path, study: St
     assert len(dialog.turns) == 4
     table = pd.read_csv(workspace / "runs/mini/screen/screening.csv")
     assert table.loc[0, "who"] == "the paper's authors"
-    assert "nobody answers" in table.loc[0, "changed"]
+    assert "last client volley without a reply left out" in table.loc[0, "changed"]
 
 
 @pytest.mark.parametrize(("shape", "records"), [("dialog", 12), ("round", None)])

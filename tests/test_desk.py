@@ -877,7 +877,7 @@ def test_two_windows_lose_nothing_silently(desk: Running, chromium: Watched) -> 
     chromium.shot(far, "conflict")
     far.reload()  # the question stays until it is answered
     far.wait_for_selector(".notice")
-    far.click("text=Keep what is here")
+    far.click("text=Keep the version here")
     saved(far)
     assert (chips(far, 2), far.locator(".notice").count()) == (["Affirming"], 0)
 
@@ -935,7 +935,7 @@ def test_a_training_shows_the_agreement_at_once(desk: Running, chromium: Watched
     press(page, "Enter")
     page.wait_for_selector("#gold-2:visible")
     assert page.locator("#gold-2 .chip").all_inner_texts() == [
-        "Agreed: Asking questions", "Missed: Simple reflections", "Not in the gold: Affirming",
+        "Agreed: Asking questions", "Missed: Simple reflections", "Not in the gold codes: Affirming",
     ]  # fmt: skip
     press(page, "s")  # too late
     assert chips(page, 2) == ["Asking questions", "Affirming"]

@@ -10,6 +10,7 @@ from modulefinder import ModuleFinder
 from pathlib import Path
 
 import pytest
+from pipeline import ran as stages_run
 from ruamel.yaml import YAML
 
 from mi_llm import digests, registry
@@ -50,6 +51,7 @@ def imported_by(stage: str) -> set[str]:
         for node in ast.walk(function)
         if isinstance(node, ast.ImportFrom)
     ]
+    lines += [f"from {package} import {name}" for package in PACKAGES.get(stage, ()) for name in registry.names(package)]
     script = digests.PACKAGE.parent / "command.py"
     script.write_text("\n".join(lines), encoding="utf-8")
     finder = ModuleFinder([str(digests.PACKAGE.parent)])
@@ -124,7 +126,7 @@ from mi_llm.cli import app
 package = Path(mi_llm.__file__).parent
 opened = set()
 def watch(event, arguments):
-    if event == "open" and str(arguments[0]).startswith(str(package)) and "__pycache__" not in str(arguments[0]):
+    if event == "open" and str(arguments[0]).startswith(str(package)) and not str(arguments[0]).endswith((".py", ".pyc")):
         opened.add(Path(arguments[0]).relative_to(package).as_posix())
 sys.addaudithook(watch)
 app([sys.argv[1]], standalone_mode=False)
@@ -187,8 +189,7 @@ def ran(bundle: Path, target: str = "split") -> list[str]:
         capture_output=True,
         text=True,
     )
-    lines = (line.split("'") for line in done.stdout.splitlines() if line.startswith("Running stage"))
-    return [words[1].removeprefix("mini/dvc.yaml:") for words in lines if "digests" not in words[1]]
+    return [stage.removeprefix("mini/dvc.yaml:") for stage in stages_run(done.stdout)]
 
 
 def edit(path: Path, change: Callable[[str], str]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pipeline import ran
 
 from mi_llm.disk import held, link_bases
 from mi_llm.doctor import fitting, machine
@@ -57,7 +58,7 @@ def test_a_base_model_takes_its_size_once_and_dvc_sees_no_change(study: Study) -
     link_bases(study)
     assert WEIGHTS.stat().st_nlink == 2
     assert held(study) == pytest.approx(before - size / 1e9, abs=0.0002)
-    assert "Running stage" not in run("dvc", "repro", "mini/dvc.yaml:base@tiny-glm4")
+    assert ran(run("dvc", "repro", "mini/dvc.yaml:base@tiny-glm4")) == []
     assert damaged() == []
 
 
@@ -73,7 +74,7 @@ def test_a_checkpoint_lost_by_a_kill_comes_back(study: Study) -> None:
     link_bases(study)
     WEIGHTS.unlink()
     (study.folder / "base/.link").touch()
-    assert "Running stage" not in run("dvc", "repro", "mini/dvc.yaml:base@tiny-glm4")
+    assert ran(run("dvc", "repro", "mini/dvc.yaml:base@tiny-glm4")) == []
     link_bases(study)
     assert WEIGHTS.stat().st_nlink == 2
     assert not (study.folder / "base/.link").exists()

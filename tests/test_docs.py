@@ -430,9 +430,10 @@ def test_the_ten_minutes_name_every_stage_and_every_section() -> None:
 
 
 def test_the_picture_shows_the_pipeline() -> None:
+    pipeline = {stage: entry for stage, entry in PIPELINE.items() if stage != "digests"}  # of the code, and read by all
     reads = {
         (dependency.removeprefix("${out}/").split("/")[0], stage)
-        for stage, entry in PIPELINE.items()
+        for stage, entry in pipeline.items()
         for dependency in entry["deps"]
         if dependency.startswith("${out}/")
     }
@@ -443,10 +444,10 @@ def test_the_picture_shows_the_pipeline() -> None:
 
     picture = ElementTree.parse(ROOT / "docs/pipeline.svg").getroot()
     shown = {element.get("data-stage"): element for element in picture.iter() if element.get("data-stage")}
-    assert set(shown) == set(PIPELINE)
+    assert set(shown) == set(pipeline)
     assert all(name in "".join(element.itertext()) for name, element in shown.items() if name)
     stacked = {name for name, element in shown.items() if element.get("data-matrix")}
-    assert stacked == {name for name, stage in PIPELINE.items() if "matrix" in stage}
+    assert stacked == {name for name, stage in pipeline.items() if "matrix" in stage}
     arrows = {(element.get("data-from"), element.get("data-to")) for element in picture.iter() if element.get("data-from")}
     assert arrows == {(first, second) for first, second in reads if second not in behind(first, (first, second))}
 

@@ -166,7 +166,7 @@ def test_a_score_is_an_entry(bundle: Path) -> None:
 
 
 def test_a_chat_format_is_an_entry_with_its_template(bundle: Path) -> None:
-    package = bundle / "src/mi_llm/models"
+    package = bundle / "src/mi_llm/engine"
     (package / "templates/plain.jinja").write_text(
         "{%- for message in messages %}{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}"
         "{% endgeneration %}{% else %}<|user|>{{ message['content'] }}<|assistant|>{% endif %}{% endfor -%}",

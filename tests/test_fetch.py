@@ -96,6 +96,7 @@ def source(server: Files, files: dict[str, bytes], **more: object) -> fetch.Sour
         "commit": "abc",
         "paths": {"data": acquire.tree_id(below)},
         "licence": "",
+        "left_out": "",
         "citation": "",
     }
     return fetch.Source.model_validate({**settings, "host": server.address, **more})
@@ -174,7 +175,7 @@ def test_a_file_that_the_mirrors_archive_lacks_is_taken_loose_or_from_the_networ
 def test_a_tampered_download_is_refused_and_not_kept(server: Files, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = source(server, {"data/1.txt": b"one"})
     server.content["/some/corpus/tar.gz/abc"] = archive("corpus-abc", {"data/1.txt": b"0ne"})
-    monkeypatch.setattr(acquire, "sources", lambda: {"release": wanted})
+    monkeypatch.setattr(acquire, "source_of", lambda _: wanted)
     monkeypatch.delenv("MI_LLM_MIRROR", raising=False)
     with pytest.raises(Problem, match=r"corpus-abc\.tar\.gz: data: git id"):
         acquire.acquire(load(Path("released/params.yaml")), "release")

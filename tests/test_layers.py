@@ -27,6 +27,6 @@ def test_imports_go_down_only_and_a_sideways_one_is_refused(tmp_path: Path) -> N
 
 def test_the_architectures_picture_is_the_contract() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    picture = text.split("## The layers")[1].split("```")[1].strip().splitlines()
+    picture = text.split("## The layers")[1].split("```text")[1].split("```")[0].strip().splitlines()
     assert [re.split(r"\s{2,}", line)[0] for line in picture] == CONTRACT["layers"]
     assert all(re.split(r"\s{2,}", line)[1] for line in picture), "each layer says what it is"

@@ -261,16 +261,17 @@ def test_more_processes_than_dialogs_are_refused(ready: Study) -> None:
 LATE = """
 import os, sys, time
 from pathlib import Path
-from mi_llm.models import respond
+from mi_llm.engine import counselor
+from mi_llm.models.respond import respond
 from mi_llm.study import load
 
-def late(*given, there=respond.load_base):
-    found = there(*given)
+def late(*arguments, load_base=counselor.load_base):
+    loaded = load_base(*arguments)
     time.sleep(4 * int(os.environ["RANK"]))
-    return found
+    return loaded
 
-respond.load_base = late
-respond.respond(load(Path("mini/params.yaml")), "tiny-glm4")
+counselor.load_base = late
+respond(load(Path("mini/params.yaml")), "tiny-glm4")
 """
 
 

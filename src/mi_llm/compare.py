@@ -250,8 +250,9 @@ def other_packages(outputs: Sequence[Output]) -> tuple[str, ...]:
     for output in outputs:
         path = Path(output.path) / "provenance.json"
         for package, version in (storage.read_json(path)["versions"] if path.exists() else {}).items():
-            locked = pinned.get(package.replace("_", "-"), version)
-            if version.split("+")[0] != locked:  # a local build has a suffix: 2.13.0+cpu
+            public = version.split("+")[0]  # a local build has a suffix: 2.13.0+cpu
+            locked = pinned.get(package.replace("_", "-"), public)
+            if public != locked:
                 paths_by_package.setdefault(f"{package} {version} (the lock has {locked})", []).append(output.path)
     return tuple(f"{package} made {', '.join(paths)}" for package, paths in sorted(paths_by_package.items()))
 

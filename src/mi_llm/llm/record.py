@@ -182,7 +182,7 @@ class Recorder:
         self.writing = asyncio.Lock()
 
     async def run(self, questions: Sequence[Question]) -> None:
-        """Ask all questions; failures are in `failed` afterwards, a reason for stopping early in `stopped`."""
+        """Ask all questions; failures are then in `failed`, a reason for stopping early in `stopped`."""
         options = self.options
         pending = iter(questions)
         async with openai.AsyncOpenAI(
