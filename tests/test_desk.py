@@ -883,7 +883,7 @@ def test_two_windows_lose_nothing_silently(desk: Running, chromium: Watched) -> 
 
     press(one, "e")  # by now the laptop is behind
     one.wait_for_selector(".notice")
-    one.click("text=Take what is there")
+    one.click("text=Use the other version")
     assert chips(one, 2) == ["Affirming"]
     for page in (one, far):
         page.reload()

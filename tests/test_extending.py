@@ -115,7 +115,7 @@ def read(files, repairs):
     assert "睡眠谈话" in cells(runs / "report/index.zh.html")
     script = "from mi_llm.archive import left_out; print(left_out.table(left_out.corpora()))"
     left_out = python(bundle, "-c", script).stdout
-    assert "no licence is stated" in left_out
+    assert "no license is stated" in left_out
     assert "sleep_talks" not in left_out, "its files are in the bundle"
 
 
