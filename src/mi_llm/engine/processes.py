@@ -25,8 +25,11 @@ class Processes:
     """This process's number (`rank`), how many there are (`count`), how many on this machine (`beside`), and its device."""
 
     def __init__(self) -> None:
+        connected = distributed.is_initialized()
         state = PartialState(cpu=not torch.cuda.is_available())
         self.rank, self.count = int(state.process_index), int(state.num_processes)
+        if self.count > 1 and not connected:
+            distributed.barrier()  # one of them keeps the store through which they connect: it may not end before all have
         self.device: torch.device = state.device
         self.beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
