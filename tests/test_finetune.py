@@ -8,13 +8,10 @@ import re
 import resource
 import signal
 import socket
-import socketserver
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import chain
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
@@ -279,23 +276,19 @@ def run(study: Study, environment: dict[str, str], said: Path) -> None:
     guarded(lambda: finetune(study, "tiny-llama3"))
 
 
-def connections(count: int) -> list[dict[str, str]]:
-    """The environment of each process: what torchrun would set."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    together = {"WORLD_SIZE": str(count), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [{**together, "RANK": str(rank), "OMP_NUM_THREADS": "1"} for rank in range(count)]
-
-
-def started(study: Study, environments: Sequence[dict[str, str]] = ({},)) -> list[ForkServerProcess]:
+def started(study: Study, count: int = 1) -> list[ForkServerProcess]:
     """Start processes that fine-tune together, as on so many machines: nobody watches over all.
 
     They fork off a process that has imported everything already: what is tested is not how long that takes.
     """
     forks = get_context("forkserver")
     forks.set_forkserver_preload(["mi_llm.models.finetune"])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    together = {"WORLD_SIZE": str(count), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = []
-    for rank, environment in enumerate(environments):
+    for rank in range(count):
+        environment = {**together, "RANK": str(rank), "OMP_NUM_THREADS": "1"} if count > 1 else {}
         processes.append(forks.Process(target=run, args=(study, environment, Path(f"said.{rank}"))))
         processes[-1].start()
     return processes
@@ -398,11 +391,11 @@ def test_two_processes_follow_the_curve_of_one_whether_or_not_they_share_the_bas
 
 def test_when_one_of_two_processes_dies_the_other_says_so_and_the_next_run_goes_on(ready: Study) -> None:
     study = longer()
-    assert ended(started(study, connections(2))) == [0, 0]
+    assert ended(started(study, 2)) == [0, 0]
     folder = study.folder / "finetune" / "tiny-llama3"
     whole, state = taken_away(folder), folder.parent / ".tiny-llama3.resume" / "state.pt"
 
-    processes = started(study, connections(2))
+    processes = started(study, 2)
     until_saved(state, processes[0])
     processes[1].kill()
     assert ended(processes) == [2, -signal.SIGKILL]
@@ -412,7 +405,7 @@ def test_when_one_of_two_processes_dies_the_other_says_so_and_the_next_run_goes_
     saved = torch.load(state)["progress"]["step"]
     assert 2 <= saved < 24
 
-    assert ended(started(study, connections(2))) == [0, 0]
+    assert ended(started(study, 2)) == [0, 0]
     assert f"{saved}/24" in Path("said.0").read_text(encoding="utf-8")
     assert taken_away(folder) == whole
 
@@ -469,53 +462,15 @@ def with_settings(**changes: int) -> Study:
     return load_study(path)
 
 
-def until_listening(port: int) -> socket.socket:
-    """A connection to a port, once somebody listens there."""
-    for _ in range(600):
-        with suppress(ConnectionRefusedError):
-            return socket.create_connection(("127.0.0.1", port))
-        time.sleep(0.1)
-    raise TimeoutError(f"nobody listens at {port}")
-
-
-class Slow(socketserver.BaseRequestHandler):
-    """Passes on what two sides say, the answers half a second late."""
-
-    port = 0
-
-    def handle(self) -> None:
-        with until_listening(self.port) as store:
-            threading.Thread(target=self.passed_on, args=(self.request, store, 0), daemon=True).start()
-            self.passed_on(store, self.request, 0.5)
-
-    def passed_on(self, source: socket.socket, target: socket.socket, seconds: float) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                time.sleep(seconds)
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-
-
-def test_a_process_that_refuses_at_once_waits_until_the_others_are_connected(ready: Study) -> None:
-    study = with_settings(batch=1)
-    first, second = connections(2)
-    Slow.port = int(first["MASTER_PORT"])
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Slow) as slow:
-        threading.Thread(target=slow.serve_forever, daemon=True).start()
-        second["MASTER_PORT"] = str(slow.server_address[1])
-        assert ended(started(study, [first, second])) == [2, 2]
-        slow.shutdown()
-
-
 def test_more_processes_than_records_of_a_step_are_refused(ready: Study) -> None:
-    assert ended(started(with_settings(batch=1), connections(2))) == [2, 2]
+    assert ended(started(with_settings(batch=1), 2)) == [2, 2]
     said = Path("said.0").read_text(encoding="utf-8")
     assert "mi-llm: finetune tiny-llama3: 2 processes\n  expected: at most 1: they share the 1 records of a step" in said
     assert not (ready.folder / "finetune").exists()
 
 
 def test_processes_that_do_not_divide_a_step_are_told(ready: Study) -> None:
-    assert ended(started(with_settings(batch=3, epochs=1), connections(2))) == [0, 0]
+    assert ended(started(with_settings(batch=3, epochs=1), 2)) == [0, 0]
     line = "finetune tiny-llama3: 2 processes share the 3 records of a step unevenly: all wait for those that have 2\n"
     assert line in Path("said.0").read_text(encoding="utf-8")
     assert line not in Path("said.1").read_text(encoding="utf-8")
