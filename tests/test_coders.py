@@ -16,13 +16,15 @@ from hypothesis import strategies as st
 from mi_llm import prompts, storage
 from mi_llm.codebook import lexical
 from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, Behaviour, Global
+from mi_llm.codebook.tables import read_tables
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
 from mi_llm.dialog import Dialog, Turn
 from mi_llm.llm import ask
 from mi_llm.llm.cassette import Cassette
-from mi_llm.miti import code as coders
+from mi_llm.miti import code as stage
 from mi_llm.miti import miti as validation
+from mi_llm.miti.coder import llm
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 
@@ -66,7 +68,7 @@ def written(study: Study, name: str = "codes") -> list[str]:
 
 
 def test_the_lexical_coder_codes_every_counselor_volley_as_it_counts(blinded: Study) -> None:
-    coders.code(blinded)
+    stage.code(blinded)
     rows = written(blinded)
     assert rows[0] == "rater,packet,volley,code"
     assert rows[1:] == [
@@ -85,7 +87,7 @@ def test_the_lexical_coder_codes_every_counselor_volley_as_it_counts(blinded: St
     numbers = storage.read_json(blinded.folder / "code/metrics.json")
     assert numbers == {"packets": 2, "coded": 2, "raters": 1, "volleys": 5, "behaviours": 4, "ratings": 0}
     before = [path.read_bytes() for path in sorted((blinded.folder / "code").iterdir())]
-    coders.code(blinded)
+    stage.code(blinded)
     assert [path.read_bytes() for path in sorted((blinded.folder / "code").iterdir())] == before
 
 
@@ -124,7 +126,7 @@ def put(study: Study, codes: str, ratings: str) -> None:
 
 
 def test_what_people_coded_counts_by_the_rules_of_a_volley(human: Study) -> None:
-    coders.code(human)
+    stage.code(human)
     assert written(human) == [
         "rater,packet,volley,code",
         "r1,bbbbbb,1,Q",
@@ -141,13 +143,13 @@ def test_what_people_coded_counts_by_the_rules_of_a_volley(human: Study) -> None
 
 def test_a_file_saved_by_a_spreadsheet_is_read(human: Study) -> None:
     put(human, "\ufeff" + CODES.replace("\n", "\r\n") + "\r\n", RATINGS)
-    coders.code(human)
+    stage.code(human)
     assert len(written(human)) == 7
 
 
 def test_before_anybody_has_coded_there_are_no_codes(human: Study, capsys: pytest.CaptureFixture[str]) -> None:
     put(human, CODES.splitlines()[0], RATINGS.splitlines()[0])
-    coders.code(human)
+    stage.code(human)
     assert written(human) == ["rater,packet,volley,code"]
     assert f"export them from the desk into {human.code.human}" in capsys.readouterr().out
 
@@ -187,7 +189,7 @@ def test_before_anybody_has_coded_there_are_no_codes(human: Study, capsys: pytes
 def test_a_row_that_cannot_be_is_refused_by_file_and_row(human: Study, old: str, new: str, said: str) -> None:
     put(human, CODES.replace(old, new), RATINGS.replace(old, new))
     with pytest.raises(Problem) as refusal:
-        coders.code(human)
+        stage.code(human)
     assert f"{human.code.human}/{said}" in str(refusal.value)
     assert not (human.folder / "code/codes.csv").exists()
 
@@ -195,7 +197,7 @@ def test_a_row_that_cannot_be_is_refused_by_file_and_row(human: Study, old: str,
 def test_a_missing_file_is_named(human: Study) -> None:
     (Path(human.code.human) / "globals.csv").unlink()
     with pytest.raises(Problem, match=r"globals\.csv: no such file"):
-        coders.code(human)
+        stage.code(human)
 
 
 # A language model
@@ -270,14 +272,14 @@ BY_MODEL = [
 
 def test_a_model_cuts_then_codes_and_what_it_said_is_replayed(blinded: Study, coder: type[Coder]) -> None:
     study = recording(blinded, coder)
-    coders.code(study)
+    stage.code(study)
     assert written(study) == BY_MODEL
     ratings = [f"llm:some-model,{name},{code},3" for name in SAID for code in sorted(Global)]
     assert written(study, "globals") == ["rater,packet,code,rating", *ratings]
     assert set(coder.asked.values()) == {1}
     assert len(coder.asked) == 2 + 4 + 2  # volleys of several clauses, volleys with words, packets
     before = {path.name: path.read_bytes() for path in (study.folder / "code").iterdir()}
-    coders.code(coded_by(study, "llm", mode="replay", base_url="http://127.0.0.1:9/v1"))
+    stage.code(coded_by(study, "llm", mode="replay", base_url="http://127.0.0.1:9/v1"))
     after = {path.name: path.read_bytes() for path in (study.folder / "code").iterdir()}
     before.pop("provenance.json")  # it names the mode
     assert {name: after[name] for name in before} == before
@@ -286,7 +288,7 @@ def test_a_model_cuts_then_codes_and_what_it_said_is_replayed(blinded: Study, co
 def test_unusable_answers_are_asked_for_again_and_kept_as_such(blinded: Study, coder: type[Coder]) -> None:
     coder.spoilt = {"utterances", "codes", "globals"}
     study = recording(blinded, coder)
-    coders.code(study)
+    stage.code(study)
     assert written(study) == BY_MODEL
     problems = Counter(known["problem"] for known in Cassette.open(study.folder / "code/cassette.jsonl").records)
     assert problems[None] == 8
@@ -295,18 +297,18 @@ def test_unusable_answers_are_asked_for_again_and_kept_as_such(blinded: Study, c
 
 def test_what_the_stage_would_ask_is_counted_with_both_passes_and_nothing_is_asked(blinded: Study, coder: type[Coder]) -> None:
     study = recording(blinded, coder)
-    assert ask.workload(study, "code", coders.questions(study)).count == 8
+    assert ask.workload(study, "code", stage.questions(study)).count == 8
     assert not coder.asked
     assert not (study.folder / "code").exists()
-    coders.code(study)
-    assert ask.workload(study, "code", coders.questions(study)).requests.startswith("0 of 8 ")
-    assert coders.questions(blinded) == []  # words alone take no request
+    stage.code(study)
+    assert ask.workload(study, "code", stage.questions(study)).requests.startswith("0 of 8 ")
+    assert stage.questions(blinded) == []  # words alone take no request
 
 
 def test_without_recorded_answers_there_are_no_codes_and_the_stage_says_so(
     blinded: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    coders.code(coded_by(blinded, "llm"))
+    stage.code(coded_by(blinded, "llm"))
     assert written(blinded) == ["rater,packet,volley,code"]
     assert "OPENAI_API_KEY=… mi-llm code --study mini/params.yaml --mode record" in capsys.readouterr().out
 
@@ -314,11 +316,11 @@ def test_without_recorded_answers_there_are_no_codes_and_the_stage_says_so(
 @pytest.mark.parametrize("kept", [7, 4, 1])
 def test_half_a_recording_names_what_is_missing(blinded: Study, coder: type[Coder], kept: int) -> None:
     study = recording(blinded, coder)
-    coders.code(study)
+    stage.code(study)
     path = study.folder / "code/cassette.jsonl"
     path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:kept]), encoding="utf-8")
     with pytest.raises(Problem, match=r"no recorded answer of some-model for the (codes|utterances|globals) "):
-        coders.code(coded_by(study, "llm", mode="replay"))
+        stage.code(coded_by(study, "llm", mode="replay"))
 
 
 def test_where_a_model_codes_it_is_held_against_the_experts(study: Study, coder: type[Coder]) -> None:
@@ -342,7 +344,7 @@ def test_where_a_model_codes_it_is_held_against_the_experts(study: Study, coder:
 def asked_about(study: Study) -> dict[str, list[str]]:
     """The prompts of all requests, by kind."""
     found: dict[str, list[str]] = {}
-    for question in coders.questions(coded_by(study, "llm")):
+    for question in stage.questions(coded_by(study, "llm")):
         kind = question.request["response_format"]["json_schema"]["name"]
         found.setdefault(kind, []).append(question.request["messages"][0]["content"])
     return found
@@ -366,7 +368,7 @@ def test_the_prompts_say_what_the_codebook_says_and_nothing_of_it_themselves(bli
 def test_the_answers_form_is_the_codebooks(blinded: Study) -> None:
     forms = {
         question.request["response_format"]["json_schema"]["name"]: question.request["response_format"]["json_schema"]["schema"]
-        for question in coders.questions(coded_by(blinded, "llm"))
+        for question in stage.questions(coded_by(blinded, "llm"))
     }
     assert forms["codes"]["properties"]["codes"]["items"]["properties"]["code"]["enum"] == [*Behaviour, "none"]
     assert list(forms["globals"]["properties"]) == forms["globals"]["required"] == list(Global)
@@ -384,15 +386,15 @@ def test_text_of_a_transcript_stays_between_its_tags(blinded: Study) -> None:
 
 def test_a_volley_is_cut_at_its_marks() -> None:
     text = "“嗯……听起来你想戒烟，可一到晚上就想抽。为什么呢？ Is it the evenings, or—well—something else?"
-    assert coders.clauses(text) == [
+    assert llm.clauses(text) == [
         "“嗯……听起来你想戒烟，", "可一到晚上就想抽。", "为什么呢？ ", "Is it the evenings, ", "or—", "well—", "something else?",
     ]  # fmt: skip
-    assert coders.clauses("……") == ["……"]
+    assert llm.clauses("……") == ["……"]
 
 
 @given(st.text(alphabet="你想吗呢。？！，：；…—-*1.\n \"”ab'Mr,?!;(", max_size=60))
 def test_the_clauses_joined_are_the_volley_and_each_says_something(text: str) -> None:
-    found = coders.clauses(text)
+    found = llm.clauses(text)
     assert "".join(found) == text
     assert len(found) <= 1 or all(any(map(str.isalnum, clause)) for clause in found)
 
@@ -417,12 +419,12 @@ def test_the_clauses_joined_are_the_volley_and_each_says_something(text: str) ->
     ],
 )
 def test_cuts_are_checked(answer: str, reason: str | None) -> None:
-    found = coders.checked(lambda text: coders.utterances_of(text, ["a,", "b.", "c?"]))(answer)
+    found = llm.checked(lambda text: llm.utterances_of(text, ["a,", "b.", "c?"]))(answer)
     assert found is None if reason is None else reason in str(found)
 
 
 def test_utterances_run_from_one_start_to_the_next() -> None:
-    assert coders.utterances_of('{"starts": [1, 3]}', ["a, ", "b. ", "c?"]) == ["a, b. ", "c?"]
+    assert llm.utterances_of('{"starts": [1, 3]}', ["a, ", "b. ", "c?"]) == ["a, b. ", "c?"]
 
 
 @pytest.mark.parametrize(
@@ -439,7 +441,7 @@ def test_utterances_run_from_one_start_to_the_next() -> None:
 )
 def test_codes_are_checked(codes: list[tuple[int, object]], reason: str | None) -> None:
     answer = json.dumps({"codes": [{"utterance": number, "code": code} for number, code in codes]})
-    found = coders.checked(lambda text: coders.behaviours_of(text, 2))(answer)
+    found = llm.checked(lambda text: llm.behaviours_of(text, 2))(answer)
     assert found is None if reason is None else reason in str(found)
 
 
@@ -449,7 +451,7 @@ def test_codes_are_checked(codes: list[tuple[int, object]], reason: str | None) 
      ({"PAR": 3.5}, "no PAR"), ({"PAR": None}, "no PAR")],
 )  # fmt: skip
 def test_ratings_are_checked(change: dict[str, object], reason: str | None) -> None:
-    found = coders.checked(coders.ratings_of)(json.dumps(dict.fromkeys(Global, 3) | change))
+    found = llm.checked(llm.ratings_of)(json.dumps(dict.fromkeys(Global, 3) | change))
     assert found is None if reason is None else reason in str(found)
 
 
@@ -461,18 +463,18 @@ def test_ratings_are_checked(change: dict[str, object], reason: str | None) -> N
     [
         ({"packet": "aaaaaa"}, "turns: Field required"),
         ({"packet": "aaaaaa", "turns": [{"role": "therapist", "text": "x"}]}, "turns.0.role: Input should be"),
-        ({"packet": "aaaaaa", "turns": [], "arm": "tuned"}, "arm: Extra inputs"),
+        ({"packet": "aaaaaa", "turns": [{"role": "client", "text": "x"}], "arm": "tuned"}, "arm: Extra inputs"),
     ],
 )
 def test_what_is_no_packet_is_refused_by_name(blinded: Study, content: object, said: str) -> None:
     storage.write_json(blinded.folder / "blind/packets/aaaaaa.json", content)
     with pytest.raises(Problem, match=r"aaaaaa\.json") as refusal:
-        coders.code(blinded)
+        stage.code(blinded)
     assert said in str(refusal.value)
 
 
 def test_the_tables_are_read_as_they_were_written(blinded: Study) -> None:
-    coders.code(blinded)
-    frame, _ = coders.read_tables(blinded.folder / "code")
+    stage.code(blinded)
+    frame, _ = read_tables(blinded.folder / "code")
     assert (frame["code"] == "").sum() == 2
     assert frame["volley"].tolist() == [2, 2, 4, 6, 1, 3]

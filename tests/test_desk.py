@@ -637,18 +637,27 @@ def test_packets_that_are_not_as_they_should_be_are_named(folder: Path, name: st
     ("name", "old", "new", "problem"),
     [
         ("codes.csv", ",volley,", ",turn,", "columns rater, packet, turn, code"),
-        ("codes.csv", f"gold,{EXERCISE},6,AF\n", "", "volley 6 has no row"),
-        ("codes.csv", ",6,AF", ",5,AF", "line 5, volley: 5"),
-        ("codes.csv", ",6,AF", ",6,XX", "line 5, code: XX"),
-        ("codes.csv", "gold,t4h6w8,6", "other,t4h6w8,6", "raters gold and other"),
-        ("codes.csv", ",6,AF", ",6", "not four fields"),
-        ("globals.csv", ",EMP,4", ",EMP,12", "rating: 12"),
-        ("globals.csv", f"gold,{EXERCISE},EMP,4\n", "", "EMP has no rating"),
+        ("codes.csv", f"gold,{EXERCISE},6,AF\n", "", f"nothing by gold on volley 6 of packet {EXERCISE}"),
+        ("codes.csv", ",6,AF", ",5,AF", "row 5: the volley '5'"),
+        ("codes.csv", ",6,AF", ",6,XX", "row 5: the code 'XX'"),
+        ("codes.csv", ",6,AF", ",6", "row 5: 3 columns"),
+        ("globals.csv", ",EMP,4", ",EMP,12", "the rating '12'"),
+        ("globals.csv", f"gold,{EXERCISE},EMP,4\n", "", "no EMP by gold on packet"),
     ],
 )
 def test_gold_codes_that_do_not_fit_are_named(folder: Path, training: Path, name: str, old: str, new: str, problem: str) -> None:
     edit(training / name, {old: new})
     with pytest.raises(Problem, match=problem):
+        packets.read(folder, training)
+
+
+def test_gold_codes_are_those_of_one_rater_for_every_packet(folder: Path, training: Path) -> None:
+    header, *rows = (training / "codes.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (training / "codes.csv").write_text("".join([header, *rows, *(row.replace("gold", "other") for row in rows)]), "utf-8")
+    with pytest.raises(Problem, match="raters gold and other"):
+        packets.read(folder, training)
+    (training / "codes.csv").write_text(header, encoding="utf-8")
+    with pytest.raises(Problem, match=f"packet {EXERCISE}: no gold codes"):
         packets.read(folder, training)
 
 

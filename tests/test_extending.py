@@ -123,13 +123,13 @@ def test_a_coder_is_a_module(bundle: Path) -> None:
     (bundle / "src/mi_llm/miti/coder/marks.py").write_text(
         '''"""The question-mark coder: a volley with a question mark asks."""
 
-from mi_llm.miti.code import Coding
 from mi_llm.codebook.coding import Behaviour, Text
+from mi_llm.codebook.tables import Coding
 
 NAME = Text("the question-mark coder", "问号编码程序")
 
 
-def code(study, transcripts):
+def code(study, stage, transcripts):
     asks = frozenset({Behaviour.QUESTION})
     return [
         Coding("marks", packet, {n: asks if "？" in turn.text else frozenset() for n, turn in enumerate(turns, 1)
@@ -140,8 +140,9 @@ def code(study, transcripts):
         encoding="utf-8",
     )
     change(bundle / "mini/params.yaml", ("  coder: lexical", "  coder: marks"))
-    runs = run(bundle, "code", "summary", "report")
+    runs = run(bundle, "code", "miti", "summary", "report")
     assert set(pd.read_csv(runs / "code/codes.csv")["rater"]) == {"marks"}
+    assert "marks" in set(pd.read_csv(runs / "miti/coder_validation.csv")["coder"]), "every program is compared with experts"
     assert "the question-mark coder" in (runs / "report/index.html").read_text(encoding="utf-8")
     assert "问号编码程序" in (runs / "report/index.zh.html").read_text(encoding="utf-8")
     not_had = pd.read_csv(runs / "report/tables/not-had.csv")

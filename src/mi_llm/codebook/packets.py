@@ -4,24 +4,21 @@ Reads `raters.json` and the packets it names, and of a training folder the packe
 that tells a packet's arm is never opened. Everything is read once, at the start: no path is ever made from what a browser sends.
 """
 
-import csv
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mi_llm import storage
-from mi_llm.codebook.coding import Behaviour, Global
+from mi_llm.codebook.tables import Coding, read_people, volleys
 from mi_llm.dialog import Turn
 from mi_llm.problem import Problem
 
 COORDINATOR = "coordinator"
-CODES = ["rater", "packet", "volley", "code"]
-RATINGS = ["rater", "packet", "code", "rating"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
@@ -35,7 +32,7 @@ class Packet(BaseModel):
     @property
     def volleys(self) -> tuple[int, ...]:
         """The numbers of the counselor's turns."""
-        return tuple(number for number, turn in enumerate(self.turns, 1) if turn.role == "counselor")
+        return tuple(volleys(self.turns))
 
     @property
     def language(self) -> Literal["zh-CN", "en"]:
@@ -45,21 +42,13 @@ class Packet(BaseModel):
 
 
 @dataclass(frozen=True)
-class Gold:
-    """The gold codes of a training packet: behaviors by volley, and a rating for each global."""
-
-    behaviours: Mapping[int, frozenset[Behaviour]]
-    ratings: Mapping[Global, int]
-
-
-@dataclass(frozen=True)
 class Packets:
     """All that can be coded: `raters` holds each rater's packets in the order to be coded; `training` is everybody's."""
 
     raters: Mapping[str, tuple[str, ...]]
     study: Mapping[str, Packet]
     training: Mapping[str, Packet] = field(default_factory=dict)
-    gold: Mapping[str, Gold] = field(default_factory=dict)
+    gold: Mapping[str, Coding] = field(default_factory=dict)
 
     def sharing(self, packet: str) -> tuple[str, ...]:
         """The raters who code a packet, by name."""
@@ -81,11 +70,19 @@ def read(folder: Path, training: Path | None = None) -> Packets:
         return Packets(raters, study)
     # a training folder may be an output of `blind`, whose packets lie in a folder of their own beside the codes
     packet_folder = training / "packets" if (training / "packets").is_dir() else training
-    names = sorted(path.stem for path in packet_folder.glob("*.json") if path.name != "raters.json")
-    if not names:
+    exercises = _packets(packet_folder)
+    if not exercises:
         raise Problem(str(packet_folder), "no packet", "training packets, <packet>.json", "name the folder that holds them")
-    exercises = {name: _packet(packet_folder / f"{name}.json") for name in names}
     return Packets(raters, study, exercises, _gold(training, exercises))
+
+
+def transcripts_of(folder: Path) -> dict[str, Sequence[Turn]]:
+    """The turns of every packet of a folder, by the packet's name; raises Problem for a malformed packet."""
+    return {name: packet.turns for name, packet in _packets(folder).items()}
+
+
+def _packets(folder: Path) -> dict[str, Packet]:
+    return {path.stem: _packet(path) for path in sorted(folder.glob("*.json")) if path.name != "raters.json"}
 
 
 def _raters(path: Path) -> dict[str, tuple[str, ...]]:
@@ -118,49 +115,15 @@ def _packet(path: Path) -> Packet:
     return packet
 
 
-def _gold(folder: Path, packets: Mapping[str, Packet]) -> dict[str, Gold]:
-    codes, ratings = folder / "codes.csv", folder / "globals.csv"
-    behaviours: dict[str, dict[int, set[Behaviour]]] = {name: {} for name in packets}
-    for where, row in _rows(codes, CODES):
-        packet = _member(where, "packet", row, packets)
-        volley = _member(where, "volley", row, {str(number): number for number in packets[packet].volleys})
-        seen = behaviours[packet].setdefault(int(volley), set())
-        if row["code"]:
-            seen.add(Behaviour(_member(where, "code", row, [str(code) for code in Behaviour])))
-    levels: dict[str, dict[Global, int]] = {name: {} for name in packets}
-    for where, row in _rows(ratings, RATINGS):
-        packet = _member(where, "packet", row, packets)
-        code = Global(_member(where, "code", row, [str(code) for code in Global]))
-        levels[packet][code] = int(_member(where, "rating", row, list("12345")))
-    for name, transcript in packets.items():
-        missing = [str(number) for number in transcript.volleys if number not in behaviours[name]]
-        if missing:
-            raise Problem(f"{codes}, {name}", f"volley {missing[0]} has no row", "a gold code or an empty one", "add the row")
-        unrated = [code for code in Global if code not in levels[name]]
-        if unrated:
-            raise Problem(f"{ratings}, {name}", f"{unrated[0]} has no rating", "a rating for each global", "add the row")
-    return {
-        name: Gold({volley: frozenset(codes) for volley, codes in sorted(behaviours[name].items())}, levels[name])
-        for name in packets
-    }
-
-
-def _rows(path: Path, columns: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    reader = csv.DictReader(storage.read_text(path).splitlines())
-    if reader.fieldnames != columns:
-        raise Problem(str(path), f"columns {', '.join(reader.fieldnames or [])}", ", ".join(columns), "correct the header")
-    raters: set[str] = set()
-    for number, row in enumerate(reader, 2):
-        where = f"{path}, line {number}"
-        if None in row.values() or None in row:
-            raise Problem(where, "not four fields", ", ".join(columns), "correct the line")
-        raters.add(row["rater"])
-        if len(raters) > 1:
-            raise Problem(where, f"raters {' and '.join(sorted(raters))}", "gold codes of one rater", "keep one rater's rows")
-        yield where, row
-
-
-def _member(where: str, column: str, row: Mapping[str, str], allowed: Any) -> str:
-    if row[column] and row[column] in allowed:
-        return row[column]
-    raise Problem(f"{where}, {column}", row[column] or "empty", ", ".join(allowed), "correct the field")
+def _gold(folder: Path, packets: Mapping[str, Packet]) -> dict[str, Coding]:
+    codings = read_people(folder, {name: packet.turns for name, packet in packets.items()})
+    gold = {coding.packet: coding for coding in codings}
+    raters = sorted({coding.rater for coding in codings})
+    if len(raters) > 1:
+        found = f"raters {' and '.join(raters)}"
+        raise Problem(str(folder / "codes.csv"), found, "gold codes of one rater", "keep one rater's rows")
+    for name in packets:
+        if name not in gold or not gold[name].behaviours or not gold[name].ratings:
+            expected = "its rows in codes.csv and globals.csv"
+            raise Problem(f"{folder}, packet {name}", "no gold codes", expected, "add them, or remove the packet")
+    return gold

@@ -17,12 +17,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mi_llm import storage
+from mi_llm import registry, storage
 from mi_llm.codebook.coding import (
     ADHERENT,
     ADHERENT_RATIO,
@@ -35,14 +36,13 @@ from mi_llm.codebook.coding import (
     Behaviour,
     Summary,
 )
+from mi_llm.codebook.tables import PEOPLE, Behaviours, Coding
 from mi_llm.corpora import annomi
 from mi_llm.corpora.files import from_archive
 from mi_llm.corpora.reading import ROLES
 from mi_llm.dialog import Dialog, Turn, read_dialogs, volley_lengths
-from mi_llm.llm import ask
 from mi_llm.llm.cassette import Question
-from mi_llm.miti import code as coders
-from mi_llm.miti.code import Behaviours, Coding
+from mi_llm.miti.coder.lexical import by_words
 from mi_llm.miti.reliability import Bootstrap, Estimate, Numbers, kappas
 from mi_llm.stage import stage
 from mi_llm.study import Study
@@ -265,10 +265,10 @@ def released(source: str, arm: str, dialogs: Sequence[Dialog]) -> list[dict[str,
     For a behavior or a total: mean and sample SD of the counts per dialog, and the count per round (counselor turn) over all
     dialogs. For a ratio: mean and SD over the `n` dialogs that have one, and the ratio of the counts of all dialogs.
     """
-    seen = [coders.by_words(dialog.turns) for dialog in dialogs]
+    seen = [by_words(dialog.turns) for dialog in dialogs]
     dialog_counts = [counted(behaviours) for behaviours in seen]
     total, rounds = sum(dialog_counts, Counter[Behaviour]()), sum(map(len, seen))
-    head = {"source": source, "arm": arm, "rater": coders.LEXICAL}
+    head = {"source": source, "arm": arm, "rater": "lexical"}
     rows: list[dict[str, Any]] = []
     for code, values in [
         *((str(behaviour), [float(counts[behaviour]) for counts in dialog_counts]) for behaviour in Behaviour),
@@ -297,12 +297,17 @@ def features(source: str, arm: str, dialogs: Sequence[Dialog]) -> dict[str, Any]
     return {"source": source, "arm": arm, "n": len(dialogs), **lengths}
 
 
-def validated_by_model(study: Study, held_out: Sequence[Session]) -> list[Session]:
-    """The sessions on which the language model is compared with the experts: a seeded sample; none where it does not code."""
-    if study.code.coder != "llm":
-        return []
-    count = min(study.miti.transcripts, len(held_out))
-    return random.Random(study.seed_of("miti")).sample(held_out, count)
+def validated(study: Study) -> list[str]:
+    """The coders that are compared with the experts: the lexical one, and the study's if it is another program."""
+    return [name for name in dict.fromkeys(("lexical", study.code.coder)) if name != PEOPLE]
+
+
+def transcripts_for(study: Study, coder: ModuleType, held_out: Sequence[Session]) -> dict[str, Sequence[Turn]]:
+    """The sessions that a coder codes: a seeded sample for one that asks a language model, else all."""
+    if hasattr(coder, "questions"):
+        count = min(study.miti.transcripts, len(held_out))
+        held_out = random.Random(study.seed_of("miti")).sample(held_out, count)
+    return {session.name: session.turns for session in held_out}
 
 
 def annotated(study: Study) -> list[Session]:
@@ -314,8 +319,9 @@ def annotated(study: Study) -> list[Session]:
 
 def questions(study: Study) -> list[Question]:
     """The requests that validating the model takes."""
-    chosen = validated_by_model(study, halves(annotated(study))[1])
-    return coders.questions_about(study, "miti", {session.name: session.turns for session in chosen})
+    coder, held_out = registry.modules(registry.CODERS)[study.code.coder], halves(annotated(study))[1]
+    transcripts = transcripts_for(study, coder, held_out)
+    return list(coder.questions(study, "miti", transcripts)) if hasattr(coder, "questions") else []
 
 
 def arms(study: Study) -> dict[tuple[str, str], list[Dialog]]:
@@ -345,18 +351,17 @@ def miti(study: Study) -> None:
             validation += agreement(EXPERTS, comparisons, draw(len(comparisons[0]), "sessions"))
         expert_scores = {session.name: scores(behaviours_of(consensus(session)), TOLD_BY_EXPERTS) for session in held_out}
         qualities += quality(EXPERTS, expert_scores, held_out, draw)
-        by_words = [Coding(coders.LEXICAL, session.name, coders.by_words(session.turns), {}) for session in held_out]
-        chosen = validated_by_model(study, held_out)
-        by_model = coders.by_model(study, "miti", {session.name: session.turns for session in chosen})
-        if chosen and not by_model:
-            print(f"miti: no answers of the model are recorded; to record: {ask.how_to_record(study, 'miti')}")
-        for codings, sessions in ((by_words, held_out), (by_model, chosen)):
+        sessions = {session.name: session for session in held_out}
+        for name in validated(study):
+            coder = registry.modules(registry.CODERS)[name]
+            codings: list[Coding] = coder.code(study, "miti", transcripts_for(study, coder, held_out))
             if codings:
-                pairs = [
-                    (labelled(coding.behaviours), consensus(session)) for coding, session in zip(codings, sessions, strict=True)
-                ]
+                own = [sessions[coding.packet] for coding in codings]
+                pairs = [(labelled(coding.behaviours), consensus(session)) for coding, session in zip(codings, own, strict=True)]
                 validation += agreement(codings[0].rater, [pairs], draw(len(pairs), "sessions"))
-                qualities += quality(codings[0].rater, {coding.packet: of_coding(coding) for coding in codings}, sessions, draw)
+                qualities += quality(codings[0].rater, {coding.packet: of_coding(coding) for coding in codings}, own, draw)
+            elif held_out and hasattr(coder, "remedy"):
+                print(f"miti: nothing is coded; to get codes: {coder.remedy(study, 'miti')}")
         groups = arms(study)
         tables = {
             "coder_validation": pd.DataFrame(validation, columns=VALIDATION),

@@ -16,11 +16,11 @@ from scipy import stats
 from mi_llm import storage
 from mi_llm.codebook import coding
 from mi_llm.codebook.coding import Behaviour, Global, Summary
+from mi_llm.codebook.packets import transcripts_of
+from mi_llm.codebook.tables import Transcripts, read_tables
 from mi_llm.codebook.topics import topic, words
-from mi_llm.dialog import Dialog, Turn, deviation, volley_lengths
+from mi_llm.dialog import Dialog, deviation, volley_lengths
 from mi_llm.miti import reliability
-from mi_llm.miti.code import packets as read_packets
-from mi_llm.miti.code import read_tables
 from mi_llm.stage import stage
 from mi_llm.statistics import DialogBootstrap, holm
 from mi_llm.study import Study
@@ -65,7 +65,7 @@ def read_key(study: Study) -> pd.DataFrame:
     return pd.read_csv(study.folder / "blind" / "key.csv", dtype=str, keep_default_na=False)
 
 
-def transcripts(study: Study, packets: dict[str, tuple[Turn, ...]]) -> pd.DataFrame:
+def transcripts(study: Study, packets: Transcripts) -> pd.DataFrame:
     """One row per coded transcript: what it is (`ABOUT`), its rounds (counselor volleys), and every indicator."""
     codes, ratings = read_tables(study.folder / "code")
     counts, global_means = counts_of(codes), globals_of(ratings)
@@ -88,11 +88,11 @@ def table_2() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["code", "name", "formula", "fair", "good"])
 
 
-def table_4(key: pd.DataFrame, packets: dict[str, tuple[Turn, ...]]) -> pd.DataFrame:
+def table_4(key: pd.DataFrame, packets: Transcripts) -> pd.DataFrame:
     """Rounds per dialog and characters per volley of each arm, counted as in the paper's Table 4."""
     rows = []
     for (source, arm), arm_rows in key.groupby(["source", "arm"], sort=False):
-        talks = [Dialog(id=name, source=str(source), turns=packets[name]) for name in arm_rows["packet"]]
+        talks = [Dialog(id=name, source=str(source), turns=tuple(packets[name])) for name in arm_rows["packet"]]
         row: dict[str, Any] = {"source": source, "arm": arm, "n": len(talks)}
         for what, (mean, sd) in volley_lengths(talks).items():
             row |= {f"{what}_mean": mean, f"{what}_sd": sd}
@@ -101,7 +101,7 @@ def table_4(key: pd.DataFrame, packets: dict[str, tuple[Turn, ...]]) -> pd.DataF
     return pd.DataFrame(rows, columns=columns).round(4)
 
 
-def table_5(key: pd.DataFrame, packets: dict[str, tuple[Turn, ...]]) -> pd.DataFrame:
+def table_5(key: pd.DataFrame, packets: Transcripts) -> pd.DataFrame:
     """Transcripts by topic (source, arm, topic, n): the profile's own topic, else one recognized by `topics.yaml`."""
 
     def named(row: Any) -> str:
@@ -219,7 +219,7 @@ def summary(study: Study) -> None:
     """Make the tables of the manual evaluation; see the module."""
     inputs = [study.folder / "blind" / "packets", study.folder / "blind" / "key.csv", study.folder / "code"]
     with stage(study, "summary", None, inputs) as out:
-        packets = read_packets(study.folder / "blind" / "packets")
+        packets = transcripts_of(study.folder / "blind" / "packets")
         key = read_key(study)
         order = {source: index for index, source in enumerate((*study.models, "annomi"))}
         key = key.sort_values(["source", "arm", "packet"], key=lambda column: column.map(lambda name: order.get(name, name)))

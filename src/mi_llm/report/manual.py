@@ -11,7 +11,7 @@ import pandas as pd
 
 from mi_llm import registry
 from mi_llm.codebook import coding
-from mi_llm.miti.code import coder_of, read_tables
+from mi_llm.codebook.tables import coder_of, read_tables
 from mi_llm.paper import models
 from mi_llm.paper.claims import claims
 from mi_llm.report.tables import claimed, interval, p_value

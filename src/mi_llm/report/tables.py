@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from mi_llm import storage
-from mi_llm.miti.code import automatic, read_tables
+from mi_llm.codebook.tables import automatic, read_tables
 from mi_llm.paper.claims import claims
 from mi_llm.registry import CORPORA, modules
 from mi_llm.score.metrics import METRIC_NAMES, OTHER_NAMES

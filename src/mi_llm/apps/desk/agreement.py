@@ -4,19 +4,17 @@ A packet is *released* when everybody who codes it is done. Before that nobody, 
 export holds the codes as given; agreement is computed after the codebook's rules for a volley.
 """
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import isnan
-from typing import Any
 
 from mi_llm.apps.desk.saving import missing
 from mi_llm.apps.desk.store import Desk, Held, State
 from mi_llm.codebook.coding import BEHAVIOURS, Behaviour, Global, volley
-from mi_llm.codebook.packets import CODES, RATINGS, Gold, Packet, Packets
+from mi_llm.codebook.packets import Packet, Packets
+from mi_llm.codebook.tables import Coding, tables
 from mi_llm.miti.reliability import cohen
 
 States = Mapping[Desk, State]
@@ -100,22 +98,17 @@ def released(packets: Packets, states: States) -> list[str]:
 
 def export(packets: Packets, states: States) -> dict[str, str]:
     """The released packets' codes and ratings as the pipeline reads them: `codes.csv` and `globals.csv`, sorted."""
-    codes, ratings = [], []
     finished = [(name, rater) for name in released(packets, states) for rater in packets.sharing(name)]
-    for packet, rater in finished:
-        state = states[Desk(rater, "packets", packet)]
-        for number in packets.study[packet].volleys:
-            codes += [(rater, packet, number, code) for code in state[f"volley-{number}"].value or [""]]
-        ratings += [(rater, packet, str(code), state[f"global-{code}"].value) for code in Global]
-    return {"codes.csv": _csv(CODES, codes), "globals.csv": _csv(RATINGS, ratings)}
+    codings = [coding(packets.study[name], rater, states) for name, rater in finished]
+    names = ("codes.csv", "globals.csv")
+    return {name: table.to_csv(index=False, lineterminator="\n") for name, table in zip(names, tables(codings), strict=True)}
 
 
-def _csv(columns: list[str], rows: Iterable[tuple[Any, ...]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(sorted(rows))
-    return text.getvalue()
+def coding(packet: Packet, rater: str, states: States) -> Coding:
+    """One rater's finished coding of one packet."""
+    state = states[Desk(rater, "packets", packet.packet)]
+    behaviours = {number: frozenset(_codes(state, number)) for number in packet.volleys}
+    return Coding(rater, packet.packet, behaviours, _ratings(state))
 
 
 def notes(packets: Packets, states: States) -> list[tuple[str, str, str]]:
@@ -151,7 +144,7 @@ def training(packets: Packets, states: States, rater: str, names: Iterable[str])
     for name in names:
         state = states.get(Desk(rater, "training", name), {})
         if state.get("done", Held()).value:
-            gold: Gold = packets.gold[name]
+            gold = packets.gold[name]
             count += 1
             volleys += [(volley(gold.behaviours[number]), volley(_codes(state, number))) for number in gold.behaviours]
             ratings += [(gold.ratings, _ratings(state))]

@@ -1,7 +1,8 @@
 """The coders of stage `code`: one module each; the parameters name the one to use.
 
-A module has `NAME`, the coder's name in the report (`{count}` raters, `{raters}` their names), and `code(study, transcripts)`,
-which returns codings. A program's rater has its module's name, perhaps with a colon and what distinguishes it from others.
-A module may also have `questions(study)`, what it would ask a language model, `inputs(study)`, paths beside the packets that
-must exist, and `remedy(study)`, how to get codes if it gave none.
+A module has `NAME`, the coder's name in the report (`{count}` raters, `{raters}` their names), and
+`code(study, stage, transcripts)`, which returns codings. A program's rater has its module's name, perhaps with a colon and what
+distinguishes it from others; stage `miti` compares it with AnnoMI's experts. A module may also have
+`questions(study, stage, transcripts)`, what it would ask a language model, `inputs(study)`, paths beside the packets that must
+exist, and `remedy(study, stage)`, how to get codes if it gave none.
 """

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from mi_llm.codebook.coding import Text
-from mi_llm.miti.code import Coding, Transcripts, by_people
+from mi_llm.codebook.tables import Coding, Transcripts, read_people
 from mi_llm.study import Study
 
 NAME = Text("{count} people", "{count} 人")
 
 
-def code(study: Study, transcripts: Transcripts) -> list[Coding]:
+def code(study: Study, stage: str, transcripts: Transcripts) -> list[Coding]:
     """What people coded of each transcript."""
-    return by_people(Path(study.code.human), transcripts)
+    return read_people(Path(study.code.human), transcripts)
 
 
 def inputs(study: Study) -> list[Path]:
@@ -19,6 +19,6 @@ def inputs(study: Study) -> list[Path]:
     return [Path(study.code.human)]
 
 
-def remedy(study: Study) -> str:
+def remedy(study: Study, stage: str) -> str:
     """How to get their codes."""
     return f"export them from the desk into {study.code.human}"

@@ -1,12 +1,28 @@
 """The lexical coder: words alone (`codebook/lexical.py`). It gives no globals."""
 
-from mi_llm.codebook.coding import Text
-from mi_llm.miti.code import LEXICAL, Coding, Transcripts, by_words
+from collections.abc import Sequence
+
+from mi_llm.codebook import lexical
+from mi_llm.codebook.coding import Text, volley
+from mi_llm.codebook.tables import Behaviours, Coding, Transcripts
+from mi_llm.dialog import Turn
 from mi_llm.study import Study
 
 NAME = Text("the lexical coder (automatic: it recognizes words, not meaning)", "词语编码者（自动程序：只认词，不懂意思）")
 
 
-def code(study: Study, transcripts: Transcripts) -> list[Coding]:
+def code(study: Study, stage: str, transcripts: Transcripts) -> list[Coding]:
     """What words alone show in each transcript."""
-    return [Coding(LEXICAL, packet, by_words(turns), {}) for packet, turns in transcripts.items()]
+    return [Coding("lexical", packet, by_words(turns), {}) for packet, turns in transcripts.items()]
+
+
+def by_words(turns: Sequence[Turn]) -> Behaviours:
+    """What the lexical coder sees in each counselor turn."""
+    seen: Behaviours = {}
+    client = ""
+    for number, turn in enumerate(turns, 1):
+        if turn.role == "client":
+            client = turn.text
+        else:
+            seen[number] = volley(utterance.behaviour for utterance in lexical.code(client, turn.text))
+    return seen
