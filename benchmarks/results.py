@@ -7,6 +7,7 @@ cannot measure here (a missing peer, missing data) it refuses with `Skipped`, an
 import os
 import platform
 import statistics
+import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -93,8 +94,19 @@ def show(result: Result) -> None:
     print(f"  ratio {result['ratio']:.2f}; goal: {result['goal']}: {'met' if result['met'] else 'not met'}", flush=True)
 
 
+def commit() -> str:
+    """The commit of this working tree, with `-dirty` where it holds changes."""
+    command = ["git", "-C", str(LATEST.parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def write(measured: Sequence[Result], skipped: dict[str, str]) -> None:
-    """Write this run's results, and nothing of an earlier run; `skipped` says of the others why they were not measured."""
-    rows = [*measured, *({"id": name, "met": None, "skipped": reason} for name, reason in skipped.items())]
-    everything = {"machine": machine(), "benchmarks": sorted(rows, key=lambda row: str(row["id"]))}
-    storage.write_json(LATEST, everything)
+    """Put this run's results into the file, each with its commit and machine; other benchmarks keep their newest result.
+
+    `skipped` says why a benchmark was not measured; it stands there only until there is a result.
+    """
+    earlier = storage.read_json(LATEST)["benchmarks"] if LATEST.exists() else []
+    rows: dict[str, Any] = {name: {"id": name, "met": None, "skipped": reason} for name, reason in skipped.items()}
+    rows |= {row["id"]: row for row in earlier if "skipped" not in row}
+    rows |= {result["id"]: {**result, "commit": commit(), "machine": machine()} for result in measured}
+    storage.write_json(LATEST, {"benchmarks": sorted(rows.values(), key=lambda row: str(row["id"]))})

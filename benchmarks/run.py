@@ -1,4 +1,4 @@
-"""Runs the benchmarks, all or the named ones, and writes benchmarks/results/latest.json.
+"""Runs the benchmarks, all or the named ones, and puts their results into benchmarks/results/latest.json.
 
     python benchmarks/run.py
     python benchmarks/run.py P2 P5
