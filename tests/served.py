@@ -1,16 +1,16 @@
 """A study whose models can be served, and a real `mi-llm serve` process that serves them."""
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import httpx2
 import torch
+from forked import command, start
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file, save_file
 from tiny import give_adapter, study_with
@@ -51,7 +51,7 @@ class Server:
     """A running model server: its address, its process, and the file with what it has said."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: ForkServerProcess
     log: Path
 
     def get(self, path: str) -> httpx2.Response:
@@ -76,20 +76,21 @@ class Server:
 def serving(folder: Path, *options: str, token: str = "", ready: bool = True) -> Iterator[Server]:
     """Start `mi-llm serve` in a folder with a study, and end it afterward."""
     log = folder / f"server-{time.monotonic_ns()}.log"
-    command = [sys.executable, "-m", "mi_llm", "serve", "--study", "mini/params.yaml", "--port", "0", *options]
-    with log.open("wb") as said:
-        process = subprocess.Popen(command, cwd=folder, env={**os.environ, "MI_LLM_TOKEN": token}, stderr=said, stdout=said)
+    work = partial(command, "serve", "--study", "mini/params.yaml", "--port", "0", *options)
+    with chdir(folder):
+        process = start(work, {"MI_LLM_TOKEN": token}, log)
     try:
         address = ""
+        log.touch()
         while not address:
-            assert process.poll() is None, log.read_text()
+            assert process.exitcode is None, log.read_text()
             time.sleep(0.05)
             address = next((line.split()[2] for line in log.read_text().splitlines() if line.startswith("serving at ")), "")
         server = Server(address.removesuffix("/v1"), process, log)
         while ready and server.get("/ready").status_code != 200:
-            assert process.poll() is None, log.read_text()
+            assert process.exitcode is None, log.read_text()
             time.sleep(0.05)
         yield server
     finally:
         process.kill()
-        process.wait()
+        process.join()

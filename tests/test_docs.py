@@ -180,6 +180,7 @@ def test_the_jobs_for_a_cluster_have_no_more_processes_than_a_step_has_records()
     assert max(found) <= options.batch * options.accumulation
 
 
+@pytest.mark.slow
 def test_two_nodes_tune_an_added_model(clone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(clone, folder, symlinks=True)

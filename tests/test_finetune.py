@@ -2,18 +2,16 @@
 
 import csv
 import json
-import os
 import random
 import re
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
-from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from forked import ended, start, together
 from peft import PeftModel
 from ruamel.yaml import YAML
 from tiny import study_with
@@ -28,7 +27,6 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from mi_llm import storage
-from mi_llm.cli import guarded
 from mi_llm.dialog import Dialog, Turn, write_dialogs
 from mi_llm.engine.estimate import shape_of
 from mi_llm.engine.load import checkpoint, config_of, load
@@ -268,36 +266,9 @@ def test_how_fast_it_went_is_told_outside_the_outputs(ready: Study) -> None:
     assert lines[-1]["memory_gib"] > 0.05
 
 
-def run(study: Study, environment: dict[str, str], said: Path) -> None:
-    """Fine-tune as the command line would, in a process of its own."""
-    os.environ.update(environment)
-    with said.open("w") as file:
-        os.dup2(file.fileno(), sys.stderr.fileno())
-    guarded(lambda: finetune(study, "tiny-llama3"))
-
-
-def started(study: Study, count: int = 1) -> list[ForkServerProcess]:
-    """Start processes that fine-tune together, as on so many machines: nobody watches over all.
-
-    They fork off a process that has imported everything already: what is tested is not how long that takes.
-    """
-    forks = get_context("forkserver")
-    forks.set_forkserver_preload(["mi_llm.models.finetune"])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    together = {"WORLD_SIZE": str(count), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = []
-    for rank in range(count):
-        environment = {**together, "RANK": str(rank), "OMP_NUM_THREADS": "1"} if count > 1 else {}
-        processes.append(forks.Process(target=run, args=(study, environment, Path(f"said.{rank}"))))
-        processes[-1].start()
-    return processes
-
-
-def ended(processes: Sequence[ForkServerProcess]) -> list[int | None]:
-    for process in processes:
-        process.join()
-    return [process.exitcode for process in processes]
+def tuning(study: Study) -> partial[None]:
+    """The work that processes of these tests do."""
+    return partial(finetune, study, "tiny-llama3")
 
 
 def until_saved(state: Path, run: ForkServerProcess | subprocess.Popen[str]) -> None:
@@ -310,17 +281,17 @@ def until_saved(state: Path, run: ForkServerProcess | subprocess.Popen[str]) -> 
 
 
 def test_training_killed_at_any_moment_ends_in_the_same_bytes(ready: Study) -> None:
-    assert ended(started(ready)) == [0]
+    finetune(ready, "tiny-llama3")
     folder = ready.folder / "finetune" / "tiny-llama3"
     whole, kills = taken_away(folder), 0
     state, chance = folder.parent / ".tiny-llama3.resume" / "state.pt", random.Random(1)
     for _ in range(4):
-        process = started(ready)
-        until_saved(state, process[0])
+        process = start(tuning(ready))
+        until_saved(state, process)
         time.sleep(chance.random() * 0.05)
-        process[0].kill()
-        kills += ended(process) == [-signal.SIGKILL]
-    assert ended(started(ready)) == [0]
+        process.kill()
+        kills += ended([process]) == [-signal.SIGKILL]
+    finetune(ready, "tiny-llama3")
     assert kills >= 1
     assert taken_away(folder) == whole
     assert not state.exists()
@@ -391,11 +362,11 @@ def test_two_processes_follow_the_curve_of_one_whether_or_not_they_share_the_bas
 
 def test_when_one_of_two_processes_dies_the_other_says_so_and_the_next_run_goes_on(ready: Study) -> None:
     study = longer()
-    assert ended(started(study, 2)) == [0, 0]
+    assert ended(together(tuning(study), 2)) == [0, 0]
     folder = study.folder / "finetune" / "tiny-llama3"
     whole, state = taken_away(folder), folder.parent / ".tiny-llama3.resume" / "state.pt"
 
-    processes = started(study, 2)
+    processes = together(tuning(study), 2)
     until_saved(state, processes[0])
     processes[1].kill()
     assert ended(processes) == [2, -signal.SIGKILL]
@@ -405,7 +376,7 @@ def test_when_one_of_two_processes_dies_the_other_says_so_and_the_next_run_goes_
     saved = torch.load(state)["progress"]["step"]
     assert 2 <= saved < 24
 
-    assert ended(started(study, 2)) == [0, 0]
+    assert ended(together(tuning(study), 2)) == [0, 0]
     assert f"{saved}/24" in Path("said.0").read_text(encoding="utf-8")
     assert taken_away(folder) == whole
 
@@ -463,14 +434,14 @@ def with_settings(**changes: int) -> Study:
 
 
 def test_more_processes_than_records_of_a_step_are_refused(ready: Study) -> None:
-    assert ended(started(with_settings(batch=1), 2)) == [2, 2]
+    assert ended(together(tuning(with_settings(batch=1)), 2)) == [2, 2]
     said = Path("said.0").read_text(encoding="utf-8")
     assert "mi-llm: finetune tiny-llama3: 2 processes\n  expected: at most 1: they share the 1 records of a step" in said
     assert not (ready.folder / "finetune").exists()
 
 
 def test_processes_that_do_not_divide_a_step_are_told(ready: Study) -> None:
-    assert ended(started(with_settings(batch=3, epochs=1), 2)) == [0, 0]
+    assert ended(together(tuning(with_settings(batch=3, epochs=1)), 2)) == [0, 0]
     line = "finetune tiny-llama3: 2 processes share the 3 records of a step unevenly: all wait for those that have 2\n"
     assert line in Path("said.0").read_text(encoding="utf-8")
     assert line not in Path("said.1").read_text(encoding="utf-8")

@@ -185,6 +185,7 @@ def test_the_miniature_gives_the_committed_lock_and_a_third_run_runs_nothing(min
     assert ran(run(copy, "mini")) == []
 
 
+@pytest.mark.slow
 def test_after_a_torn_lock_the_run_ends_as_before(copy: Path) -> None:
     lock = copy / "mini/dvc.lock"
     whole = lock.read_bytes()
@@ -219,6 +220,7 @@ def test_dvc_can_show_the_study(copy: Path, words: list[str], shown: str) -> Non
         assert "loss" in (copy / "dvc_plots/index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_finished_outputs_are_fetched_and_what_the_remote_lacks_is_computed(copy: Path, tmp_path: Path) -> None:
     remote = f"[core]\n    remote = lab\n['remote \"lab\"']\n    url = {tmp_path / 'lab'}\n"
     (copy / ".dvc/config.local").write_text(remote, encoding="utf-8")

@@ -1,22 +1,23 @@
 """Answering rounds: the tokens of plain generation, each dialog read once, nothing answered twice, whatever stops the run."""
 
 import json
-import os
 import random
 import resource
+import runpy
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from forked import ended, start, together
 from peft import PeftModel
 from tiny import give_adapter, model_server, study_with
 from transformers import GenerationConfig, PreTrainedModel
@@ -71,8 +72,7 @@ def one_by_one(model: torch.nn.Module, asked: Sequence[list[int]], stops: list[i
     return said
 
 
-@pytest.mark.parametrize("placement", ["query", "system"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "placement"), [*product(MODELS, ["query"]), ("tiny-glm4", "system")])
 def test_the_tokens_are_those_of_plain_generation(ready: Study, model: str, placement: Placement) -> None:
     asked, stops = prompts_of(ready, model, placement), [5, 9]
     loaded, _ = load(checkpoint(ready, model), "float32")
@@ -194,10 +194,6 @@ def test_sampling_keeps_to_the_likeliest_tokens(ready: Study) -> None:
     assert abs(drawn[0] / 1000 - 0.5 / 0.8) < 0.05
 
 
-def command(model: str, *before: str) -> list[str]:
-    return [sys.executable, *before, "-m", "mi_llm", "respond", model, "--study", "mini/params.yaml"]
-
-
 def outputs(study: Study, model: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((study.folder / "respond" / model).iterdir())}
 
@@ -213,49 +209,44 @@ def lines_of(journals: Sequence[Path]) -> list[list[bytes]]:
 
 def test_killed_at_any_moment_the_same_file_and_no_round_twice(ready: Study) -> None:
     folder = ready.folder / "respond"
-    subprocess.run(command("tiny-llama3"), check=True, capture_output=True)
+    assert ended([start(partial(respond, ready, "tiny-llama3"))]) == [0]
     whole = outputs(ready, "tiny-llama3")
     for name in whole:
         (folder / "tiny-llama3" / name).unlink()
     chance, kills, known = random.Random(2), 0, 0
     journals = [folder / f".tiny-llama3.{arm}.0.jsonl" for arm in ("base", "tuned")]
     for _ in range(3):
-        run = subprocess.Popen(command("tiny-llama3"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while run.poll() is None and sum(map(len, lines_of(journals))) <= known:
+        process = start(partial(respond, ready, "tiny-llama3"))
+        while process.exitcode is None and sum(map(len, lines_of(journals))) <= known:
             time.sleep(0.001)
         time.sleep(chance.random() * 0.01)
-        if run.poll() is None:
-            os.kill(run.pid, signal.SIGKILL)
-            kills += 1
-        run.wait()
+        process.kill()
+        kills += ended([process]) == [-signal.SIGKILL]
         for lines in lines_of(journals):
             answered = [json.loads(line)["round"] for line in lines[1:]]
             assert len(answered) == len(set(answered))
         known = sum(map(len, lines_of(journals)))
-    subprocess.run(command("tiny-llama3"), check=True, capture_output=True)
+    assert ended([start(partial(respond, ready, "tiny-llama3"))]) == [0]
     assert kills >= 1
     assert outputs(ready, "tiny-llama3") == whole
     assert lines_of(journals) == []
 
 
 def test_two_processes_give_the_same_file_as_one(ready: Study) -> None:
-    subprocess.run(command("tiny-glm4"), check=True, capture_output=True)
+    assert ended([start(partial(respond, ready, "tiny-glm4"))]) == [0]
     whole = outputs(ready, "tiny-glm4")
     for name in whole:
         (ready.folder / "respond" / "tiny-glm4" / name).unlink()
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(command("tiny-glm4", *torchrun), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "respond tiny-glm4.base (2 of 2)" in done.stderr
+    assert ended(together(partial(respond, ready, "tiny-glm4"), 2)) == [0, 0]
+    assert "respond tiny-glm4.base (2 of 2)" in Path("said.1").read_text(encoding="utf-8")
     assert outputs(ready, "tiny-glm4") == whole
 
 
 def test_more_processes_than_dialogs_are_refused(ready: Study) -> None:
     write_rounds(ready.folder / "split" / "test_rounds.jsonl", [one for one in rounds_of(ready) if one.dialog == "case_1"])
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(command("tiny-glm4", *torchrun), capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "mi-llm: respond tiny-glm4: 2 processes\n  expected: at most 1: they share 1 dialogs" in done.stderr
+    assert ended(together(partial(respond, ready, "tiny-glm4"), 2)) == [2, 2]
+    refusal = "mi-llm: respond tiny-glm4: 2 processes\n  expected: at most 1: they share 1 dialogs"
+    assert refusal in Path("said.0").read_text(encoding="utf-8")
 
 
 LATE = """
@@ -275,17 +266,15 @@ respond(load(Path("mini/params.yaml")), "tiny-glm4")
 """
 
 
-def test_a_process_that_comes_late_finds_its_share(ready: Study, tmp_path: Path) -> None:
-    subprocess.run(command("tiny-glm4"), check=True, capture_output=True)
+def test_a_process_that_comes_late_finds_its_share(ready: Study) -> None:
+    assert ended([start(partial(respond, ready, "tiny-glm4"))]) == [0]
     whole = outputs(ready, "tiny-glm4")
     for name in whole:
         (ready.folder / "respond" / "tiny-glm4" / name).unlink()
-    script = tmp_path / "late.py"
-    script.write_text(LATE, encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run(torchrun, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stderr.count("respond@tiny-glm4: done in") == 1
+    Path("late.py").write_text(LATE, encoding="utf-8")
+    assert ended(together(partial(runpy.run_path, "late.py"), 2)) == [0, 0]
+    said = [Path(f"said.{rank}").read_text(encoding="utf-8") for rank in (0, 1)]
+    assert "".join(said).count("respond@tiny-glm4: done in") == 1
     assert outputs(ready, "tiny-glm4") == whole
 
 

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_every_way_trains_and_is_measured() -> None:
     command = [sys.executable, "benchmarks/roofline.py", "trial"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
