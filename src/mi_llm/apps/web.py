@@ -1,7 +1,7 @@
 """What every app shares: where it listens, its security headers, its pages in the visitor's language, its cookies.
 
-An app with pages is a `Site`. Its package holds `templates/` and `static/`; the frame of all pages lies in `apps/templates/`.
-The model server has no pages: it takes only where it listens and what follows an unexpected error.
+An app with pages is a `Site`. Its package holds `templates/` and `static/`; what all pages share lies in `apps/templates/` and
+`apps/static/`. The model server has no pages: it takes only where it listens and what follows an unexpected error.
 """
 
 import ipaddress
@@ -63,7 +63,7 @@ class Site:
             docs_url=None, redoc_url=None, openapi_url=None, telemetry=telemetry, max_body_size=REQUEST, redirect_slashes=False,
             middleware=[Middleware(guarded, headers=self.headers), *middleware],
         )  # fmt: skip
-        app.mount("/static", StaticFiles(packages=[(self.package, "static")]))
+        app.mount("/static", StaticFiles(packages=[(self.package, "static"), (__package__, "static")]))
         return app
 
     def said(self, names: Iterable[str], tongue: Tongue) -> dict[str, str]:
