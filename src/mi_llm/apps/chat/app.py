@@ -16,21 +16,20 @@ import traceback
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
-from fastapi.staticfiles import StaticFiles
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mi_llm import storage
+from mi_llm.apps import web
 from mi_llm.apps.chat import guard, limits
 from mi_llm.apps.chat.answering import Answering
 from mi_llm.apps.chat.counselors import Counselors, Manner, Unanswered
@@ -39,25 +38,21 @@ from mi_llm.apps.chat.limits import Limits
 from mi_llm.apps.chat.talks import CHARACTERS, ROUNDS, Choice, Round, Shelf, Talk, Visitor, Way, begun, keep
 from mi_llm.apps.chat.votes import Votes
 from mi_llm.apps.chat.words import FAULTS, SCRIPT, WAYS, WORDS
-from mi_llm.apps.language import language
 from mi_llm.miti.clients import Profile
 
-REQUEST = 64 * 1024  # bytes
 MESSAGE = 4000  # characters
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-}
-PAGES = Environment(
-    loader=PackageLoader("mi_llm.apps.chat"), undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
+SITE = web.Site(
+    __package__,
+    WORDS,
+    forms="'self'",
+    policy="; require-trusted-types-for 'script'; trusted-types 'none'",
+    headers={
+        "X-Frame-Options": "DENY",
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    },
 )
-PAGES.tests["fits"] = lambda dangers, current: not set(dangers).isdisjoint(current)
+SITE.templates.globals.update(help=bundled, ways=WAYS, script=(*SCRIPT, *FAULTS), most=MESSAGE)
+SITE.templates.tests["fits"] = lambda dangers, current: not set(dangers).isdisjoint(current)
 
 
 @dataclass(frozen=True)
@@ -129,48 +124,27 @@ Body = TypeVar("Body", bound=Sent)
 
 
 class Door:
-    """Middleware that refuses requests and gives every answer the security headers.
-
-    An unexpected error goes to the terminal without anybody's text.
-    """
+    """Middleware that refuses requests."""
 
     def __init__(self, app: ASGIApp, chat: Chat) -> None:
         self.app, self.chat = app, chat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and add the headers to what comes back."""
-        if scope["type"] != "http":
-            return
-        started = False
+        """Let one request in, or refuse it."""
+        if scope["type"] == "http":
+            await (refused(self.chat, Request(scope)) or self.app)(scope, receive, send)
 
-        async def sending(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
-                headers["Cache-Control"] = "no-cache" if scope["path"].startswith("/static/") else "no-store"
-            await send(message)
 
-        try:
-            await (refused(self.chat, Request(scope)) or self.app)(scope, receive, sending)
-        except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            print(f"mi-llm chat: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}", file=sys.stderr)
-            if not started:
-                await PlainTextResponse("internal error", 500)(scope, receive, sending)
+def failed(error: Exception) -> Response:
+    """The answer after an unexpected error; the terminal shows where it happened, without anybody's text."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    print(f"mi-llm chat: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}", file=sys.stderr)
+    return PlainTextResponse("internal error", 500)
 
 
 def create(chat: Chat) -> FastAPI:
     """The application."""
-    # the environment could switch on FastAPI's telemetry, which would carry paths: off in any case
-    telemetry: Any = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
-    app = FastAPI(
-        docs_url=None, redoc_url=None, openapi_url=None, telemetry=telemetry, max_body_size=REQUEST, redirect_slashes=False
-    )
-
-    app.add_middleware(Door, chat=chat)
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    app = SITE.application(Middleware(web.unbroken, failed=failed), Middleware(Door, chat=chat))
     app.add_exception_handler(StarletteHTTPException, told)
     page_doors(app, chat)
     talk_doors(app, chat)
@@ -185,13 +159,13 @@ def page_doors(app: FastAPI, chat: Chat) -> None:
     @app.get("/")
     async def first(request: Request) -> Response:
         if not let_in(chat, request):
-            return page(request, "enter.html.jinja", status=401, wrong=False)
+            return SITE.page(request, "enter.html.jinja", status=401, wrong=False)
         models, away = {}, False
         try:
             models = await chat.counselors.models()
         except Unanswered:
             away = True
-        return page(request, "chat.html.jinja", models=models, away=away, profiles=list(chat.profiles.values()))
+        return SITE.page(request, "chat.html.jinja", models=models, away=away, profiles=list(chat.profiles.values()))
 
     @app.post("/enter")
     async def enter(request: Request) -> Response:
@@ -199,9 +173,9 @@ def page_doors(app: FastAPI, chat: Chat) -> None:
             raise HTTPException(429, "too many attempts", {"Retry-After": str(math.ceil(seconds))})
         token = parse_qs((await request.body()).decode("utf-8", "replace")).get("token", [""])[0]
         if not chat.token or not hmac.compare_digest(token.encode("utf-8", "replace"), chat.token.encode()):
-            return page(request, "enter.html.jinja", status=401, wrong=True)
+            return SITE.page(request, "enter.html.jinja", status=401, wrong=True)
         answer = RedirectResponse("/", 303)
-        set_cookie(request, answer, "ticket", chat.ticket)
+        web.set_cookie(request, answer, "ticket", chat.ticket)
         return answer
 
     @app.get("/health")
@@ -240,7 +214,7 @@ def talk_doors(app: FastAPI, chat: Chat) -> None:
         keep(visitor, talk)
         answer = JSONResponse(talk.shown(), 201)
         if fresh:
-            set_cookie(request, answer, "visitor", fresh)
+            web.set_cookie(request, answer, "visitor", fresh)
         return answer
 
     @app.get("/talks/{name}")
@@ -400,7 +374,7 @@ def refused(chat: Chat, request: Request) -> Response | None:
         return PlainTextResponse("too fast", 429, {"Retry-After": str(math.ceil(seconds))})
     if request.method not in ("GET", "HEAD"):
         site = request.headers.get("sec-fetch-site", "same-origin")
-        if urlsplit(request.headers.get("origin", "")).netloc != request.headers.get("host") or site != "same-origin":
+        if not web.own_origin(request) or site != "same-origin":
             return PlainTextResponse("from another site", 403)
     if not let_in(chat, request) and request.url.path.startswith("/talks"):
         return PlainTextResponse("sign in first", 401)
@@ -426,33 +400,3 @@ async def told(request: Request, error: Exception) -> Response:
     """An error as plain text."""
     assert isinstance(error, StarletteHTTPException)
     return PlainTextResponse(str(error.detail), error.status_code, error.headers)
-
-
-def set_cookie(request: Request, answer: Response, name: str, value: str) -> None:
-    """Set a cookie that no script can read and no other site sends."""
-    answer.set_cookie(name, value, httponly=True, samesite="strict", secure=request.url.scheme == "https")
-
-
-def page(request: Request, template: str, status: int = 200, **inputs: Any) -> Response:
-    """A page in the visitor's language; `?lang=` is remembered."""
-    tongue = language(request)
-
-    def say(text: Any) -> Any:
-        return getattr(WORDS[text] if isinstance(text, str) else text, tongue)
-
-    theme = request.cookies.get("theme")
-    html = PAGES.get_template(template).render(
-        say=say,
-        tongue=tongue,
-        other="en" if tongue == "zh" else "zh",
-        theme=theme if theme in ("light", "dark") else "",
-        help=bundled(),
-        ways=WAYS,
-        script={name: getattr(WORDS[name], tongue) for name in (*SCRIPT, *FAULTS)},
-        most=MESSAGE,
-        **inputs,
-    )
-    answer = HTMLResponse(html, status)
-    if request.query_params.get("lang") == tongue:
-        answer.set_cookie("lang", tongue, max_age=365 * 86400, httponly=True, samesite="lax")
-    return answer

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from mi_llm.apps.chat.guard import CATEGORIES, Category, Strict
-from mi_llm.apps.language import Tongue
+from mi_llm.apps.web import Tongue
 from mi_llm.problem import Problem
 
 

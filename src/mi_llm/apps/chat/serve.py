@@ -8,14 +8,12 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import uvicorn
-
 from mi_llm import prompts
+from mi_llm.apps import web
 from mi_llm.apps.chat import guard, help
 from mi_llm.apps.chat.app import Chat, create
 from mi_llm.apps.chat.counselors import Counselors, Manner
 from mi_llm.apps.chat.votes import Votes
-from mi_llm.apps.listening import listen, loopback
 from mi_llm.miti.clients import bundled
 from mi_llm.problem import Problem
 from mi_llm.study import Study
@@ -36,27 +34,17 @@ def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, ad
             raise Problem(name, url or "nothing", "an address such as http://127.0.0.1:8000/v1", "correct it")
     guard.rules()
     help.bundled()
-    listening = listen(host, port)
+    listening = web.listen(host, port)
     kept = Votes(votes)
     profiles = {profile.id: profile for profile in bundled()[0]}
     chat = Chat(Counselors(model_url), manner(study), kept, profiles, address=address, token=token)
-    here = address or f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    if not loopback(host) and not here.startswith("https://"):
-        print("Messages travel unencrypted over this network; put an HTTPS proxy in front (--address).")
-    if not loopback(host) and not token:
+    here = web.reached_at(listening, host, address)
+    web.warn_unencrypted("Messages", host, here)
+    if not web.loopback(host) and not token:
         print("Anybody who can reach this address may use the chat; set MI_LLM_CHAT_TOKEN to require a token.")
     print(f"The chat is open: {here}   Ctrl+C closes it. Models: {model_url}   Votes: {votes}", flush=True)
-    config = uvicorn.Config(
-        create(chat),
-        access_log=False,  # a path holds a talk's id
-        log_level="warning",
-        server_header=False,
-        lifespan="off",
-        proxy_headers=bool(address),
-        timeout_graceful_shutdown=3,
-    )
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        web.run(create(chat), listening, proxy_headers=bool(address), timeout_graceful_shutdown=3)
     finally:
         kept.close()
 

@@ -7,7 +7,6 @@ WAYS = ("tuned", "base", "beside", "blind")
 WORDS = {
     "title": Text("Talk with a counselor model", "与咨询模型对话"),
     "brand": Text("demo chat", "对话演示"),
-    "other_language": Text("中文", "English"),
     "skip": Text("To the message field", "跳到输入框"),
     "not_care": Text("A research demo, not care.", "研究演示，不是心理服务。"),
     "not_a_person": Text("A model answers, not a person.", "回应来自语言模型，不是真人。"),

@@ -5,70 +5,28 @@ A request without a session, with a guessed link, or for another's packet gets t
 
 import sqlite3
 import sys
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
-from fastapi.staticfiles import StaticFiles
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mi_llm.apps import web
 from mi_llm.apps.desk import agreement, saving
 from mi_llm.apps.desk.store import SESSION_DAYS, Desk, Part, Store
 from mi_llm.apps.desk.words import KEYS, SCRIPT, WORDS
-from mi_llm.apps.language import language
-from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, Text
+from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS
 from mi_llm.codebook.packets import COORDINATOR, Packets
 
-REQUEST = 64 * 1024  # bytes
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-PAGES = Environment(
-    loader=PackageLoader("mi_llm.apps.desk"), undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
-PAGES.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys in the codebook's order
-
-
-class Guarded:
-    """Middleware that gives every answer the security headers, and lets a browser keep nothing but the page's files."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and add the headers to what comes back."""
-
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
-                of_the_page = scope["path"].startswith("/static/") and message["status"] < 400
-                headers["Cache-Control"] = "no-cache" if of_the_page else "no-store"
-            await send(message)
-
-        await self.app(scope, receive, sending)
+SITE = web.Site(__package__, WORDS, forms="'none'")
+SITE.templates.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys in the codebook's order
+SITE.templates.globals.update(behaviours=BEHAVIOURS, keys=KEYS, globals=GLOBALS)
 
 
 def create(packets: Packets, store: Store) -> FastAPI:
     """The application."""
-    # the environment could switch on FastAPI's telemetry, which would carry what raters send: off in any case
-    telemetry: Any = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
-    app = FastAPI(
-        docs_url=None, redoc_url=None, openapi_url=None, telemetry=telemetry, max_body_size=REQUEST, redirect_slashes=False
-    )
-    app.add_middleware(Guarded)
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    app = SITE.application()
     app.add_exception_handler(404, missing)
     app.add_exception_handler(405, missing)
     app.add_exception_handler(sqlite3.OperationalError, unwritable)
@@ -90,14 +48,7 @@ def desk_pages(app: FastAPI, packets: Packets, store: Store) -> None:
         if session is None:
             raise HTTPException(404)
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(
-            "session",
-            session,
-            max_age=SESSION_DAYS * 86400,
-            httponly=True,
-            samesite="strict",
-            secure=request.url.scheme == "https",
-        )
+        web.set_cookie(request, answer, "session", session, SESSION_DAYS * 86400)
         return answer
 
     @app.get("/")
@@ -109,7 +60,7 @@ def desk_pages(app: FastAPI, packets: Packets, store: Store) -> None:
             return rater_page(request, packets, store, person)
         if request.headers.get("sec-fetch-site") == "cross-site":
             # a strict cookie does not travel with a redirect that began on another site (web mail); with this page's it does
-            return page(request, "entering.html.jinja")
+            return SITE.page(request, "entering.html.jinja")
         raise HTTPException(404)
 
     @app.get("/{part}/{name}")
@@ -122,7 +73,7 @@ def desk_pages(app: FastAPI, packets: Packets, store: Store) -> None:
 
     @app.post("/{part}/{name}/changes")
     async def changes(request: Request, part: str, name: str) -> Response:
-        if urlsplit(request.headers.get("origin", "")).netloc != request.headers.get("host"):
+        if not web.own_origin(request):
             return PlainTextResponse("from another site", 403)
         desk = await run_in_threadpool(own, request, packets, store, part, name)
         try:
@@ -170,35 +121,15 @@ def own(request: Request, packets: Packets, store: Store, part: str, name: str) 
 
 async def missing(request: Request, _: Exception) -> Response:
     """One page for what does not exist and for what is not the visitor's."""
-    return page(request, "missing.html.jinja", status=404)
+    answer = SITE.page(request, "missing.html.jinja", status=404)
+    answer.headers["Cache-Control"] = "no-store"  # below /static/ too
+    return answer
 
 
 async def unwritable(request: Request, error: Exception) -> Response:
     """The answer when the disk is full or gone: the browser keeps its changes and tries again; the terminal shows the reason."""
     print(f"mi-llm desk: nothing could be saved: {error}", file=sys.stderr)
     return PlainTextResponse("not saved", 503)
-
-
-def page(request: Request, template: str, status: int = 200, **inputs: Any) -> Response:
-    """A page in the visitor's language; `?lang=` is remembered."""
-    tongue = language(request)
-
-    def say(text: Text | str) -> str:
-        return str(getattr(WORDS[text] if isinstance(text, str) else text, tongue))
-
-    html = PAGES.get_template(template).render(
-        say=say,
-        tongue=tongue,
-        other="en" if tongue == "zh" else "zh",
-        behaviours=BEHAVIOURS,
-        keys=KEYS,
-        globals=GLOBALS,
-        **inputs,
-    )
-    answer = HTMLResponse(html, status)
-    if request.query_params.get("lang") == tongue:
-        answer.set_cookie("lang", tongue, max_age=365 * 86400, httponly=True, samesite="lax")
-    return answer
 
 
 def rater_page(request: Request, packets: Packets, store: Store, rater: str) -> Response:
@@ -209,7 +140,7 @@ def rater_page(request: Request, packets: Packets, store: Store, rater: str) -> 
         return [agreement.progress(saving.packet_of(packets, desk), desk, store.state(desk)) for desk in desks]
 
     result = agreement.training(packets, store.states(), rater, packets.training)
-    return page(
+    return SITE.page(
         request, "rater.html.jinja", rater=rater, rows=rows("packets", packets.raters[rater]),
         exercises=rows("training", packets.training), result=result, data=script_data(request, rater=rater),
     )  # fmt: skip
@@ -220,9 +151,9 @@ def coding_page(request: Request, packets: Packets, store: Store, desk: Desk) ->
     result = agreement.training(packets, store.states(), desk.rater, [desk.packet]) if desk.part == "training" else None
     data = script_data(
         request, **current(packets, store, desk), keys=KEYS, covers=agreement.covers(),
-        names={str(entry.code): getattr(entry.name, language(request)) for entry in (*BEHAVIOURS, *GLOBALS)},
+        names={str(entry.code): getattr(entry.name, web.language(request)) for entry in (*BEHAVIOURS, *GLOBALS)},
     )  # fmt: skip
-    return page(request, "coding.html.jinja", desk=desk, packet=saving.packet_of(packets, desk), result=result, data=data)
+    return SITE.page(request, "coding.html.jinja", desk=desk, packet=saving.packet_of(packets, desk), result=result, data=data)
 
 
 def current(packets: Packets, store: Store, desk: Desk) -> dict[str, Any]:
@@ -239,8 +170,8 @@ def current(packets: Packets, store: Store, desk: Desk) -> dict[str, Any]:
 
 def script_data(request: Request, **data: Any) -> dict[str, Any]:
     """What a page hands to its script."""
-    tongue = language(request)
-    return {**data, "lang": tongue, "words": {name: getattr(WORDS[name], tongue) for name in SCRIPT}}
+    tongue = web.language(request)
+    return {**data, "lang": tongue, "words": SITE.said(SCRIPT, tongue)}
 
 
 def coordinator(request: Request, packets: Packets, store: Store) -> Response:
@@ -253,7 +184,7 @@ def coordinator(request: Request, packets: Packets, store: Store) -> Response:
 
     progress = {rater: [row(rater, "packets", name) for name in names] for rater, names in packets.raters.items()}
     trained = {rater: agreement.training(packets, states, rater, packets.training) for rater in packets.raters}
-    return page(
+    return SITE.page(
         request, "coordinator.html.jinja", progress=progress, trained=trained, training=len(packets.training),
         released=agreement.released(packets, states), total=len(packets.study),
         pairs=agreement.reliability(packets, states), notes=agreement.notes(packets, states),

@@ -5,13 +5,11 @@ Reads the packets' folder and, where there is one, a training folder; writes `de
 
 from pathlib import Path
 
-import uvicorn
-
 from mi_llm import storage
+from mi_llm.apps import web
 from mi_llm.apps.desk import agreement
 from mi_llm.apps.desk.app import create
 from mi_llm.apps.desk.store import Store
-from mi_llm.apps.listening import listen, loopback
 from mi_llm.codebook.packets import COORDINATOR, Packets, read
 from mi_llm.problem import Problem
 
@@ -22,22 +20,19 @@ def serve(packets: Path, data: Path, host: str, port: int, *, training: Path | N
     `address` is where people reach the desk, where that is not host and port: for instance an https proxy.
     """
     desk = read(packets, training)
-    listening = listen(host, port)
+    listening = web.listen(host, port)
     store = Store(data)
     store.pin(desk)
-    here = address or f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    here = web.reached_at(listening, host, address)
     made = _links(store, desk, here, renew=False)
     if made:
         print("Personal links, shown only once; give each to its person:\n", *made, "", sep="\n", flush=True)
     else:
         print("Everybody already has a link; `mi-llm desk links --renew NAME` makes a new one.")
-    if not loopback(host) and not here.startswith("https://"):
-        print("Links and codes travel unencrypted over this network; put an HTTPS proxy in front (--address).")
+    web.warn_unencrypted("Links and codes", host, here)
     print(f"The desk is open: {here}   Ctrl+C closes it; saved work stays in {store.path}", flush=True)
-    # no access log: a path may hold a link's token
-    config = uvicorn.Config(create(desk, store), access_log=False, log_level="warning", server_header=False, lifespan="off")
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        web.run(create(desk, store), listening)
     except KeyboardInterrupt:
         print("\nThe desk is closed.")
     finally:

@@ -25,7 +25,6 @@ WORDS = {
     "entering": Text("Signing in", "正在进入"),
     "go_on": Text("Continue", "继续"),
     "script": Text("Coding needs JavaScript; please allow it for this page.", "编码需要 JavaScript，请为本页启用。"),
-    "other_language": Text("中文", "English"),
     "your_packets": Text("Your transcripts", "你的文本"),
     "your_packets_more": Text(
         "Please code them in this order, each in one sitting if you can. Do not discuss a transcript before all its raters "

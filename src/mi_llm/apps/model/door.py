@@ -13,6 +13,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mi_llm.apps.model.protocol import Refusal, invalid
+from mi_llm.apps.web import unbroken
 
 BODY = 256 * 1024  # bytes of a request: several times the longest chat that a model can read
 DRAINED = 16 * BODY  # bytes of too large a body that are read and dropped, so that the sender receives the answer
@@ -31,25 +32,21 @@ class Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = False
 
         async def counted(message: Message) -> None:
-            nonlocal begun
             if message["type"] == "http.response.start":
-                begun = True
                 self.on_answer(scope["path"], message["status"])
             await send(message)
 
+        await unbroken(self.admit, failed)(scope, receive, counted)
+
+    async def admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or send its refusal."""
         try:
             self.check_token(scope)
-            await self.app(scope, await whole_body(receive), counted)
+            await self.app(scope, await whole_body(receive), send)
         except Refusal as refusal:
-            await answer(refusal, counted)
-        except Exception as error:  # the server goes on, and the log says no more than the error's type and line
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            print(f"request failed: {type(error).__name__} at {frame.filename}:{frame.lineno}", file=sys.stderr, flush=True)
-            if not begun:
-                await answer(Refusal(500, "internal error; the request may be correct", "server_error"), counted)
+            await answer(refusal, send)
 
     def check_token(self, scope: Scope) -> None:
         """Refuse a request without the token, where one is required."""
@@ -87,6 +84,14 @@ async def whole_body(receive: Receive) -> Receive:
         return {"type": "http.request", "body": bytes(content), "more_body": False}
 
     return again
+
+
+def failed(error: Exception) -> ASGIApp:
+    """The answer after an unexpected error; the log says no more than the error's type and line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    print(f"request failed: {type(error).__name__} at {frame.filename}:{frame.lineno}", file=sys.stderr, flush=True)
+    refusal = Refusal(500, "internal error; the request may be correct", "server_error")
+    return lambda scope, receive, send: answer(refusal, send)
 
 
 async def answer(refusal: Refusal, send: Send) -> None:

@@ -25,11 +25,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 from transformers import PreTrainedTokenizerBase
 
-from mi_llm.apps.listening import listen
 from mi_llm.apps.model.door import Door
 from mi_llm.apps.model.engine import Asked, Closing, Engine, Finish, Full, Piece, Reply, Told
 from mi_llm.apps.model.metrics import Metrics
 from mi_llm.apps.model.protocol import Answer, ChatRequest, Error, Refusal, described, event, invalid, usage
+from mi_llm.apps.web import listen
 from mi_llm.engine.counselor import adapters, with_adapter
 from mi_llm.engine.load import chat_format, checkpoint, enough_memory, prepare_torch
 from mi_llm.engine.template import ChatFormat, prompt
