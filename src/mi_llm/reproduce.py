@@ -121,7 +121,7 @@ def retry_missing(study: Study) -> None:
     """Try again to acquire what an earlier run could not get: DVC does not see that a network or mirror folder is there now."""
     pipeline = study.beside("dvc.yaml")
     for corpus in study.acquire.upstream:
-        table = study.folder / "acquire" / corpus / "missing.csv"
+        table = study.path("acquire", corpus, "missing.csv")
         if table.exists() and len(storage.read_text(table).splitlines()) > 1:
             dvc(["repro", "--quiet", "--force", "--single-item", f"{pipeline}:acquire@{corpus}"])
 
@@ -147,7 +147,7 @@ def audit(study: Study) -> int:
         )
         return int(status)
     put_in_order(lock_of(study))
-    numbers = storage.read_json(study.folder / "audit" / "metrics.json")
+    numbers = storage.read_json(study.path("audit", "metrics.json"))
     tally = ", ".join(f"{numbers[verdict]} {verdict}" for verdict in VERDICTS)
     print(f"\n{numbers['claims']} claims: {tally}\npage: {study.out}/audit/index.html")
     print(f"coders against AnnoMI's experts, and the released dialogs coded: {study.out}/miti/")

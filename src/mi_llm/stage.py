@@ -61,7 +61,7 @@ def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path]) -> 
                 f"the input of {title}",
                 f"run the stage before it: dvc repro {study.beside('dvc.yaml')}",
             )
-    folder = study.folder / name / item if item else study.folder / name
+    folder = study.path(name, item) if item else study.path(name)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     yield folder

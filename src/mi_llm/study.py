@@ -418,6 +418,10 @@ class Study(Section):
         """Where the study's outputs go."""
         return Path(self.out)
 
+    def path(self, stage: str, *parts: str) -> Path:
+        """The path of a stage's output folder, or of something in it."""
+        return self.folder.joinpath(stage, *parts)
+
     def beside(self, name: str) -> Path:
         """The path of a file beside the study's params.yaml, such as its dvc.yaml."""
         return Path(self.params).parent / name

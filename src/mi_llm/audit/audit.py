@@ -89,7 +89,7 @@ def supporting(paper: Paper, evidence: Evidence) -> dict[str, pd.DataFrame]:
 
 def audit(study: Study) -> None:
     """Check the paper; see the module."""
-    inputs = [study.folder / "acquire", study.folder / "read"]
+    inputs = [study.path("acquire"), study.path("read")]
     with stage(study, "audit", None, inputs) as out:
         paper, evidence = claims(), Evidence(study)
         tables = supporting(paper, evidence)

@@ -35,7 +35,7 @@ CHOICE = ["corpus", "total", "rank", "chosen", "transcribed", "chosen_share"]
 
 def sample(study: Study, corpus: str) -> list[Dialog]:
     """The study's number of dialogs of a corpus, or all if it has fewer: seeded, in the order drawn."""
-    dialogs = read_dialogs(study.folder / "read" / corpus / "dialogs.jsonl")
+    dialogs = read_dialogs(study.path("read", corpus, "dialogs.jsonl"))
     return random.Random(study.seed_of("rate", corpus)).sample(dialogs, min(study.rate.dialogs, len(dialogs)))
 
 
@@ -156,7 +156,7 @@ def summarise(study: Study, ratings: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
 
 def rate(study: Study) -> None:
     """Collect the ratings of the study's sample; without any recorded answer there are none, and the stage says so."""
-    with stage(study, "rate", None, [study.folder / "read" / corpus for corpus in study.rate.corpora]) as out:
+    with stage(study, "rate", None, [study.path("read", corpus) for corpus in study.rate.corpora]) as out:
         drawn = [(corpus, dialog) for corpus in study.rate.corpora for dialog in sample(study, corpus)]
         answers = ask.answers(study, "rate", questions(study))
         rows = [

@@ -176,7 +176,7 @@ def corrected(folder: Path, name: str) -> list[Turn]:
 
 def screen(study: Study) -> None:
     """Screen the transcribed dialogs; see the module. Raises Problem, after writing the proposals, while a person must decide."""
-    folder, transcribed = Path(study.screen.decisions), study.folder / "transcribe" / "transcribed.jsonl"
+    folder, transcribed = Path(study.screen.decisions), study.path("transcribe", "transcribed.jsonl")
     with stage(study, "screen", None, [transcribed, folder]) as out:
         entries = [(f"{entry['source']}/{entry['dialog']}", entry) for entry in storage.read_lines(transcribed)]
         person = decisions(folder, {name for name, _ in entries})

@@ -100,7 +100,7 @@ def divide(
 
 def without_leaks(study: Study, train: Sequence[Dialog], test: Sequence[Dialog], out: Path) -> list[Dialog]:
     """The training dialogs of which no test dialog's client says the same; the others are named in `left_out.csv`."""
-    corpora = [study.folder / "read" / corpus / "dialogs.jsonl" for corpus in study.transcribe.sample]
+    corpora = [study.path("read", corpus, "dialogs.jsonl") for corpus in study.transcribe.sample]
     leaked = leaks(train, [dialog for path in corpora for dialog in read_dialogs(path)], test)
     table = io.StringIO(newline="")
     rows = [("dialog", "test_dialog", "shared"), *((name, *near) for name, near in leaked.items())]
@@ -127,12 +127,12 @@ def other_ways(study: Study) -> str:
 
 def split(study: Study) -> None:
     """Divide the dialogs, and cut the test into rounds; see the module."""
-    screened = study.folder / "screen" / "dialogs.jsonl"
-    release = study.folder / "read" / "release"
+    screened = study.path("screen", "dialogs.jsonl")
+    release = study.path("read", "release")
     published = {"release": release / "rounds.jsonl", "aligned": release / "aligned.jsonl"}.get(study.split.test)
     inputs = [screened] if study.split.test == "transcribed" else [screened, release]
     if published and study.transcribe.source == "recorded":
-        inputs += [study.folder / "read" / corpus / "dialogs.jsonl" for corpus in study.transcribe.sample]
+        inputs += [study.path("read", corpus, "dialogs.jsonl") for corpus in study.transcribe.sample]
     with stage(study, "split", None, inputs) as out:
         counted: dict[str, int] = {}
         train = read_dialogs(screened)

@@ -27,8 +27,8 @@ READERS: dict[str, Reader] = {name: module.read for name, module in MODULES.item
 
 def read(study: Study, corpus: str) -> None:
     """Read one corpus; see the module."""
-    archive = study.folder / "acquire" / corpus / "files.tar"
-    manifest = study.folder / "acquire" / corpus / "manifest.csv"
+    archive = study.path("acquire", corpus, "files.tar")
+    manifest = study.path("acquire", corpus, "manifest.csv")
     with stage(study, "read", corpus, [archive, manifest]) as out:
         count = len(storage.read_text(manifest).splitlines()) - 1
         repairs, features = Repairs(), Features()

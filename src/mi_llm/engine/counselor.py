@@ -56,7 +56,7 @@ def chats(rounds: Sequence[Round], study: Study) -> list[list[Message]]:
 
 def adapters(study: Study, model: str) -> list[Path]:
     """The adapter that a model's arms need, if the study tunes it."""
-    return [study.folder / "finetune" / model / "adapter"] if "tuned" in study.arms(model) else []
+    return [study.path("finetune", model, "adapter")] if "tuned" in study.arms(model) else []
 
 
 def with_adapter(study: Study, model: str, adapter: Path | None) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -160,7 +160,7 @@ class ServedCounselor:
 
     def __init__(self, study: Study, model: str, arm: str, stage: str) -> None:
         self.study, self.model, self.arm, self.title = study, model, arm, f"{stage} {model} {arm}"
-        self.cassette = unfinished(study, study.folder / stage, model, arm)
+        self.cassette = unfinished(study, study.path(stage), model, arm)
 
     def records(self, rounds: Sequence[Round]) -> list[dict[str, Any]]:
         """The server's recorded response to each round; asks for those that are not recorded yet."""
@@ -202,7 +202,7 @@ def unfinished(study: Study, folder: Path, model: str, arm: str) -> Cassette:
 
     Its name tells server and adapter apart: what a model said before it was tuned again does not count.
     """
-    adapter = study.folder / "finetune" / model / "adapter"
+    adapter = study.path("finetune", model, "adapter")
     source = {"server": study.respond.server, "adapter": storage.sha256(adapter) if adapter.exists() else ""}
     return Cassette(folder / f".{model}.{arm}.{key_of(source)[:12]}.cassette")
 

@@ -86,10 +86,10 @@ def gathered(study: Study) -> list[tuple[Dialog, dict[str, str]]]:
     talks = []
     for model in study.models:
         for arm in study.arms(model):
-            for dialog in read_dialogs(study.folder / "simulate" / model / f"{arm}.jsonl"):
+            for dialog in read_dialogs(study.path("simulate", model, f"{arm}.jsonl")):
                 about = {"source": model, "arm": arm, "profile": dialog.meta["profile"], "topic": dialog.meta["topic"]}
                 talks.append((dialog, about))
-    for dialog in read_dialogs(study.folder / "translate" / "dialogs.jsonl"):
+    for dialog in read_dialogs(study.path("translate", "dialogs.jsonl")):
         talks.append((dialog, {"source": "annomi", "arm": REAL, "profile": "", "topic": dialog.meta["topic"]}))
     return talks
 
@@ -196,7 +196,7 @@ def leaks(packets: dict[str, list[Turn]], key: pd.DataFrame) -> pd.DataFrame:
 def blind(study: Study) -> None:
     """Write the packets; see the module."""
     options = study.blind
-    inputs = [*(study.folder / "simulate" / model for model in study.models), study.folder / "translate" / "dialogs.jsonl"]
+    inputs = [*(study.path("simulate", model) for model in study.models), study.path("translate", "dialogs.jsonl")]
     with stage(study, "blind", None, inputs) as out:
         chance = random.Random(study.seed_of("blind"))
         talks = gathered(study)

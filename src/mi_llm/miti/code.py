@@ -454,7 +454,7 @@ def read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def code(study: Study) -> None:
     """Have all packets coded; see the module."""
-    folder, coder = study.folder / "blind" / "packets", registry.modules(registry.CODERS)[study.code.coder]
+    folder, coder = study.path("blind", "packets"), registry.modules(registry.CODERS)[study.code.coder]
     with stage(study, "code", None, [folder, *(coder.inputs(study) if hasattr(coder, "inputs") else [])]) as out:
         transcripts = packets(folder)
         codings: list[Coding] = coder.code(study, transcripts)

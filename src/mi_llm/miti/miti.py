@@ -307,7 +307,7 @@ def validated_by_model(study: Study, held_out: Sequence[Session]) -> list[Sessio
 
 def annotated(study: Study) -> list[Session]:
     """AnnoMI's sessions; none if it is unavailable."""
-    archive = study.folder / "acquire" / "annomi" / "files.tar"
+    archive = study.path("acquire", "annomi", "files.tar")
     tables = (file for file in from_archive(archive) if file.name.endswith("AnnoMI-full.csv"))
     return [session for file in tables for session in sessions_of(annomi.rows(file))]
 
@@ -322,16 +322,16 @@ def arms(study: Study) -> dict[tuple[str, str], list[Dialog]]:
     """The authors' released dialogs by model and arm, and AnnoMI's sessions as they were read."""
     dialogs_by_arm: dict[tuple[str, str], list[Dialog]] = {}
     if "release" in study.corpora:
-        for dialog in read_dialogs(study.folder / "read" / "release" / "simulated.jsonl"):
+        for dialog in read_dialogs(study.path("read", "release", "simulated.jsonl")):
             dialogs_by_arm.setdefault((dialog.meta["model"], dialog.meta["arm"]), []).append(dialog)
-    real = read_dialogs(study.folder / "read" / "annomi" / "dialogs.jsonl")
+    real = read_dialogs(study.path("read", "annomi", "dialogs.jsonl"))
     return dialogs_by_arm | ({("annomi", "real"): real} if real else {})
 
 
 def miti(study: Study) -> None:
     """Validate the coders, and code what was released; see the module."""
-    folders = [study.folder / "acquire" / "annomi", study.folder / "read" / "annomi"]
-    folders += [study.folder / "read" / "release"] if "release" in study.corpora else []
+    folders = [study.path("acquire", "annomi"), study.path("read", "annomi")]
+    folders += [study.path("read", "release")] if "release" in study.corpora else []
     with stage(study, "miti", None, folders) as out:
 
         def draw(transcripts: int, purpose: str) -> Bootstrap:

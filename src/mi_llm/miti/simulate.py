@@ -44,7 +44,7 @@ class Talk:
 def profiles(study: Study) -> list[Profile]:
     """The clients of the study: `simulate.dialogs` of the bundle's or the authors' profiles, a seeded draw in their order."""
     options = study.simulate
-    known = bundled()[0] if options.profiles == "bundle" else outlined(study.folder / "read" / "release" / "outlines.json")
+    known = bundled()[0] if options.profiles == "bundle" else outlined(study.path("read", "release", "outlines.json"))
     if options.dialogs > len(known):
         setting = f"{options.dialogs}, but there are {len(known)} profiles"
         raise Problem(f"{study.params}: simulate.dialogs", setting, "at most one dialog a profile and arm", "lower it")

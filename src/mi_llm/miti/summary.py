@@ -62,12 +62,12 @@ def summed(summary: Summary[Any], codes: Mapping[Any, float]) -> float:
 
 def read_key(study: Study) -> pd.DataFrame:
     """Which packet is what; all of it is text."""
-    return pd.read_csv(study.folder / "blind" / "key.csv", dtype=str, keep_default_na=False)
+    return pd.read_csv(study.path("blind", "key.csv"), dtype=str, keep_default_na=False)
 
 
 def transcripts(study: Study, packets: dict[str, tuple[Turn, ...]]) -> pd.DataFrame:
     """One row per coded transcript: what it is (`ABOUT`), its rounds (counselor volleys), and every indicator."""
-    codes, ratings = read_tables(study.folder / "code")
+    codes, ratings = read_tables(study.path("code"))
     counts, global_means = counts_of(codes), globals_of(ratings)
     table = read_key(study).set_index("packet").join(counts, how="inner").join(global_means, how="left")
     table = table.rename_axis("packet").reset_index()[[*ABOUT, *counts, *global_means]]
@@ -217,14 +217,14 @@ def tested(tuned: "pd.Series[float]", control: "pd.Series[float]", study: Study,
 
 def summary(study: Study) -> None:
     """Make the tables of the manual evaluation; see the module."""
-    inputs = [study.folder / "blind" / "packets", study.folder / "blind" / "key.csv", study.folder / "code"]
+    inputs = [study.path("blind", "packets"), study.path("blind", "key.csv"), study.path("code")]
     with stage(study, "summary", None, inputs) as out:
-        packets = read_packets(study.folder / "blind" / "packets")
+        packets = read_packets(study.path("blind", "packets"))
         key = read_key(study)
         order = {source: index for index, source in enumerate((*study.models, "annomi"))}
         key = key.sort_values(["source", "arm", "packet"], key=lambda column: column.map(lambda name: order.get(name, name)))
         table = transcripts(study, packets)
-        codes, ratings = read_tables(study.folder / "code")
+        codes, ratings = read_tables(study.path("code"))
         tables = {
             "transcripts": table.round(4),
             "table_2": table_2(),

@@ -72,7 +72,7 @@ def finetune(study: Study, model: str) -> None:
         return
     refuse_idle(processes, options, title)
     torch.set_num_threads(max(1, study.threads // processes.beside))
-    inputs, folder = inputs_of(study, model), study.folder / "finetune" / model
+    inputs, folder = inputs_of(study, model), study.path("finetune", model)
     with (
         processes.together(title),
         stage(study, "finetune", model, inputs) if processes.main else nullcontext(folder) as out,
@@ -123,7 +123,7 @@ def refuse_idle(processes: Processes, options: Finetune, title: str) -> None:
 
 def inputs_of(study: Study, model: str) -> list[Path]:
     """What the stage reads."""
-    return [checkpoint(study, model), study.folder / "split" / "train.jsonl", Path(study.finetune.instruction)]
+    return [checkpoint(study, model), study.path("split", "train.jsonl"), Path(study.finetune.instruction)]
 
 
 def identity_of(study: Study, inputs: Sequence[Path]) -> str:
@@ -157,7 +157,7 @@ def labeled_tokens(record: Encoded) -> int:
 
 def records_of(study: Study, model: str, tokenizer: PreTrainedTokenizerBase) -> Records:
     """The training records of a study's model; says what was cut and left out."""
-    train = study.folder / "split" / "train.jsonl"
+    train = study.path("split", "train.jsonl")
     training_set = records(read_dialogs(train), tokenizer, chat_format(study, model), study.finetune, prompts.instruction(study))
     if not training_set.encoded:
         raise Problem(

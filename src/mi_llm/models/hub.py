@@ -182,7 +182,7 @@ def remembered(study: Study, model: str, entry: Entry) -> bool:
 
 def in_place(study: Study, model: str, entry: Entry) -> bool:
     """Whether stage `base` has made this revision of a model."""
-    record = study.folder / "base" / model / "source.json"
+    record = study.path("base", model, "source.json")
     return record.exists() and bool(storage.read_json(record).get("revision") == entry.revision)
 
 

@@ -42,7 +42,7 @@ def box(token: Token, number: int) -> list[Token]:
 
 def cards(study: Study) -> dict[str, Markup]:
     """The card of each tuned model."""
-    return {model: html(storage.read_text(study.folder / "finetune" / model / "adapter" / "README.md")) for model in study.tuned}
+    return {model: html(storage.read_text(study.path("finetune", model, "adapter", "README.md"))) for model in study.tuned}
 
 
 def datasheet() -> Markup:

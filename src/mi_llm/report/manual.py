@@ -34,12 +34,12 @@ CHINESE: dict[str, str] = {entry.name.en: entry.name.zh for entry in (*coding.GL
 
 def read(study: Study, name: str) -> pd.DataFrame:
     """One table of the stage `summary`."""
-    return pd.read_csv(study.folder / "summary" / f"{name}.csv")
+    return pd.read_csv(study.path("summary", f"{name}.csv"))
 
 
 def coders(study: Study, lang: str) -> str:
     """Who coded, in words, so that nobody takes an automatic code for a person's."""
-    raters = sorted(read_tables(study.folder / "code")[0]["rater"].unique())
+    raters = sorted(read_tables(study.path("code"))[0]["rater"].unique())
     by_coder = {coder: [rater for rater in raters if coder_of(rater) == coder] for coder in map(coder_of, raters)}
     named = [
         str(getattr(registry.modules(registry.CODERS)[coder].NAME, lang)).format(
@@ -171,7 +171,7 @@ def contrasts(study: Study) -> pd.DataFrame:
 
 def leaks(study: Study) -> pd.DataFrame:
     """Which features of the blinded transcripts still tell arms apart."""
-    table = pd.read_csv(study.folder / "blind" / "leaks.csv")
+    table = pd.read_csv(study.path("blind", "leaks.csv"))
     shown = pd.DataFrame(
         {
             "Contrast": table["contrast"],
@@ -185,7 +185,7 @@ def leaks(study: Study) -> pd.DataFrame:
 
 def validation(study: Study) -> pd.DataFrame:
     """How far automatic coders agree with AnnoMI's experts, beside the experts among themselves."""
-    table = pd.read_csv(study.folder / "miti" / "coder_validation.csv")
+    table = pd.read_csv(study.path("miti", "coder_validation.csv"))
     shown = pd.DataFrame(
         {
             "Coder": table["coder"].replace("experts", "experts among themselves"),
@@ -199,7 +199,7 @@ def validation(study: Study) -> pd.DataFrame:
 
 def quality(study: Study) -> pd.DataFrame:
     """Whether a coder's scores tell AnnoMI's sessions of high quality from those of low quality."""
-    table = pd.read_csv(study.folder / "miti" / "quality.csv")
+    table = pd.read_csv(study.path("miti", "quality.csv"))
     shown = pd.DataFrame(
         {
             "Coder": table["coder"],

@@ -16,7 +16,7 @@ def code(study: Study, transcripts: Transcripts) -> list[Coding]:
 
 def questions(study: Study) -> list[Question]:
     """The requests that the codes take."""
-    return questions_about(study, "code", packets(study.folder / "blind" / "packets"))
+    return questions_about(study, "code", packets(study.path("blind", "packets")))
 
 
 def remedy(study: Study) -> str:
