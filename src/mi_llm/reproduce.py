@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 from dvc.cli import main as dvc
 from dvc.utils.serialize import modify_yaml
-from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.audit.verdict import VERDICTS
@@ -73,7 +72,7 @@ def put_in_order(lock: Path) -> None:
 
 def wait_for_others(study: Study) -> None:
     """Wait for the runs in this repository that began earlier: two at once would undo each other's outputs."""
-    verbs = {"reproduce", "pretrain", *YAML(typ="safe").load(storage.read_text(study.beside("dvc.yaml")))["stages"]}
+    verbs = {"reproduce", "pretrain", *storage.read_yaml(study.beside("dvc.yaml"))["stages"]}
     waiting = False
     while other_runs := [
         process for process in psutil.process_iter(["cmdline", "cwd", "create_time"]) if earlier_run(process, verbs)

@@ -9,8 +9,11 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from ruamel.yaml import YAML, YAMLError
 
 from mi_llm.problem import Problem
 
@@ -92,6 +95,16 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def read_yaml(path: Path | Traversable) -> Any:
+    """Read a YAML file, or one of the package; raises Problem with the line that is wrong."""
+    try:
+        return YAML(typ="safe").load(read_text(path))
+    except YAMLError as error:
+        raise Problem(
+            str(path), f"not YAML: {' '.join(str(error).split())}", "a YAML document", "restore or repair the file"
+        ) from None
+
+
 def read_lines(path: Path) -> Iterator[Any]:
     """Yield the records of a JSON Lines file."""
     lines = read_text(path).split("\n")  # only there: splitlines would also cut at U+2028 and U+0085 in a text
@@ -104,7 +117,7 @@ def read_lines(path: Path) -> Iterator[Any]:
             ) from None
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path | Traversable) -> str:
     """Read a UTF-8 file; raises Problem if it is missing, unreadable or not UTF-8."""
     try:
         return decode(path.read_bytes(), str(path))

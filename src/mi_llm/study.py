@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
 
 from mi_llm import registry, storage
 from mi_llm.problem import Problem
@@ -454,11 +453,7 @@ def load(path: Path) -> Study:
         raise Problem(
             str(path), "no such study", "paper, mini, the folder of another study, or a parameters file", "correct the name"
         )
-    text = storage.read_text(path)
-    try:
-        content: Any = YAML(typ="safe").load(text)
-    except YAMLError as error:
-        raise Problem(str(path), f"not YAML: {' '.join(str(error).split())}", "a parameters file", "correct the file") from None
+    content = storage.read_yaml(path)
     if not isinstance(content, dict):
         raise Problem(str(path), "no mapping", "a parameters file", "start from the shipped params.yaml")
     try:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from jinja2 import Environment, StrictUndefined
-from ruamel.yaml import YAML
 
 from mi_llm import __version__, storage
 from mi_llm.archive import container, crate, history, left_out, packages
@@ -79,7 +78,7 @@ def code_licence(path: str) -> str:
 
 def shipped_data() -> list[Item]:
     """Sample corpora and recorded answers, as data.dvc names them."""
-    entry = YAML(typ="safe").load(storage.read_text(Path("data.dvc")))["outs"][0]
+    entry = storage.read_yaml(Path("data.dvc"))["outs"][0]
     return [
         Item(path.as_posix(), path, "CC0-1.0", "") for path in checked(Path(entry["path"]), entry["md5"], "dvc pull data.dvc")
     ]
@@ -261,11 +260,11 @@ def readme(commit: str, items: list[Item]) -> bytes:
 
 def source(commit: str, moment: datetime) -> crate.Source:
     """What the description says of the commit."""
-    pipeline = YAML(typ="safe").load(storage.read_text(Path("dvc.yaml")))
+    pipeline = storage.read_yaml(Path("dvc.yaml"))
     return crate.Source(
         commit,
         moment,
-        YAML(typ="safe").load(storage.read_text(Path("CITATION.cff"))),
+        storage.read_yaml(Path("CITATION.cff")),
         base_image(storage.read_text(Path("Dockerfile"))),
         packages.locked(storage.read_text(packages.LOCK))["dvc"],
         {name: entry["desc"] for name, entry in pipeline["stages"].items()},

@@ -12,7 +12,6 @@ from importlib import resources
 from typing import Any
 
 import pandas as pd
-from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.corpora import annomi, release
@@ -142,7 +141,7 @@ class Evidence:
     @cached_property
     def literature(self) -> dict[str, Any]:
         """`literature.yaml`: facts from the sources that the paper cites."""
-        return dict(YAML(typ="safe").load((resources.files(__package__) / "literature.yaml").read_text(encoding="utf-8")))
+        return dict(storage.read_yaml(resources.files(__package__) / "literature.yaml"))
 
     @cached_property
     def reported_topics(self) -> dict[str, int]:

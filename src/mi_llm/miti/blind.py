@@ -19,7 +19,6 @@ import jieba.posseg
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from ruamel.yaml import YAML
 from scipy import stats
 
 from mi_llm import storage
@@ -45,7 +44,7 @@ class Rule:
 @cache
 def rules() -> tuple[Rule, ...]:
     """The rules of `deidentify.yaml`."""
-    content = YAML(typ="safe").load((resources.files(__package__) / "deidentify.yaml").read_text(encoding="utf-8"))
+    content = storage.read_yaml(resources.files(__package__) / "deidentify.yaml")
     return tuple(Rule(rule["kind"], rule["replace"], tuple(map(re.compile, rule["patterns"]))) for rule in content)
 
 

@@ -15,7 +15,6 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from pydantic import BaseModel, ConfigDict
-from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.engine.load import checkpoint
@@ -93,8 +92,7 @@ def export(study: Study, model: str, out: Path) -> None:
 
 def duties_of(model: str) -> Duties:
     """What the license of a hub model asks for."""
-    shipped = resources.files(__package__) / "distribute.yaml"
-    known = YAML(typ="safe").load(shipped.read_text(encoding="utf-8"))
+    known = storage.read_yaml(resources.files(__package__) / "distribute.yaml")
     if model not in known:
         raise Problem(
             f"distribute.yaml: {model}",
