@@ -1,21 +1,26 @@
 """How the bundle reads and writes files: written whole or not at all, with the same bytes for the same content."""
 
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ruamel.yaml import YAML, YAMLError
 
 from mi_llm.problem import Problem
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -83,6 +88,18 @@ def write_lines(path: Path, records: Iterable[Any]) -> None:
     with replacing(path) as file:
         for record in records:
             file.write(dump(record).encode("utf-8") + b"\n")
+
+
+def write_table(path: Path, frame: "pd.DataFrame") -> None:
+    """Write a table as CSV, without its index."""
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV below a line with the columns' names."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()
 
 
 def read_json(path: Path) -> Any:

@@ -5,7 +5,6 @@ against the committed dvc.lock. Writes the zip, and its SHA-256 beside it. Equal
 are the commit's, nothing is compressed, and nothing comes from a network.
 """
 
-import csv
 import hashlib
 import io
 import json
@@ -169,12 +168,11 @@ def base_image(dockerfile: str) -> str:
 
 def listing(items: list[Item]) -> str:
     """files.csv: each file's size, whether it is a program, its license and description; without itself and the manifest."""
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["path", "bytes", "executable", "licence", "about"])
-    for item in sorted(items, key=lambda item: item.name):
-        writer.writerow([item.name, item.size(), "yes" if item.executable else "no", item.licence, item.about])
-    return lines.getvalue()
+    rows = [
+        (item.name, item.size(), "yes" if item.executable else "no", item.licence, item.about)
+        for item in sorted(items, key=lambda item: item.name)
+    ]
+    return storage.csv_text(["path", "bytes", "executable", "licence", "about"], rows)
 
 
 def manifest(sums: dict[str, str]) -> str:

@@ -130,7 +130,7 @@ def renew() -> None:
         file = unquote(download["url"].rsplit("/", 1)[-1])
         rows.add(Package(name, versions[normal(name)], file, download["archive_info"]["hashes"]["sha256"], licence(name)))
     listed = pd.DataFrame(sorted(rows, key=lambda row: (normal(row.package), row.file)))
-    storage.write_text(TABLE, listed.to_csv(index=False, lineterminator="\n"))
+    storage.write_table(TABLE, listed)
     print(f"{TABLE}: {len(rows)} files of {len(versions)} packages; commit it together with {LOCK}", file=sys.stderr)
 
 

@@ -169,5 +169,5 @@ def rate(study: Study) -> None:
         means, choice = summarise(study, ratings)
         tables = {"ratings": ratings, "means": means, "choice": choice}
         for name, table in tables.items():
-            storage.write_text(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+            storage.write_table(out / f"{name}.csv", table)
         storage.write_json(out / "metrics.json", {"rated": len(rows)})

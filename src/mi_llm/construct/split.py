@@ -13,8 +13,6 @@ With `split.test: divided` the authors' test dialogs themselves are divided: som
 together. That is an experiment of the bundle's own, for those who do not have the authors' training file.
 """
 
-import csv
-import io
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -102,10 +100,8 @@ def without_leaks(study: Study, train: Sequence[Dialog], test: Sequence[Dialog],
     """The training dialogs of which no test dialog's client says the same; the others are named in `left_out.csv`."""
     corpora = [study.path("read", corpus, "dialogs.jsonl") for corpus in study.transcribe.sample]
     leaked = leaks(train, [dialog for path in corpora for dialog in read_dialogs(path)], test)
-    table = io.StringIO(newline="")
-    rows = [("dialog", "test_dialog", "shared"), *((name, *near) for name, near in leaked.items())]
-    csv.writer(table, lineterminator="\n").writerows(rows)
-    storage.write_text(out / "left_out.csv", table.getvalue())
+    rows = [(name, *near) for name, near in leaked.items()]
+    storage.write_text(out / "left_out.csv", storage.csv_text(["dialog", "test_dialog", "shared"], rows))
     return [dialog for dialog in train if dialog.id not in leaked]
 
 

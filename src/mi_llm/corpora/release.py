@@ -332,7 +332,7 @@ def write_rest(files: list[File], repairs: Repairs, out: Path) -> dict[str, obje
     aligned = [sample for dialog in read(files, Repairs()) for sample in dialog.rounds()]
     write_rounds(out / "aligned.jsonl", aligned)
     table = alignment(files, published)
-    storage.write_text(out / "alignment.csv", table.to_csv(index=False, lineterminator="\n"))
+    storage.write_table(out / "alignment.csv", table)
     shape, training = read_training(files, repairs)
     write_dialogs(out / "training.jsonl", training)
     simulated, clients = read_simulated(files, repairs)

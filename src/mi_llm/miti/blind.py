@@ -224,6 +224,6 @@ def blind(study: Study) -> None:
         }
         tables["leaks"] = leaks(packets, tables["key"])
         for title, table in tables.items():
-            storage.write_text(out / f"{title}.csv", table.to_csv(index=False, lineterminator="\n"))
+            storage.write_table(out / f"{title}.csv", table)
         numbers = {"packets": len(packets), "removed": len(removed), "suspected": len(suspected)}
         storage.write_json(out / "metrics.json", numbers)

@@ -461,7 +461,7 @@ def code(study: Study) -> None:
         if not codings and hasattr(coder, "remedy"):
             print(f"code: nothing is coded; to get codes: {coder.remedy(study)}")
         for name, table in zip(("codes", "globals"), tables(codings), strict=True):
-            storage.write_text(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+            storage.write_table(out / f"{name}.csv", table)
         numbers = {
             "packets": len(transcripts),
             "coded": len({coding.packet for coding in codings}),

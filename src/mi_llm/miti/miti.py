@@ -369,7 +369,7 @@ def miti(study: Study) -> None:
             ),
         }
         for name, table in tables.items():
-            storage.write_text(out / f"{name}.csv", table.round(4).to_csv(index=False, lineterminator="\n"))
+            storage.write_table(out / f"{name}.csv", table.round(4))
         numbers = {
             "kappa": nested(tables["coder_validation"], "code", "kappa"),
             "auc": nested(tables["quality"], "measure", "auc"),

@@ -241,7 +241,7 @@ def summary(study: Study) -> None:
             ),
         }
         for name, frame in tables.items():
-            storage.write_text(out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+            storage.write_table(out / f"{name}.csv", frame)
         storage.write_json(out / "metrics.json", numbers_of(tables["table_6"], len(packets), len(table)))
 
 

@@ -16,8 +16,6 @@ holds the whole base, unless it does not fit its card, or ACCELERATE_USE_FSDP is
 so): then they share it out (FSDP), and a layer is whole only while it is at work. The adapter is whole in every process.
 """
 
-import csv
-import io
 import json
 import math
 import os
@@ -566,11 +564,7 @@ def write_notes(path: Path, notes: Sequence[tuple[str, str, str]]) -> None:
     """Write which records were cut or left out; no file if there is none."""
     path.unlink(missing_ok=True)
     if notes:
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(("record", "outcome", "reason"))
-        writer.writerows(notes)
-        storage.write_text(path, table.getvalue())
+        storage.write_text(path, storage.csv_text(["record", "outcome", "reason"], notes))
 
 
 # ---- before it starts

@@ -375,7 +375,7 @@ def evaluate(study: Study, out: Path, folders: dict[str, Path]) -> dict[str, Any
         frame = pd.concat(parts)
         if table == "scores":
             frame["signature"] = frame["measure"].map(SIGNATURES)
-        storage.write_text(out / f"{table}.csv", frame.to_csv(index=False, lineterminator="\n"))
+        storage.write_table(out / f"{table}.csv", frame)
         for row in parts[0].itertuples():
             numbers.setdefault(row.arm, {})[row.measure] = row.mean
     return numbers

@@ -46,7 +46,7 @@ def score(study: Study) -> None:
         for table in next(iter(tables_by_set.values())):
             combined = pd.concat([tables[table].assign(set=name) for name, tables in tables_by_set.items()])
             combined.insert(0, "set", combined.pop("set"))
-            storage.write_text(out / f"{table}.csv", combined.to_csv(index=False, lineterminator="\n"))
+            storage.write_table(out / f"{table}.csv", combined)
         first, *other_sets = tables_by_set
         numbers = {name: numbers_of(tables_by_set[name]) for name in other_sets}
         storage.write_json(out / "metrics.json", numbers_of(tables_by_set[first]) | numbers)

@@ -4,15 +4,13 @@ A packet is *released* when everybody who codes it is done. Before that nobody, 
 export holds the codes as given; agreement is computed after the codebook's rules for a volley.
 """
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import isnan
-from typing import Any
 
+from mi_llm import storage
 from mi_llm.apps.desk.saving import missing
 from mi_llm.apps.desk.store import Desk, Held, State
 from mi_llm.codebook.coding import BEHAVIOURS, Behaviour, Global, volley
@@ -107,15 +105,7 @@ def export(packets: Packets, states: States) -> dict[str, str]:
         for number in packets.study[packet].volleys:
             codes += [(rater, packet, number, code) for code in state[f"volley-{number}"].value or [""]]
         ratings += [(rater, packet, str(code), state[f"global-{code}"].value) for code in Global]
-    return {"codes.csv": _csv(CODES, codes), "globals.csv": _csv(RATINGS, ratings)}
-
-
-def _csv(columns: list[str], rows: Iterable[tuple[Any, ...]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(sorted(rows))
-    return text.getvalue()
+    return {"codes.csv": storage.csv_text(CODES, sorted(codes)), "globals.csv": storage.csv_text(RATINGS, sorted(ratings))}
 
 
 def notes(packets: Packets, states: States) -> list[tuple[str, str, str]]:
