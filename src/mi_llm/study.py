@@ -5,6 +5,7 @@ Each class below is one section of `params.yaml`, read by the stages of the same
 """
 
 import hashlib
+import random
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -429,6 +430,10 @@ class Study(Section):
         """A seed for one purpose, derived from the study's: stages do not share random numbers."""
         digest = hashlib.sha256("/".join((str(self.seed), *purpose)).encode()).digest()
         return int.from_bytes(digest[:4], "big")
+
+    def chance(self, *purpose: str) -> random.Random:
+        """Random numbers for one purpose, from its seed."""
+        return random.Random(self.seed_of(*purpose))
 
     def sha256(self) -> str:
         """SHA-256 of the parameters' canonical JSON."""

@@ -5,7 +5,6 @@ run, `ratings.csv` (one row per dialog, one column per criterion), `means.csv` (
 `choice.csv` (which corpora the totals choose, and how often they would be chosen if the dialogs were drawn again).
 """
 
-import random
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ CHOICE = ["corpus", "total", "rank", "chosen", "transcribed", "chosen_share"]
 def sample(study: Study, corpus: str) -> list[Dialog]:
     """The study's number of dialogs of a corpus, or all if it has fewer: seeded, in the order drawn."""
     dialogs = read_dialogs(study.path("read", corpus, "dialogs.jsonl"))
-    return random.Random(study.seed_of("rate", corpus)).sample(dialogs, min(study.rate.dialogs, len(dialogs)))
+    return study.chance("rate", corpus).sample(dialogs, min(study.rate.dialogs, len(dialogs)))
 
 
 def questions(study: Study) -> list[Question]:

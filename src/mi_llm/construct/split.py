@@ -13,7 +13,6 @@ With `split.test: divided` the authors' test dialogs themselves are divided: som
 together. That is an experiment of the bundle's own, for those who do not have the authors' training file.
 """
 
-import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def divide(
         expected = f"more than the {count} test dialogs"
         raise Problem(str(path), f"{len(dialogs)} dialogs{sources}", expected, f"lower split.test_dialogs in {study.params}")
     held: list[int] = []
-    for number in random.Random(study.seed_of("split")).sample(range(len(groups)), len(groups)):
+    for number in study.chance("split").sample(range(len(groups)), len(groups)):
         if len(held) + len(groups[number]) <= count:
             held += groups[number]
     test = set(held)

@@ -5,7 +5,6 @@ the authors published as the answers they got. Writes `transcribe/cassette.jsonl
 for each dialog of the sample its source, the answer's key and text. What the answers say is read by the next stage, `screen`.
 """
 
-import random
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -29,7 +28,7 @@ def sample(study: Study, corpus: str, dialogs: list[Dialog]) -> list[Dialog]:
             f"at most the {len(dialogs)} available",
             "lower it",
         )
-    return random.Random(study.seed_of("transcribe", corpus)).sample(dialogs, count)
+    return study.chance("transcribe", corpus).sample(dialogs, count)
 
 
 def drawn(study: Study) -> list[Dialog]:

@@ -5,7 +5,6 @@ run, and `dialogs.jsonl`: the sample, turn by turn the same as in English. The p
 transcripts.
 """
 
-import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ def sample(study: Study) -> list[Dialog]:
     count = study.translate.transcripts
     if count > len(dialogs):
         raise Problem(f"{study.params}: translate.transcripts", str(count), f"at most the {len(dialogs)} available", "lower it")
-    indices = sorted(random.Random(study.seed_of("translate")).sample(range(len(dialogs)), count))
+    indices = sorted(study.chance("translate").sample(range(len(dialogs)), count))
     return [dialogs[index] for index in indices]
 
 

@@ -197,7 +197,7 @@ def blind(study: Study) -> None:
     options = study.blind
     inputs = [*(study.path("simulate", model) for model in study.models), study.path("translate", "dialogs.jsonl")]
     with stage(study, "blind", None, inputs) as out:
-        chance = random.Random(study.seed_of("blind"))
+        chance = study.chance("blind")
         talks = gathered(study)
         chance.shuffle(talks)
         packets: dict[str, list[Turn]] = {}

@@ -12,7 +12,6 @@ asking questions and seeking collaboration, which is asked. Affirming and emphas
 are recognized is not known, nor how well globals are rated.
 """
 
-import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -302,7 +301,7 @@ def validated_by_model(study: Study, held_out: Sequence[Session]) -> list[Sessio
     if study.code.coder != "llm":
         return []
     count = min(study.miti.transcripts, len(held_out))
-    return random.Random(study.seed_of("miti")).sample(held_out, count)
+    return study.chance("miti").sample(held_out, count)
 
 
 def annotated(study: Study) -> list[Session]:

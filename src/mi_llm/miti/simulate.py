@@ -6,7 +6,6 @@ control. Reads the checkpoint, the adapter and the profiles (`clients.py`). Writ
 the models are read from `simulate.folder` instead.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +47,7 @@ def profiles(study: Study) -> list[Profile]:
     if options.dialogs > len(known):
         setting = f"{options.dialogs}, but there are {len(known)} profiles"
         raise Problem(f"{study.params}: simulate.dialogs", setting, "at most one dialog a profile and arm", "lower it")
-    return sorted(random.Random(study.seed_of("simulate")).sample(known, options.dialogs), key=known.index)
+    return sorted(study.chance("simulate").sample(known, options.dialogs), key=known.index)
 
 
 def waiting_round(talk: Talk, name: str) -> Round:

@@ -11,7 +11,6 @@ The coder that judges is the coder that chose: its figures show whether training
 
 import gc
 import math
-import random
 import shutil
 import sys
 import tempfile
@@ -120,7 +119,7 @@ def drawn_rounds(study: Study) -> list[Round]:
     if count > len(training_rounds):
         found = f"{count}, but {train} has {len(training_rounds)} rounds"
         raise Problem(f"{study.params}: prefer.rounds", found, "at most the training rounds", "lower it")
-    indices = sorted(random.Random(study.seed_of("prefer", "rounds")).sample(range(len(training_rounds)), count))
+    indices = sorted(study.chance("prefer", "rounds").sample(range(len(training_rounds)), count))
     return [training_rounds[index] for index in indices]
 
 

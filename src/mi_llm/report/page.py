@@ -5,7 +5,6 @@ Reads what the other stages wrote, `stages.csv` (Figure 1), `docs/datasheet.md` 
 is a structure, `templates/<page>.html.jinja`, which both languages share, and sentences, `templates/*.<language>.jinja`.
 """
 
-import random
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -33,7 +32,7 @@ SUFFIXES = {"en": "", "zh": ".zh"}
 def examples(study: Study, shown: Sequence[ShownRound]) -> list[ShownRound]:
     """Rounds of the first test set, drawn with the seed, each from another dialog."""
     first_set = [sample for sample in shown if sample["set"] == shown[0]["set"]]
-    chance = random.Random(study.seed_of("report", "examples"))
+    chance = study.chance("report", "examples")
     dialogs = sorted({sample["round"].dialog for sample in first_set})
     return [
         chance.choice([sample for sample in first_set if sample["round"].dialog == dialog])
@@ -44,7 +43,7 @@ def examples(study: Study, shown: Sequence[ShownRound]) -> list[ShownRound]:
 def example_talk(study: Study) -> Dialog | None:
     """One talk of a tuned model with a standardized client, drawn with the seed; None where there are none."""
     talks = [talk for model in study.tuned for talk in read_dialogs(study.path("simulate", model, "tuned.jsonl"))]
-    return random.Random(study.seed_of("report", "talk")).choice(talks) if talks else None
+    return study.chance("report", "talk").choice(talks) if talks else None
 
 
 def provenance(study: Study) -> pd.DataFrame:
