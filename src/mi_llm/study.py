@@ -33,6 +33,7 @@ Coder = Annotated[str, one_of(partial(registry.names, registry.CODERS))]
 ChatFormat = Annotated[str, one_of(registry.chat_formats)]
 Arm = Literal["base", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+REAL = "real"  # stands in place of an arm for AnnoMI's sessions, which people led
 SERVED = {"base": "", "tuned": "+mi"}  # what a model server adds to a model's name for each arm
 Share = Field(ge=0, le=1)
 

@@ -24,9 +24,8 @@ from scipy import stats
 from mi_llm import storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.stage import stage
-from mi_llm.study import Study
+from mi_llm.study import REAL, Study
 
-REAL = "real"
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # without letters that look alike
 PHRASES = 10  # listed for each contrast: those that tell its arms apart best
 COMMON = 0.2  # share of packets in which a phrase must occur: a rarer one may be the topic of a single talk

@@ -44,7 +44,7 @@ from mi_llm.miti import code as coders
 from mi_llm.miti.code import Behaviours, Coding
 from mi_llm.miti.reliability import Bootstrap, Estimate, Numbers, kappas
 from mi_llm.stage import stage
-from mi_llm.study import Study
+from mi_llm.study import REAL, Study
 
 Labels = dict[str, str]  # by code of `CODES`: what a coder or expert says of a volley
 Rated = dict[int, Labels]  # by the number of the counselor's turn
@@ -324,7 +324,7 @@ def arms(study: Study) -> dict[tuple[str, str], list[Dialog]]:
         for dialog in read_dialogs(study.path("read", "release", "simulated.jsonl")):
             dialogs_by_arm.setdefault((dialog.meta["model"], dialog.meta["arm"]), []).append(dialog)
     real = read_dialogs(study.path("read", "annomi", "dialogs.jsonl"))
-    return dialogs_by_arm | ({("annomi", "real"): real} if real else {})
+    return dialogs_by_arm | ({("annomi", REAL): real} if real else {})
 
 
 def miti(study: Study) -> None:
@@ -364,7 +364,7 @@ def miti(study: Study) -> None:
                 [row for key, dialogs in groups.items() for row in released(*key, dialogs)], columns=RELEASED
             ),
             "features": pd.DataFrame(
-                [features(*key, dialogs) for key, dialogs in groups.items() if key[1] != "real"], columns=FEATURES
+                [features(*key, dialogs) for key, dialogs in groups.items() if key[1] != REAL], columns=FEATURES
             ),
         }
         for name, table in tables.items():

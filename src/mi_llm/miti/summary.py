@@ -23,9 +23,8 @@ from mi_llm.miti.code import packets as read_packets
 from mi_llm.miti.code import read_tables
 from mi_llm.stage import stage
 from mi_llm.statistics import DialogBootstrap, holm
-from mi_llm.study import Study
+from mi_llm.study import ARMS, REAL, Study
 
-TUNED, BASE, REAL = "tuned", "base", "real"
 OF_GLOBALS = (coding.TECHNICAL, coding.RELATIONAL)
 OF_COUNTS = (
     coding.REFLECTIONS,
@@ -157,7 +156,7 @@ def tests(table: pd.DataFrame, study: Study) -> pd.DataFrame:
     all_rows = []
     for source in study.models:
         of_model = rates[rates["source"] == source]
-        tuned, base = (of_model[of_model["arm"] == arm] for arm in (TUNED, BASE))
+        base, tuned = (of_model[of_model["arm"] == arm] for arm in ARMS)
         with_tuned, with_base = by_client(tuned), by_client(base)
         both = with_tuned.index.intersection(with_base.index)
         real = rates[rates["arm"] == REAL]

@@ -15,9 +15,9 @@ from mi_llm.miti.code import coder_of, read_tables
 from mi_llm.paper import models
 from mi_llm.paper.claims import claims
 from mi_llm.report.tables import claimed, interval, p_value
-from mi_llm.study import Study
+from mi_llm.study import REAL, Study
 
-REAL = ("real", models.REAL)  # the real sessions' columns in Tables 4 and 6
+REAL_COLUMNS = ("real", models.REAL)  # the real sessions' columns in Tables 4 and 6
 SUMMARIES = (
     coding.REFLECTIONS,
     coding.COMPLEX_SHARE,
@@ -66,15 +66,15 @@ def around(value: float, lo: float, hi: float) -> str:
 
 def printed(study: Study, source: str, arm: str) -> tuple[str, str] | None:
     """The paper's columns in Tables 4 and 6 for an arm; None for an untuned model, or another one than the paper's."""
-    if arm == "real":
-        return REAL
+    if arm == REAL:
+        return REAL_COLUMNS
     known = models.of_format(study.base.formats[source]) if arm == "tuned" else None
     return (known.table_4, known.table_6) if known else None
 
 
 def arm_name(source: str, arm: str) -> str:
     """An arm as the tables name it."""
-    return "real (AnnoMI)" if arm == "real" else f"{source} {arm}"
+    return "real (AnnoMI)" if arm == REAL else f"{source} {arm}"
 
 
 def formulas(study: Study) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from mi_llm import storage
 from mi_llm.paper import models as paper_models
 from mi_llm.paper.claims import Claim, Printed, claims
 from mi_llm.report import manual, tables
-from mi_llm.study import Study
+from mi_llm.study import REAL, Study
 
 AGREES, DIFFERS, OTHER = "agrees", "differs", "other scale"
 
@@ -98,7 +98,7 @@ def bleu_claims(study: Study, model: str) -> dict[str, str]:
 
 def met(study: Study, arm: str) -> bool:
     """Whether an arm's talks are like the paper's: people talking with its tuned models."""
-    return arm != "real" and tuned_alike(study) and study.simulate.client == "person"
+    return arm != REAL and tuned_alike(study) and study.simulate.client == "person"
 
 
 def own_lengths(study: Study) -> Iterable[Own]:
@@ -115,7 +115,7 @@ def own_lengths(study: Study) -> Iterable[Own]:
 def own_topics(study: Study) -> Iterable[Own]:
     """Table 5, real sessions: the number of each topic."""
     table = manual.read(study, "table_5")
-    real = table[table["arm"] == "real"].groupby("topic")["n"].sum()
+    real = table[table["arm"] == REAL].groupby("topic")["n"].sum()
     for claim in claims().values():
         if claim.method == "real_topic" and len(real):
             yield Own(claim.id, int(real.get(claim.claim, 0)))
