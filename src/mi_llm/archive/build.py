@@ -22,7 +22,7 @@ from jinja2 import Environment, StrictUndefined
 from mi_llm import __version__, storage
 from mi_llm.archive import container, crate, history, left_out, packages
 from mi_llm.archive.outputs import checked
-from mi_llm.compare import committed, outputs
+from mi_llm.compare import LOCK, committed, locked_versions, outputs
 from mi_llm.problem import Problem
 
 MANIFEST = "manifest-sha256.txt"
@@ -223,10 +223,8 @@ def top(origin: crate.Source, items: list[Item], image: Path | None) -> list[Ite
     """The files at the archive's top that are made for it, without the description and the lists."""
     table = packages.shipped()
     rows = packages.read(table)
-    if wrong := packages.against(storage.read_text(packages.LOCK), rows):
-        raise Problem(
-            str(packages.TABLE), "; ".join(wrong[:3]), f"the versions of {packages.LOCK}", "run `mi-llm archive packages`"
-        )
+    if wrong := packages.against(storage.read_text(LOCK), rows):
+        raise Problem(str(packages.TABLE), "; ".join(wrong[:3]), f"the versions of {LOCK}", "run `mi-llm archive packages`")
     program = (resources.files(__package__) / "reproduce.sh").read_bytes()
     bill = packages.bill(rows, origin.commit, origin.moment)
     made = [
@@ -264,7 +262,7 @@ def source(commit: str, moment: datetime) -> crate.Source:
         moment,
         storage.read_yaml(Path("CITATION.cff")),
         base_image(storage.read_text(Path("Dockerfile"))),
-        packages.locked(storage.read_text(packages.LOCK))["dvc"],
+        locked_versions(storage.read_text(LOCK))["dvc"],
         {name: entry["desc"] for name, entry in pipeline["stages"].items()},
     )
 
