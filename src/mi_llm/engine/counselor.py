@@ -59,11 +59,13 @@ def adapters(study: Study, model: str) -> list[Path]:
     return [study.path("finetune", model, "adapter")] if "tuned" in study.arms(model) else []
 
 
-def with_adapter(study: Study, model: str, adapter: Path | None) -> tuple[Any, PreTrainedTokenizerBase]:
-    """A loaded base, with an adapter if one is given, and its tokenizer."""
+def with_adapter(study: Study, model: str, adapter: Path | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A loaded base, with the given adapter, else the model's own if the study tunes it, and its tokenizer."""
     network, tokenizer = load_base(study, model, study.respond.precision)
     branching_attention(network)
-    return (network if adapter is None else PeftModel.from_pretrained(network, adapter)).eval(), tokenizer
+    for path in [adapter] if adapter else adapters(study, model):
+        network = PeftModel.from_pretrained(network, path)
+    return network.eval(), tokenizer
 
 
 def acting_as(arm: str, network: torch.nn.Module) -> AbstractContextManager[None]:
@@ -73,7 +75,7 @@ def acting_as(arm: str, network: torch.nn.Module) -> AbstractContextManager[None
 
 def local_counselors(study: Study, model: str) -> "Iterator[LocalCounselor]":
     """A model's arms, from one loaded base; an adapter that is to be merged is merged when the tuned one's turn has come."""
-    network, tokenizer = with_adapter(study, model, next(iter(adapters(study, model)), None))
+    network, tokenizer = with_adapter(study, model)
     for arm in study.arms(model):
         yield LocalCounselor(study, model, arm, network, tokenizer)
 
