@@ -28,7 +28,7 @@ from mi_llm.archive import container, history, left_out, packages
 from mi_llm.archive.build import LISTING, MANIFEST, Item, build, listing, manifest
 from mi_llm.archive.outputs import checked, folder_md5
 from mi_llm.archive.verify import examine, verify
-from mi_llm.compare import outputs
+from mi_llm.compare import LOCK, outputs
 from mi_llm.corpora.fetch import sources
 from mi_llm.problem import Problem
 
@@ -430,7 +430,7 @@ def test_everything_pinned_is_on_the_list() -> None:
 
 def test_the_packages_are_those_of_the_lock() -> None:
     rows = packages.read(packages.shipped())
-    assert packages.against(storage.read_text(ROOT / packages.LOCK), rows) == []
+    assert packages.against(storage.read_text(ROOT / LOCK), rows) == []
     assert {row.file.split("+")[0] for row in rows if row.package == "torch"} >= {"torch-2.13.0"}  # the CPU build
     assert all(len(row.sha256) == 64 and row.licence for row in rows)
 

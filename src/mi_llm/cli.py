@@ -13,7 +13,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DVCLIVE_LOGLEVEL", "ERROR")
 
 import typer
-from ruamel.yaml import YAML
 
 from mi_llm.problem import Problem
 from mi_llm.report.stages import Stage, stages
@@ -138,7 +137,7 @@ def pretrain(
     from mi_llm.models.pretrain import Pretraining
     from mi_llm.models.pretrain import pretrain as run
 
-    options = Pretraining.model_validate(YAML(typ="safe").load(storage.read_text(Path("pretrain/params.yaml"))))
+    options = Pretraining.model_validate(storage.read_yaml(Path("pretrain/params.yaml")))
     run(archive, out, models, prompts.render("counselor"), options)
 
 

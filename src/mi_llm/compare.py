@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -240,20 +241,30 @@ def judged(study: Study, path: str, stage: str, reference: dict[str, Any], *, lo
     return Output(path, stage, "within tolerance", tuple(f"{name} has different bytes" for name in changed))
 
 
+def normal_name(name: str) -> str:
+    """A package's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked_versions(lock: str) -> dict[str, str]:
+    """The exact version of each package in a lock file, by normal name."""
+    pairs = (line.split("==") for line in lock.splitlines() if "==" in line and not line.startswith("#"))
+    return {normal_name(name): version for name, version in pairs}
+
+
 def other_packages(outputs: Sequence[Output]) -> tuple[str, ...]:
     """The packages that made an output (by its `provenance.json`) in another version than `requirements.lock` has."""
     if not LOCK.exists():
         return ()
-    lines = (line.split("==") for line in storage.read_text(LOCK).splitlines() if "==" in line and not line.startswith("#"))
-    pinned = {name.lower().replace("_", "-"): version for name, version in lines}
+    pinned = locked_versions(storage.read_text(LOCK))
     paths_by_package: dict[str, list[str]] = {}
     for output in outputs:
         path = Path(output.path) / "provenance.json"
         for package, version in (storage.read_json(path)["versions"] if path.exists() else {}).items():
             public = version.split("+")[0]  # a local build has a suffix: 2.13.0+cpu
-            locked = pinned.get(package.replace("_", "-"), public)
-            if public != locked:
-                paths_by_package.setdefault(f"{package} {version} (the lock has {locked})", []).append(output.path)
+            expected = pinned.get(normal_name(package), public)
+            if public != expected:
+                paths_by_package.setdefault(f"{package} {version} (the lock has {expected})", []).append(output.path)
     return tuple(f"{package} made {', '.join(paths)}" for package, paths in sorted(paths_by_package.items()))
 
 

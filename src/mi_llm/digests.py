@@ -26,7 +26,7 @@ NAME = "digests.yaml"
 
 def digests(study: Study) -> None:
     """Write the digest of each stage of the study's `dvc.yaml`; see the module."""
-    stages = YAML(typ="safe").load(storage.read_text(study.beside("dvc.yaml")))["stages"]
+    stages = storage.read_yaml(study.beside("dvc.yaml"))["stages"]
     lines = [f"{stage}: {digest(stage)}\n" for stage in sorted(stages) if stage != "digests"]
     study.folder.mkdir(parents=True, exist_ok=True)
     storage.write_text(study.folder / NAME, "".join(lines))

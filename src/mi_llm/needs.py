@@ -78,7 +78,7 @@ def mirror_has(source: Source, machine: "Machine") -> bool:
 def corpora(study: Study, machine: "Machine") -> Iterator[Need]:
     """The public corpora."""
     for corpus in study.acquire.upstream:
-        source, acquired = source_of(corpus), study.folder / "acquire" / corpus / "metrics.json"
+        source, acquired = source_of(corpus), study.path("acquire", corpus, "metrics.json")
         fetchable = machine.network and (source.commit or any(source.files.values()))
         state: State = "absent"
         if acquired.exists() and storage.read_json(acquired)["files"]:
@@ -95,7 +95,7 @@ def training_file(study: Study, machine: "Machine") -> Iterator[Need]:
     """The authors' training file, where models are tuned on it."""
     if study.training != "release" or not study.needs_transcribed:
         return
-    dialogs, name = study.folder / "read" / "release" / "training.jsonl", PurePosixPath(release.TRAINING).name
+    dialogs, name = study.path("read", "release", "training.jsonl"), PurePosixPath(release.TRAINING).name
     source = sources()["release"]
     state: State = "absent"
     if dialogs.exists() and dialogs.stat().st_size:

@@ -67,7 +67,7 @@ def load(study: Study, name: Literal["rate", "transcribe"]) -> Prompt:
     """The prompt of a stage that may use the authors'; raises Problem where it does and their appendix is not here."""
     if getattr(study, name).prompt == "bundle":
         return bundled(name)
-    path = study.folder / "read" / "release" / "prompts" / RELEASED[name]
+    path = study.path("read", "release", "prompts", RELEASED[name])
     if not storage.read_text(path).strip():
         raise Problem(
             str(path), "empty: the authors' appendix is not here", "their prompt",

@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 from dvc.cli import main as dvc
 from dvc.utils.serialize import modify_yaml
-from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.audit.verdict import VERDICTS
@@ -73,7 +72,7 @@ def put_in_order(lock: Path) -> None:
 
 def wait_for_others(study: Study) -> None:
     """Wait for the runs in this repository that began earlier: two at once would undo each other's outputs."""
-    verbs = {"reproduce", "pretrain", *YAML(typ="safe").load(storage.read_text(study.beside("dvc.yaml")))["stages"]}
+    verbs = {"reproduce", "pretrain", *storage.read_yaml(study.beside("dvc.yaml"))["stages"]}
     waiting = False
     while other_runs := [
         process for process in psutil.process_iter(["cmdline", "cwd", "create_time"]) if earlier_run(process, verbs)
@@ -121,7 +120,7 @@ def retry_missing(study: Study) -> None:
     """Try again to acquire what an earlier run could not get: DVC does not see that a network or mirror folder is there now."""
     pipeline = study.beside("dvc.yaml")
     for corpus in study.acquire.upstream:
-        table = study.folder / "acquire" / corpus / "missing.csv"
+        table = study.path("acquire", corpus, "missing.csv")
         if table.exists() and len(storage.read_text(table).splitlines()) > 1:
             dvc(["repro", "--quiet", "--force", "--single-item", f"{pipeline}:acquire@{corpus}"])
 
@@ -147,7 +146,7 @@ def audit(study: Study) -> int:
         )
         return int(status)
     put_in_order(lock_of(study))
-    numbers = storage.read_json(study.folder / "audit" / "metrics.json")
+    numbers = storage.read_json(study.path("audit", "metrics.json"))
     tally = ", ".join(f"{numbers[verdict]} {verdict}" for verdict in VERDICTS)
     print(f"\n{numbers['claims']} claims: {tally}\npage: {study.out}/audit/index.html")
     print(f"coders against AnnoMI's experts, and the released dialogs coded: {study.out}/miti/")

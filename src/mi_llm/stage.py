@@ -18,8 +18,6 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from mi_llm import __version__, storage
 from mi_llm.problem import Problem
 from mi_llm.study import ARMS, Study
@@ -36,7 +34,7 @@ def die_with_parent() -> None:
 
 def tracked_parameters(study: Study, name: str) -> dict[str, Any]:
     """The parameters that `dvc.yaml` says a stage depends on: when other parameters change, the stage is not run again."""
-    pipeline = YAML(typ="safe").load(storage.read_text(study.beside("dvc.yaml")))
+    pipeline = storage.read_yaml(study.beside("dvc.yaml"))
     everything = study.model_dump(mode="json")
     entries = pipeline["stages"][name].get("params", [])
     tracked = [keys for entry in entries for file, keys in entry.items() if file == "${params}"]
@@ -61,7 +59,7 @@ def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path]) -> 
                 f"the input of {title}",
                 f"run the stage before it: dvc repro {study.beside('dvc.yaml')}",
             )
-    folder = study.folder / name / item if item else study.folder / name
+    folder = study.path(name, item) if item else study.path(name)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     yield folder

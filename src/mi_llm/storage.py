@@ -1,18 +1,26 @@
 """How the bundle reads and writes files: written whole or not at all, with the same bytes for the same content."""
 
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ruamel.yaml import YAML, YAMLError
 
 from mi_llm.problem import Problem
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -82,6 +90,18 @@ def write_lines(path: Path, records: Iterable[Any]) -> None:
             file.write(dump(record).encode("utf-8") + b"\n")
 
 
+def write_table(path: Path, frame: "pd.DataFrame") -> None:
+    """Write a table as CSV, without its index."""
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV below a line with the columns' names."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises Problem with the line that is wrong."""
     try:
@@ -89,6 +109,16 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         raise Problem(
             f"{path}, line {error.lineno}", f"not JSON ({error.msg})", "a JSON document", "restore or repair the file"
+        ) from None
+
+
+def read_yaml(path: Path | Traversable) -> Any:
+    """Read a YAML file, or one of the package; raises Problem with the line that is wrong."""
+    try:
+        return YAML(typ="safe").load(read_text(path))
+    except YAMLError as error:
+        raise Problem(
+            str(path), f"not YAML: {' '.join(str(error).split())}", "a YAML document", "restore or repair the file"
         ) from None
 
 
@@ -104,7 +134,7 @@ def read_lines(path: Path) -> Iterator[Any]:
             ) from None
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path | Traversable) -> str:
     """Read a UTF-8 file; raises Problem if it is missing, unreadable or not UTF-8."""
     try:
         return decode(path.read_bytes(), str(path))

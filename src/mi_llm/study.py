@@ -5,13 +5,13 @@ Each class below is one section of `params.yaml`, read by the stages of the same
 """
 
 import hashlib
+import random
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
 
 from mi_llm import registry, storage
 from mi_llm.problem import Problem
@@ -33,6 +33,7 @@ Coder = Annotated[str, one_of(partial(registry.names, registry.CODERS))]
 ChatFormat = Annotated[str, one_of(registry.chat_formats)]
 Arm = Literal["base", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+REAL = "real"  # stands in place of an arm for AnnoMI's sessions, which people led
 SERVED = {"base": "", "tuned": "+mi"}  # what a model server adds to a model's name for each arm
 Share = Field(ge=0, le=1)
 
@@ -418,6 +419,10 @@ class Study(Section):
         """Where the study's outputs go."""
         return Path(self.out)
 
+    def path(self, stage: str, *parts: str) -> Path:
+        """The path of a stage's output folder, or of something in it."""
+        return self.folder.joinpath(stage, *parts)
+
     def beside(self, name: str) -> Path:
         """The path of a file beside the study's params.yaml, such as its dvc.yaml."""
         return Path(self.params).parent / name
@@ -426,6 +431,10 @@ class Study(Section):
         """A seed for one purpose, derived from the study's: stages do not share random numbers."""
         digest = hashlib.sha256("/".join((str(self.seed), *purpose)).encode()).digest()
         return int.from_bytes(digest[:4], "big")
+
+    def chance(self, *purpose: str) -> random.Random:
+        """Random numbers for one purpose, from its seed."""
+        return random.Random(self.seed_of(*purpose))
 
     def sha256(self) -> str:
         """SHA-256 of the parameters' canonical JSON."""
@@ -450,11 +459,7 @@ def load(path: Path) -> Study:
         raise Problem(
             str(path), "no such study", "paper, mini, the folder of another study, or a parameters file", "correct the name"
         )
-    text = storage.read_text(path)
-    try:
-        content: Any = YAML(typ="safe").load(text)
-    except YAMLError as error:
-        raise Problem(str(path), f"not YAML: {' '.join(str(error).split())}", "a parameters file", "correct the file") from None
+    content = storage.read_yaml(path)
     if not isinstance(content, dict):
         raise Problem(str(path), "no mapping", "a parameters file", "start from the shipped params.yaml")
     try:

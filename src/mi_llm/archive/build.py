@@ -5,7 +5,6 @@ against the committed dvc.lock. Writes the zip, and its SHA-256 beside it. Equal
 are the commit's, nothing is compressed, and nothing comes from a network.
 """
 
-import csv
 import hashlib
 import io
 import json
@@ -19,12 +18,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from jinja2 import Environment, StrictUndefined
-from ruamel.yaml import YAML
 
 from mi_llm import __version__, storage
 from mi_llm.archive import container, crate, history, left_out, packages
 from mi_llm.archive.outputs import checked
-from mi_llm.compare import committed, outputs
+from mi_llm.compare import LOCK, committed, locked_versions, outputs
 from mi_llm.problem import Problem
 
 MANIFEST = "manifest-sha256.txt"
@@ -79,7 +77,7 @@ def code_licence(path: str) -> str:
 
 def shipped_data() -> list[Item]:
     """Sample corpora and recorded answers, as data.dvc names them."""
-    entry = YAML(typ="safe").load(storage.read_text(Path("data.dvc")))["outs"][0]
+    entry = storage.read_yaml(Path("data.dvc"))["outs"][0]
     return [
         Item(path.as_posix(), path, "CC0-1.0", "") for path in checked(Path(entry["path"]), entry["md5"], "dvc pull data.dvc")
     ]
@@ -170,12 +168,11 @@ def base_image(dockerfile: str) -> str:
 
 def listing(items: list[Item]) -> str:
     """files.csv: each file's size, whether it is a program, its license and description; without itself and the manifest."""
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["path", "bytes", "executable", "licence", "about"])
-    for item in sorted(items, key=lambda item: item.name):
-        writer.writerow([item.name, item.size(), "yes" if item.executable else "no", item.licence, item.about])
-    return lines.getvalue()
+    rows = [
+        (item.name, item.size(), "yes" if item.executable else "no", item.licence, item.about)
+        for item in sorted(items, key=lambda item: item.name)
+    ]
+    return storage.csv_text(["path", "bytes", "executable", "licence", "about"], rows)
 
 
 def manifest(sums: dict[str, str]) -> str:
@@ -226,10 +223,8 @@ def top(origin: crate.Source, items: list[Item], image: Path | None) -> list[Ite
     """The files at the archive's top that are made for it, without the description and the lists."""
     table = packages.shipped()
     rows = packages.read(table)
-    if wrong := packages.against(storage.read_text(packages.LOCK), rows):
-        raise Problem(
-            str(packages.TABLE), "; ".join(wrong[:3]), f"the versions of {packages.LOCK}", "run `mi-llm archive packages`"
-        )
+    if wrong := packages.against(storage.read_text(LOCK), rows):
+        raise Problem(str(packages.TABLE), "; ".join(wrong[:3]), f"the versions of {LOCK}", "run `mi-llm archive packages`")
     program = (resources.files(__package__) / "reproduce.sh").read_bytes()
     bill = packages.bill(rows, origin.commit, origin.moment)
     made = [
@@ -261,13 +256,13 @@ def readme(commit: str, items: list[Item]) -> bytes:
 
 def source(commit: str, moment: datetime) -> crate.Source:
     """What the description says of the commit."""
-    pipeline = YAML(typ="safe").load(storage.read_text(Path("dvc.yaml")))
+    pipeline = storage.read_yaml(Path("dvc.yaml"))
     return crate.Source(
         commit,
         moment,
-        YAML(typ="safe").load(storage.read_text(Path("CITATION.cff"))),
+        storage.read_yaml(Path("CITATION.cff")),
         base_image(storage.read_text(Path("Dockerfile"))),
-        packages.locked(storage.read_text(packages.LOCK))["dvc"],
+        locked_versions(storage.read_text(LOCK))["dvc"],
         {name: entry["desc"] for name, entry in pipeline["stages"].items()},
     )
 

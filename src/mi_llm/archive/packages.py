@@ -7,7 +7,6 @@ pip's own report after requirements.lock changed. A package may have several row
 import csv
 import io
 import json
-import re
 import subprocess
 import sys
 import uuid
@@ -28,9 +27,9 @@ from cyclonedx.spdx import fixup_id
 from packageurl import PackageURL
 
 from mi_llm import __version__, storage
+from mi_llm.compare import LOCK, locked_versions, normal_name
 from mi_llm.problem import Problem
 
-LOCK = Path("requirements.lock")
 TABLE = Path("src/mi_llm/archive/packages.csv")
 CLASSIFIED = {  # what a package says in a classifier only, where that names one license
     "Apache Software License": "Apache-2.0",
@@ -52,17 +51,6 @@ class Package:
     licence: str
 
 
-def normal(name: str) -> str:
-    """A package's name as indexes compare it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def locked(lock: str) -> dict[str, str]:
-    """The exact version of each package in a lock file, by normal name."""
-    pairs = (line.split("==") for line in lock.splitlines() if line and not line.startswith("#"))
-    return {normal(name): version for name, version in pairs}
-
-
 def shipped() -> str:
     """The committed table, as text."""
     return (resources.files(__package__) / TABLE.name).read_text(encoding="utf-8")
@@ -75,7 +63,7 @@ def read(table: str) -> list[Package]:
 
 def against(lock: str, packages: list[Package]) -> list[str]:
     """Where a table of packages differs from the lock; an empty list if it does not."""
-    expected, listed = locked(lock), {normal(item.package): item.version for item in packages}
+    expected, listed = locked_versions(lock), {normal_name(item.package): item.version for item in packages}
     names = sorted(expected.keys() | listed.keys())
     return [
         f"{name}: {listed.get(name, 'nothing')}, not {expected.get(name, 'in the lock')}"
@@ -103,7 +91,7 @@ def licence(name: str) -> str:
 
 def renew() -> None:
     """Ask pip which files it would install here for the lock, and add them to the table; rows of the locked versions stay."""
-    versions = locked(storage.read_text(LOCK))
+    versions = locked_versions(storage.read_text(LOCK))
     arguments = [
         "install",
         "--quiet",
@@ -121,16 +109,16 @@ def renew() -> None:
             "pip", "could not find every package; its message is above", "an index that has them", "correct pip's settings"
         )
     rows = (
-        {item for item in read(storage.read_text(TABLE)) if versions.get(normal(item.package)) == item.version}
+        {item for item in read(storage.read_text(TABLE)) if versions.get(normal_name(item.package)) == item.version}
         if TABLE.exists()
         else set()
     )
     for item in json.loads(done.stdout)["install"]:
         name, download = item["metadata"]["name"], item["download_info"]
         file = unquote(download["url"].rsplit("/", 1)[-1])
-        rows.add(Package(name, versions[normal(name)], file, download["archive_info"]["hashes"]["sha256"], licence(name)))
-    listed = pd.DataFrame(sorted(rows, key=lambda row: (normal(row.package), row.file)))
-    storage.write_text(TABLE, listed.to_csv(index=False, lineterminator="\n"))
+        rows.add(Package(name, versions[normal_name(name)], file, download["archive_info"]["hashes"]["sha256"], licence(name)))
+    listed = pd.DataFrame(sorted(rows, key=lambda row: (normal_name(row.package), row.file)))
+    storage.write_table(TABLE, listed)
     print(f"{TABLE}: {len(rows)} files of {len(versions)} packages; commit it together with {LOCK}", file=sys.stderr)
 
 
@@ -150,7 +138,7 @@ def bill(packages: list[Package], commit: str, moment: datetime) -> str:
     bom.metadata.component = study
     for name, version in sorted({(item.package, item.version) for item in packages}):
         rows = [item for item in packages if item.package == name]
-        address = PackageURL("pypi", None, normal(name), version)
+        address = PackageURL("pypi", None, normal_name(name), version)
         bom.components.add(
             Component(
                 name=name,

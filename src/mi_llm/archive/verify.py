@@ -28,7 +28,7 @@ from mi_llm import storage
 from mi_llm.archive import container, crate, history, left_out, packages
 from mi_llm.archive.build import LISTING, MANIFEST, PUBLISHED, manifest
 from mi_llm.archive.outputs import folder_md5
-from mi_llm.compare import outputs
+from mi_llm.compare import locked_versions, normal_name, outputs
 from mi_llm.problem import Problem
 
 FIRST = datetime(1980, 1, 1, tzinfo=UTC)  # the earliest time a zip file can hold
@@ -190,8 +190,8 @@ def bill(opened: Opened) -> list[str]:
     faults = [f"sbom.cdx.json: {fault}"] if fault else []
     rows = packages.read(opened.text("packages.csv"))
     faults += [f"packages.csv: {line}" for line in packages.against(lock, rows)]
-    components = {packages.normal(part["name"]): part["version"] for part in json.loads(text).get("components", [])}
-    if components != packages.locked(lock):
+    components = {normal_name(part["name"]): part["version"] for part in json.loads(text).get("components", [])}
+    if components != locked_versions(lock):
         faults.append("sbom.cdx.json: not the packages of code/requirements.lock")
     if opened.text("wheels.sha256") != packages.sums(rows):
         faults.append("wheels.sha256: not what packages.csv says")

@@ -89,14 +89,14 @@ def supporting(paper: Paper, evidence: Evidence) -> dict[str, pd.DataFrame]:
 
 def audit(study: Study) -> None:
     """Check the paper; see the module."""
-    inputs = [study.folder / "acquire", study.folder / "read"]
+    inputs = [study.path("acquire"), study.path("read")]
     with stage(study, "audit", None, inputs) as out:
         paper, evidence = claims(), Evidence(study)
         tables = supporting(paper, evidence)
         results = check(paper, evidence)
         table = rows(paper, results)
         for name, content in {"claims": table, **tables}.items():
-            storage.write_text(out / f"{name}.csv", content.to_csv(index=False, lineterminator="\n"))
+            storage.write_table(out / f"{name}.csv", content)
         headlines = findings(paper, results, evidence, tables)
         verdicts = {verdict: int((table["verdict"] == verdict).sum()) for verdict in VERDICTS}
         storage.write_json(out / "findings.json", [{lang: finding.words(lang) for lang in LANGUAGES} for finding in headlines])

@@ -12,7 +12,6 @@ from importlib import resources
 from typing import Any
 
 import pandas as pd
-from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.corpora import annomi, release
@@ -44,11 +43,11 @@ class Evidence:
 
     def metrics(self, stage: str, corpus: str) -> dict[str, Any]:
         """The numbers that a stage wrote."""
-        return dict(storage.read_json(self.study.folder / stage / corpus / "metrics.json"))
+        return dict(storage.read_json(self.study.path(stage, corpus, "metrics.json")))
 
     def files(self, corpus: str) -> list[File]:
         """The public files of a corpus."""
-        return list(from_archive(self.study.folder / "acquire" / corpus / "files.tar")) if self.has(corpus) else []
+        return list(from_archive(self.study.path("acquire", corpus, "files.tar"))) if self.has(corpus) else []
 
     @cached_property
     def missing(self) -> pd.DataFrame:
@@ -56,7 +55,7 @@ class Evidence:
         tables = []
         for corpus in sources():
             if corpus in self.study.acquire.upstream:
-                table = pd.read_csv(self.study.folder / "acquire" / corpus / "missing.csv", dtype=str)
+                table = pd.read_csv(self.study.path("acquire", corpus, "missing.csv"), dtype=str)
                 table.insert(0, "corpus", corpus)
             else:
                 row = [corpus, "all of it", "this study uses the bundle's own sample instead", "./reproduce.sh audit"]
@@ -92,11 +91,11 @@ class Evidence:
 
     def corpus(self, name: str) -> list[Dialog]:
         """The dialogs of a public corpus, as its reader gives them."""
-        return read_dialogs(self.study.folder / "read" / name / "dialogs.jsonl") if self.has(name) else []
+        return read_dialogs(self.study.path("read", name, "dialogs.jsonl")) if self.has(name) else []
 
     def dialogs(self, name: str) -> list[Dialog]:
         """Dialogs that `read@release` wrote: `simulated`, `training` or `dialogs`."""
-        return read_dialogs(self.study.folder / "read/release" / f"{name}.jsonl") if self.has("release") else []
+        return read_dialogs(self.study.path("read", "release", f"{name}.jsonl")) if self.has("release") else []
 
     @cached_property
     def simulated(self) -> list[Dialog]:
@@ -105,12 +104,12 @@ class Evidence:
 
     def rounds(self, name: str) -> list[Round]:
         """Test rounds: `rounds` as published, `aligned` repaired."""
-        return read_rounds(self.study.folder / "read/release" / f"{name}.jsonl") if self.has("release") else []
+        return read_rounds(self.study.path("read", "release", f"{name}.jsonl")) if self.has("release") else []
 
     @cached_property
     def alignment(self) -> pd.DataFrame:
         """Who speaks in each published test sample."""
-        return pd.read_csv(self.study.folder / "read/release/alignment.csv", keep_default_na=False)
+        return pd.read_csv(self.study.path("read", "release", "alignment.csv"), keep_default_na=False)
 
     @cached_property
     def appendix(self) -> dict[str, str]:
@@ -142,7 +141,7 @@ class Evidence:
     @cached_property
     def literature(self) -> dict[str, Any]:
         """`literature.yaml`: facts from the sources that the paper cites."""
-        return dict(YAML(typ="safe").load((resources.files(__package__) / "literature.yaml").read_text(encoding="utf-8")))
+        return dict(storage.read_yaml(resources.files(__package__) / "literature.yaml"))
 
     @cached_property
     def reported_topics(self) -> dict[str, int]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
-from ruamel.yaml import YAML
 
+from mi_llm import storage
 from mi_llm.audit.codes import COLUMNS, GLOBALS, ratio_bounds
 from mi_llm.audit.dialogs import TENTH
 from mi_llm.audit.evidence import Evidence
@@ -41,7 +41,7 @@ class Finding:
 @cache
 def every_sentence() -> dict[str, dict[str, dict[str, str]]]:
     """`findings.yaml`: by kind, language and part."""
-    return dict(YAML(typ="safe").load((resources.files(__package__) / "findings.yaml").read_text(encoding="utf-8")))
+    return dict(storage.read_yaml(resources.files(__package__) / "findings.yaml"))
 
 
 def impossible(results: dict[str, Result], column: str) -> list[str]:

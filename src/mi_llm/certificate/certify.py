@@ -41,7 +41,7 @@ def page(study: Study, comparison: Comparison, where: Circumstances, checker: Pe
     """The certificate for people, as HTML that loads nothing from a network."""
     environment = Environment(loader=PackageLoader("mi_llm.certificate", "."), undefined=StrictUndefined, autoescape=True)
     style = (resources.files("mi_llm.report") / "page.css").read_text(encoding="utf-8")
-    pages = [path for path in (study.folder / "report/index.html", study.folder / "audit/index.html") if path.exists()]
+    pages = [path for path in (study.path("report", "index.html"), study.path("audit", "index.html")) if path.exists()]
     return environment.get_template("certificate.html.jinja").render(
         study=study,
         comparison=comparison,

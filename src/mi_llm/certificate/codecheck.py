@@ -71,7 +71,7 @@ def codechecker(named: str | None) -> Person | None:
 
 def paper() -> dict[str, Any]:
     """The paper as `CITATION.cff` cites it, the corresponding author (its `contact`) first, as the specification wants."""
-    cited = YAML(typ="safe").load(storage.read_text(Path("CITATION.cff")))["preferred-citation"]
+    cited = storage.read_yaml(Path("CITATION.cff"))["preferred-citation"]
     contacts = [name_of(person) for person in cited.get("contact", [])]
     authors = [{"name": name_of(person)} | orcid_of(person) for person in cited["authors"]]
     return {
@@ -93,7 +93,7 @@ def orcid_of(person: dict[str, str]) -> dict[str, str]:
 
 def reported(study: Study) -> list[Path]:
     """The pages, tables and figures of the outputs that no later stage reads: what the run was for."""
-    stages = YAML(typ="safe").load(storage.read_text(lock_of(study)))["stages"]
+    stages = storage.read_yaml(lock_of(study))["stages"]
     read = [Path(dep["path"]) for entry in stages.values() for dep in entry.get("deps", [])]
     made = [Path(out["path"]) for entry in stages.values() for out in entry.get("outs", [])]
     last = [out for out in made if not any(dep == out or out in dep.parents or dep in out.parents for dep in read)]

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from ruamel.yaml import YAML
-
+from mi_llm import storage
 from mi_llm.codebook.coding import Behaviour, Coded, volley
 from mi_llm.dialog import Dialog
 
@@ -101,7 +100,7 @@ def pattern(cues: Iterable[str], chinese: bool) -> re.Pattern[str]:
 @cache
 def language(name: str) -> Language:
     """The language `zh` or `en`."""
-    groups = YAML(typ="safe").load((resources.files(__package__) / f"cues_{name}.yaml").read_text(encoding="utf-8"))
+    groups = storage.read_yaml(resources.files(__package__) / f"cues_{name}.yaml")
     cues = {group: words(entry["cues"]) for group, entry in groups.items()}
     idle, tags = tuple(cues.pop("idle")), frozenset(cues.pop("tags"))
     return Language({group: pattern(listed, name == "zh") for group, listed in cues.items()}, idle, tags, name == "zh")

@@ -4,13 +4,13 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
-from ruamel.yaml import YAML
+from mi_llm import storage
 
 
 @cache
 def words(kind: Literal["annomi", "simulated"]) -> dict[str, list[str]]:
     """The words of each topic: in AnnoMI's labels, or in what the client says."""
-    content = YAML(typ="safe").load((resources.files(__package__) / "topics.yaml").read_text(encoding="utf-8"))
+    content = storage.read_yaml(resources.files(__package__) / "topics.yaml")
     return dict(content[kind])
 
 

@@ -5,7 +5,6 @@ run, `ratings.csv` (one row per dialog, one column per criterion), `means.csv` (
 `choice.csv` (which corpora the totals choose, and how often they would be chosen if the dialogs were drawn again).
 """
 
-import random
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,8 @@ CHOICE = ["corpus", "total", "rank", "chosen", "transcribed", "chosen_share"]
 
 def sample(study: Study, corpus: str) -> list[Dialog]:
     """The study's number of dialogs of a corpus, or all if it has fewer: seeded, in the order drawn."""
-    dialogs = read_dialogs(study.folder / "read" / corpus / "dialogs.jsonl")
-    return random.Random(study.seed_of("rate", corpus)).sample(dialogs, min(study.rate.dialogs, len(dialogs)))
+    dialogs = read_dialogs(study.path("read", corpus, "dialogs.jsonl"))
+    return study.chance("rate", corpus).sample(dialogs, min(study.rate.dialogs, len(dialogs)))
 
 
 def questions(study: Study) -> list[Question]:
@@ -156,7 +155,7 @@ def summarise(study: Study, ratings: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
 
 def rate(study: Study) -> None:
     """Collect the ratings of the study's sample; without any recorded answer there are none, and the stage says so."""
-    with stage(study, "rate", None, [study.folder / "read" / corpus for corpus in study.rate.corpora]) as out:
+    with stage(study, "rate", None, [study.path("read", corpus) for corpus in study.rate.corpora]) as out:
         drawn = [(corpus, dialog) for corpus in study.rate.corpora for dialog in sample(study, corpus)]
         answers = ask.answers(study, "rate", questions(study))
         rows = [
@@ -169,5 +168,5 @@ def rate(study: Study) -> None:
         means, choice = summarise(study, ratings)
         tables = {"ratings": ratings, "means": means, "choice": choice}
         for name, table in tables.items():
-            storage.write_text(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+            storage.write_table(out / f"{name}.csv", table)
         storage.write_json(out / "metrics.json", {"rated": len(rows)})

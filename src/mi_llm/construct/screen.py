@@ -176,7 +176,7 @@ def corrected(folder: Path, name: str) -> list[Turn]:
 
 def screen(study: Study) -> None:
     """Screen the transcribed dialogs; see the module. Raises Problem, after writing the proposals, while a person must decide."""
-    folder, transcribed = Path(study.screen.decisions), study.folder / "transcribe" / "transcribed.jsonl"
+    folder, transcribed = Path(study.screen.decisions), study.path("transcribe", "transcribed.jsonl")
     with stage(study, "screen", None, [transcribed, folder]) as out:
         entries = [(f"{entry['source']}/{entry['dialog']}", entry) for entry in storage.read_lines(transcribed)]
         person = decisions(folder, {name for name, _ in entries})
@@ -236,11 +236,11 @@ def write(
     out: Path, rows: list[dict[str, str]], waiting: list[dict[str, str]], pages: list[dict[str, Any]], study: Study
 ) -> None:
     """Write what a person reads: the table, the proposals still to be decided, and the page, flagged dialogs first."""
-    storage.write_text(out / "screening.csv", pd.DataFrame(rows, columns=ROWS).to_csv(index=False, lineterminator="\n"))
+    storage.write_table(out / "screening.csv", pd.DataFrame(rows, columns=ROWS))
     proposed = [
         {"dialog": row["dialog"], "decision": row["proposal"], "reason": row["seen"], "who": "", "when": ""} for row in waiting
     ]
-    storage.write_text(out / "proposals.csv", pd.DataFrame(proposed, columns=COLUMNS).to_csv(index=False, lineterminator="\n"))
+    storage.write_table(out / "proposals.csv", pd.DataFrame(proposed, columns=COLUMNS))
     environment = Environment(loader=PackageLoader("mi_llm.construct", "."), undefined=StrictUndefined, autoescape=True)
     ordered = sorted(pages, key=lambda page: not page["row"]["kinds"])
     storage.write_text(out / "dialogs.html", environment.get_template("dialogs.html.jinja").render(study=study, pages=ordered))

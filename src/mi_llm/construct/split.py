@@ -13,9 +13,6 @@ With `split.test: divided` the authors' test dialogs themselves are divided: som
 together. That is an experiment of the bundle's own, for those who do not have the authors' training file.
 """
 
-import csv
-import io
-import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -85,7 +82,7 @@ def divide(
         expected = f"more than the {count} test dialogs"
         raise Problem(str(path), f"{len(dialogs)} dialogs{sources}", expected, f"lower split.test_dialogs in {study.params}")
     held: list[int] = []
-    for number in random.Random(study.seed_of("split")).sample(range(len(groups)), len(groups)):
+    for number in study.chance("split").sample(range(len(groups)), len(groups)):
         if len(held) + len(groups[number]) <= count:
             held += groups[number]
     test = set(held)
@@ -100,12 +97,10 @@ def divide(
 
 def without_leaks(study: Study, train: Sequence[Dialog], test: Sequence[Dialog], out: Path) -> list[Dialog]:
     """The training dialogs of which no test dialog's client says the same; the others are named in `left_out.csv`."""
-    corpora = [study.folder / "read" / corpus / "dialogs.jsonl" for corpus in study.transcribe.sample]
+    corpora = [study.path("read", corpus, "dialogs.jsonl") for corpus in study.transcribe.sample]
     leaked = leaks(train, [dialog for path in corpora for dialog in read_dialogs(path)], test)
-    table = io.StringIO(newline="")
-    rows = [("dialog", "test_dialog", "shared"), *((name, *near) for name, near in leaked.items())]
-    csv.writer(table, lineterminator="\n").writerows(rows)
-    storage.write_text(out / "left_out.csv", table.getvalue())
+    rows = [(name, *near) for name, near in leaked.items()]
+    storage.write_text(out / "left_out.csv", storage.csv_text(["dialog", "test_dialog", "shared"], rows))
     return [dialog for dialog in train if dialog.id not in leaked]
 
 
@@ -127,12 +122,12 @@ def other_ways(study: Study) -> str:
 
 def split(study: Study) -> None:
     """Divide the dialogs, and cut the test into rounds; see the module."""
-    screened = study.folder / "screen" / "dialogs.jsonl"
-    release = study.folder / "read" / "release"
+    screened = study.path("screen", "dialogs.jsonl")
+    release = study.path("read", "release")
     published = {"release": release / "rounds.jsonl", "aligned": release / "aligned.jsonl"}.get(study.split.test)
     inputs = [screened] if study.split.test == "transcribed" else [screened, release]
     if published and study.transcribe.source == "recorded":
-        inputs += [study.folder / "read" / corpus / "dialogs.jsonl" for corpus in study.transcribe.sample]
+        inputs += [study.path("read", corpus, "dialogs.jsonl") for corpus in study.transcribe.sample]
     with stage(study, "split", None, inputs) as out:
         counted: dict[str, int] = {}
         train = read_dialogs(screened)

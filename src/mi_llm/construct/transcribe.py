@@ -5,7 +5,6 @@ the authors published as the answers they got. Writes `transcribe/cassette.jsonl
 for each dialog of the sample its source, the answer's key and text. What the answers say is read by the next stage, `screen`.
 """
 
-import random
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -29,7 +28,7 @@ def sample(study: Study, corpus: str, dialogs: list[Dialog]) -> list[Dialog]:
             f"at most the {len(dialogs)} available",
             "lower it",
         )
-    return random.Random(study.seed_of("transcribe", corpus)).sample(dialogs, count)
+    return study.chance("transcribe", corpus).sample(dialogs, count)
 
 
 def drawn(study: Study) -> list[Dialog]:
@@ -37,7 +36,7 @@ def drawn(study: Study) -> list[Dialog]:
     return [
         dialog
         for corpus in study.transcribe.sample
-        for dialog in sample(study, corpus, read_dialogs(study.folder / "read" / corpus / "dialogs.jsonl"))
+        for dialog in sample(study, corpus, read_dialogs(study.path("read", corpus, "dialogs.jsonl")))
     ]
 
 
@@ -120,7 +119,7 @@ def checker(options: Screen, instructions: Sequence[str]) -> Check:
 
 def released(study: Study) -> list[dict[str, Any]]:
     """The authors' transcribed dialogs as rows: the answers of GPT-4 that they published; perhaps none."""
-    dialogs = read_dialogs(study.folder / "read" / "release" / "training.jsonl")
+    dialogs = read_dialogs(study.path("read", "release", "training.jsonl"))
     if not dialogs:
         print(f"transcribe: none of the authors' training dialogs is here; see {study.folder}/acquire/release/missing.csv")
     return [
@@ -138,7 +137,7 @@ def released(study: Study) -> list[dict[str, Any]]:
 def transcribe(study: Study) -> None:
     """Collect the answers for the study's sample; see the module."""
     corpora = ["release"] if study.transcribe.source == "release" else list(study.transcribe.sample)
-    with stage(study, "transcribe", None, [study.folder / "read" / corpus for corpus in corpora]) as out:
+    with stage(study, "transcribe", None, [study.path("read", corpus) for corpus in corpora]) as out:
         if study.transcribe.source == "release":
             rows = released(study)
         else:

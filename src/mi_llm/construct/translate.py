@@ -5,7 +5,6 @@ run, and `dialogs.jsonl`: the sample, turn by turn the same as in English. The p
 transcripts.
 """
 
-import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,11 +22,11 @@ CONTEXT = 4  # turns before a piece that the model sees and does not translate
 
 def sample(study: Study) -> list[Dialog]:
     """The study's transcripts: seeded, in AnnoMI's order."""
-    dialogs = read_dialogs(study.folder / "read" / "annomi" / "dialogs.jsonl")
+    dialogs = read_dialogs(study.path("read", "annomi", "dialogs.jsonl"))
     count = study.translate.transcripts
     if count > len(dialogs):
         raise Problem(f"{study.params}: translate.transcripts", str(count), f"at most the {len(dialogs)} available", "lower it")
-    indices = sorted(random.Random(study.seed_of("translate")).sample(range(len(dialogs)), count))
+    indices = sorted(study.chance("translate").sample(range(len(dialogs)), count))
     return [dialogs[index] for index in indices]
 
 
@@ -83,7 +82,7 @@ def questions(study: Study) -> list[Question]:
 
 def translate(study: Study) -> None:
     """Collect the translations of the study's sample; without any recorded answer there are none, and the stage says so."""
-    with stage(study, "translate", None, [study.folder / "read" / "annomi"]) as out:
+    with stage(study, "translate", None, [study.path("read", "annomi")]) as out:
         answers = ask.answers(study, "translate", questions(study))
         texts = iter([text for answer in answers for text in texts_of(text_of(answer))])
         translated = [

@@ -105,14 +105,9 @@ def acquire(study: Study, corpus: str) -> None:
         else:
             known = pack(from_folder(folder), out / "files.tar", f"acquire {corpus}")
         rows = [{"path": name, "bytes": known[name][0], "blob": known[name][1]} for name in sorted(known, key=natural)]
-        write_table(out / "manifest.csv", rows, ["path", "bytes", "blob"])
-        write_table(out / "missing.csv", [vars(row) for row in missing], ["path", "why", "remedy"])
+        storage.write_table(out / "manifest.csv", pd.DataFrame(rows, columns=["path", "bytes", "blob"]))
+        storage.write_table(out / "missing.csv", pd.DataFrame(map(vars, missing), columns=["path", "why", "remedy"]))
         numbers = {"files": len(known), "bytes": sum(size for size, _ in known.values()), "missing": len(missing)}
         storage.write_json(out / "metrics.json", numbers)
         for row in missing:
             print(f"acquire@{corpus}: {row.path}: {row.why}; {row.remedy}", file=sys.stderr)
-
-
-def write_table(path: Path, rows: list[dict[str, object]], columns: list[str]) -> None:
-    """Write rows as CSV with a fixed head, also when there are none."""
-    storage.write_text(path, pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n"))

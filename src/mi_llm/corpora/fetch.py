@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 import requests
 from pydantic import BaseModel, ConfigDict
 from requests.adapters import HTTPAdapter, Retry
-from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from mi_llm import storage
@@ -71,8 +70,8 @@ class Missing:
 
 def sources() -> dict[str, Source]:
     """The pinned public sources, by corpus."""
-    text = (resources.files(__package__) / "sources.yaml").read_text(encoding="utf-8")
-    return {name: Source.model_validate(entry) for name, entry in YAML(typ="safe").load(text).items()}
+    pinned = storage.read_yaml(resources.files(__package__) / "sources.yaml")
+    return {name: Source.model_validate(entry) for name, entry in pinned.items()}
 
 
 def source_of(corpus: str) -> Source:

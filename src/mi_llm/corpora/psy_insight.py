@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from mi_llm.corpora.files import File
-from mi_llm.corpora.reading import Repairs, assemble, parse_list, require
+from mi_llm.corpora.reading import Repairs, assemble, parse_entries, require
 from mi_llm.dialog import Dialog
 
 NAME = "Psy-Insight"
@@ -11,18 +11,12 @@ NAME = "Psy-Insight"
 
 def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
     """Yield one dialog per entry; the therapist (`Supporter`) may speak first."""
-    for file in files:
-        if not file.name.endswith(".json"):
-            continue
-        entries = parse_list(file, "sessions")
-        for index, entry in enumerate(entries):
-            where = f"{file.name}, session {index + 1}"
-            require(isinstance(entry, dict) and isinstance(entry.get("dialog"), list), where, "no list `dialog`", "a session")
-            volleys = [
-                (turn.get("speaker"), turn.get("content"), f"{where}, turn {number}")
-                for number, turn in enumerate(entry["dialog"], 1)
-                if isinstance(turn, dict)
-            ]
-            require(len(volleys) == len(entry["dialog"]), where, "a turn that is not an object", "{speaker, content}")
-            meta = {"file": file.name, "place": index + 1, "topic": entry.get("topic"), "therapy": entry.get("psychotherapy")}
-            yield assemble(f"{entry.get('dialog_id', '')}-{index}", "psy_insight", volleys, repairs, meta)
+    for file, index, where, entry in parse_entries(files, "session", "dialog"):
+        volleys = [
+            (turn.get("speaker"), turn.get("content"), f"{where}, turn {number}")
+            for number, turn in enumerate(entry["dialog"], 1)
+            if isinstance(turn, dict)
+        ]
+        require(len(volleys) == len(entry["dialog"]), where, "a turn that is not an object", "{speaker, content}")
+        meta = {"file": file, "place": index + 1, "topic": entry.get("topic"), "therapy": entry.get("psychotherapy")}
+        yield assemble(f"{entry.get('dialog_id', '')}-{index}", "psy_insight", volleys, repairs, meta)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from mi_llm.corpora.files import File
-from mi_llm.corpora.reading import Repairs, assemble, parse_list, require
+from mi_llm.corpora.reading import Repairs, assemble, parse_entries, require
 from mi_llm.dialog import Dialog
 
 NAME = "PsyDTCorpus"
@@ -11,19 +11,13 @@ NAME = "PsyDTCorpus"
 
 def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
     """Yield the dialogs of every `.json` file; system turns hold a prompt, not speech, and are left out."""
-    for file in files:
-        if not file.name.endswith(".json"):
-            continue
-        entries = parse_list(file, "dialogs")
-        for index, entry in enumerate(entries):
-            where = f"{file.name}, dialog {index + 1}"
-            require(isinstance(entry, dict) and isinstance(entry.get("messages"), list), where, "no list `messages`", "a dialog")
-            volleys = []
-            for number, message in enumerate(entry["messages"], 1):
-                require(isinstance(message, dict), f"{where}, message {number}", repr(message)[:40], "{role, content}")
-                if message.get("role") == "system":
-                    repairs.note("system turn left out", f"{where}, message {number}")
-                else:
-                    volleys.append((message.get("role"), message.get("content"), f"{where}, message {number}"))
-            meta = {"file": file.name, "place": index + 1, "topic": entry.get("normalizedTag")}
-            yield assemble(str(entry.get("id", index)), "psydtcorpus", volleys, repairs, meta)
+    for file, index, where, entry in parse_entries(files, "dialog", "messages"):
+        volleys = []
+        for number, message in enumerate(entry["messages"], 1):
+            require(isinstance(message, dict), f"{where}, message {number}", repr(message)[:40], "{role, content}")
+            if message.get("role") == "system":
+                repairs.note("system turn left out", f"{where}, message {number}")
+            else:
+                volleys.append((message.get("role"), message.get("content"), f"{where}, message {number}"))
+        meta = {"file": file, "place": index + 1, "topic": entry.get("normalizedTag")}
+        yield assemble(str(entry.get("id", index)), "psydtcorpus", volleys, repairs, meta)

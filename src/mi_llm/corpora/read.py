@@ -27,8 +27,8 @@ READERS: dict[str, Reader] = {name: module.read for name, module in MODULES.item
 
 def read(study: Study, corpus: str) -> None:
     """Read one corpus; see the module."""
-    archive = study.folder / "acquire" / corpus / "files.tar"
-    manifest = study.folder / "acquire" / corpus / "manifest.csv"
+    archive = study.path("acquire", corpus, "files.tar")
+    manifest = study.path("acquire", corpus, "manifest.csv")
     with stage(study, "read", corpus, [archive, manifest]) as out:
         count = len(storage.read_text(manifest).splitlines()) - 1
         repairs, features = Repairs(), Features()
@@ -47,5 +47,5 @@ def read(study: Study, corpus: str) -> None:
         if write_rest := getattr(MODULES[corpus], "write_rest", None):  # what a corpus holds beside dialogs
             numbers |= write_rest(list(from_archive(archive)), repairs, out)
         table = pd.DataFrame(repairs.rows(), columns=["repair", "count", "example"])
-        storage.write_text(out / "repairs.csv", table.to_csv(index=False, lineterminator="\n"))
+        storage.write_table(out / "repairs.csv", table)
         storage.write_json(out / "metrics.json", numbers | {"repairs": sum(repairs.counts.values())})

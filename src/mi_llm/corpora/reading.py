@@ -66,6 +66,16 @@ def parse_list(file: File, of: str) -> list[Any]:
     return list(entries)
 
 
+def parse_entries(files: Iterable[File], of: str, key: str) -> Iterator[tuple[str, int, str, dict[str, Any]]]:
+    """Parse `.json` files with lists of objects that hold a list `key`; yields (file's name, index, where, object)."""
+    for file in files:
+        if file.name.endswith(".json"):
+            for index, entry in enumerate(parse_list(file, f"{of}s")):
+                where = f"{file.name}, {of} {index + 1}"
+                require(isinstance(entry, dict) and isinstance(entry.get(key), list), where, f"no list `{key}`", f"a {of}")
+                yield file.name, index, where, entry
+
+
 def parse_lines(file: File, of: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Parse JSON Lines that must hold one object per line; yields (line number, where, object), without empty lines."""
     for number, line in enumerate(file.text().split("\n"), 1):

@@ -16,7 +16,7 @@ import pandas as pd
 
 from mi_llm import storage
 from mi_llm.corpora.files import File, office
-from mi_llm.corpora.reading import ROLES, Repairs, assemble, parse_list, require
+from mi_llm.corpora.reading import ROLES, Repairs, assemble, parse_entries, parse_list, require
 from mi_llm.dialog import Dialog, Round, Turn, write_dialogs, write_rounds
 from mi_llm.paper.models import tuned
 from mi_llm.problem import Problem
@@ -62,11 +62,7 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
 
 def conversations(file: File) -> Iterator[list[tuple[int, dict[str, Any]]]]:
     """Yield the numbered messages of each dialog of a file in the `conversations` shape."""
-    for dialog_number, entry in enumerate(parse_list(file, "dialogs"), 1):
-        where = f"{file.name}, dialog {dialog_number}"
-        require(
-            isinstance(entry, dict) and isinstance(entry.get("conversations"), list), where, "no list `conversations`", "a dialog"
-        )
+    for _, _, where, entry in parse_entries([file], "dialog", "conversations"):
         messages = entry["conversations"]
         for number, message in enumerate(messages, 1):
             require(isinstance(message, dict), f"{where}, turn {number}", f"a JSON {type(message).__name__}", "{role, content}")
@@ -332,7 +328,7 @@ def write_rest(files: list[File], repairs: Repairs, out: Path) -> dict[str, obje
     aligned = [sample for dialog in read(files, Repairs()) for sample in dialog.rounds()]
     write_rounds(out / "aligned.jsonl", aligned)
     table = alignment(files, published)
-    storage.write_text(out / "alignment.csv", table.to_csv(index=False, lineterminator="\n"))
+    storage.write_table(out / "alignment.csv", table)
     shape, training = read_training(files, repairs)
     write_dialogs(out / "training.jsonl", training)
     simulated, clients = read_simulated(files, repairs)

@@ -56,14 +56,16 @@ def chats(rounds: Sequence[Round], study: Study) -> list[list[Message]]:
 
 def adapters(study: Study, model: str) -> list[Path]:
     """The adapter that a model's arms need, if the study tunes it."""
-    return [study.folder / "finetune" / model / "adapter"] if "tuned" in study.arms(model) else []
+    return [study.path("finetune", model, "adapter")] if "tuned" in study.arms(model) else []
 
 
-def with_adapter(study: Study, model: str, adapter: Path | None) -> tuple[Any, PreTrainedTokenizerBase]:
-    """A loaded base, with an adapter if one is given, and its tokenizer."""
+def with_adapter(study: Study, model: str, adapter: Path | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A loaded base, with the given adapter, else the model's own if the study tunes it, and its tokenizer."""
     network, tokenizer = load_base(study, model, study.respond.precision)
     branching_attention(network)
-    return (network if adapter is None else PeftModel.from_pretrained(network, adapter)).eval(), tokenizer
+    for path in [adapter] if adapter else adapters(study, model):
+        network = PeftModel.from_pretrained(network, path)
+    return network.eval(), tokenizer
 
 
 def acting_as(arm: str, network: torch.nn.Module) -> AbstractContextManager[None]:
@@ -73,7 +75,7 @@ def acting_as(arm: str, network: torch.nn.Module) -> AbstractContextManager[None
 
 def local_counselors(study: Study, model: str) -> "Iterator[LocalCounselor]":
     """A model's arms, from one loaded base; an adapter that is to be merged is merged when the tuned one's turn has come."""
-    network, tokenizer = with_adapter(study, model, next(iter(adapters(study, model)), None))
+    network, tokenizer = with_adapter(study, model)
     for arm in study.arms(model):
         yield LocalCounselor(study, model, arm, network, tokenizer)
 
@@ -160,7 +162,7 @@ class ServedCounselor:
 
     def __init__(self, study: Study, model: str, arm: str, stage: str) -> None:
         self.study, self.model, self.arm, self.title = study, model, arm, f"{stage} {model} {arm}"
-        self.cassette = unfinished(study, study.folder / stage, model, arm)
+        self.cassette = unfinished(study, study.path(stage), model, arm)
 
     def records(self, rounds: Sequence[Round]) -> list[dict[str, Any]]:
         """The server's recorded response to each round; asks for those that are not recorded yet."""
@@ -202,7 +204,7 @@ def unfinished(study: Study, folder: Path, model: str, arm: str) -> Cassette:
 
     Its name tells server and adapter apart: what a model said before it was tuned again does not count.
     """
-    adapter = study.folder / "finetune" / model / "adapter"
+    adapter = study.path("finetune", model, "adapter")
     source = {"server": study.respond.server, "adapter": storage.sha256(adapter) if adapter.exists() else ""}
     return Cassette(folder / f".{model}.{arm}.{key_of(source)[:12]}.cassette")
 

@@ -33,7 +33,7 @@ PRECISION = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def checkpoint(study: Study, model: str) -> Path:
     """Where the base model's checkpoint lies."""
-    return study.folder / "base" / model / "checkpoint"
+    return study.path("base", model, "checkpoint")
 
 
 def chat_format(study: Study, model: str) -> ChatFormat:

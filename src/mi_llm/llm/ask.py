@@ -83,7 +83,7 @@ def shipped(name: str) -> Path:
 
 def recorded(study: Study, name: str) -> list[Cassette]:
     """The cassettes in which a stage looks for answers: its own, then the shipped one."""
-    return [Cassette.open(path) for path in (study.folder / name / "cassette.jsonl", shipped(name)) if path.exists()]
+    return [Cassette.open(path) for path in (study.path(name, "cassette.jsonl"), shipped(name)) if path.exists()]
 
 
 def recorded_answer(cassettes: Sequence[Cassette], asked: Question) -> Record | None:
@@ -105,7 +105,7 @@ def answers(study: Study, name: str, questions: Sequence[Question]) -> list[Reco
     recorded for the stage. Raises Problem if some are recorded and others are not, or if recording failed.
     """
     options = study.llm
-    own = Cassette(study.folder / name / "cassette.jsonl")
+    own = Cassette(study.path(name, "cassette.jsonl"))
     shipped_cassettes = [Cassette.open(shipped(name))] if shipped(name).exists() else []
     with own.recording():
         known = [recorded_answer([own, *shipped_cassettes], asked) for asked in questions]
@@ -131,7 +131,7 @@ def missing(study: Study, name: str, unanswered: Sequence[Question]) -> Problem:
     """The error for questions without a recorded answer."""
     first, rest = unanswered[0], len(unanswered) - 1
     return Problem(
-        f"{study.folder / name / 'cassette.jsonl'}, {shipped(name)}",
+        f"{study.path(name, 'cassette.jsonl')}, {shipped(name)}",
         f"no recorded answer of {first.request['model']} for {first.about} (key {first.key[:12]}…)"
         + (f" and {rest} others" if rest else ""),
         "a recorded answer for exactly this request: text, model, and settings",

@@ -244,4 +244,4 @@ def export(cassette: Cassette, path: Path) -> None:
                 "ended": record["ended"],
             }
         )
-    storage.write_text(path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    storage.write_table(path, pd.DataFrame(rows))

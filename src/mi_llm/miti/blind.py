@@ -19,15 +19,13 @@ import jieba.posseg
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from ruamel.yaml import YAML
 from scipy import stats
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.stage import stage
-from mi_llm.study import Study
+from mi_llm.study import REAL, Study
 
-REAL = "real"
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # without letters that look alike
 PHRASES = 10  # listed for each contrast: those that tell its arms apart best
 COMMON = 0.2  # share of packets in which a phrase must occur: a rarer one may be the topic of a single talk
@@ -45,7 +43,7 @@ class Rule:
 @cache
 def rules() -> tuple[Rule, ...]:
     """The rules of `deidentify.yaml`."""
-    content = YAML(typ="safe").load((resources.files(__package__) / "deidentify.yaml").read_text(encoding="utf-8"))
+    content = storage.read_yaml(resources.files(__package__) / "deidentify.yaml")
     return tuple(Rule(rule["kind"], rule["replace"], tuple(map(re.compile, rule["patterns"]))) for rule in content)
 
 
@@ -86,10 +84,10 @@ def gathered(study: Study) -> list[tuple[Dialog, dict[str, str]]]:
     talks = []
     for model in study.models:
         for arm in study.arms(model):
-            for dialog in read_dialogs(study.folder / "simulate" / model / f"{arm}.jsonl"):
+            for dialog in read_dialogs(study.path("simulate", model, f"{arm}.jsonl")):
                 about = {"source": model, "arm": arm, "profile": dialog.meta["profile"], "topic": dialog.meta["topic"]}
                 talks.append((dialog, about))
-    for dialog in read_dialogs(study.folder / "translate" / "dialogs.jsonl"):
+    for dialog in read_dialogs(study.path("translate", "dialogs.jsonl")):
         talks.append((dialog, {"source": "annomi", "arm": REAL, "profile": "", "topic": dialog.meta["topic"]}))
     return talks
 
@@ -196,9 +194,9 @@ def leaks(packets: dict[str, list[Turn]], key: pd.DataFrame) -> pd.DataFrame:
 def blind(study: Study) -> None:
     """Write the packets; see the module."""
     options = study.blind
-    inputs = [*(study.folder / "simulate" / model for model in study.models), study.folder / "translate" / "dialogs.jsonl"]
+    inputs = [*(study.path("simulate", model) for model in study.models), study.path("translate", "dialogs.jsonl")]
     with stage(study, "blind", None, inputs) as out:
-        chance = random.Random(study.seed_of("blind"))
+        chance = study.chance("blind")
         talks = gathered(study)
         chance.shuffle(talks)
         packets: dict[str, list[Turn]] = {}
@@ -225,6 +223,6 @@ def blind(study: Study) -> None:
         }
         tables["leaks"] = leaks(packets, tables["key"])
         for title, table in tables.items():
-            storage.write_text(out / f"{title}.csv", table.to_csv(index=False, lineterminator="\n"))
+            storage.write_table(out / f"{title}.csv", table)
         numbers = {"packets": len(packets), "removed": len(removed), "suspected": len(suspected)}
         storage.write_json(out / "metrics.json", numbers)

@@ -11,7 +11,6 @@ from importlib import resources
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
-from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.codebook import lexical
@@ -67,7 +66,7 @@ class Profile(Strict):
 
 def bundled() -> tuple[list[Profile], Common]:
     """The bundle's ten profiles, and the lines that all of them share."""
-    content = YAML(typ="safe").load((resources.files(__package__) / "clients.yaml").read_text(encoding="utf-8"))
+    content = storage.read_yaml(resources.files(__package__) / "clients.yaml")
     return [Profile.model_validate(profile) for profile in content["profiles"]], Common.model_validate(content["common"])
 
 

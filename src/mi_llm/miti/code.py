@@ -16,20 +16,20 @@ from mi_llm.study import Study
 def questions(study: Study) -> list[Question]:
     """The requests that the stage's coder makes; none where no model codes."""
     coder = registry.modules(registry.CODERS)[study.code.coder]
-    transcripts = transcripts_of(study.folder / "blind" / "packets")
+    transcripts = transcripts_of(study.path("blind", "packets"))
     return list(coder.questions(study, "code", transcripts)) if hasattr(coder, "questions") else []
 
 
 def code(study: Study) -> None:
     """Have all packets coded; see the module."""
-    folder, coder = study.folder / "blind" / "packets", registry.modules(registry.CODERS)[study.code.coder]
+    folder, coder = study.path("blind", "packets"), registry.modules(registry.CODERS)[study.code.coder]
     with stage(study, "code", None, [folder, *(coder.inputs(study) if hasattr(coder, "inputs") else [])]) as out:
         transcripts = transcripts_of(folder)
         codings: list[Coding] = coder.code(study, "code", transcripts)
         if not codings and hasattr(coder, "remedy"):
             print(f"code: nothing is coded; to get codes: {coder.remedy(study, 'code')}")
         for name, table in zip(("codes", "globals"), tables(codings), strict=True):
-            storage.write_text(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+            storage.write_table(out / f"{name}.csv", table)
         numbers = {
             "packets": len(transcripts),
             "coded": len({coding.packet for coding in codings}),

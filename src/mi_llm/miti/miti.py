@@ -12,7 +12,6 @@ asking questions and seeking collaboration, which is asked. Affirming and emphas
 are recognized is not known, nor how well globals are rated.
 """
 
-import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +44,7 @@ from mi_llm.llm.cassette import Question
 from mi_llm.miti.coder.lexical import by_words
 from mi_llm.miti.reliability import Bootstrap, Estimate, Numbers, kappas
 from mi_llm.stage import stage
-from mi_llm.study import Study
+from mi_llm.study import REAL, Study
 
 Labels = dict[str, str]  # by code of `CODES`: what a coder or expert says of a volley
 Rated = dict[int, Labels]  # by the number of the counselor's turn
@@ -306,13 +305,13 @@ def transcripts_for(study: Study, coder: ModuleType, held_out: Sequence[Session]
     """The sessions that a coder codes: a seeded sample for one that asks a language model, else all."""
     if hasattr(coder, "questions"):
         count = min(study.miti.transcripts, len(held_out))
-        held_out = random.Random(study.seed_of("miti")).sample(held_out, count)
+        held_out = study.chance("miti").sample(held_out, count)
     return {session.name: session.turns for session in held_out}
 
 
 def annotated(study: Study) -> list[Session]:
     """AnnoMI's sessions; none if it is unavailable."""
-    archive = study.folder / "acquire" / "annomi" / "files.tar"
+    archive = study.path("acquire", "annomi", "files.tar")
     tables = (file for file in from_archive(archive) if file.name.endswith("AnnoMI-full.csv"))
     return [session for file in tables for session in sessions_of(annomi.rows(file))]
 
@@ -328,16 +327,16 @@ def arms(study: Study) -> dict[tuple[str, str], list[Dialog]]:
     """The authors' released dialogs by model and arm, and AnnoMI's sessions as they were read."""
     dialogs_by_arm: dict[tuple[str, str], list[Dialog]] = {}
     if "release" in study.corpora:
-        for dialog in read_dialogs(study.folder / "read" / "release" / "simulated.jsonl"):
+        for dialog in read_dialogs(study.path("read", "release", "simulated.jsonl")):
             dialogs_by_arm.setdefault((dialog.meta["model"], dialog.meta["arm"]), []).append(dialog)
-    real = read_dialogs(study.folder / "read" / "annomi" / "dialogs.jsonl")
-    return dialogs_by_arm | ({("annomi", "real"): real} if real else {})
+    real = read_dialogs(study.path("read", "annomi", "dialogs.jsonl"))
+    return dialogs_by_arm | ({("annomi", REAL): real} if real else {})
 
 
 def miti(study: Study) -> None:
     """Validate the coders, and code what was released; see the module."""
-    folders = [study.folder / "acquire" / "annomi", study.folder / "read" / "annomi"]
-    folders += [study.folder / "read" / "release"] if "release" in study.corpora else []
+    folders = [study.path("acquire", "annomi"), study.path("read", "annomi")]
+    folders += [study.path("read", "release")] if "release" in study.corpora else []
     with stage(study, "miti", None, folders) as out:
 
         def draw(transcripts: int, purpose: str) -> Bootstrap:
@@ -370,11 +369,11 @@ def miti(study: Study) -> None:
                 [row for key, dialogs in groups.items() for row in released(*key, dialogs)], columns=RELEASED
             ),
             "features": pd.DataFrame(
-                [features(*key, dialogs) for key, dialogs in groups.items() if key[1] != "real"], columns=FEATURES
+                [features(*key, dialogs) for key, dialogs in groups.items() if key[1] != REAL], columns=FEATURES
             ),
         }
         for name, table in tables.items():
-            storage.write_text(out / f"{name}.csv", table.round(4).to_csv(index=False, lineterminator="\n"))
+            storage.write_table(out / f"{name}.csv", table.round(4))
         numbers = {
             "kappa": nested(tables["coder_validation"], "code", "kappa"),
             "auc": nested(tables["quality"], "measure", "auc"),

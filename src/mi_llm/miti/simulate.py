@@ -6,7 +6,6 @@ control. Reads the checkpoint, the adapter and the profiles (`clients.py`). Writ
 the models are read from `simulate.folder` instead.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,11 +43,11 @@ class Talk:
 def profiles(study: Study) -> list[Profile]:
     """The clients of the study: `simulate.dialogs` of the bundle's or the authors' profiles, a seeded draw in their order."""
     options = study.simulate
-    known = bundled()[0] if options.profiles == "bundle" else outlined(study.folder / "read" / "release" / "outlines.json")
+    known = bundled()[0] if options.profiles == "bundle" else outlined(study.path("read", "release", "outlines.json"))
     if options.dialogs > len(known):
         setting = f"{options.dialogs}, but there are {len(known)} profiles"
         raise Problem(f"{study.params}: simulate.dialogs", setting, "at most one dialog a profile and arm", "lower it")
-    return sorted(random.Random(study.seed_of("simulate")).sample(known, options.dialogs), key=known.index)
+    return sorted(study.chance("simulate").sample(known, options.dialogs), key=known.index)
 
 
 def waiting_round(talk: Talk, name: str) -> Round:

@@ -23,9 +23,8 @@ from mi_llm.dialog import Dialog, deviation, volley_lengths
 from mi_llm.miti import reliability
 from mi_llm.stage import stage
 from mi_llm.statistics import DialogBootstrap, holm
-from mi_llm.study import Study
+from mi_llm.study import ARMS, REAL, Study
 
-TUNED, BASE, REAL = "tuned", "base", "real"
 OF_GLOBALS = (coding.TECHNICAL, coding.RELATIONAL)
 OF_COUNTS = (
     coding.REFLECTIONS,
@@ -62,12 +61,12 @@ def summed(summary: Summary[Any], codes: Mapping[Any, float]) -> float:
 
 def read_key(study: Study) -> pd.DataFrame:
     """Which packet is what; all of it is text."""
-    return pd.read_csv(study.folder / "blind" / "key.csv", dtype=str, keep_default_na=False)
+    return pd.read_csv(study.path("blind", "key.csv"), dtype=str, keep_default_na=False)
 
 
 def transcripts(study: Study, packets: Transcripts) -> pd.DataFrame:
     """One row per coded transcript: what it is (`ABOUT`), its rounds (counselor volleys), and every indicator."""
-    codes, ratings = read_tables(study.folder / "code")
+    codes, ratings = read_tables(study.path("code"))
     counts, global_means = counts_of(codes), globals_of(ratings)
     table = read_key(study).set_index("packet").join(counts, how="inner").join(global_means, how="left")
     table = table.rename_axis("packet").reset_index()[[*ABOUT, *counts, *global_means]]
@@ -157,7 +156,7 @@ def tests(table: pd.DataFrame, study: Study) -> pd.DataFrame:
     all_rows = []
     for source in study.models:
         of_model = rates[rates["source"] == source]
-        tuned, base = (of_model[of_model["arm"] == arm] for arm in (TUNED, BASE))
+        base, tuned = (of_model[of_model["arm"] == arm] for arm in ARMS)
         with_tuned, with_base = by_client(tuned), by_client(base)
         both = with_tuned.index.intersection(with_base.index)
         real = rates[rates["arm"] == REAL]
@@ -217,14 +216,14 @@ def tested(tuned: "pd.Series[float]", control: "pd.Series[float]", study: Study,
 
 def summary(study: Study) -> None:
     """Make the tables of the manual evaluation; see the module."""
-    inputs = [study.folder / "blind" / "packets", study.folder / "blind" / "key.csv", study.folder / "code"]
+    inputs = [study.path("blind", "packets"), study.path("blind", "key.csv"), study.path("code")]
     with stage(study, "summary", None, inputs) as out:
-        packets = transcripts_of(study.folder / "blind" / "packets")
+        packets = transcripts_of(study.path("blind", "packets"))
         key = read_key(study)
         order = {source: index for index, source in enumerate((*study.models, "annomi"))}
         key = key.sort_values(["source", "arm", "packet"], key=lambda column: column.map(lambda name: order.get(name, name)))
         table = transcripts(study, packets)
-        codes, ratings = read_tables(study.folder / "code")
+        codes, ratings = read_tables(study.path("code"))
         tables = {
             "transcripts": table.round(4),
             "table_2": table_2(),
@@ -241,7 +240,7 @@ def summary(study: Study) -> None:
             ),
         }
         for name, frame in tables.items():
-            storage.write_text(out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+            storage.write_table(out / f"{name}.csv", frame)
         storage.write_json(out / "metrics.json", numbers_of(tables["table_6"], len(packets), len(table)))
 
 

@@ -15,7 +15,6 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from pydantic import BaseModel, ConfigDict
-from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.engine.load import checkpoint
@@ -63,7 +62,7 @@ def export(study: Study, model: str, out: Path) -> None:
     check_name(name, out, duties, source)
     if out.exists():
         raise Problem(str(out), "is there already", "a folder that does not exist yet", "remove it, or name another one in --out")
-    tuned = study.folder / "finetune" / model
+    tuned = study.path("finetune", model)
     adapter = tuned / "adapter"
     training = storage.read_text(adapter / "README.md")
     try:
@@ -77,7 +76,7 @@ def export(study: Study, model: str, out: Path) -> None:
         copy(tuned / CURVE, part / CURVE.name)
         if duties:
             licence = hub.entry_of(study, model).licence.file
-            copy(study.folder / "base" / model / "LICENCE" / licence, part / f"LICENSE{Path(licence).suffix}")
+            copy(study.path("base", model, "LICENCE", licence), part / f"LICENSE{Path(licence).suffix}")
             storage.write_text(part / "NOTICE", "\n\n".join(filter(None, [duties.shown, duties.notice])) + "\n")
         text = card(study, model, source, name=name, duties=duties, files=listed(part), training=training)
         storage.write_text(part / "README.md", text)
@@ -93,8 +92,7 @@ def export(study: Study, model: str, out: Path) -> None:
 
 def duties_of(model: str) -> Duties:
     """What the license of a hub model asks for."""
-    shipped = resources.files(__package__) / "distribute.yaml"
-    known = YAML(typ="safe").load(shipped.read_text(encoding="utf-8"))
+    known = storage.read_yaml(resources.files(__package__) / "distribute.yaml")
     if model not in known:
         raise Problem(
             f"distribute.yaml: {model}",

@@ -16,8 +16,6 @@ holds the whole base, unless it does not fit its card, or ACCELERATE_USE_FSDP is
 so): then they share it out (FSDP), and a layer is whole only while it is at work. The adapter is whole in every process.
 """
 
-import csv
-import io
 import json
 import math
 import os
@@ -72,7 +70,7 @@ def finetune(study: Study, model: str) -> None:
         return
     refuse_idle(processes, options, title)
     torch.set_num_threads(max(1, study.threads // processes.beside))
-    inputs, folder = inputs_of(study, model), study.folder / "finetune" / model
+    inputs, folder = inputs_of(study, model), study.path("finetune", model)
     with (
         processes.together(title),
         stage(study, "finetune", model, inputs) if processes.main else nullcontext(folder) as out,
@@ -123,7 +121,7 @@ def refuse_idle(processes: Processes, options: Finetune, title: str) -> None:
 
 def inputs_of(study: Study, model: str) -> list[Path]:
     """What the stage reads."""
-    return [checkpoint(study, model), study.folder / "split" / "train.jsonl", Path(study.finetune.instruction)]
+    return [checkpoint(study, model), study.path("split", "train.jsonl"), Path(study.finetune.instruction)]
 
 
 def identity_of(study: Study, inputs: Sequence[Path]) -> str:
@@ -157,7 +155,7 @@ def labeled_tokens(record: Encoded) -> int:
 
 def records_of(study: Study, model: str, tokenizer: PreTrainedTokenizerBase) -> Records:
     """The training records of a study's model; says what was cut and left out."""
-    train = study.folder / "split" / "train.jsonl"
+    train = study.path("split", "train.jsonl")
     training_set = records(read_dialogs(train), tokenizer, chat_format(study, model), study.finetune, prompts.instruction(study))
     if not training_set.encoded:
         raise Problem(
@@ -566,11 +564,7 @@ def write_notes(path: Path, notes: Sequence[tuple[str, str, str]]) -> None:
     """Write which records were cut or left out; no file if there is none."""
     path.unlink(missing_ok=True)
     if notes:
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(("record", "outcome", "reason"))
-        writer.writerows(notes)
-        storage.write_text(path, table.getvalue())
+        storage.write_text(path, storage.csv_text(["record", "outcome", "reason"], notes))
 
 
 # ---- before it starts

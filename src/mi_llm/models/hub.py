@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import psutil
@@ -24,7 +23,6 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import default_client_factory
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
-from ruamel.yaml import YAML, YAMLError
 from tqdm import tqdm
 
 from mi_llm import storage
@@ -98,10 +96,7 @@ class Obtained:
 
 def entries(path: Path) -> dict[str, Entry]:
     """The models that a hub file pins, by name."""
-    try:
-        content: Any = YAML(typ="safe").load(storage.read_text(path))
-    except YAMLError as error:
-        raise Problem(str(path), f"not YAML: {' '.join(str(error).split())}", "the models' pins", "correct the file") from None
+    content = storage.read_yaml(path)
     if not isinstance(content, dict):
         raise Problem(str(path), "no mapping", "one entry per model, as in the shipped hub.yaml", "correct the file")
     entry_by_model = {}
@@ -182,7 +177,7 @@ def remembered(study: Study, model: str, entry: Entry) -> bool:
 
 def in_place(study: Study, model: str, entry: Entry) -> bool:
     """Whether stage `base` has made this revision of a model."""
-    record = study.folder / "base" / model / "source.json"
+    record = study.path("base", model, "source.json")
     return record.exists() and bool(storage.read_json(record).get("revision") == entry.revision)
 
 

@@ -40,7 +40,7 @@ def respond(study: Study, model: str) -> None:
     """Answer the test rounds with a model's arms; see the module."""
     prepare_torch(study)
     processes, title = Processes(), f"respond {model}"
-    split, folder = study.folder / "split", study.folder / "respond" / model
+    split, folder = study.path("split"), study.path("respond", model)
     inputs = [split, Path(study.finetune.instruction)]
     if study.respond.engine == "local":
         inputs = [checkpoint(study, model), *adapters(study, model), *inputs]
@@ -70,7 +70,7 @@ def respond(study: Study, model: str) -> None:
 
 def asked_rounds(study: Study) -> list[Round]:
     """The test rounds, and those of the repaired test set that are not among them."""
-    folder = study.folder / "split"
+    folder = study.path("split")
     repaired = folder / "aligned_rounds.jsonl"
     rounds = [*read_rounds(folder / "test_rounds.jsonl"), *(read_rounds(repaired) if repaired.exists() else [])]
     return list({sample.id: sample for sample in rounds}.values())

@@ -11,7 +11,6 @@ The coder that judges is the coder that chose: its figures show whether training
 
 import gc
 import math
-import random
 import shutil
 import sys
 import tempfile
@@ -69,9 +68,9 @@ def prefer(study: Study, model: str) -> None:
     """Train one model's adapter further on preferences, and measure the effect; see the module."""
     refuse(study, model)
     prepare_torch(study)
-    tuned = study.folder / "finetune" / model / "adapter"
-    answered = study.folder / "respond" / model
-    inputs = [checkpoint(study, model), tuned, study.folder / "split", answered, Path(study.finetune.instruction)]
+    tuned = study.path("finetune", model, "adapter")
+    answered = study.path("respond", model)
+    inputs = [checkpoint(study, model), tuned, study.path("split"), answered, Path(study.finetune.instruction)]
     with stage(study, "prefer", model, inputs) as out, tempfile.TemporaryDirectory() as scratch:
         work = [study.seed, tracked_parameters(study, "respond"), *(storage.sha256(path) for path in inputs)]
         drawing = Journal(out.parent, f"{model}.candidates", storage.dump(work), 0)
@@ -114,13 +113,13 @@ def refuse(study: Study, model: str) -> None:
 
 def drawn_rounds(study: Study) -> list[Round]:
     """`prefer.rounds` training rounds, drawn by the seed, in their order."""
-    train = study.folder / "split" / "train.jsonl"
+    train = study.path("split", "train.jsonl")
     training_rounds = [sample for dialog in read_dialogs(train) for sample in dialog.rounds()]
     count = study.prefer.rounds
     if count > len(training_rounds):
         found = f"{count}, but {train} has {len(training_rounds)} rounds"
         raise Problem(f"{study.params}: prefer.rounds", found, "at most the training rounds", "lower it")
-    indices = sorted(random.Random(study.seed_of("prefer", "rounds")).sample(range(len(training_rounds)), count))
+    indices = sorted(study.chance("prefer", "rounds").sample(range(len(training_rounds)), count))
     return [training_rounds[index] for index in indices]
 
 
@@ -129,7 +128,7 @@ def candidates(study: Study, model: str, rounds: Sequence[Round], journal: Journ
     count = study.prefer.candidates
     copies = [sample.model_copy(update={"id": f"{sample.id}/{number}"}) for sample in rounds for number in range(1, count + 1)]
     drawing = study.model_copy(update={"respond": study.respond.model_copy(update={"decoding": "sample"})})
-    answers = answers_of(drawing, model, study.folder / "finetune" / model / "adapter", copies, journal)
+    answers = answers_of(drawing, model, study.path("finetune", model, "adapter"), copies, journal)
     return [answers[start : start + count] for start in range(0, len(answers), count)]
 
 
@@ -280,7 +279,7 @@ def trainer_of(study: Study, model: str, pairs: Sequence[Pair], scratch: Path) -
     options, finetuned = study.prefer, study.finetune
     gc.collect()
     loaded, tokenizer = load_base(study, model, finetuned.precision)
-    merged = PeftModel.from_pretrained(loaded, study.folder / "finetune" / model / "adapter").merge_and_unload()
+    merged = PeftModel.from_pretrained(loaded, study.path("finetune", model, "adapter")).merge_and_unload()
     on_gpu = torch.cuda.is_available()
     settings = DPOConfig(
         output_dir=str(scratch),
@@ -359,7 +358,7 @@ def evaluate(study: Study, out: Path, folders: dict[str, Path]) -> dict[str, Any
     files = {arm: folder / f"{arm}.jsonl" for arm, folder in folders.items()}
     arms = {arm: list(storage.read_lines(path)) for arm, path in files.items()}
     frames_by_table: dict[str, list[pd.DataFrame]] = {"scores": [], "codes": []}
-    for name, rounds in test_sets(study.folder / "split").items():
+    for name, rounds in test_sets(study.path("split")).items():
         texts = {
             arm: texts_of(rounds, {answer["round"]: answer["text"] for answer in arms[arm]}, path) for arm, path in files.items()
         }
@@ -375,7 +374,7 @@ def evaluate(study: Study, out: Path, folders: dict[str, Path]) -> dict[str, Any
         frame = pd.concat(parts)
         if table == "scores":
             frame["signature"] = frame["measure"].map(SIGNATURES)
-        storage.write_text(out / f"{table}.csv", frame.to_csv(index=False, lineterminator="\n"))
+        storage.write_table(out / f"{table}.csv", frame)
         for row in parts[0].itertuples():
             numbers.setdefault(row.arm, {})[row.measure] = row.mean
     return numbers

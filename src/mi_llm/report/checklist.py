@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
-from ruamel.yaml import YAML
+
+from mi_llm import storage
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def checklist(lang: str, context: Mapping[str, Any]) -> list[Part]:
         address = place.replace(".html", f"{context['suffix']}.html")
         return Item(entry["number"], entry["name"][lang], fill(texts[lang]), address)
 
-    content = YAML(typ="safe").load((resources.files(__package__) / "checklist.yaml").read_text(encoding="utf-8"))
+    content = storage.read_yaml(resources.files(__package__) / "checklist.yaml")
     return [Part(part["number"], part["name"][lang], tuple(map(item, part["items"]))) for part in content]
 
 

@@ -7,8 +7,7 @@ import re
 from functools import cache
 from importlib import resources
 
-from ruamel.yaml import YAML
-
+from mi_llm import storage
 from mi_llm.registry import CORPORA, modules
 from mi_llm.report import manual
 
@@ -16,7 +15,7 @@ from mi_llm.report import manual
 @cache
 def words() -> tuple[dict[str, str], dict[re.Pattern[str], str]]:
     """English to Chinese: whole texts, and patterns whose groups are translated too."""
-    content = YAML(typ="safe").load((resources.files(__package__) / "chinese.yaml").read_text(encoding="utf-8"))
+    content = storage.read_yaml(resources.files(__package__) / "chinese.yaml")
     corpora = {module.NAME: module.NAME_ZH for module in modules(CORPORA).values() if hasattr(module, "NAME_ZH")}
     patterns = {re.compile(pattern): into for pattern, into in content["patterns"].items()}
     return manual.CHINESE | corpora | content["names"], patterns

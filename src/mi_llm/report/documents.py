@@ -9,7 +9,6 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
-from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.study import Study
@@ -42,7 +41,7 @@ def box(token: Token, number: int) -> list[Token]:
 
 def cards(study: Study) -> dict[str, Markup]:
     """The card of each tuned model."""
-    return {model: html(storage.read_text(study.folder / "finetune" / model / "adapter" / "README.md")) for model in study.tuned}
+    return {model: html(storage.read_text(study.path("finetune", model, "adapter", "README.md"))) for model in study.tuned}
 
 
 def datasheet() -> Markup:
@@ -52,7 +51,7 @@ def datasheet() -> Markup:
 
 def bibtex(study: Study) -> str:
     """The paper and the bundle, from CITATION.cff."""
-    cff = YAML(typ="safe").load(storage.read_text(CITATION))
+    cff = storage.read_yaml(CITATION)
     paper = cff["preferred-citation"]
     authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
     return (

@@ -15,7 +15,7 @@ from scipy.optimize import isotonic_regression
 
 from mi_llm.report.stages import stages as every_stage
 from mi_llm.score.metrics import METRIC_NAMES
-from mi_llm.study import ARMS
+from mi_llm.study import ARMS, REAL
 
 BASE, TUNED = "#9fb0c3", "#0f766e"
 INK = "#1f2933"
@@ -153,9 +153,9 @@ def arms(table: pd.DataFrame, names: dict[str, str], models: tuple[str, ...]) ->
 
     `table` is `summary/table_6.csv`; `names` the indicators shown, by code. Base and tuned of one model stand together.
     """
-    order = [(model, arm) for model in models for arm in ARMS] + [("annomi", "real")]
+    order = [(model, arm) for model in models for arm in ARMS] + [("annomi", REAL)]
     present = [(source, arm) for source, arm in order if ((table["source"] == source) & (table["arm"] == arm)).any()]
-    colours = {"base": BASE, "tuned": TUNED, "real": LINE}
+    colours = {"base": BASE, "tuned": TUNED, REAL: LINE}
     known = table.set_index(["indicator", "source", "arm"]).sort_index()
     columns = 3
     rows = -(-len(names) // columns)
@@ -169,7 +169,7 @@ def arms(table: pd.DataFrame, names: dict[str, str], models: tuple[str, ...]) ->
                     axes.plot([row["lo"], row["hi"]], [y, y], color=colours[arm], linewidth=2, solid_capstyle="round")
                     axes.plot(row["mean"], y, "o", color=colours[arm], markersize=5)
             axes.set_title(title, loc="left", fontweight="bold", fontsize=8.5)
-            axes.set_yticks(range(len(present)), ["real" if arm == "real" else f"{source} {arm}" for source, arm in present])
+            axes.set_yticks(range(len(present)), ["real" if arm == REAL else f"{source} {arm}" for source, arm in present])
             axes.tick_params(axis="both", length=0, labelsize=7.5)
             axes.grid(axis="x", alpha=0.25)
         figure.axes[0].invert_yaxis()

@@ -15,9 +15,9 @@ from mi_llm.codebook.tables import coder_of, read_tables
 from mi_llm.paper import models
 from mi_llm.paper.claims import claims
 from mi_llm.report.tables import claimed, interval, p_value
-from mi_llm.study import Study
+from mi_llm.study import REAL, Study
 
-REAL = ("real", models.REAL)  # the real sessions' columns in Tables 4 and 6
+REAL_COLUMNS = ("real", models.REAL)  # the real sessions' columns in Tables 4 and 6
 SUMMARIES = (
     coding.REFLECTIONS,
     coding.COMPLEX_SHARE,
@@ -34,12 +34,12 @@ CHINESE: dict[str, str] = {entry.name.en: entry.name.zh for entry in (*coding.GL
 
 def read(study: Study, name: str) -> pd.DataFrame:
     """One table of the stage `summary`."""
-    return pd.read_csv(study.folder / "summary" / f"{name}.csv")
+    return pd.read_csv(study.path("summary", f"{name}.csv"))
 
 
 def coders(study: Study, lang: str) -> str:
     """Who coded, in words, so that nobody takes an automatic code for a person's."""
-    raters = sorted(read_tables(study.folder / "code")[0]["rater"].unique())
+    raters = sorted(read_tables(study.path("code"))[0]["rater"].unique())
     by_coder = {coder: [rater for rater in raters if coder_of(rater) == coder] for coder in map(coder_of, raters)}
     named = [
         str(getattr(registry.modules(registry.CODERS)[coder].NAME, lang)).format(
@@ -66,15 +66,15 @@ def around(value: float, lo: float, hi: float) -> str:
 
 def printed(study: Study, source: str, arm: str) -> tuple[str, str] | None:
     """The paper's columns in Tables 4 and 6 for an arm; None for an untuned model, or another one than the paper's."""
-    if arm == "real":
-        return REAL
+    if arm == REAL:
+        return REAL_COLUMNS
     known = models.of_format(study.base.formats[source]) if arm == "tuned" else None
     return (known.table_4, known.table_6) if known else None
 
 
 def arm_name(source: str, arm: str) -> str:
     """An arm as the tables name it."""
-    return "real (AnnoMI)" if arm == "real" else f"{source} {arm}"
+    return "real (AnnoMI)" if arm == REAL else f"{source} {arm}"
 
 
 def formulas(study: Study) -> pd.DataFrame:
@@ -171,7 +171,7 @@ def contrasts(study: Study) -> pd.DataFrame:
 
 def leaks(study: Study) -> pd.DataFrame:
     """Which features of the blinded transcripts still tell arms apart."""
-    table = pd.read_csv(study.folder / "blind" / "leaks.csv")
+    table = pd.read_csv(study.path("blind", "leaks.csv"))
     shown = pd.DataFrame(
         {
             "Contrast": table["contrast"],
@@ -185,7 +185,7 @@ def leaks(study: Study) -> pd.DataFrame:
 
 def validation(study: Study) -> pd.DataFrame:
     """How far automatic coders agree with AnnoMI's experts, beside the experts among themselves."""
-    table = pd.read_csv(study.folder / "miti" / "coder_validation.csv")
+    table = pd.read_csv(study.path("miti", "coder_validation.csv"))
     shown = pd.DataFrame(
         {
             "Coder": table["coder"].replace("experts", "experts among themselves"),
@@ -199,7 +199,7 @@ def validation(study: Study) -> pd.DataFrame:
 
 def quality(study: Study) -> pd.DataFrame:
     """Whether a coder's scores tell AnnoMI's sessions of high quality from those of low quality."""
-    table = pd.read_csv(study.folder / "miti" / "quality.csv")
+    table = pd.read_csv(study.path("miti", "quality.csv"))
     shown = pd.DataFrame(
         {
             "Coder": table["coder"],

@@ -5,7 +5,6 @@ Reads what the other stages wrote, `stages.csv` (Figure 1), `docs/datasheet.md` 
 is a structure, `templates/<page>.html.jinja`, which both languages share, and sentences, `templates/*.<language>.jinja`.
 """
 
-import random
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -33,7 +32,7 @@ SUFFIXES = {"en": "", "zh": ".zh"}
 def examples(study: Study, shown: Sequence[ShownRound]) -> list[ShownRound]:
     """Rounds of the first test set, drawn with the seed, each from another dialog."""
     first_set = [sample for sample in shown if sample["set"] == shown[0]["set"]]
-    chance = random.Random(study.seed_of("report", "examples"))
+    chance = study.chance("report", "examples")
     dialogs = sorted({sample["round"].dialog for sample in first_set})
     return [
         chance.choice([sample for sample in first_set if sample["round"].dialog == dialog])
@@ -43,8 +42,8 @@ def examples(study: Study, shown: Sequence[ShownRound]) -> list[ShownRound]:
 
 def example_talk(study: Study) -> Dialog | None:
     """One talk of a tuned model with a standardized client, drawn with the seed; None where there are none."""
-    talks = [talk for model in study.tuned for talk in read_dialogs(study.folder / "simulate" / model / "tuned.jsonl")]
-    return random.Random(study.seed_of("report", "talk")).choice(talks) if talks else None
+    talks = [talk for model in study.tuned for talk in read_dialogs(study.path("simulate", model, "tuned.jsonl"))]
+    return study.chance("report", "talk").choice(talks) if talks else None
 
 
 def provenance(study: Study) -> pd.DataFrame:
@@ -74,7 +73,7 @@ def figure_2(study: Study) -> Markup:
 
 def figures_3(study: Study) -> dict[str, Markup]:
     """Figure 3 of each test set, by the set's name in words."""
-    scores, baselines = tables.scores(study), pd.read_csv(study.folder / "score" / "baselines.csv")
+    scores, baselines = tables.scores(study), pd.read_csv(study.path("score", "baselines.csv"))
     return {
         tables.SET_NAMES[name]: Markup(  # noqa: S704 — drawn by us from numbers
             figures.base_and_tuned(scores[scores["set"] == name], baselines[baselines["set"] == name], study.models)
@@ -138,7 +137,7 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
 def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """What the pages show in both languages."""
     verdicts = shown["published"]["Verdict"].value_counts()
-    audited = pd.read_csv(study.folder / "audit" / "claims.csv")["verdict"].value_counts()
+    audited = pd.read_csv(study.path("audit", "claims.csv"))["verdict"].value_counts()
     rounds = shown_rounds(study)
     return page_of_rounds(study, rounds) | {
         "study": study,
@@ -156,17 +155,17 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "figure_1": Markup(figures.pipeline(shown["stages"])),  # noqa: S704 — drawn by us
         "figure_2": figure_2(study),
         "choice": tables.chosen(study),
-        "translated": storage.read_json(study.folder / "translate" / "metrics.json"),
-        "rated": storage.read_json(study.folder / "rate" / "metrics.json"),
+        "translated": storage.read_json(study.path("translate", "metrics.json")),
+        "rated": storage.read_json(study.path("rate", "metrics.json")),
         "drawn_3": figures_3(study),
-        "talks": int(pd.read_csv(study.folder / "blind" / "key.csv")["arm"].isin(ARMS).sum()),
-        "evaluation": storage.read_json(study.folder / "summary" / "metrics.json"),
-        "globals_given": len(pd.read_csv(study.folder / "code" / "globals.csv")) > 0,
+        "talks": int(pd.read_csv(study.path("blind", "key.csv"))["arm"].isin(ARMS).sum()),
+        "evaluation": storage.read_json(study.path("summary", "metrics.json")),
+        "globals_given": len(pd.read_csv(study.path("code", "globals.csv"))) > 0,
         "figure_arms": figure_arms(study),
         "losses": figure_losses(shown["loss"]),
         "examples": examples(study, rounds),
         "example_talk": example_talk(study),
-        "division": storage.read_json(study.folder / "split" / "metrics.json"),
+        "division": storage.read_json(study.path("split", "metrics.json")),
         "cards": documents.cards(study),
         "datasheet": documents.datasheet(),
         "bibtex": documents.bibtex(study),
@@ -186,14 +185,14 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
         "tables": {name: in_words(table, lang) for name, table in shown.items()},
         "figures_3": {word(name): drawn for name, drawn in both["drawn_3"].items()},
         "coder": manual.coders(study, lang),
-        "findings": [words[lang] for words in storage.read_json(study.folder / "audit" / "findings.json")],
+        "findings": [words[lang] for words in storage.read_json(study.path("audit", "findings.json"))],
         **(chinese_title if lang == "zh" else {"title": study.title, "notice": study.report.notice}),
     }
 
 
 def report(study: Study) -> None:
     """Write the pages; see the module."""
-    inputs = [*(study.folder / name for name in stages()["report"].reads), documents.DATASHEET, documents.CITATION]
+    inputs = [*(study.path(name) for name in stages()["report"].reads), documents.DATASHEET, documents.CITATION]
     with stage(study, "report", None, inputs) as out:
         shown = all_tables(study)
         both = content(study, shown)

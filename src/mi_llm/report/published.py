@@ -16,7 +16,7 @@ from mi_llm import storage
 from mi_llm.paper import models as paper_models
 from mi_llm.paper.claims import Claim, Printed, claims
 from mi_llm.report import manual, tables
-from mi_llm.study import Study
+from mi_llm.study import REAL, Study
 
 AGREES, DIFFERS, OTHER = "agrees", "differs", "other scale"
 
@@ -65,10 +65,10 @@ def tuned_alike(study: Study) -> bool:
 
 def own_dialogs(study: Study) -> Iterable[Own]:
     """Table 3, and the sizes of the training and test sets: counts, so without an interval."""
-    parts = storage.read_json(study.folder / "split" / "metrics.json")
+    parts = storage.read_json(study.path("split", "metrics.json"))
     train = study.training == "release"
     for corpus, short in (("cpsycound", "CPsy"), ("psydtcorpus", "PsyDT")):
-        numbers = storage.read_json(study.folder / "read" / corpus / "metrics.json")
+        numbers = storage.read_json(study.path("read", corpus, "metrics.json"))
         same = corpus in study.acquire.upstream and numbers["dialogs"] > 0
         yield from (Own(f"T3-{short}-{name}", numbers[f"{name}_mean"], same=same) for name in tables.FEATURES)
     for part, same in (("train", train), ("test", released(study))):
@@ -80,7 +80,7 @@ def own_dialogs(study: Study) -> Iterable[Own]:
 
 def own_scores(study: Study) -> Iterable[Own]:
     """Figure 3: BLEU-4 of each model, the one measure whose values the paper prints; on the rounds as published."""
-    table = pd.read_csv(study.folder / "score" / "scores.csv")
+    table = pd.read_csv(study.path("score", "scores.csv"))
     table = table[(table["set"] == table["set"].iloc[0]) & (table["metric"] == "bleu_4")].set_index(["model", "arm"])
     alike = {"base": study.base.source == "hub", "tuned": tuned_alike(study)}
     for model in study.models:
@@ -98,7 +98,7 @@ def bleu_claims(study: Study, model: str) -> dict[str, str]:
 
 def met(study: Study, arm: str) -> bool:
     """Whether an arm's talks are like the paper's: people talking with its tuned models."""
-    return arm != "real" and tuned_alike(study) and study.simulate.client == "person"
+    return arm != REAL and tuned_alike(study) and study.simulate.client == "person"
 
 
 def own_lengths(study: Study) -> Iterable[Own]:
@@ -115,7 +115,7 @@ def own_lengths(study: Study) -> Iterable[Own]:
 def own_topics(study: Study) -> Iterable[Own]:
     """Table 5, real sessions: the number of each topic."""
     table = manual.read(study, "table_5")
-    real = table[table["arm"] == "real"].groupby("topic")["n"].sum()
+    real = table[table["arm"] == REAL].groupby("topic")["n"].sum()
     for claim in claims().values():
         if claim.method == "real_topic" and len(real):
             yield Own(claim.id, int(real.get(claim.claim, 0)))

@@ -47,7 +47,7 @@ class ShownRound(TypedDict):
 def answers(study: Study) -> dict[tuple[str, str], dict[str, str]]:
     """The replies of each model and arm, by round."""
     return {
-        (model, arm): {row["round"]: row["text"] for row in storage.read_lines(study.folder / "respond" / model / f"{arm}.jsonl")}
+        (model, arm): {row["round"]: row["text"] for row in storage.read_lines(study.path("respond", model, f"{arm}.jsonl"))}
         for model in study.models
         for arm in study.arms(model)
     }
@@ -55,12 +55,12 @@ def answers(study: Study) -> dict[tuple[str, str], dict[str, str]]:
 
 def shown_rounds(study: Study) -> list[ShownRound]:
     """Every round of every test set, in order."""
-    samples = pd.read_csv(study.folder / "score" / "samples.csv", dtype={"round": str, "dialog": str})
+    samples = pd.read_csv(study.path("score", "samples.csv"), dtype={"round": str, "dialog": str})
     scores = samples.set_index(["set", "model", "arm", "round"])[list(METRIC_NAMES)]
     lines = dict(zip(scores.index, scores.to_numpy().tolist(), strict=True))
     replies = answers(study)
     shown: list[ShownRound] = []
-    for name, rounds in test_sets(study.folder / "split").items():
+    for name, rounds in test_sets(study.path("split")).items():
         for number, sample in enumerate(rounds, 1):
             models = []
             for model in study.models:

@@ -45,11 +45,11 @@ PRINTED_DIALOGS = {"cpsycound": "CPsy", "psydtcorpus": "PsyDT", "train": "train"
 
 def dialog_features(study: Study) -> pd.DataFrame:
     """Table 3 for every corpus that was read, the training dialogs and the test dialogs; with what the paper printed."""
-    folder = study.folder / "read"
+    folder = study.path("read")
     dialog_sets = [
         (str(corpus), CORPUS_NAMES[corpus], storage.read_json(folder / corpus / "metrics.json")) for corpus in study.corpora
     ]
-    parts = storage.read_json(study.folder / "split" / "metrics.json")
+    parts = storage.read_json(study.path("split", "metrics.json"))
     dialog_sets += [("train", "Training dialogs (MI style)", parts["train"]), ("test", "Test dialogs (MI style)", parts["test"])]
     rows = []
     for name, title, numbers in dialog_sets:
@@ -71,7 +71,7 @@ def claimed(name: str) -> str:
 
 def benchmarks(study: Study) -> pd.DataFrame:
     """Table 1 as printed, with the audit's verdict on each number."""
-    audited = pd.read_csv(study.folder / "audit" / "claims.csv").set_index("id")["verdict"]
+    audited = pd.read_csv(study.path("audit", "claims.csv")).set_index("id")["verdict"]
     rows: dict[str, dict[str, str]] = {}
     for name, claim in claims().items():
         if name.startswith("T1-"):
@@ -122,12 +122,12 @@ def trained(study: Study) -> list[tuple[str, str, str]]:
 
 def counts(study: Study) -> pd.DataFrame:
     """The amounts of data in this run: the numbers that the pages' sentences name."""
-    parts = storage.read_json(study.folder / "split" / "metrics.json")
-    translated = storage.read_json(study.folder / "translate" / "metrics.json")
-    talks = storage.read_json(study.folder / "summary" / "metrics.json")
+    parts = storage.read_json(study.path("split", "metrics.json"))
+    translated = storage.read_json(study.path("translate", "metrics.json"))
+    talks = storage.read_json(study.path("summary", "metrics.json"))
     rows = [
-        ("Dialogs rated", storage.read_json(study.folder / "rate" / "metrics.json")["rated"]),
-        ("Dialogs screened", storage.read_json(study.folder / "screen" / "metrics.json")["screened"]),
+        ("Dialogs rated", storage.read_json(study.path("rate", "metrics.json"))["rated"]),
+        ("Dialogs screened", storage.read_json(study.path("screen", "metrics.json"))["screened"]),
         ("AnnoMI transcripts translated into Chinese", translated["transcripts"]),
         ("Turns in them", translated["turns"]),
         ("Training dialogs (MI style)", parts["train"]["dialogs"]),
@@ -143,7 +143,7 @@ def training(study: Study) -> pd.DataFrame:
     """How much each model was trained on, and its loss."""
     rows = []
     for model in study.tuned:
-        numbers = storage.read_json(study.folder / "finetune" / model / "metrics.json")
+        numbers = storage.read_json(study.path("finetune", model, "metrics.json"))
         rows.append(
             {
                 "Model": model,
@@ -161,7 +161,7 @@ def replies(study: Study) -> pd.DataFrame:
     """The mean length of replies in tokens, and the share that was cut at the limit, by arm."""
     rows = []
     for model in study.models:
-        numbers = storage.read_json(study.folder / "respond" / model / "metrics.json")
+        numbers = storage.read_json(study.path("respond", model, "metrics.json"))
         for arm in study.arms(model):
             mean, cut = numbers[f"{arm}_tokens_mean"], numbers[f"{arm}_cut_share"]
             rows.append({"Replies of": f"{model} {arm}", "Tokens, mean": f"{mean:.1f}", "Cut": f"{cut:.1%}"})
@@ -172,8 +172,8 @@ def sources(study: Study) -> pd.DataFrame:
     """Each corpus with its source and the numbers of files that were and were not available."""
     rows = []
     for corpus in study.corpora:
-        numbers = storage.read_json(study.folder / "acquire" / corpus / "metrics.json")
-        missing = len(pd.read_csv(study.folder / "acquire" / corpus / "missing.csv"))
+        numbers = storage.read_json(study.path("acquire", corpus, "metrics.json"))
+        missing = len(pd.read_csv(study.path("acquire", corpus, "missing.csv")))
         kind = "upstream" if corpus in study.acquire.upstream else "sample"
         rows.append({"Dataset": CORPUS_NAMES[corpus], "Source": kind, "Files": numbers["files"], "Files unavailable": missing})
     return pd.DataFrame(rows).set_index("Dataset")
@@ -182,19 +182,19 @@ def sources(study: Study) -> pd.DataFrame:
 def not_had(study: Study) -> pd.DataFrame:
     """What the paper had and this run lacks: what, why, and how to get it."""
     rows = []
-    for row in pd.read_csv(study.folder / "audit" / "missing.csv", dtype=str, keep_default_na=False).itertuples():
+    for row in pd.read_csv(study.path("audit", "missing.csv"), dtype=str, keep_default_na=False).itertuples():
         rows.append((f"{CORPUS_NAMES[row.corpus]}: {row.path}", row.why, row.remedy))
     record = f"--study {study.params} --mode record"
-    if not storage.read_json(study.folder / "rate" / "metrics.json")["rated"]:
+    if not storage.read_json(study.path("rate", "metrics.json"))["rated"]:
         rows.append(("Ratings of the corpora", "not published, and none recorded", f"mi-llm rate {record}"))
-    if not storage.read_json(study.folder / "translate" / "metrics.json")["transcripts"]:
+    if not storage.read_json(study.path("translate", "metrics.json"))["transcripts"]:
         rows.append(("AnnoMI in Chinese", "not published, and none recorded", f"mi-llm translate {record}"))
-    if not pd.read_csv(study.folder / "blind" / "key.csv")["arm"].isin(ARMS).any():
+    if not pd.read_csv(study.path("blind", "key.csv"))["arm"].isin(ARMS).any():
         remedy = f"mi-llm simulate MODEL {record}" if study.simulate.client == "llm" else "docs/human-evaluation.md"
         rows.append(("Dialogs with standardized clients", "none recorded", remedy))
-    if all(map(automatic, read_tables(study.folder / "code")[0]["rater"])):
+    if all(map(automatic, read_tables(study.path("code"))[0]["rater"])):
         rows.append(("Codes given by people", "no person has coded these transcripts", "docs/human-evaluation.md"))
-    open_ = (pd.read_csv(study.folder / "audit" / "claims.csv")["verdict"] == "not recomputable").sum()
+    open_ = (pd.read_csv(study.path("audit", "claims.csv"))["verdict"] == "not recomputable").sum()
     rows.append((f"Evidence for {open_} of the paper's numbers", "not public, or not in this study", "audit/claims.csv"))
     return pd.DataFrame(rows, columns=["What", "Why", "Remedy"]).set_index("What")
 
@@ -203,7 +203,7 @@ def repairs(study: Study) -> pd.DataFrame:
     """What the readers repaired, by corpus."""
     tables = []
     for corpus in study.corpora:
-        table = pd.read_csv(study.folder / "read" / corpus / "repairs.csv")
+        table = pd.read_csv(study.path("read", corpus, "repairs.csv"))
         table.insert(0, "corpus", CORPUS_NAMES[corpus])
         tables.append(table)
     return pd.concat(tables).set_index("corpus")
@@ -211,14 +211,14 @@ def repairs(study: Study) -> pd.DataFrame:
 
 def rating_means(study: Study) -> pd.DataFrame:
     """The numbers of Figure 2: corpus and aspect with mean, interval, dialogs and the aspect's maximum; perhaps empty."""
-    table = pd.read_csv(study.folder / "rate" / "means.csv")
+    table = pd.read_csv(study.path("rate", "means.csv"))
     table["corpus"] = table["corpus"].map(CORPUS_NAMES)
     return table.set_index("corpus")
 
 
 def ratings(study: Study) -> pd.DataFrame:
     """Figure 2 as a table: mean and interval of each aspect, what the totals choose, and how stable that is."""
-    means, choice = rating_means(study), pd.read_csv(study.folder / "rate" / "choice.csv")
+    means, choice = rating_means(study), pd.read_csv(study.path("rate", "choice.csv"))
     wide = {aspect: [interval(row) for _, row in rows.iterrows()] for aspect, rows in means.groupby("aspect", sort=False)}
     names = list(dict.fromkeys(means.index))
     table = pd.DataFrame(wide, index=pd.Index(names, name="Dataset"))
@@ -231,13 +231,13 @@ def ratings(study: Study) -> pd.DataFrame:
 
 def chosen(study: Study) -> list[str]:
     """The names of the corpora that the totals choose."""
-    choice = pd.read_csv(study.folder / "rate" / "choice.csv")
+    choice = pd.read_csv(study.path("rate", "choice.csv"))
     return [CORPUS_NAMES[corpus] for corpus in choice.loc[choice["chosen"], "corpus"]]
 
 
 def screening(study: Study) -> pd.DataFrame:
     """Counts of screening decisions by source, decision, kinds of fault and who decided."""
-    table = pd.read_csv(study.folder / "screen" / "screening.csv", keep_default_na=False)
+    table = pd.read_csv(study.path("screen", "screening.csv"), keep_default_na=False)
     table["Dataset"] = table["dialog"].str.split("/").str[0].map(CORPUS_NAMES)
     table["kinds"] = table["kinds"].replace("", "nothing found")
     counts = table.groupby(["Dataset", "decision", "kinds", "who"]).size().rename("dialogs").reset_index()
@@ -249,14 +249,14 @@ def losses(study: Study) -> pd.DataFrame:
     """The training loss by step, one column per model."""
     file = "dvclive/plots/metrics/loss.tsv"
     curves = {
-        model: pd.read_csv(study.folder / "finetune" / model / file, sep="\t").set_index("step")["loss"] for model in study.tuned
+        model: pd.read_csv(study.path("finetune", model, file), sep="\t").set_index("step")["loss"] for model in study.tuned
     }
     return pd.DataFrame(curves)
 
 
 def scores(study: Study) -> pd.DataFrame:
     """All scores with intervals and signatures, as `score` wrote them."""
-    return pd.read_csv(study.folder / "score" / "scores.csv")
+    return pd.read_csv(study.path("score", "scores.csv"))
 
 
 def by_set(table: pd.DataFrame) -> pd.DataFrame:
@@ -268,7 +268,7 @@ def by_set(table: pd.DataFrame) -> pd.DataFrame:
 
 def paired(study: Study) -> pd.DataFrame:
     """All comparisons of two systems, as `score` wrote them, with the difference, its interval and the tests as text."""
-    table = pd.read_csv(study.folder / "score" / "paired.csv")
+    table = pd.read_csv(study.path("score", "paired.csv"))
     table["Metric"] = table["metric"].map(METRIC_NAMES)
     table["Difference"] = [interval(row) for _, row in table.iterrows()]
     table["P (Holm)"] = table["p_holm"].map(p_value)
@@ -317,7 +317,7 @@ def comparisons(study: Study) -> pd.DataFrame:
 
 def baselines(study: Study) -> pd.DataFrame:
     """The scores of replies without a model; `(SD)` over draws where a reply is drawn."""
-    table = pd.read_csv(study.folder / "score" / "baselines.csv")
+    table = pd.read_csv(study.path("score", "baselines.csv"))
     shown = table[["set"]].assign(Reply=table["predictor"].map(BASELINE_NAMES))
     for metric, name in METRIC_NAMES.items():
         spread = ["" if math.isnan(sd) else f" ({sd:.2f})" for sd in table[f"{metric}_sd"]]  # NaN where nothing is drawn
@@ -327,7 +327,7 @@ def baselines(study: Study) -> pd.DataFrame:
 
 def diagnostics(study: Study) -> pd.DataFrame:
     """Length, repetition and emptiness of each arm's replies, beside the references'."""
-    table = pd.read_csv(study.folder / "score" / "diagnostics.csv")
+    table = pd.read_csv(study.path("score", "diagnostics.csv"))
     table["Replies of"] = (table["model"] + " " + table["arm"]).replace("reference reference", "the references")
     lengths = table[["characters_mean", "characters_sd"]].to_numpy()
     table["Characters, mean (SD)"] = [f"{mean:.1f} ({sd:.1f})" for mean, sd in lengths]

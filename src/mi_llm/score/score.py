@@ -34,9 +34,9 @@ PAIRED = ["first", "second", "metric", "mean", "lo", "hi", "p", "p_holm", "d", "
 
 def score(study: Study) -> None:
     """Score all models, base and tuned, on each test set; see the module."""
-    split = study.folder / "split"
+    split = study.path("split")
     arms: list[Arm] = [(model, arm) for model in study.models for arm in study.arms(model)]
-    answers = {(model, arm): study.folder / "respond" / model / f"{arm}.jsonl" for model, arm in arms}
+    answers = {(model, arm): study.path("respond", model, f"{arm}.jsonl") for model, arm in arms}
     with stage(study, "score", None, [split, *answers.values()]) as out:
         replies = {arm: {answer["round"]: answer["text"] for answer in storage.read_lines(path)} for arm, path in answers.items()}
         tables_by_set: dict[str, Tables] = {}
@@ -46,7 +46,7 @@ def score(study: Study) -> None:
         for table in next(iter(tables_by_set.values())):
             combined = pd.concat([tables[table].assign(set=name) for name, tables in tables_by_set.items()])
             combined.insert(0, "set", combined.pop("set"))
-            storage.write_text(out / f"{table}.csv", combined.to_csv(index=False, lineterminator="\n"))
+            storage.write_table(out / f"{table}.csv", combined)
         first, *other_sets = tables_by_set
         numbers = {name: numbers_of(tables_by_set[name]) for name in other_sets}
         storage.write_json(out / "metrics.json", numbers_of(tables_by_set[first]) | numbers)

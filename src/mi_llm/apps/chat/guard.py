@@ -19,7 +19,8 @@ from typing import Literal, get_args
 
 from opencc import OpenCC
 from pydantic import BaseModel, ConfigDict
-from ruamel.yaml import YAML
+
+from mi_llm import storage
 
 Category = Literal["self_harm", "abuse", "harm"]
 Fault = Literal["encourages", "doses", "human"]
@@ -146,7 +147,7 @@ def spelling(line: str) -> tuple[str, str]:
 @cache
 def rules() -> Rules:
     """The bundle's lists."""
-    content = YAML(typ="safe").load((resources.files(__package__) / "guard.yaml").read_text(encoding="utf-8"))
+    content = storage.read_yaml(resources.files(__package__) / "guard.yaml")
     return Rules(Lists.model_validate(content))
 
 

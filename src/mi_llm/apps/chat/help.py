@@ -6,8 +6,8 @@ from importlib import resources
 from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
-from ruamel.yaml import YAML
 
+from mi_llm import storage
 from mi_llm.apps.chat.guard import CATEGORIES, Category, Strict
 from mi_llm.apps.web import Tongue
 from mi_llm.problem import Problem
@@ -109,9 +109,7 @@ class Help(Strict):
 def bundled() -> Help:
     """The bundle's text and lines; raises Problem where a change of the file made it unusable."""
     try:
-        return Help.model_validate(
-            YAML(typ="safe").load((resources.files(__package__) / "help.yaml").read_text(encoding="utf-8"))
-        )
+        return Help.model_validate(storage.read_yaml(resources.files(__package__) / "help.yaml"))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         field = ".".join(map(str, fault["loc"])) or "the file"

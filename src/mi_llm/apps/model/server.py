@@ -76,7 +76,7 @@ def opened(study: Study, model: str, queue: int, tell: Callable[[Told], None]) -
     """Load a model with its adapter, if it has one, and start the thread that writes its replies."""
     problem = Problem(model, "out of memory", "memory for all models", "serve fewer models at once with --models")
     with enough_memory(lambda: problem):
-        tuned, tokenizer = with_adapter(study, model, next(iter(adapters(study, model)), None))
+        tuned, tokenizer = with_adapter(study, model)
     form = chat_format(study, model)
     engine = Engine(
         tuned,
