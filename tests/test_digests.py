@@ -21,7 +21,7 @@ STAGES = [name for name in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(e
 PACKAGES = {  # whose modules these stages take by their names
     "read": (registry.CORPORA,),
     "report": (registry.CORPORA, registry.CODERS),
-    **dict.fromkeys(("code", "miti", "summary"), (registry.CODERS,)),
+    **dict.fromkeys(("code", "miti"), (registry.CODERS,)),
 }
 
 
