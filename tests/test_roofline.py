@@ -3,11 +3,9 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
-
-ROOT = Path(__file__).parent.parent
+from repository import ROOT
 
 
 def test_every_way_trains_and_is_measured() -> None:

@@ -8,16 +8,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mi_llm.dialog import Turn
 from mi_llm.engine.template import FORMATS, GLM4, IGNORED, LLAMA3, ChatFormat, Placement, encode, messages, prompt
 
-ROOT = Path(__file__).parent.parent
 REFERENCES = ROOT / "tests" / "references" / "llamafactory"
 GIVEN = json.loads((REFERENCES / "dialogs.json").read_text(encoding="utf-8"))
 ENCODINGS = json.loads((REFERENCES / "encodings.json").read_text(encoding="utf-8"))

@@ -22,8 +22,9 @@ import psutil
 import pytest
 import torch
 from peft import PeftModel
+from repository import PROGRAMS, ROOT
 from ruamel.yaml import YAML
-from tiny import study_with
+from tiny import MODELS, study_with
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -52,9 +53,7 @@ from mi_llm.problem import Problem
 from mi_llm.study import Finetune, Study
 from mi_llm.study import load as load_study
 
-ROOT = Path(__file__).parent.parent
-MODELS = ["tiny-baichuan2", "tiny-glm4", "tiny-llama3"]
-TORCHRUN = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
+TORCHRUN = [str(PROGRAMS / "torchrun"), "--standalone", "--nproc_per_node", "2"]
 TALK = (
     Turn(role="client", text="你好"),
     Turn(role="counselor", text="请说"),
@@ -365,7 +364,7 @@ Path(f"found.{processes.rank}.json").write_text(json.dumps(found))
 """
 
 
-def test_two_processes_follow_the_curve_of_one_whether_or_not_they_share_the_base_out(ready: Study) -> None:
+def test_two_processes_follow_the_curve_of_one_whether_or_not_they_divide_the_base(ready: Study) -> None:
     options = changed(ready.finetune, batch=1, accumulation=4)
     model, tokenizer = load(checkpoint(ready, "tiny-glm4"), "float32")
     taken, adapted = records_of(ready, "tiny-glm4", tokenizer), adapt(model, options, 1)

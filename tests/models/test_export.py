@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, metadata_load
 from peft import PeftModel
+from repository import ROOT
 from tiny import give_adapter
 from transformers import AutoModelForCausalLM
 
@@ -43,7 +44,7 @@ def tiny_study(study: Study, checkpoints: Path) -> Study:
 @pytest.fixture
 def paper(tiny_study: Study, workspace: Path) -> Study:
     """The paper's study with adapters and licenses in their places (a tiny model's weights: nothing here reads them)."""
-    shutil.copy(Path(__file__).parent.parent / "params.yaml", workspace)
+    shutil.copy(ROOT / "params.yaml", workspace)
     study = load(Path("params.yaml"))
     for model in study.models:
         adapter = trained(study, model) / "adapter"

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from author_server import serve
 from edits import edit
+from repository import ROOT
 
 from mi_llm import prompts, storage
 from mi_llm.construct import rate, screen, split, transcribe, translate
@@ -130,7 +131,7 @@ def shipped(name: str, folder: Path, leave_out: int) -> None:
     if (folder / "data").is_symlink():
         (folder / "data").unlink()
     (folder / "data/cassettes").mkdir(parents=True)
-    lines = (Path(__file__).parent.parent / f"data/cassettes/{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = (ROOT / f"data/cassettes/{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / f"data/cassettes/{name}.jsonl").write_text("".join(lines[: len(lines) - leave_out]), encoding="utf-8")
 
 

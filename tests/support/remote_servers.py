@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from edits import edited
+from repository import ROOT
 
-ROOT = Path(__file__).parent.parent
 DAV_EXT = Path("/usr/lib/nginx/modules/ngx_http_dav_ext_module.so")
 USER, PASSWORD = "ann", "a long sentence"  # of servers that live for a test
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from edits import edit, edited
+from repository import PROGRAMS, ROOT
 
 from mi_llm.construct import transcribe
 from mi_llm.dialog import Dialog, Turn, write_dialogs
@@ -24,7 +25,7 @@ from mi_llm.llm.cassette import Cassette, Question, key_of, merge, sealed, text_
 from mi_llm.problem import Problem
 from mi_llm.study import Budget, Price, Study, load
 
-SERVER = Path(__file__).parent / "model_server.py"
+SERVER = ROOT / "tests" / "support" / "model_server.py"
 KEY = "sk-planted-0123456789abcdef"
 Start = Callable[..., str]
 
@@ -82,7 +83,7 @@ def two_hundred(workspace: Path, sample_dialogs: list[Dialog]) -> Callable[[str]
 
 
 def command(*words: str) -> list[str]:
-    return [str(Path(sys.executable).parent / "mi-llm"), "transcribe", "--mode", "record", "--yes", *words]
+    return [str(PROGRAMS / "mi-llm"), "transcribe", "--mode", "record", "--yes", *words]
 
 
 def test_a_server_that_fails_three_times_in_ten_is_asked_until_all_is_well_and_no_more(
@@ -247,7 +248,7 @@ def test_a_batch_is_found_again_after_a_kill_and_bad_answers_are_asked_again(
     start: Start, two_hundred: Callable[[str], Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = two_hundred(start(faults=0.1, looks=4))
-    words = [str(Path(sys.executable).parent / "mi-llm"), "transcribe", "--mode", "batch", "--yes"]
+    words = [str(PROGRAMS / "mi-llm"), "transcribe", "--mode", "batch", "--yes"]
     run = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     while not any(entry["answered"] == "batch" for entry in served(tmp_path)):
         time.sleep(0.02)

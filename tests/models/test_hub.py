@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import hf_hub_download
+from repository import PROGRAMS, ROOT
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from test_convert import baichuan2, sentencepiece_model
@@ -29,7 +30,6 @@ from mi_llm.problem import Problem
 from mi_llm.study import Study
 from mi_llm.study import load as load_study
 
-ROOT = Path(__file__).parent.parent
 REPOSITORY, REVISION = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".bin", ".model", "tokenizer.json")
 NATIVE = ["config.json", "generation_config.json", "*.safetensors", "tokenizer.json", "tokenizer_config.json", "LICENSE"]
@@ -534,7 +534,7 @@ def test_a_published_layout_is_converted(
 
 def test_the_command_line_is_offline_and_fetches_all_the_same(server: Hub) -> None:
     pinned(server)
-    command = [str(Path(sys.executable).parent / "mi-llm"), "base", "tiny-llama3", "--study", "mini/params.yaml"]
+    command = [str(PROGRAMS / "mi-llm"), "base", "tiny-llama3", "--study", "mini/params.yaml"]
     done = subprocess.run(
         command,
         capture_output=True,

@@ -5,13 +5,13 @@ import csv
 import re
 import shutil
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 from urllib.parse import unquote
 
 import pandas as pd
 import pytest
+from repository import PROGRAMS, ROOT
 from ruamel.yaml import YAML
 from scored import Page
 
@@ -32,8 +32,6 @@ from mi_llm.report.page import PAGES, SUFFIXES, report
 from mi_llm.report.tables import settings
 from mi_llm.score.score import score
 from mi_llm.study import Study, load
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_scores_of_references_and_of_echoes(scored: Study) -> None:
@@ -428,7 +426,7 @@ def test_a_stage_that_the_report_does_not_wait_for_does_not_change_it(scored: St
 
 
 def test_doctor_says_what_is_missing_for_which_study() -> None:
-    command = [str(Path(sys.executable).parent / "mi-llm"), "doctor"]
+    command = [str(PROGRAMS / "mi-llm"), "doctor"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stdout
     assert "study mini: can run here" in shown.stdout

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from repository import ROOT
 
 from mi_llm import storage
 from mi_llm.audit import codes
@@ -28,7 +29,7 @@ from mi_llm.paper.claims import Claim, Printed, claims
 from mi_llm.score.baselines import baselines
 from mi_llm.study import Study, load
 
-CLAIMS = Path(__file__).parent.parent.parent / "shared" / "paper" / "claims.csv"
+CLAIMS = ROOT.parent / "shared" / "paper" / "claims.csv"
 
 
 def test_every_claim_has_a_method_and_every_method_a_description() -> None:

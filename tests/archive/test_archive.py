@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from edits import edit
+from repository import ROOT
 from rocrate.rocrate import ROCrate
 from ruamel.yaml import YAML
 

@@ -17,6 +17,8 @@ from mi_llm.models.pretrain import FORMAT_OF, Pretraining, build
 from mi_llm.study import Study
 from mi_llm.study import load as load_study
 
+MODELS = ("tiny-baichuan2", "tiny-glm4", "tiny-llama3")
+
 
 def study_with(**changes: str) -> Study:
     """The miniature's parameters with some lines changed: `key=value`, or `section_key=value` where several sections have it."""

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from edits import edit
+from repository import ROOT
 from tiny import give_adapter, model_server, study_with
 
 from mi_llm import storage
@@ -83,7 +84,7 @@ def test_the_topics_are_those_of_table_5_in_the_papers_numbers() -> None:
 @pytest.fixture
 def ready(workspace: Path) -> Study:
     """A study with one tiny model, its adapter, and four clients who stay for three rounds at most."""
-    (workspace / "pretrain").symlink_to(Path(__file__).parent.parent / "pretrain")
+    (workspace / "pretrain").symlink_to(ROOT / "pretrain")
     others = {"    tiny-baichuan2: baichuan2\n": "", "    tiny-llama3: llama3\n": ""}
     edit(Path("mini/params.yaml"), others | {"models: [tiny-baichuan2, tiny-glm4, tiny-llama3]": "models: [tiny-glm4]"})
     study = study_with(threads="1", max_new_tokens="12", simulate_dialogs="4", simulate_rounds="3")

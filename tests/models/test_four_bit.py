@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 from tiny import give_adapter, study_with
 
 from mi_llm import storage
@@ -17,7 +18,6 @@ from mi_llm.models.respond import respond
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 
-ROOT = Path(__file__).parent.parent
 MODEL = "tiny-glm4"
 HERE = find_spec("bitsandbytes") is not None
 

@@ -22,6 +22,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from repository import ROOT
 
 from mi_llm.apps.chat import guard, help, limits
 from mi_llm.apps.chat.talks import Reply, Round, Talk, begun
@@ -32,7 +33,6 @@ from mi_llm.miti.clients import bundled
 from mi_llm.problem import Problem
 from mi_llm.study import load
 
-ROOT = Path(__file__).parent.parent
 CHAT = ROOT / "src" / "mi_llm" / "apps" / "chat"
 INSTRUCTION = "你是一位有20年经验的心理咨询师"
 NEUTRAL = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}  # said, to do nothing
@@ -284,7 +284,7 @@ def serving(
     folder: Path, *, models: str = "tiny,tiny+mi,lone", delay: float = 0.01, token: str = "", address: str = ""
 ) -> Iterator[Served]:
     log, votes, out, port = folder / "asked.jsonl", folder / "votes" / "votes.jsonl", folder / "chat.out", free_port()
-    command = [sys.executable, "tests/streaming_server.py", "--log", str(log), "--models", models, "--delay", str(delay)]
+    command = [sys.executable, "tests/support/streaming_server.py", "--log", str(log), "--models", models, "--delay", str(delay)]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "MI_LLM_CHAT_TOKEN": token, "no_proxy": "*"}
     with out.open("wb") as written:

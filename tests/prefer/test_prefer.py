@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import made_once
 from peft import PeftModel
-from tiny import give_adapter, study_with
+from repository import ROOT
+from tiny import MODELS, give_adapter, study_with
 from torch.nn.functional import logsigmoid
 
 from mi_llm import storage
@@ -34,8 +35,6 @@ from mi_llm.statistics import DialogBootstrap
 from mi_llm.study import Study
 from mi_llm.study import load as load_study
 
-ROOT = Path(__file__).parent.parent
-MODELS = ("tiny-baichuan2", "tiny-glm4", "tiny-llama3")
 MODEL = "tiny-llama3"
 CLIENT = "我想戒烟，可是朋友都抽烟。"
 COMPLEX = "你心里很矛盾：一边想戒烟，一边又舍不得和朋友在一起的轻松。"

@@ -26,6 +26,7 @@ import httpx2
 import pytest
 from edits import edit
 from playwright.sync_api import expect
+from repository import PROGRAMS, ROOT
 
 from mi_llm.apps.desk import agreement, saving, serve, words
 from mi_llm.apps.desk.store import Desk, Held, Store
@@ -34,7 +35,6 @@ from mi_llm.codebook.coding import Behaviour, Global, volley
 from mi_llm.miti.reliability import cohen
 from mi_llm.problem import Problem
 
-ROOT = Path(__file__).parent.parent
 DESK = ROOT / "src" / "mi_llm" / "apps" / "desk"
 TALK = [
     ("client", "我每天下班都要喝两瓶啤酒，老婆一直说我，我自己也知道该少喝点。"),
@@ -206,7 +206,7 @@ def test_a_link_is_random_printed_once_and_kept_as_a_hash(folder: Path, tmp_path
     ],
 )
 def test_a_desk_that_cannot_open_says_why(folder: Path, tmp_path: Path, options: list[str], told: str) -> None:
-    command = [str(Path(sys.executable).parent / "mi-llm"), "desk", "--data", str(tmp_path / "data")]
+    command = [str(PROGRAMS / "mi-llm"), "desk", "--data", str(tmp_path / "data")]
     words = [option.format(folder=folder) for option in options]
     environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, check=False)

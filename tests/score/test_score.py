@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from repository import ROOT
 from rouge_chinese import Rouge
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -27,7 +28,7 @@ from mi_llm.score.libraries import Characters, corpus_scores, pooled_scores, rou
 from mi_llm.score.text import LLAMA_FACTORY, all_scores, common_subsequence, sample_scores
 from mi_llm.statistics import DialogBootstrap, cohens_d, holm, p_of_swaps, superiority
 
-REFERENCE = Path(__file__).parent / "references" / "metric.json"
+REFERENCE = ROOT / "tests" / "references" / "metric.json"
 PARTS = [
     "我", "你", "戒烟", "很难", "听起来", "的", "了", "不", "想", "医生", "老师", "明天", "。", "，", "！", "？", "…", "”", "’",
     ".", "......", "?", " ", "\n", "\r\n", "\u3000", "\x85", "a", "1.5%", "BMI", "C++", "-", "_", "é", "😀", "𠀀", "鿕", "龘",

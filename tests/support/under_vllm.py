@@ -1,9 +1,9 @@
 """What vLLM's own code makes of our command lines, requests, chats and adapters; run where `vllm` can be imported.
 
-    python tests/under_vllm.py JOB.json ANSWERS
+    python tests/support/under_vllm.py JOB.json ANSWERS
 
-reads a job as `tests/test_vllm.py` writes it, and writes `ANSWERS/answers.json` and, for each model whose adapter was taken,
-`ANSWERS/<model>.safetensors`: what its adapter adds to each layer. Neither a GPU nor vLLM's compiled parts are needed: the
+reads a job as `tests/models/test_vllm.py` writes it, and writes `ANSWERS/answers.json` and, for each model whose adapter was
+taken, `ANSWERS/<model>.safetensors`: what its adapter adds to each layer. Neither a GPU nor vLLM's compiled parts are needed: the
 models have no weights and no pass is made. The one thing replaced is the platform, which is set to the CPU's.
 """
 

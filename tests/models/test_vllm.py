@@ -9,7 +9,7 @@ colons, that hold `vllm` and what it imports beyond this environment:
         model-hosting-container-standards msgspec multidict openai-harmony opencv-python-headless opentelemetry-api \
         partial-json-parser pillow propcache py-cpuinfo pybase64 pycountry pydantic-extra-types python-multipart pyzmq \
         referencing regex rpds-py sentencepiece sniffio apache-tvm-ffi uvloop watchfiles xgrammar yarl
-    MI_LLM_VLLM=$PWD/vllm:$PWD/beside python -m pytest tests/test_vllm.py
+    MI_LLM_VLLM=$PWD/vllm:$PWD/beside python -m pytest tests/models/test_vllm.py
 """
 
 import json
@@ -25,9 +25,10 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from repository import ROOT
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
-from tiny import model_server, study_with
+from tiny import MODELS, model_server, study_with
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mi_llm import storage
@@ -42,11 +43,9 @@ from mi_llm.models.vllm import write_for_vllm
 from mi_llm.study import Study
 from mi_llm.study import load as load_study
 
-ROOT = Path(__file__).parent.parent
 FACTS = YAML(typ="safe").load((ROOT / "tests/references/vllm.yaml").read_text(encoding="utf-8"))
 GPU = YAML(typ="safe")
 GPU.constructor.add_constructor("!reset", lambda *_: None)
-MODELS = ["tiny-baichuan2", "tiny-glm4", "tiny-llama3"]
 PAPER = {"baichuan2-7b": "baichuan2", "glm-4-9b": "glm4", "llama-3-8b-chinese": "llama3"}
 
 
@@ -242,7 +241,7 @@ def under_vllm(job: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
         pytest.skip("no vLLM here (MI_LLM_VLLM)")
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": place, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    script = [sys.executable, str(ROOT / "tests/under_vllm.py"), str(folder / "job.json"), str(folder)]
+    script = [sys.executable, str(ROOT / "tests/support/under_vllm.py"), str(folder / "job.json"), str(folder)]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     answers: dict[str, Any] = storage.read_json(folder / "answers.json")

@@ -5,7 +5,7 @@ arm. `#429`, `#500`, `#400`, `#413`, `#long`, `#cut`, `#junk`, `#silent` and `#s
 request is written to the log, a line each when it has ended: what was asked, how many pieces were sent, and whether the one who
 asked left early.
 
-    python tests/streaming_server.py --log log.jsonl --models tiny,tiny+mi --delay 0.02
+    python tests/support/streaming_server.py --log log.jsonl --models tiny,tiny+mi --delay 0.02
 
 prints the port it listens on.
 """

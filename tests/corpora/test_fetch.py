@@ -17,6 +17,7 @@ import requests
 from edits import edit
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from repository import ROOT
 
 from mi_llm import storage
 from mi_llm.corpora import acquire, fetch
@@ -27,7 +28,6 @@ from mi_llm.dialog import read_dialogs
 from mi_llm.problem import Problem
 from mi_llm.study import Study, load
 
-ROOT = Path(__file__).parent.parent
 T = TypeVar("T")
 
 

@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from mi_llm import storage
 from mi_llm.corpora import acquire, annomi, fetch, release
@@ -16,7 +17,6 @@ from mi_llm.dialog import Dialog, read_dialogs
 from mi_llm.problem import Problem
 from mi_llm.study import Study, load
 
-ROOT = Path(__file__).parent.parent
 SAMPLES = {"cpsycound": 60, "psydtcorpus": 20, "smilechat": 14, "psy_insight": 14, "efaqa": 14, "annomi": 10}
 
 

@@ -4,7 +4,7 @@ It answers a transcription prompt with the dialog in it, as the JSON list that t
 share of its answers is one of FAULTS, drawn with a seed. Every request is written to the log, a line each: what was asked
 (SHA-256 of the body), when it came, and how it was answered; a line is written when the answer has left.
 
-    python tests/model_server.py --port 0 --log log.jsonl --faults 0.3 --delay 0.05
+    python tests/support/model_server.py --port 0 --log log.jsonl --faults 0.3 --delay 0.05
 
 prints the port it listens on.
 """

@@ -18,7 +18,8 @@ import psutil
 import pytest
 import torch
 from peft import PeftModel
-from tiny import give_adapter, model_server, study_with
+from repository import ROOT
+from tiny import MODELS, give_adapter, model_server, study_with
 from transformers import GenerationConfig, PreTrainedModel
 
 from mi_llm.dialog import Dialog, Round, read_rounds, write_rounds
@@ -33,9 +34,7 @@ from mi_llm.models.respond import respond
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 
-MODELS = ("tiny-baichuan2", "tiny-glm4", "tiny-llama3")
 MOST = 12
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from pathlib import Path
 import httpx2
 import torch
 from prometheus_client.parser import text_string_to_metric_families
+from repository import ROOT
 from safetensors.torch import load_file, save_file
 from tiny import give_adapter, study_with
 
 from mi_llm.engine.load import chat_format, checkpoint, load
 from mi_llm.study import Study
 
-ROOT = Path(__file__).parent.parent
 ENDLESS = "tiny-glm4"  # of this one's checkpoint we make one that never ends a reply
 
 
