@@ -4,7 +4,7 @@ It answers the prompts of the miniature with what was written for this bundle (`
 counterpart or a translation; and anything else with 404. The shipped cassettes were recorded from it, through the same code that
 records from any other model:
 
-    python tests/author_server.py 8808 &
+    python tests/support/author_server.py 8808 &
     for stage in rate transcribe translate; do mi-llm $stage --mode record --yes; done
 """
 
