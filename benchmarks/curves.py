@@ -1,4 +1,4 @@
-"""Writes the loss-curve reference of tests/test_llamafactory.py: the same short training by the bundle and by LLaMA-Factory.
+"""Writes the loss-curve reference of tests/engine/test_llamafactory.py: a short training by the bundle and by LLaMA-Factory.
 
 Takes the bundle's tiny model of each architecture, makes a first adapter from a seed, trains both sides on sample dialogs,
 and writes `curves.json`. With `ours FILE` it trains only our side, and writes its losses to FILE: the test compares them with

@@ -1,7 +1,8 @@
 """P6, recording: 2,040 answers from a server that takes 200 ms for each, 32 at a time, against the least time that queueing
 allows.
 
-The server is `tests/model_server.py`, a process of its own on the same machine; each answer is checked, sealed and fsynced.
+The server is `tests/support/model_server.py`, a process of its own on the same machine; each answer is checked, sealed
+and fsynced.
 
     python benchmarks/run.py P6
 """
@@ -23,7 +24,7 @@ from mi_llm.study import Budget, Llm
 ROUNDS = 3
 ANSWERS, CONCURRENCY, DELAY = 2040, 32, 0.2
 GOAL = 1.15  # times the queueing floor
-SERVER = Path(__file__).parent.parent / "tests" / "model_server.py"
+SERVER = Path(__file__).parent.parent / "tests" / "support" / "model_server.py"
 DIALOG = "# 原对话\n" + "来访者：最近总是熬夜，白天没有精神，想改又改不了。\n咨询师：听起来你想改，又觉得改不动。\n" * 8
 
 

@@ -7,7 +7,7 @@ and of SmileChat in the folder that MI_LLM_MIRROR names.
 
     python benchmarks/run.py P3
     python benchmarks/scoring.py 1 2000          # a trial: one repetition, at most 2,000 pairs
-    python benchmarks/scoring.py references      # writes the reference of tests/test_score.py
+    python benchmarks/scoring.py references      # writes the reference of tests/score/test_score.py
 """
 
 import json

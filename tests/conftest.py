@@ -4,7 +4,6 @@ import fcntl
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import pytest
 from hypothesis import settings
+from repository import PROGRAMS, ROOT
 from scored import make_scored
 from tiny import untrained
 from transformers import PreTrainedTokenizerFast
@@ -28,7 +28,6 @@ from mi_llm.models.pretrain import train_tokenizer
 from mi_llm.report.page import report
 from mi_llm.study import Study, load
 
-ROOT = Path(__file__).parent.parent
 UPSTREAM = ROOT.parent / "shared" / "upstream"
 
 settings.register_profile("repeatable", derandomize=True)  # a commit that was green stays green
@@ -96,7 +95,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         subprocess.run(["git", "clone", "-q", str(ROOT), str(folder / "bundle")], check=True)
-        command = [str(Path(sys.executable).parent / "mi-llm"), "reproduce", "mini"]
+        command = [str(PROGRAMS / "mi-llm"), "reproduce", "mini"]
         done = subprocess.run(command, cwd=folder / "bundle", capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         (folder / "run.txt").write_text(done.stdout, encoding="utf-8")

@@ -17,6 +17,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 from edits import edit
+from repository import ROOT
 from ruamel.yaml import YAML
 
 from mi_llm import storage
@@ -30,7 +31,6 @@ from mi_llm.corpora.read import read
 from mi_llm.paper.claims import claims
 from mi_llm.study import Study, load
 
-ROOT = Path(__file__).parent.parent
 MINI = Path("mini/params.yaml")
 ORCID = r"^\d{4}-\d{4}-\d{4}-\d{3}[\dX]$"
 FINISHED = {"type": "string", "minLength": 1, "not": {"pattern": "FIXME|TODO|XXXXX"}}

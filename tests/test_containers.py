@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parent.parent
 COMPOSE = """#!/bin/sh
 case "$1" in
   docker-cli-plugin-metadata) echo '{"SchemaVersion": "0.1.0", "Vendor": "test", "Version": "2.24.0"}' ;;

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from pipeline import ran as stages_run
+from repository import PROGRAMS, ROOT
 from ruamel.yaml import YAML
 
 from mi_llm import digests, registry
 
-ROOT = Path(__file__).parent.parent
 STAGES = [name for name in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"] if name != "digests"]
 
 PACKAGES = {  # whose modules these stages take by their names
@@ -175,7 +175,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "PYTHONPATH": str(folder / "src")}
 
 

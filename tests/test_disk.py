@@ -4,20 +4,18 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pipeline import ran
+from repository import PROGRAMS, ROOT
 
 from mi_llm.disk import held, link_bases
 from mi_llm.doctor import fitting, machine
 from mi_llm.reproduce import targets
 from mi_llm.study import Study, load
 
-ROOT = Path(__file__).parent.parent
-PROGRAMS = Path(sys.executable).parent
 WEIGHTS = Path("runs/mini/base/tiny-glm4/checkpoint/model.safetensors")
 
 

@@ -25,14 +25,13 @@ from dvc.cli.parser import get_main_parser
 from edits import edited
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from repository import PAGES, PROGRAMS, ROOT
 from ruamel.yaml import YAML
 from torch.distributed.run import get_args_parser
 
 from mi_llm.cli import app
 from mi_llm.study import Section, Study, load
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
 OURS = ("mi-llm", "make", "dvc", "./reproduce.sh", "docker")
 NEEDS = {"gpu", "slurm", "docker", "network", "key"}
 PLAIN = {  # programs whose own options nobody here knows better than bash does
@@ -116,7 +115,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run shell commands as a reader would, in a clone whose own code is what runs."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"
     places = {"PATH": path, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
     environment = {name: value for name, value in os.environ.items() if name != "MI_LLM_MIRROR"} | places
     return subprocess.run(["bash", "-euc", script], cwd=folder, env=environment, capture_output=True, text=True, check=False)

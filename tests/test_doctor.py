@@ -4,7 +4,6 @@ import math
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from importlib.util import find_spec
@@ -14,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from repository import PROGRAMS, ROOT
+from tiny import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
 from mi_llm.doctor import fitting, gpus, machine, outdated, ways_on
@@ -41,8 +42,6 @@ from mi_llm.needs import needs
 from mi_llm.study import Finetune, Study
 from mi_llm.study import load as load_study
 
-ROOT = Path(__file__).parent.parent
-TINY = ["tiny-baichuan2", "tiny-glm4", "tiny-llama3"]
 GIB = 2**30
 LLAMA = {"layers": 32, "hidden": 4096, "heads": 32, "key_value_heads": 8, "intermediate": 14336, "vocabulary": 128256}
 
@@ -100,7 +99,7 @@ def kept(model: PeftModel, tokens: int) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", MODELS)
 def test_parameters_and_bytes_are_those_of_real_checkpoints_and_adapters(name: str, checkpoints: Path, options: Finetune) -> None:
     model, shape = tuned(checkpoints / name, changed(options, precision="float32"))
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -113,7 +112,7 @@ def test_parameters_and_bytes_are_those_of_real_checkpoints_and_adapters(name: s
     assert weight_bytes(shape, "float32") == file.stat().st_size - 8 - length
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_activations_are_what_is_kept(name: str, precision: str, dropout: float, checkpoints: Path, options: Finetune) -> None:
@@ -141,7 +140,7 @@ def product_flops(_: Sequence[int], one: Sequence[int], other: Sequence[int], **
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", MODELS)
 def test_operations_are_those_of_a_real_step(name: str, checkpointing: bool, checkpoints: Path, options: Finetune) -> None:
     model, shape = tuned(checkpoints / name, changed(options, precision="float32", checkpointing=checkpointing))
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: product_flops}) as counter:
@@ -256,7 +255,7 @@ def test_the_doctor_says_how_each_model_fits_the_gpu_found(tmp_path: Path, monke
     card = "NVIDIA GeForce RTX 4090, 24564, 8.9"
     monkeypatch.setenv("PATH", f"{driver(tmp_path, card, card)}:{os.environ['PATH']}")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    command = [str(Path(sys.executable).parent / "mi-llm"), "doctor", "--study", "params.yaml"]
+    command = [str(PROGRAMS / "mi-llm"), "doctor", "--study", "params.yaml"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     assert "NVIDIA GeForce RTX 4090, 24.0 GiB + NVIDIA GeForce RTX 4090, 24.0 GiB" in shown
     assert "NVIDIA driver     570.86.15                         paper: 580 or newer, for CUDA 13" in shown

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from repository import ROOT
 from scored import Page, make_scored
 from tiny import untrained
 from transformers import PreTrainedTokenizerFast
@@ -18,7 +19,6 @@ from mi_llm.engine.template import FORMATS
 from mi_llm.report.page import report
 from mi_llm.study import load
 
-ROOT = Path(__file__).parent.parent
 MODEL = "tiny-glm4"
 SMALL = (
     ("models: [tiny-baichuan2, tiny-glm4, tiny-llama3]", f"models: [{MODEL}]"),

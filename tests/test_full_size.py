@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from mi_llm import storage
 from mi_llm.models.hub import entries
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow

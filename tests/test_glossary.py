@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import PAGES, ROOT
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parent.parent
 GLOSSARY = ROOT / "docs/glossary.md"
 STUDIES = [ROOT, ROOT / "mini", ROOT / "released"]
-PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
 KINDS = (".py", ".yaml", ".jinja", ".js", ".css", ".csv")
 READ = [
     *PAGES,

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from mi_llm import storage
 
-ROOT = Path(__file__).parent.parent
 CHECKS = ["environment", "determinism", "attention", "checkpoint", "finetune", "respond", "keys_and_values", "four_bit"]
 
 

@@ -2,16 +2,16 @@
 
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from repository import PROGRAMS, ROOT
+
 CONTRACT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"][0]
 
 
 def test_imports_go_down_only_and_a_sideways_one_is_refused(tmp_path: Path) -> None:
-    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache", "--config", str(ROOT / "pyproject.toml")]
+    command = [str(PROGRAMS / "lint-imports"), "--no-cache", "--config", str(ROOT / "pyproject.toml")]
     whole = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert whole.returncode == 0, whole.stdout
 

@@ -3,12 +3,12 @@
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import made_up_release
 import pytest
+from repository import PROGRAMS, ROOT
 
 from mi_llm import storage
 from mi_llm.corpora.fetch import sources
@@ -18,7 +18,6 @@ from mi_llm.needs import PARTS, listed, needs, outlook
 from mi_llm.reproduce import accept_licences
 from mi_llm.study import Study, load
 
-ROOT = Path(__file__).parent.parent
 BARE = Machine(
     python="3.11", cores=2, memory=24, disk=1000, gpus=(), engine=None, fonts=True, network=False, hub=False, key=False,
     mirror=None, driver=None,
@@ -114,7 +113,7 @@ def test_all_licences_are_accepted_before_anything_is_fetched(paper: Study, monk
 def test_the_papers_study_stops_at_once_on_a_machine_without_any_of_it(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "bundle")], check=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MI_LLM_")}
-    command = [str(Path(sys.executable).parent / "mi-llm"), "reproduce", "paper", "--yes"]
+    command = [str(PROGRAMS / "mi-llm"), "reproduce", "paper", "--yes"]
     done = subprocess.run(
         command, cwd=tmp_path / "bundle", env={**environment, "HF_ENDPOINT": "http://127.0.0.1:9"}, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, check=False,

@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -21,6 +20,7 @@ from typing import Any
 import made_up_release
 import pandas as pd
 import pytest
+from repository import GIT, PROGRAMS, ROOT
 from ruamel.yaml import YAML
 from tiny import untrained
 from transformers import PreTrainedTokenizerFast
@@ -29,8 +29,7 @@ from mi_llm import storage
 from mi_llm.codebook.coding import Global
 from mi_llm.dialog import read_dialogs
 
-ROOT = Path(__file__).parent.parent
-MI_LLM = str(Path(sys.executable).parent / "mi-llm")
+MI_LLM = str(PROGRAMS / "mi-llm")
 MODEL = "tiny-glm4"
 CHANGED: dict[str, Any] = {  # sizes, models and paths; everything else is the root's
     "threads": 2,
@@ -178,8 +177,7 @@ def make_bundle(folder: Path, clients: str, tokenizer: PreTrainedTokenizerFast, 
     mirror = folder.parent / "mirror"
     made_up_release.make_mirror(mirror, ROOT / "data", folder / "src/mi_llm/corpora/sources.yaml", released())
     untrained(folder / "untrained", tokenizer)
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    subprocess.run(["git", *identity, "commit", "-q", "-a", "-m", "paper-shaped"], cwd=folder, check=True)
+    subprocess.run([*GIT, "commit", "-q", "-a", "-m", "paper-shaped"], cwd=folder, check=True)
     return Bundle(folder, mirror)
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
-from remote_servers import KINDS, ROOT, Relay, Server, StrictS3, free_port, need
+from remote_servers import KINDS, Relay, Server, StrictS3, free_port, need
+from repository import GIT, PROGRAMS, ROOT
 from ruamel.yaml import YAML
 
 from mi_llm.study import load
 
 DVC = [sys.executable, "-m", "dvc"]
-GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
 
 
 @pytest.fixture(autouse=True)
@@ -211,7 +211,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make(folder: Path, target: str, *settings: str) -> None:
     """A target of the Makefile, with the environment of this test in place of .venv."""
     subprocess.run(
-        ["make", "--old-file=setup", target, f"BIN={Path(sys.executable).parent}", *settings],
+        ["make", "--old-file=setup", target, f"BIN={PROGRAMS}", *settings],
         cwd=folder, check=True, capture_output=True, timeout=120,
     )  # fmt: skip
 

@@ -12,19 +12,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from edits import edit
 from pipeline import ran
+from repository import GIT, PROGRAMS, ROOT
 from ruamel.yaml import YAML
 
 from mi_llm.compare import stages
 from mi_llm.reproduce import mend
 from mi_llm.study import load
 
-COMMAND = [str(Path(sys.executable).parent / "mi-llm"), "reproduce"]
-DVC = str(Path(sys.executable).parent / "dvc")
-GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+COMMAND = [str(PROGRAMS / "mi-llm"), "reproduce"]
+DVC = str(PROGRAMS / "dvc")
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-ROOT = Path(__file__).parent.parent
 FLOATING = "nvidia-nvjitlink<14,>=13.0.88"  # as cuda-toolkit, which torch requires, asks for it
 PYPROJECT = """[build-system]
 requires = []

@@ -1,10 +1,10 @@
 """Files are written whole or not at all, also when the disk is full."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from repository import PROGRAMS
 
 from mi_llm import storage
 from mi_llm.problem import Problem
@@ -43,7 +43,7 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_half_written(tmp_path: Pa
 
 def test_a_problem_is_shown_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("name: [", encoding="utf-8")
-    command = [str(Path(sys.executable).parent / "mi-llm"), "split", "--study", str(tmp_path / "params.yaml")]
+    command = [str(PROGRAMS / "mi-llm"), "split", "--study", str(tmp_path / "params.yaml")]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
     assert shown.returncode == 2
     assert shown.stderr.startswith("mi-llm: ")

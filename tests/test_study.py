@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from edits import edit
+from repository import ROOT
 
 from mi_llm.problem import Problem
 from mi_llm.study import file_of, load
 
-ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(path for path in [ROOT / "params.yaml", *ROOT.glob("*/params.yaml")] if path.parent.name != "pretrain")
 
 

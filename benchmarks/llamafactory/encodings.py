@@ -1,4 +1,4 @@
-"""Writes the encoding reference of tests/test_llamafactory.py: dialogs as LLaMA-Factory's own code turns them into tokens.
+"""Writes the encoding reference of tests/engine/test_llamafactory.py: dialogs as LLaMA-Factory's own code turns them into tokens.
 
 Reads `dialogs.json` beside the reference and a tokenizer of the bundle's tiny models. Each dialog goes through LLaMA-Factory's
 alpaca converter, its templates and its processors for training and for prediction. Run it in LLaMA-Factory's environment:

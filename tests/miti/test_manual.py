@@ -1,0 +1,398 @@
+"""The manual evaluation without people: standardized clients, blinded packets, tables by arm."""
+
+import csv
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from edits import edit
+from repository import ROOT
+from tiny import give_adapter, model_server, study_with
+
+from mi_llm import storage
+from mi_llm.dialog import Dialog, Turn, read_dialogs, write_dialogs
+from mi_llm.miti import code as coders
+from mi_llm.miti.blind import assigned, auc, blind, classified, deidentified, formatted, leaks
+from mi_llm.miti.clients import Scripted, bundled
+from mi_llm.miti.simulate import simulate
+from mi_llm.miti.summary import summary, table_4
+from mi_llm.problem import Problem
+from mi_llm.report import manual
+from mi_llm.study import Study
+
+PROFILES, COMMON = bundled()
+REFLECTS = "听起来你很为难，一方面想改变，另一方面又舍不得。"
+PUSHES = "你应该马上改掉这个坏习惯，必须坚持下去。"
+
+
+def talk(profile: int, reply: Callable[[int], str], rounds: int = 30) -> list[Turn]:
+    """A scripted client's talk with a counselor that answers by the number of the round."""
+    client, turns = Scripted(PROFILES[profile], COMMON), list[Turn]()
+    for number in range(rounds):
+        said = client.say(turns)
+        if said is None:
+            break
+        turns += [Turn(role="client", text=said), Turn(role="counselor", text=reply(number))]
+    return turns
+
+
+def said(turns: list[Turn]) -> list[str]:
+    return [turn.text for turn in turns if turn.role == "client"]
+
+
+@pytest.mark.parametrize("profile", range(len(PROFILES)), ids=[profile.id for profile in PROFILES])
+def test_a_client_who_is_heard_tells_the_reason_and_makes_a_plan(profile: int) -> None:
+    lines = PROFILES[profile].says
+    assert lines is not None
+    words = said(talk(profile, lambda _: REFLECTS))
+    assert words[0] == lines.opening
+    assert words[-2:] == [lines.plan, COMMON.goodbye]
+    places = [words.index(line) for line in (*lines.manifestation[:2], *lines.reason, lines.change[0])]
+    assert places == sorted(places)
+    assert len(words) <= 12
+
+
+def test_a_client_who_is_pushed_defends_themselves_and_breaks_off() -> None:
+    words = said(talk(0, lambda _: PUSHES))
+    assert words[1:4] == list(COMMON.sustain[:3])
+    assert words[-1] == COMMON.break_off
+    assert not set(words) & set(PROFILES[0].says.reason if PROFILES[0].says else ())
+
+
+def test_without_its_reason_addressed_motivation_does_not_rise() -> None:
+    lines = PROFILES[0].says
+    assert lines is not None
+    words = said(talk(0, lambda _: "后来怎么样呢？"))
+    assert not set(words) & {*lines.change, lines.plan}
+
+
+def test_the_topics_are_those_of_table_5_in_the_papers_numbers() -> None:
+    counts = pd.Series([profile.topic for profile in PROFILES]).value_counts()
+    assert dict(counts) == {
+        "Weight loss or diet management": 4,
+        "Reducing mobile phone use": 2,
+        "Improving insomnia": 2,
+        "Increasing exercise": 1,
+        "Reducing excessive consumption": 1,
+    }
+
+
+@pytest.fixture
+def ready(workspace: Path) -> Study:
+    """A study with one tiny model, its adapter, and four clients who stay for three rounds at most."""
+    (workspace / "pretrain").symlink_to(ROOT / "pretrain")
+    others = {"    tiny-baichuan2: baichuan2\n": "", "    tiny-llama3: llama3\n": ""}
+    edit(Path("mini/params.yaml"), others | {"models: [tiny-baichuan2, tiny-glm4, tiny-llama3]": "models: [tiny-glm4]"})
+    study = study_with(threads="1", max_new_tokens="12", simulate_dialogs="4", simulate_rounds="3")
+    give_adapter(study, "tiny-glm4")
+    return study
+
+
+def test_both_arms_meet_the_same_clients(ready: Study) -> None:
+    simulate(ready, "tiny-glm4")
+    arms = {arm: read_dialogs(ready.folder / "simulate/tiny-glm4" / f"{arm}.jsonl") for arm in ("base", "tuned")}
+    profiles = [[dialog.meta["profile"] for dialog in dialogs] for dialogs in arms.values()]
+    assert profiles[0] == profiles[1]
+    assert len(set(profiles[0])) == 4
+    assert [dialog.turns[0] for dialog in arms["base"]] == [dialog.turns[0] for dialog in arms["tuned"]]
+    assert [dialog.turns[1] for dialog in arms["base"]] != [dialog.turns[1] for dialog in arms["tuned"]]
+    for dialog in arms["base"]:
+        assert [turn.role for turn in dialog.turns] == ["client", "counselor"] * (len(dialog.turns) // 2)
+    before = {path: path.read_bytes() for path in (ready.folder / "simulate").rglob("*.jsonl")}
+    simulate(ready, "tiny-glm4")
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_server_is_asked_for_each_reply_once_until_the_talks_are_there(ready: Study, tmp_path: Path) -> None:
+    log, out = tmp_path / "server.log", ready.folder / "simulate/tiny-glm4"
+    with model_server(log) as address:
+        study = study_with(engine="server", server=address)
+        (out / "base.jsonl").mkdir(parents=True)
+        with pytest.raises(Problem, match="could not be written"):
+            simulate(study, "tiny-glm4")
+        asked = log.read_text().splitlines()
+        assert len(asked) == 2 * 4 * 3  # arms, clients, rounds
+        (out / "base.jsonl").rmdir()
+        simulate(study, "tiny-glm4")
+        assert log.read_text().splitlines() == asked
+        assert list((ready.folder / "simulate").iterdir()) == [out]
+        simulate(study, "tiny-glm4")
+    assert len(log.read_text().splitlines()) == 2 * len(asked)
+
+
+def test_talks_of_people_are_read(ready: Study) -> None:
+    study = study_with(client="person")
+    folder = Path(study.simulate.folder) / "tiny-glm4"
+    turns = (Turn(role="client", text="我想戒烟"), Turn(role="counselor", text="你想戒烟。"))
+    write_dialogs(folder / "tuned.jsonl", [Dialog(id="1", source="chat", turns=turns, meta={"profile": "night-snacks"})])
+    simulate(study, "tiny-glm4")
+    (found,) = read_dialogs(study.folder / "simulate/tiny-glm4/tuned.jsonl")
+    assert (found.id, found.turns, found.meta["client"]) == ("tiny-glm4-tuned-1", turns, "person")
+    assert read_dialogs(study.folder / "simulate/tiny-glm4/base.jsonl") == []
+    write_dialogs(folder / "base.jsonl", [Dialog(id="2", source="chat", turns=turns[:1])])
+    with pytest.raises(Problem, match=r"base\.jsonl, line 1"):
+        simulate(study, "tiny-glm4")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("我叫李小明，今年三十岁。", "我叫某某，今年三十岁。"),
+        ("我叫他别抽了。", "我叫他别抽了。"),
+        ("上周王医生说我血压高。", "上周某医生说我血压高。"),
+        ("高血压医生都说要少盐。", "高血压医生都说要少盐。"),
+        ("任何医生都这么说。", "任何医生都这么说。"),
+        ("欧阳说，张伟民老师好。", "欧阳说，某老师好。"),
+        ("小张同学陪我去的。", "某同学陪我去的。"),
+        ("我在北京市上班，老家是四川省的。", "我在某地上班，老家是某地的。"),
+        ("我的电话是13812345678，微信号是abc_12345。", "我的电话是某处，微信号是某号。"),
+        ("写信到 someone@example.org 或看 https://example.org/a?b=1。", "写信到 某处 或看 某处。"),
+        ("作为一个人工智能语言模型，我不能诊断。", "作为一名咨询师，我不能诊断。"),
+        ("我是ChatGLM，由智谱训练。", "我是某某，由某某训练。"),
+        ("My name is Dana Miller and I smoke.", "My name is 某某 and I smoke."),
+        ("每天两包烟，抽了10年。", "每天两包烟，抽了10年。"),
+    ],
+)
+def test_what_names_people_places_and_models_is_taken_out(text: str, expected: str) -> None:
+    assert deidentified(text)[0] == expected
+
+
+def test_words_that_a_person_found_are_taken_out_too() -> None:
+    text, removed = deidentified("达娜，谢谢你。", ["达娜"])
+    assert (text, removed) == ("某某，谢谢你。", [("name", "某某")])
+
+
+def test_all_transcripts_have_one_format() -> None:
+    turns = [
+        Turn(role="client", text="我  想\n戒烟"),
+        Turn(role="counselor", text="**好**的：\n- 一\n- 二"),
+        Turn(role="counselor", text="三"),
+    ]
+    assert formatted(turns) == [Turn(role="client", text="我想戒烟"), Turn(role="counselor", text="好的：一二三")]
+
+
+def test_raters_share_what_they_should_share() -> None:
+    packets = [f"p{number}" for number in range(10)]
+    found = assigned(packets, 3, 0.4, random.Random(1))
+    mine = [set(one) for one in found.values()]
+    assert set.union(*mine) == set(packets)
+    assert len(set.intersection(*mine)) == 4
+    assert [len(one) for one in mine] == [6, 6, 6]
+    assert all(one & other == set.intersection(*mine) for one in mine for other in mine if one is not other)
+    assert assigned(packets, 2, 1.0, random.Random(1))["rater-1"] != packets
+
+
+def blinded(study: Study) -> Path:
+    """Simulate, add two real sessions, blind."""
+    simulate(study, "tiny-glm4")
+    turns = (
+        Turn(role="counselor", text="你好，王医生让你来的？"),
+        Turn(role="client", text="对。"),
+        Turn(role="counselor", text="嗯。"),
+    )
+    real = [Dialog(id=name, source="annomi-zh", turns=turns, meta={"topic": "smoking cessation"}) for name in ("0", "1")]
+    write_dialogs(study.folder / "translate/dialogs.jsonl", real)
+    blind(study)
+    return study.folder / "blind"
+
+
+def test_packets_do_not_tell_where_they_come_from(ready: Study) -> None:
+    folder = blinded(ready)
+    key = pd.read_csv(folder / "key.csv", keep_default_na=False)
+    assert len(key) == 4 + 4 + 2
+    files = sorted((folder / "packets").glob("*.json"))
+    assert {path.stem for path in files} == {*key["packet"], "raters"}
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
+    for word in ("tiny", "glm4", "annomi", "base", "tuned", "real", "王医生", "night-snacks"):
+        assert word not in text
+    raters = storage.read_json(folder / "packets/raters.json")
+    assert set(raters["rater-1"]) == set(raters["rater-2"]) == set(key["packet"])
+    order = [str(arm) for arm in key["arm"]]
+    assert order != sorted(order)
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    blind(ready)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.*")}
+
+
+def test_a_phrase_that_tells_the_arm_is_found() -> None:
+    chance = random.Random(1)
+    arms = ["base"] * 12 + ["tuned"] * 12
+    key = pd.DataFrame({"packet": [str(place) for place in range(24)], "arm": arms})
+    packets = {
+        str(place): [
+            Turn(role="client", text="我想戒烟" * chance.randint(1, 5)),
+            Turn(role="counselor", text="抱歉，我无法" if arm == "base" else "慢慢来，我们" + "一起" * chance.randint(1, 5)),
+        ]
+        for place, arm in enumerate(arms)
+    }
+    found = leaks(packets, key).set_index("what")
+    assert found.loc["抱歉", "auc"] == 0
+    assert found.loc["慢慢来", "auc"] == 1
+    assert 0.2 < found.loc["characters per client volley", "auc"] < 0.8
+    assert found.loc["all measures together", "auc"] > 0.9
+
+
+def test_what_tells_nothing_has_an_auc_of_a_half() -> None:
+    assert auc(np.array([1.0, 2.0]), np.array([1.0, 2.0]))[0] == 0.5
+    values = np.random.default_rng(1).normal(size=(60, 5))
+    second = np.arange(60) % 2 == 0
+    scores = classified(values, second)
+    assert 0.3 < auc(scores[~second], scores[second])[0] < 0.7
+    shifted = values + np.where(second, 3.0, 0.0)[:, None]
+    scores = classified(shifted, second)
+    assert auc(scores[~second], scores[second])[0] > 0.99
+
+
+def test_a_packet_is_not_judged_by_itself() -> None:
+    values, second = np.random.default_rng(2).normal(size=(20, 4)), np.arange(20) < 9
+    found = classified(values, second)
+    spread = (values - values.mean(axis=0)) / values.std(axis=0)
+    design = np.column_stack([spread, np.ones(20)])
+    target = np.where(second, 1 / 9, -1 / 11)
+    for place in range(20):
+        rest = np.arange(20) != place
+        ridge = np.diag([1.0, 1.0, 1.0, 1.0, 1e-9])
+        weights = np.linalg.solve(design[rest].T @ design[rest] + ridge, design[rest].T @ target[rest])
+        assert found[place] == pytest.approx(design[place] @ weights)
+
+
+def code(
+    study: Study,
+    seen: Callable[[str, int], list[str]],
+    globals_: Callable[[str], int] | None = None,
+    raters: tuple[str, str] = ("rater-1", "rater-2"),
+) -> None:
+    """Codes of two raters: `seen` tells what is in a volley of an arm; the globals by arm, of the second rater 1 more."""
+    folder = study.folder / "code"
+    folder.mkdir(parents=True, exist_ok=True)
+    key = pd.read_csv(study.folder / "blind/key.csv", keep_default_na=False)
+    with (folder / "codes.csv").open("w", newline="") as codes, (folder / "globals.csv").open("w", newline="") as ratings:
+        rows, given = csv.writer(codes), csv.writer(ratings)
+        rows.writerow(["rater", "packet", "volley", "code"])
+        given.writerow(["rater", "packet", "code", "rating"])
+        for rater in raters:
+            for packet, arm in zip(key["packet"], key["arm"], strict=True):
+                turns = json.loads((study.folder / f"blind/packets/{packet}.json").read_text(encoding="utf-8"))["turns"]
+                for number, turn in enumerate(turns, 1):
+                    if turn["role"] == "counselor":
+                        for behaviour in seen(arm, number) or [""]:
+                            rows.writerow([rater, packet, number, behaviour])
+                if globals_:
+                    for name in ("CCT", "SST", "EMP", "PAR"):
+                        given.writerow([rater, packet, name, globals_(arm) + (rater == raters[1])])
+
+
+def test_the_tables_of_hand_made_codes(ready: Study) -> None:
+    blinded(ready)
+    code(
+        ready,
+        lambda arm, number: {"base": ["Q"], "tuned": ["SR", "Q", "AF"], "real": []}[arm],
+        lambda arm: 4 if arm == "tuned" else 2,
+    )
+    summary(ready)
+    folder = ready.folder / "summary"
+    table = pd.read_csv(folder / "table_6.csv").set_index(["indicator", "source", "arm"])
+    rounds = pd.read_csv(folder / "table_4.csv").set_index(["source", "arm"])["rounds_mean"]
+    assert rounds.loc[("tiny-glm4", "tuned")] == 3
+    assert table.loc[("SR", "tiny-glm4", "tuned"), "mean"] == 3
+    assert table.loc[("SR", "tiny-glm4", "tuned"), "per_round"] == 1
+    assert table.loc[("RQ", "tiny-glm4", "tuned"), "mean"] == 1
+    assert table.loc[("RQ", "tiny-glm4", "base"), "mean"] == 0
+    assert ("RQ", "annomi", "real") not in table.index  # no question: there is no ratio
+    assert table.loc[("CCT", "tiny-glm4", "tuned"), "mean"] == 4.5
+    assert table.loc[("TECH", "annomi", "real"), "mean"] == 2.5
+    tested = pd.read_csv(folder / "tests.csv").set_index(["contrast", "indicator"])
+    assert tested.loc[("tuned against base", "SR"), "p"] == 2 / 2**4  # four clients: only two of the 16 sign patterns are as far
+    assert tested.loc[("tuned against base", "Q"), "p"] == 1
+    assert tested.loc[("tuned against base", "SR"), "p_holm"] == 1
+    numbers = storage.read_json(folder / "metrics.json")
+    assert (numbers["packets"], numbers["coded"]) == (10, 10)
+    topics = pd.read_csv(folder / "table_5.csv")
+    assert topics[topics["arm"] == "real"]["topic"].tolist() == ["Quitting smoking"]
+
+
+def test_two_of_two_raters_count_by_their_mean(ready: Study) -> None:
+    blinded(ready)
+    code(ready, lambda arm, number: ["CR"])
+    path = ready.folder / "code/codes.csv"
+    codes = pd.read_csv(path, keep_default_na=False)
+    codes.loc[codes["rater"] == "rater-2", "code"] = ""
+    codes.to_csv(path, index=False)
+    summary(ready)
+    table = pd.read_csv(ready.folder / "summary/transcripts.csv").set_index("packet")
+    assert (table["CR"] == table["rounds"] / 2).all()
+    assert table["CCT"].isna().all()
+
+
+def test_a_rater_is_called_as_they_like(ready: Study) -> None:
+    blinded(ready)
+    for name in ("NA", "None", "null", "nan", "007"):
+        code(ready, lambda arm, number: ["CR"], lambda arm: 3, (name, "rater-2"))
+        alone = storage.read_text(ready.folder / "code/codes.csv").splitlines()[1].split(",")[1]  # the first packet
+        for path in (ready.folder / "code").glob("*.csv"):
+            lines = storage.read_text(path).splitlines(keepends=True)
+            path.write_text("".join(line for line in lines if not line.startswith(f"rater-2,{alone},")), encoding="utf-8")
+        summary(ready)
+        table = pd.read_csv(ready.folder / "summary/transcripts.csv").set_index("packet")
+        assert len(table) == 10
+        assert table.loc[alone, "CCT"] == 3
+        assert (table["CCT"].drop(alone) == 3.5).all()
+        assert set(pd.read_csv(ready.folder / "summary/reliability.csv")["raters"]) == {f"{name}, rater-2"}
+        assert manual.coders(ready, "en") == "2 people"
+
+
+def had(study: Study, arm: str, talks: list[tuple[str, str]]) -> None:
+    """Talks of people with one arm, as the chat exports them: a profile, or none, and what the counselor says."""
+    dialogs = [
+        Dialog(
+            id=str(number),
+            source="chat",
+            turns=(Turn(role="client", text="我想戒烟"), Turn(role="counselor", text=text)),
+            meta={"profile": profile, "topic": ""},
+        )
+        for number, (profile, text) in enumerate(talks)
+    ]
+    write_dialogs(Path(study.simulate.folder) / "tiny-glm4" / f"{arm}.jsonl", dialogs)
+
+
+def coded_by_words(study: Study) -> pd.DataFrame:
+    """Simulate, blind, code, sum up; gives the tests of tuned against base by indicator."""
+    blinded(study)
+    coders.code(study)
+    summary(study)
+    found = pd.read_csv(study.folder / "summary/tests.csv").set_index(["contrast", "indicator"])
+    assert "tuned against real" in found.index.get_level_values("contrast")
+    return found[found.index.get_level_values("contrast") == "tuned against base"].droplevel("contrast")
+
+
+@pytest.mark.parametrize("base", [5, 4])
+def test_talks_without_a_profile_are_in_no_pair(ready: Study, base: int) -> None:
+    study = study_with(client="person")
+    had(study, "base", [("", "你抽了多久？")] * base)
+    had(study, "tuned", [("", REFLECTS)] * 5)
+    assert coded_by_words(study).empty
+
+
+def test_a_pair_is_a_profile_however_many_talks_it_had(ready: Study) -> None:
+    study = study_with(client="person")
+    had(study, "base", [("a", REFLECTS), ("a", "嗯。"), ("b", "嗯。"), ("", REFLECTS), ("c", REFLECTS)])
+    had(study, "tuned", [("b", "你抽了多久？"), ("a", "你抽了多久？"), ("", "嗯。"), ("d", REFLECTS)])
+    found = coded_by_words(study)
+    assert set(found["n"]) == {2}
+    assert found.loc["Q", "difference"] == 1
+    assert (
+        found.loc["SR", "difference"] + found.loc["CR", "difference"] == -0.25
+    )  # a: one reflection in two talks, none in the other arm; b: none
+
+
+def test_table_4_counts_as_the_paper_does() -> None:
+    turns = (Turn(role="client", text="好。"), Turn(role="counselor", text="嗯，我在听"), Turn(role="client", text="谢谢"))
+    key = pd.DataFrame({"packet": ["a", "b"], "source": "m", "arm": "tuned"})
+    row = table_4(key, {"a": turns, "b": (turns[0], Turn(role="counselor", text="嗯"))}).iloc[0]
+    assert (row["n"], row["rounds_mean"], row["rounds_sd"]) == (2, 1, 0)
+    assert (row["counselor_mean"], row["counselor_sd"]) == (3, pytest.approx(2.8284, abs=1e-4))
+    assert row["client_mean"] == 2

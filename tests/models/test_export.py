@@ -1,0 +1,146 @@
+"""An adapter made ready for the hub: plain peft loads it, the hub reads its card, what its base's license asks for goes along."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard, metadata_load
+from peft import PeftModel
+from repository import ROOT
+from tiny import give_adapter
+from transformers import AutoModelForCausalLM
+
+from mi_llm.models import card, hub
+from mi_llm.models.export import duties_of, export
+from mi_llm.models.finetune import write_log
+from mi_llm.problem import Problem
+from mi_llm.study import Study, load
+
+NUMBERS = {
+    "records": 2, "cut": 0, "left_out": 0, "steps": 1, "tokens": 90, "labelled_tokens": 40, "trainable_parameters": 1000,
+    "first_loss": 5.0, "last_loss": 4.0,
+}  # fmt: skip
+
+
+def trained(study: Study, model: str) -> Path:
+    """What `finetune` leaves beside an adapter: the card and the curve."""
+    tuned = study.folder / "finetune" / model
+    (tuned / "adapter").mkdir(parents=True, exist_ok=True)
+    text = card.card(study, model, card.source_of(study, model), NUMBERS)
+    (tuned / "adapter/README.md").write_text(text, encoding="utf-8")
+    write_log(tuned / "dvclive", [{"step": 1, "loss": 5.0, "learning_rate": 0.1, "gradient_norm": 1.0}])
+    return tuned
+
+
+@pytest.fixture
+def tiny_study(study: Study, checkpoints: Path) -> Study:
+    give_adapter(study, "tiny-llama3")
+    trained(study, "tiny-llama3")
+    return study
+
+
+@pytest.fixture
+def paper(tiny_study: Study, workspace: Path) -> Study:
+    """The paper's study with adapters and licenses in their places (a tiny model's weights: nothing here reads them)."""
+    shutil.copy(ROOT / "params.yaml", workspace)
+    study = load(Path("params.yaml"))
+    for model in study.models:
+        adapter = trained(study, model) / "adapter"
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copy(tiny_study.folder / "finetune/tiny-llama3/adapter" / name, adapter)
+        licence = study.folder / "base" / model / "LICENCE" / hub.entry_of(study, model).licence.file
+        licence.parent.mkdir(parents=True)
+        licence.write_text(f"the license of {model}\n")
+    return study
+
+
+def test_a_tiny_adapter_loads_from_its_repository_and_says_cc0(tiny_study: Study) -> None:
+    export(tiny_study, "tiny-llama3", Path("dist/tiny-mi"))
+    folder = Path("dist/tiny-mi")
+    assert {file.name for file in folder.iterdir()} == {
+        "README.md", "SHA256SUMS", "adapter_config.json", "adapter_model.safetensors", "loss.tsv",
+    }  # fmt: skip
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    base = AutoModelForCausalLM.from_pretrained("pretrain/models/tiny-llama3")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        plain = base(ids).logits
+        tuned = PeftModel.from_pretrained(base, folder)(ids).logits
+    assert not torch.allclose(plain, tuned)
+
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    weights = hashlib.sha256(Path("pretrain/models/tiny-llama3/model.safetensors").read_bytes()).hexdigest()
+    assert weights in text
+    assert "CC0 1.0" in text
+    assert "runs/" not in text
+    assert "dvclive" not in text
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.license, data.library_name, data.language) == ("cc0-1.0", "peft", ["zh"])
+
+
+def test_two_exports_have_the_same_bytes(tiny_study: Study) -> None:
+    export(tiny_study, "tiny-llama3", Path("a/tiny-mi"))
+    export(tiny_study, "tiny-llama3", Path("b/tiny-mi"))
+    assert {file.name: file.read_bytes() for file in Path("a/tiny-mi").iterdir()} == {
+        file.name: file.read_bytes() for file in Path("b/tiny-mi").iterdir()
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "shown", "licence"),
+    [
+        ("glm-4-9b", "glm-4-9b-mi", "Built with glm-4", "other"),
+        ("llama-3-8b-chinese", "Llama-3-8B-Chinese-mi", "Built with Meta Llama 3", "llama3"),
+        ("baichuan2-7b", "counselor-mi", "Baichuan 2 Model Community License Agreement", "other"),
+    ],
+)
+def test_what_the_licence_asks_for_goes_along(model: str, name: str, shown: str, licence: str, paper: Study) -> None:
+    export(paper, model, Path(name))
+    entry = hub.entry_of(paper, model)
+    kept = f"LICENSE{Path(entry.licence.file).suffix}"
+    assert Path(name, kept).read_text() == f"the license of {model}\n"
+    assert shown in Path(name, "NOTICE").read_text(encoding="utf-8")
+    assert shown in Path(name, "README.md").read_text(encoding="utf-8")
+    head = metadata_load(Path(name, "README.md"))
+    assert head is not None
+    assert (head["base_model"], head["base_model_revision"]) == (entry.repository, entry.revision)
+    assert head["license"] == licence
+    if licence == "other":
+        assert head["license_link"] == entry.licence.address
+        assert head["license_name"]
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "says"),
+    [
+        ("glm-4-9b", "my-counselor", "begins with “glm-4”"),
+        ("glm-4-9b", "glm-42", "begins with “glm-4”"),
+        ("llama-3-8b-chinese", "mi-Llama-3", "begins with “Llama-3”"),
+        ("baichuan2-7b", "my counselor", "no name of a repository"),
+    ],
+)
+def test_a_name_that_may_not_be_is_refused_and_nothing_is_written(model: str, name: str, says: str, paper: Study) -> None:
+    with pytest.raises(Problem, match=says):
+        export(paper, model, Path("dist") / name)
+    assert not Path("dist").exists()
+
+
+def test_what_is_missing_or_in_the_way_is_said_and_nothing_is_left(paper: Study) -> None:
+    (paper.folder / "base/glm-4-9b/LICENCE/LICENSE").unlink()
+    with pytest.raises(Problem, match="LICENSE: no such file"):
+        export(paper, "glm-4-9b", Path("dist/glm-4-mi"))
+    assert list(Path("dist").iterdir()) == []
+    Path("dist/Llama-3-mi").mkdir()
+    with pytest.raises(Problem, match="is there already"):
+        export(paper, "llama-3-8b-chinese", Path("dist/Llama-3-mi"))
+
+
+def test_every_model_of_the_hub_file_has_its_duties(paper: Study) -> None:
+    for model in hub.entries(Path(paper.weights)):
+        assert duties_of(model).notice
+    with pytest.raises(Problem, match="no such model"):
+        duties_of("another")

@@ -1,0 +1,448 @@
+"""Report, doctor: from small results to a page."""
+
+import ast
+import csv
+import re
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+from urllib.parse import unquote
+
+import pandas as pd
+import pytest
+from repository import PROGRAMS, ROOT
+from ruamel.yaml import YAML
+from scored import Page
+
+from mi_llm import digests, storage
+from mi_llm.construct import rate, translate
+from mi_llm.dialog import read_rounds, write_rounds
+from mi_llm.doctor import fitting, machine
+from mi_llm.miti.blind import blind
+from mi_llm.miti.code import code
+from mi_llm.miti.summary import summary
+from mi_llm.needs import needs
+from mi_llm.paper.claims import Printed, claims
+from mi_llm.problem import Problem
+from mi_llm.report import published
+from mi_llm.report.chinese import chinese
+from mi_llm.report.figures import stages
+from mi_llm.report.page import PAGES, SUFFIXES, report
+from mi_llm.report.tables import settings
+from mi_llm.score.score import score
+from mi_llm.study import Study, load
+
+
+def test_scores_of_references_and_of_echoes(scored: Study) -> None:
+    metrics = storage.read_json(scored.folder / "score" / "metrics.json")
+    table = pd.read_csv(scored.folder / "score" / "samples.csv")
+    rounds = len(read_rounds(scored.folder / "split" / "test_rounds.jsonl"))
+    assert len(table) == rounds * len(scored.models) * 2
+    for model in scored.models:
+        assert metrics[model]["tuned"]["bleu_4"] > 90 > 20 > metrics[model]["base"]["bleu_4"] > 0
+        rows = table[(table["model"] == model) & (table["arm"] == "base")]
+        assert metrics[model]["base"]["rouge_l"] == pytest.approx(rows["rouge_l"].mean(), abs=1e-4)
+    assert set(table["set"]) == {"test"}
+    scores = pd.read_csv(scored.folder / "score" / "scores.csv")
+    assert scores[["lo", "hi", "signature"]].notna().all().all()
+    assert len(scores) == len(scored.models) * 2 * 9
+
+
+def test_the_settings_say_how_many_parameters_lora_trains_on_either_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    rows = settings(load(Path("params.yaml"))).filter(like="Trained parameters", axis=0)
+    joined = "on the published layout (q, k, v: one matrix)"
+    assert rows["This study"].to_dict() == {
+        "Trained parameters of baichuan2-7b": f"19,988,480 (q, k, v: three matrices); 17,891,328 {joined}",
+        "Trained parameters of glm-4-9b": f"23,797,760 (q, k, v: three matrices); 21,176,320 {joined}",
+    }
+    assert set(rows["Paper"]) == {"not stated"}
+    assert chinese(rows.index[0]) == "baichuan2-7b 训练的参数"
+    ours = "19,988,480（q、k、v 为三个矩阵）；按发布时的结构（q、k、v 为一个矩阵）为 17,891,328"
+    assert chinese(rows["This study"].iloc[0]) == ours
+    assert settings(load(Path("mini/params.yaml"))).filter(like="Trained parameters", axis=0).empty
+
+
+def test_tuned_is_compared_with_base_and_with_other_tuned_models(scored: Study) -> None:
+    paired = pd.read_csv(scored.folder / "score" / "paired.csv").set_index(["first", "second"])
+    assert len(paired) == 4 * (3 + 3)
+    gains = paired.loc[[(f"{model} tuned", f"{model} base") for model in scored.models]]
+    assert (gains["lo"] > 0).all()
+    assert gains["p"].tolist() == pytest.approx([2 / 2**12] * 12, abs=1e-6)  # 12 dialogs, all of one sign
+    assert gains["p_holm"].tolist() == pytest.approx([24 * 2 / 2**12] * 12, abs=1e-6)
+    assert (gains["superiority"] > 0.9).all()
+    alike = paired.loc[[("tiny-baichuan2 tuned", "tiny-glm4 tuned")]]
+    assert (alike[["mean", "lo", "hi"]] == 0).all().all()
+    assert (alike[["p", "p_holm"]] == 1).all().all()
+    assert alike["d"].isna().all()
+    assert (alike["superiority"] == 0.5).all()
+
+
+def test_baselines_and_diagnostics_stand_beside_the_scores(scored: Study) -> None:
+    lines = pd.read_csv(scored.folder / "score" / "baselines.csv").set_index("predictor")
+    metrics = storage.read_json(scored.folder / "score" / "metrics.json")
+    assert lines.loc["reference", "rouge_l"] == 100
+    assert lines.loc["echo_client", "bleu_4"] == pytest.approx(metrics["tiny-glm4"]["base"]["bleu_4"], abs=1e-4)
+    found = pd.read_csv(scored.folder / "score" / "diagnostics.csv").set_index(["model", "arm"])
+    assert len(found) == 2 * len(scored.models) + 1
+    longer = found.loc[("tiny-glm4", "tuned"), "characters_mean"] - found.loc[("reference", "reference"), "characters_mean"]
+    assert longer == pytest.approx(len("<b>"), abs=1e-3)
+    assert (found["empty"] == 0).all()
+
+
+@pytest.fixture
+def repaired(scored: Study) -> Study:
+    """The same with a repaired test set beside: without the first round, and with another reference to the second."""
+    _, second, *rest = read_rounds(scored.folder / "split" / "test_rounds.jsonl")
+    changed = second.model_copy(update={"id": f"{second.id} aligned", "counselor": "完全不同的一句话。"})
+    write_rounds(scored.folder / "split" / "aligned_rounds.jsonl", [changed, *rest])
+    for model in scored.models:
+        for arm in ("base", "tuned"):
+            path = scored.folder / "respond" / model / f"{arm}.jsonl"
+            answer = {"round": changed.id, "dialog": changed.dialog, "text": "完全不同的一句话。"}
+            storage.write_lines(path, [*storage.read_lines(path), answer])
+    score(scored)
+    return scored
+
+
+def test_both_test_sets_are_scored_and_shown(repaired: Study) -> None:
+    samples = pd.read_csv(repaired.folder / "score" / "samples.csv")
+    assert samples.groupby("set").size().to_dict() == {"published": 121 * 6, "aligned": 120 * 6}
+    changed = samples[samples["round"].str.endswith(" aligned")]
+    assert changed["bleu_4"].tolist() == [100.0] * 6
+    metrics = storage.read_json(repaired.folder / "score" / "metrics.json")
+    assert set(metrics) == {*repaired.models, "aligned"}
+    rows = samples[(samples["set"] == "aligned") & (samples["model"] == "tiny-glm4") & (samples["arm"] == "base")]
+    assert metrics["aligned"]["tiny-glm4"]["base"]["rouge_1"] == pytest.approx(rows["rouge_1"].mean(), abs=1e-4)
+    for name in ("scores", "paired", "baselines", "diagnostics"):
+        assert set(pd.read_csv(repaired.folder / "score" / f"{name}.csv")["set"]) == {"published", "aligned"}
+    report(repaired)
+    page = (repaired.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 6
+    assert '<th scope="col">Test set</th>' in page
+    rounds = (repaired.folder / "report" / "rounds.html").read_text(encoding="utf-8")
+    assert rounds.count("<article") == 241
+    assert '<option value="aligned">repaired</option>' in rounds
+
+
+@pytest.mark.parametrize("tuned", [(), ("tiny-glm4",)])
+def test_models_that_are_not_tuned_are_scored_and_shown_by_their_base_alone(scored: Study, tuned: tuple[str, ...]) -> None:
+    untuned = tuple(model for model in scored.models if model not in tuned)
+    study = scored.model_copy(update={"finetune": scored.finetune.model_copy(update={"untuned": untuned})})
+    for model in untuned:
+        (study.folder / "respond" / model / "tuned.jsonl").unlink()
+        (study.folder / "simulate" / model / "tuned.jsonl").unlink()
+        numbers = storage.read_json(study.folder / "respond" / model / "metrics.json")
+        base = {name: value for name, value in numbers.items() if name.startswith("base")}
+        storage.write_json(study.folder / "respond" / model / "metrics.json", base)
+        shutil.rmtree(study.folder / "finetune" / model / "adapter")
+    for stage in (score, blind, code, summary, report):
+        stage(study)
+    folder = study.folder / "report" / "tables"
+    assert set(pd.read_csv(folder / "training.csv")["Model"]) == set(tuned)
+    shown = pd.read_csv(folder / "scores.csv", keep_default_na=False).set_index("Model")
+    assert set(shown.index) == set(study.models)
+    assert all((shown.loc[model, "Tuned"] != "").all() == (model in tuned) for model in study.models)
+    rounds = storage.read_text(study.folder / "report" / "rounds.html")
+    gains = [text.split('"')[0].split(" ") for text in rounds.split('data-gains="')[1:]]
+    assert {len(numbers) for numbers in gains} == {3 * 4}  # of each model in each metric
+    assert len(pd.read_csv(study.folder / "score" / "scores.csv")["model"].unique()) == 3
+    assert set(pd.read_csv(folder / "replies.csv")["Replies of"]) == {
+        f"{model} {arm}" for model in study.models for arm in study.arms(model)
+    }
+    page = storage.read_text(study.folder / "report" / "index.html")
+    assert ("no model was tuned" in page) == (not tuned)
+
+
+def test_a_missing_answer_is_named(scored: Study) -> None:
+    path = scored.folder / "respond" / "tiny-glm4" / "tuned.jsonl"
+    first, *rest = storage.read_lines(path)
+    storage.write_lines(path, rest)
+    with pytest.raises(Problem, match=f"no answer to round {first['round']}"):
+        score(scored)
+
+
+def test_pages_load_nothing_and_every_link_leads_somewhere(scored: Study) -> None:
+    out = (scored.folder / "report").resolve()
+    todo, seen = [out / "index.html"], dict[Path, Page]()
+    places = []
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        page = seen[path] = Page(path)
+        assert page.loads == [], path
+        assert " object at 0x" not in path.read_text(encoding="utf-8"), path
+        for target in page.targets:
+            if target.startswith("https://"):
+                continue
+            name, _, place = unquote(target).partition("#")
+            there = (path.parent / name).resolve() if name else path
+            assert there.is_file(), f"{path.name}: {target}"
+            if there.suffix == ".html" and there.parent.name in ("report", "audit"):
+                todo.append(there)
+                places.append((path.name, there, place))
+    for name, there, place in places:
+        assert not place or place in seen[there].ids, f"{name}: {there.name}#{place}"
+    wanted = {f"{page}{end}.html" for page in PAGES for end in SUFFIXES.values()}
+    assert {path.name for path in seen if path.parent == out} == wanted
+    assert {path.name for path in seen if path.parent.name == "audit"} == {"index.html", "index.zh.html"}
+    for path, page in seen.items():
+        assert len(page.ids) == len(set(page.ids)), path
+
+
+def test_the_first_page_says_what_the_numbers_are_not(scored: Study) -> None:
+    page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "numbers are not the paper" in page.split("<h2", 1)[0]
+    assert page.count("<svg") == 5
+    assert "<text" not in page  # letters are shapes
+    assert "<b>" not in page
+    assert "&lt;b&gt;" in page
+    assert "不是论文的数字" in (scored.folder / "report" / "index.zh.html").read_text(encoding="utf-8").split("<h2", 1)[0]
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"[0-9]+(?:[.,][0-9]+)*", text)
+
+
+@pytest.mark.parametrize("page", [*(f"report/{name}" for name in PAGES), "audit/index"])
+def test_both_languages_show_the_same(scored: Study, page: str) -> None:
+    english, chinese_page = (Page(scored.folder / f"{page}{end}.html") for end in ("", ".zh"))
+    assert (english.language, chinese_page.language) == ("en", "zh-Hans")
+    assert english.ids == chinese_page.ids
+    assert english.figures == chinese_page.figures
+    plain = [[target.replace(".zh.html", ".html") for target in one.targets] for one in (english, chinese_page)]
+    assert plain[0] == plain[1]
+    assert len(english.tables) == len(chinese_page.tables)
+    for ours, theirs in zip(english.tables, chinese_page.tables, strict=True):
+        assert [len(row) for row in ours] == [len(row) for row in theirs]
+        for one, other in zip(ours[1:], theirs[1:], strict=True):
+            assert [sorted(numbers(cell)) for cell in one] == [sorted(numbers(cell)) for cell in other]
+
+
+def test_every_heading_has_a_chinese_name(scored: Study) -> None:
+    own = re.compile(r"tiny-\S+|BLEU-4|ROUGE-.|sacreBLEU \(zh\)|chrF|rouge-score .|Distinct-.|C?MMLU|C-Eval|AUC|P|n|Cohen's d")
+    for path in sorted((scored.folder / "report/tables").glob("*.csv")):
+        if path.stem in ("stages", "checklist", "loss"):  # shown as a figure or a list
+            continue
+        for name in pd.read_csv(path, nrows=1).columns:
+            assert re.search("[\u4e00-\u9fff]", chinese(name)) or own.fullmatch(name), f"{path.name}: {name}"
+
+
+def test_figures_lack_no_letter(scored: Study) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*[Gg]lyph.*")
+        report(scored)
+
+
+def test_figure_1_is_dvc_yaml() -> None:
+    pipeline = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    rows = {}
+    for name, stage in pipeline.items():
+        if name == "digests":  # of the code, and read by all
+            continue
+        command = digests.command(name)[0]
+        phase = next(node.module.split(".")[1] for node in ast.walk(command) if isinstance(node, ast.ImportFrom) and node.module)
+        reads = dict.fromkeys(found[1] for dep in stage["deps"] if (found := re.match(r"\$\{out\}/(\w+)", dep)))
+        rows[name] = {"phase": phase, "reads": " ".join(reads), "what": stage["desc"]}
+    assert stages().to_dict("index") == rows
+
+
+def test_a_verdict_needs_the_papers_own_material() -> None:
+    printed = Printed.of("5.84")
+    assert published.verdict(printed, published.Own("x", 5.8, 5.5, 6.1, True)) == "agrees"
+    assert published.verdict(printed, published.Own("x", 5.8, 5.845, 6.1, True)) == "agrees"  # 5.84 may have been 5.845
+    assert published.verdict(printed, published.Own("x", 5.8, 5.85, 6.1, True)) == "differs"
+    assert published.verdict(printed, published.Own("x", 5.8431, same=True)) == "agrees"
+    assert published.verdict(printed, published.Own("x", 5.85, same=True)) == "differs"
+    assert published.verdict(printed, published.Own("x", 5.84, 5.5, 6.1)) == "other scale"
+
+
+def test_the_miniature_is_never_judged_and_the_authors_dialogs_are(scored: Study) -> None:
+    found = published.published(scored)
+    assert set(found["Verdict"]) == {"other scale"}
+    assert set(found["claim"]) <= set(claims())
+    assert {name.split("-")[0] for name in found["claim"]} == {"T3", "T4", "T5", "T6", "X"}
+    line = found.set_index("claim").loc["X-bleu-ft-ChatGLM4"]
+    assert line["Published"] == "6.47"
+    assert float(line["This study"]) > 90
+    theirs = scored.model_copy(update={"split": scored.split.model_copy(update={"test": "release"})})
+    judged = published.published(theirs).set_index("claim")["Verdict"]
+    assert judged["X-40"] == "differs"  # the miniature has 12
+    assert judged["X-2000"] == "other scale"
+    table = published.dialog_features(theirs, published.published(theirs))
+    assert table.loc["Test dialogs (MI style)", "Verdict"] == "agrees 0 of 3"
+    assert table.loc["AnnoMI", "Verdict"] == "—"
+
+
+@pytest.mark.parametrize(
+    ("test", "source", "judged"),
+    [
+        ("release", "release", {"X-367", "X-bleu-base", "X-bleu-ft", "T4"}),
+        ("release", "recorded", {"X-367", "X-bleu-base"}),  # tuned on other dialogs
+        ("aligned", "release", {"T4"}),  # the paper's rounds are the positional ones
+        ("transcribed", "release", {"T4"}),
+    ],
+)
+def test_scores_are_judged_on_the_papers_rounds_and_tuned_models_only_if_trained_on_its_dialogs(
+    scored: Study, test: str, source: str, judged: set[str]
+) -> None:
+    changes = {
+        "transcribe": {"source": source}, "split": {"test": test}, "base": {"source": "hub"}, "simulate": {"client": "person"},
+    }  # fmt: skip
+    sections = {name: getattr(scored, name).model_copy(update=change) for name, change in changes.items()}
+    found = published.published(scored.model_copy(update=sections))
+    for prefix in ("X-367", "X-bleu-base", "X-bleu-ft", "T4"):
+        mine = found[found["claim"].str.startswith(prefix) & ~found["claim"].str.startswith("T4-real")]
+        assert len(mine)
+        assert ("other scale" not in set(mine["Verdict"])) == (prefix in judged), prefix
+
+
+def test_a_run_at_the_papers_scale_gets_verdicts_and_no_reserve(scored: Study) -> None:
+    changes = {
+        "acquire": {"upstream": scored.corpora}, "transcribe": {"source": "release"}, "split": {"test": "release"},
+        "base": {"source": "hub"}, "simulate": {"client": "person"}, "code": {"coder": "human"}, "report": {"notice": ""},
+    }  # fmt: skip
+    sections = {name: getattr(scored, name).model_copy(update=change) for name, change in changes.items()}
+    pins = YAML(typ="safe").load(ROOT / "src/mi_llm/models/hub.yaml")
+    YAML(typ="safe").dump(dict(zip(scored.models, pins.values(), strict=True)), Path("hub.yaml"))
+    report(scored.model_copy(update={**sections, "weights": "hub.yaml"}))
+    found = pd.read_csv(scored.folder / "report/tables/published.csv")
+    real = found["claim"].str.contains("-real-|-Real$")
+    assert set(found.loc[real, "claim"].str[:2]) == {"T4", "T5", "T6"}
+    assert set(found.loc[real, "Verdict"]) == {"other scale"}  # another draw of 30, another translation
+    assert set(found.loc[~real, "Verdict"]) == {"agrees", "differs"}
+    page = (scored.folder / "report/index.html").read_text(encoding="utf-8")
+    assert "not at the paper" not in page
+    assert 'class="notice"' not in page
+    assert f"{(found['Verdict'] == 'agrees').sum()} agree, " in page
+
+
+def test_the_checklist_is_whole_and_says_what_is_not_answered(scored: Study) -> None:
+    table = pd.read_csv(scored.folder / "report/tables/checklist.csv", dtype=str, keep_default_na=False).set_index("Item")
+    letters = {1: 2, 2: 2, 3: 2, 4: 3, 5: 2, 6: 4, 7: 2, 9: 1, 10: 3, 11: 3, 12: 5}
+    assert set(table.index) == {f"{part}{letter}" for part, count in letters.items() for letter in "abcde"[:count]} | {"8"}
+    assert ((table["Place"] != "") == (table["Answered"] == "yes")).all()
+    assert (table["Answer or reason"] != "").all()
+    assert "tiny-glm4" in table.loc["3a", "Answer or reason"]
+    page = (scored.folder / "report/checklist.html").read_text(encoding="utf-8")
+    assert page.count("Not answered, because") == (table["Answered"] == "no").sum() > 0
+
+
+def test_cards_and_data_sheet_are_shown_without_raw_html(scored: Study) -> None:
+    path = scored.folder / "finetune/tiny-glm4/adapter/README.md"
+    storage.write_text(path, storage.read_text(path) + "\n<script>alert(1)</script>\n")
+    report(scored)
+    page = (scored.folder / "report/models.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert "tuned for motivational interviewing" in page
+    assert "license: cc0" not in page  # the metadata at the card's head
+    assert "A test checks that no sentence" in (scored.folder / "report/data.html").read_text(encoding="utf-8")
+
+
+def test_the_page_of_rounds_shows_everything_and_loads_nothing(scored: Study) -> None:
+    page = (scored.folder / "report" / "rounds.html").read_text(encoding="utf-8")
+    assert "default-src 'none'" in page
+    rounds = read_rounds(scored.folder / "split" / "test_rounds.jsonl")
+    assert page.count("<article") == len(rounds)
+    for sample in rounds:
+        assert page.count(f">{sample.counselor}&lt;b&gt;<p") == len(scored.models)  # the tuned replies, escaped
+        assert f">{sample.client}<p" in page
+    samples = pd.read_csv(scored.folder / "score" / "samples.csv").set_index(["round", "model", "arm"])
+    first = rounds[0].id
+    gains = [float(number) for number in re.findall(r'data-gains="([^"]*)"', page)[0].split()]
+    assert len(gains) == 4 * len(scored.models)
+    base, tuned = (samples.loc[(first, "tiny-baichuan2", arm), "bleu_4"] for arm in ("base", "tuned"))
+    assert gains[0] == pytest.approx(tuned - base)
+
+
+def test_the_page_says_how_rounds_were_answered(scored: Study) -> None:
+    assert scored.respond.decoding == "greedy"
+    report(scored)
+    assert "answered greedily" in (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
+    report(scored.model_copy(update={"respond": scored.respond.model_copy(update={"decoding": "sample"})}))
+    page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "answered by sampling (temperature 0.95, top-k 50, top-p 0.7, each round with its own seed)" in page
+
+
+def test_the_manual_evaluation_names_its_coder_and_the_papers_numbers(scored: Study) -> None:
+    page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Coder: the lexical coder (automatic: it recognizes words, not meaning)." in page
+    indicators = pd.read_csv(scored.folder / "report/tables/indicators.csv").set_index("Indicator")
+    assert indicators.loc["Asking questions", "tiny-glm4 tuned, paper"] == "14.20 (5.15)"
+    assert indicators.loc["Asking questions", "real (AnnoMI), paper"] == "13.43 (11.68)"
+    assert indicators.loc["Empathy", "tiny-glm4 tuned"] == "—"  # words give no globals
+    assert "tiny-glm4 base, paper" not in indicators
+    assert indicators.loc["Persuading", "tiny-glm4 base"] != indicators.loc["Persuading", "tiny-glm4 tuned"]
+    lengths = pd.read_csv(scored.folder / "report/tables/lengths.csv").set_index("Arm")
+    assert lengths.loc["tiny-llama3 tuned", "Rounds, paper"] == "18.90 (5.80)"
+
+
+def test_without_recorded_ratings_the_page_says_so(scored: Study) -> None:
+    for name in ("rate", "translate"):
+        (scored.folder / name / "cassette.jsonl").unlink()
+    (Path("data")).unlink()
+    rate.rate(scored)
+    translate.translate(scored)
+    report(scored)
+    page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 4
+    assert "No ratings are recorded for this study" in page
+    assert "mi-llm rate --study mini/params.yaml --mode record" in page
+
+
+def test_every_table_of_the_page_is_a_csv_file(scored: Study) -> None:
+    out = scored.folder / "report"
+    written_tables = {path.name for path in (out / "tables").glob("*.csv")}
+    targets = {target for page in PAGES for target in Page(out / f"{page}.html").targets}
+    assert {f"tables/{name}" for name in written_tables} == {target for target in targets if target.startswith("tables/")}
+    for page in PAGES:
+        shown = Page(out / f"{page}.html")
+        linked = [target for target in shown.targets if target.startswith("tables/")]
+        others = 4 if page in ("models", "data") else 0  # tables of the cards and the data sheet
+        assert len(linked) >= len(shown.tables) - others
+    with (out / "tables" / "dialog-features.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["Dataset"] for row in rows][:2] == ["CPsyCounD", "PsyDTCorpus"]
+    assert re.fullmatch(r"\d+\.\d\d \(\d+\.\d\d\)", rows[0]["Dialog rounds, mean (SD)"])
+
+
+def written(study: Study) -> list[bytes]:
+    """Write the report, and read its files."""
+    report(study)
+    return [path.read_bytes() for path in sorted((study.folder / "report").rglob("*")) if path.is_file()]
+
+
+def test_the_report_has_the_same_bytes_twice(scored: Study) -> None:
+    assert written(scored) == written(scored)
+
+
+def test_a_stage_that_the_report_does_not_wait_for_does_not_change_it(scored: Study) -> None:
+    before = written(scored)
+    later = scored.folder / "prefer" / "tiny-glm4" / "provenance.json"
+    storage.write_json(later, {"stage": "prefer", "versions": {"pandas": "0"}})
+    assert written(scored) == before
+
+
+def test_doctor_says_what_is_missing_for_which_study() -> None:
+    command = [str(PROGRAMS / "mi-llm"), "doctor"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stdout
+    assert "study mini: can run here" in shown.stdout
+    assert "study paper: cannot run here" in shown.stdout
+    released = load(ROOT / "released/params.yaml")
+    poor = machine().__class__(**{**vars(machine()), "mirror": None})
+    assert any("MI_LLM_MIRROR" in line for line in fitting(released, poor, needs(released, poor)))
+
+
+def test_unknown_studies_and_options_are_refused_in_words() -> None:
+    for words, said in (
+        (["nonsense"], "no such study\n  expected: auto, audit, paper, mini, released\n"),
+        (["--fast"], "unknown option --fast"),
+        (["--mirror"], "needs a folder"),
+    ):
+        shown = subprocess.run(["./reproduce.sh", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert shown.returncode == 2
+        assert said in shown.stderr
+        assert "Traceback" not in shown.stderr
