@@ -34,7 +34,7 @@ settings.register_profile("repeatable", derandomize=True)  # a commit that was g
 settings.register_profile("explore", max_examples=2000)  # pytest --hypothesis-profile explore: new examples each time
 settings.load_profile("repeatable")
 
-LONGEST = ["test_reproduce", "test_paper_study", "test_finetune", "test_chat", "test_desk", "test_docs"]
+LONGEST = ["test_reproduce", "test_paper_study", "test_respond", "test_chat", "test_serving", "test_docs", "test_digests"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
