@@ -176,18 +176,16 @@ def test_a_budget_stops_the_recording_and_keeps_what_was_paid_for(
     start: Start, two_hundred: Callable[[str], Study], tmp_path: Path, budget: Budget, said: str
 ) -> None:
     study = small(two_hundred(start()), mode="record", budget=budget, prices={"some-model": Price(input=1, output=1)})
-    with pytest.raises(Problem, match=f"stopped \\({said}"):
-        transcribe.transcribe(study)
-    cassette = Cassette.open(study.folder / "transcribe/cassette.jsonl")
-    assert 0 < len(cassette.good) < 200
-    used = sum(known["usage"]["total_tokens"] for known in cassette.records)
-    assert len(cassette.records) <= budget.requests
-    assert used <= budget.tokens
-    assert used / 1e6 <= budget.usd
-    assert len(served(tmp_path)) == len(cassette.records)
-    with pytest.raises(Problem, match="stopped"):
-        transcribe.transcribe(study)
-    assert len(served(tmp_path)) == len(cassette.records)
+    for _ in range(2):  # the second run may find room for an answer that the first one, with others on their way, did not
+        with pytest.raises(Problem, match=f"stopped \\({said}"):
+            transcribe.transcribe(study)
+        cassette = Cassette.open(study.folder / "transcribe/cassette.jsonl")
+        assert 0 < len(cassette.good) < 200
+        used = sum(known["usage"]["total_tokens"] for known in cassette.records)
+        assert len(cassette.records) <= budget.requests
+        assert used <= budget.tokens
+        assert used / 1e6 <= budget.usd
+        assert len(served(tmp_path)) == len(cassette.records)
 
 
 def answered(content: str, **more: Any) -> dict[str, Any]:
