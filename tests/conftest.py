@@ -34,12 +34,14 @@ settings.register_profile("repeatable", derandomize=True)  # a commit that was g
 settings.register_profile("explore", max_examples=2000)  # pytest --hypothesis-profile explore: new examples each time
 settings.load_profile("repeatable")
 
-LONGEST = ["test_reproduce", "test_paper_study", "test_respond", "test_chat", "test_serving", "test_docs", "test_digests"]
+LONGEST = ["test_reproduce", "test_paper_study", "test_respond", "test_finetune", "test_serving", "test_chat", "test_desk"]
+SHARED = ["test_docs", "test_digests", "test_extending"]  # the miniature's run, which the first module makes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the modules that take longest, so that at the end no worker waits for the other's long one."""
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    """Begin with the modules that take longest, and come to those that share the miniature's run when it is there."""
+    order = {name: number for number, name in enumerate([*LONGEST, *SHARED])}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

@@ -106,6 +106,7 @@ def test_a_recording_does_not_train_on_what_the_authors_test_dialogs_were_made_f
     assert (numbers["train"]["dialogs"], numbers["train"]["left_out"]) == (67, 5)
 
 
+@pytest.mark.slow
 def test_pretraining_never_saw_the_test(corpora: Path, study: Study, mirror: Path) -> None:
     transcribe.transcribe(study)
     screen.screen(study)

@@ -379,6 +379,7 @@ def test_when_one_of_two_processes_dies_the_other_says_so_and_the_next_run_goes_
     assert taken_away(folder) == whole
 
 
+@pytest.mark.slow
 def test_torchrun_ends_with_a_sentence_when_a_process_dies(ready: Study) -> None:
     command = [*TORCHRUN, "-m", "mi_llm", "finetune", "tiny-llama3", "--study", "mini/params.yaml"]
     state = longer().folder / "finetune" / ".tiny-llama3.resume" / "state.pt"

@@ -338,6 +338,7 @@ def test_a_server_can_answer_and_is_asked_for_each_round_once(ready: Study, tmp_
     assert recorded["request"]["temperature"] == 0
 
 
+@pytest.mark.slow
 def test_a_server_is_asked_again_when_the_model_may_be_another(ready: Study, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     with model_server(log, faults=0.2) as address:

@@ -227,6 +227,7 @@ def test_joined_adapters_are_one_plain_adapter(ready: Study, tmp_path: Path) -> 
         assert (joined - logits(trainer.model)).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_the_stage_from_pairs_to_tables(ready: Study) -> None:
     """Real models from end to end, twice: what is in the files, and that they are the same."""
     prefer(ready, MODEL)
