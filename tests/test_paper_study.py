@@ -214,7 +214,6 @@ def code_packets(folder: Path, out: Path) -> None:
     storage.write_text(out / "globals.csv", "\n".join(ratings) + "\n")
 
 
-@pytest.mark.slow
 def test_with_recorded_clients_and_two_raters_the_manual_evaluation_is_filled(bundle: Bundle) -> None:
     if not bundle.locks:
         bundle.reproduce()
