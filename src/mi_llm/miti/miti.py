@@ -318,9 +318,10 @@ def annotated(study: Study) -> list[Session]:
 
 def questions(study: Study) -> list[Question]:
     """The requests that validating the model takes."""
-    coder, held_out = registry.modules(registry.CODERS)[study.code.coder], halves(annotated(study))[1]
-    transcripts = transcripts_for(study, coder, held_out)
-    return list(coder.questions(study, "miti", transcripts)) if hasattr(coder, "questions") else []
+    coder = registry.modules(registry.CODERS)[study.code.coder]
+    if not hasattr(coder, "questions"):
+        return []
+    return list(coder.questions(study, "miti", transcripts_for(study, coder, halves(annotated(study))[1])))
 
 
 def arms(study: Study) -> dict[tuple[str, str], list[Dialog]]:
