@@ -112,7 +112,7 @@ def zenodo(citation: dict[str, Any], moment: datetime) -> str:
         "description": f"<p>{citation['abstract']}</p>",
         "creators": [{"name": author["name"]} for author in citation["authors"]],
         "version": __version__,
-        "publication_date": moment.date().isoformat(),
+        "publication_date": str(citation.get("date-released", moment.date())),
         "license": citation["license"].lower(),
         "access_right": "open",
         "keywords": citation["keywords"],
