@@ -20,9 +20,10 @@ from dvc.utils.serialize import modify_yaml
 from mi_llm import storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.certificate.certify import certify
-from mi_llm.compare import committed, lock_of, outputs, stages
+from mi_llm.compare import lock_of, outputs, stages
 from mi_llm.disk import held, link_bases
 from mi_llm.doctor import fitting, machine
+from mi_llm.git import committed
 from mi_llm.models import hub
 from mi_llm.needs import Need, listed, needs, outlook
 from mi_llm.problem import Problem
