@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-from ruamel.yaml import YAML, YAMLError
 from voluptuous import Invalid
 
 from mi_llm import storage
@@ -108,9 +107,9 @@ class Comparison:
 def stages(lock: str) -> dict[str, Any]:
     """The stages of a dvc.lock, by name; raises Problem for a lock that DVC would refuse, as a killed run can leave it."""
     try:
-        content = COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(lock))
-    except YAMLError as error:
-        found = f"not YAML: {' '.join(str(error).split())}"
+        content = COMPILED_LOCKFILE_SCHEMA(storage.parse_yaml(lock, "dvc.lock"))
+    except Problem as problem:
+        found = problem.found
     except Invalid as error:
         found = str(error)
     else:
