@@ -20,7 +20,7 @@ from mi_llm.study import Study, load
 
 BARE = Machine(
     python="3.11", cores=2, memory=24, disk=1000, gpus=(), engine=None, fonts=True, network=False, hub=False, key=False,
-    mirror=None, driver=None,
+    mirror=None, driver=None, git=None,
 )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from mi_llm.problem import Problem
 if TYPE_CHECKING:
     import pandas as pd
 
+LARGEST_YAML = 10_000_000  # characters; the largest lock has some 100,000
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
@@ -114,12 +116,32 @@ def read_json(path: Path) -> Any:
 
 def read_yaml(path: Path | Traversable) -> Any:
     """Read a YAML file, or one of the package; raises Problem with the line that is wrong."""
+    return parse_yaml(read_text(path), str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What a YAML text holds; raises Problem if it is not YAML, nested too deeply, or vast once its aliases are written out."""
     try:
-        return YAML(typ="safe").load(read_text(path))
-    except YAMLError as error:
-        raise Problem(
-            str(path), f"not YAML: {' '.join(str(error).split())}", "a YAML document", "restore or repair the file"
-        ) from None
+        content = YAML(typ="safe").load(text)
+        if written_size(content, {}) <= LARGEST_YAML:
+            return content
+        found = f"over {LARGEST_YAML:,} characters once its aliases are written out"
+    except (YAMLError, ValueError) as error:
+        found = f"not YAML: {' '.join(str(error).split())}"
+    except RecursionError:
+        found = "nested too deeply"
+    raise Problem(where, found, "a YAML document", "restore or repair the file")
+
+
+def written_size(value: Any, sizes: dict[int, int]) -> int:
+    """About how many characters a value has, what aliases share counted each time; `sizes` holds what is known by identity."""
+    if not isinstance(value, dict | list):
+        return value.bit_length() if isinstance(value, int) else len(str(value))
+    if id(value) not in sizes:
+        sizes[id(value)] = LARGEST_YAML + 1  # until it is known: for what holds itself
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        sizes[id(value)] = 2 + sum(written_size(part, sizes) for part in parts)
+    return sizes[id(value)]
 
 
 def read_lines(path: Path) -> Iterator[Any]:

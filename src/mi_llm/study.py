@@ -28,6 +28,22 @@ def one_of(names: Callable[[], tuple[str, ...]]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def inside(path: str) -> str:
+    """Check that a path leads to a place in the repository."""
+    if Path(path).is_absolute() or ".." in Path(path).parts or not Path(path).parts:
+        raise ValueError("a path inside the repository")
+    return path
+
+
+def output_folder(path: str) -> str:
+    """Check that a folder may be written and emptied by stages."""
+    if Path(inside(path)).parts[0] in KEPT:
+        raise ValueError(f"a folder inside the repository, and not in {', '.join(KEPT)}")
+    return path
+
+
+KEPT = (".dvc", ".git", "data", "src", "store")  # folders that no stage writes
+ModelName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # becomes the name of a folder
 Corpus = Annotated[str, one_of(partial(registry.names, registry.CORPORA))]
 Coder = Annotated[str, one_of(partial(registry.names, registry.CODERS))]
 ChatFormat = Annotated[str, one_of(registry.chat_formats)]
@@ -327,12 +343,12 @@ class Study(Section):
     name: str
     title: str
     root: str
-    params: str
-    out: str
+    params: Annotated[str, AfterValidator(inside)]
+    out: Annotated[str, AfterValidator(output_folder)]
     seed: int
     threads: PositiveInt
     corpora: tuple[Corpus, ...]
-    models: tuple[str, ...]
+    models: tuple[ModelName, ...]
     weights: str
     expect: Expect
     acquire: Acquire

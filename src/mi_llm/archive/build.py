@@ -22,7 +22,8 @@ from jinja2 import Environment, StrictUndefined
 from mi_llm import __version__, storage
 from mi_llm.archive import container, crate, history, left_out, packages
 from mi_llm.archive.outputs import checked
-from mi_llm.compare import LOCK, committed, locked_versions, outputs
+from mi_llm.compare import LOCK, locked_versions, outputs
+from mi_llm.git import committed
 from mi_llm.problem import Problem
 
 MANIFEST = "manifest-sha256.txt"

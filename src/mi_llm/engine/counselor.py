@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from mi_llm import prompts, storage
 from mi_llm.dialog import Round, Turn
 from mi_llm.engine.branching import Branching, Choose, Plan, branching_attention, drawn, greedy, plan
-from mi_llm.engine.load import chat_format, enough_memory, load_base
+from mi_llm.engine.load import chat_format, enough_memory, load_base, whole
 from mi_llm.engine.template import Message, messages, prompt
 from mi_llm.llm.cassette import Cassette, Question, key_of
 from mi_llm.llm.record import record
@@ -64,7 +64,8 @@ def with_adapter(study: Study, model: str, adapter: Path | None = None) -> tuple
     network, tokenizer = load_base(study, model, study.respond.precision)
     branching_attention(network)
     for path in [adapter] if adapter else adapters(study, model):
-        network = PeftModel.from_pretrained(network, path)
+        with whole(path):
+            network = PeftModel.from_pretrained(network, path)
     return network.eval(), tokenizer
 
 
