@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
+import half_open
 import httpx2
 import pytest
 from edits import edit
@@ -494,6 +495,14 @@ def test_the_training_shows_the_gold_after_a_volley_and_not_before(desk: Running
 
 
 # ---- what outlives what ----
+
+
+def test_connections_that_ask_for_nothing_keep_nobody_out(folder: Path, tmp_path: Path) -> None:
+    with running(folder, tmp_path / "data") as desk:
+        with half_open.held(int(desk.url.rpartition(":")[2]), (600, b""), (1100, half_open.HEAD)):
+            assert desk.client("rater-1").get("/").status_code == 200
+        desk.said.clear()
+    assert desk.said[-1] == "\nThe desk is closed.\n"
 
 
 def test_the_desk_says_that_it_is_open(desk: Running) -> None:

@@ -11,6 +11,7 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+import half_open
 import httpx2
 import openai
 import pytest
@@ -406,6 +407,14 @@ def test_a_fuzzer_finds_no_server_error(server: Server) -> None:
     assert statuses[200] > 20
     assert statuses[400] > 50
     assert server.get("/health").json() == {"status": "ok"}
+
+
+def test_connections_that_ask_for_nothing_keep_nobody_out(server: Server) -> None:
+    before = server.log.stat().st_size
+    halves = ((600, b""), (1100, half_open.HEAD), (300, half_open.HEAD + b"\r\n"))
+    with half_open.held(int(server.url.rpartition(":")[2]), *halves):
+        assert post(server, ask(max_tokens=2)).status_code == 200
+    assert server.log.stat().st_size == before
 
 
 def test_the_token_is_wanted_where_models_are(narrow: Server) -> None:

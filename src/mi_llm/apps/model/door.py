@@ -3,7 +3,6 @@
 Nothing that a request or a reply says goes into a log or an error message.
 """
 
-import asyncio
 import hmac
 import json
 import sys
@@ -17,7 +16,6 @@ from mi_llm.apps.web import unbroken
 
 BODY = 256 * 1024  # bytes of a request: several times the longest chat that a model can read
 DRAINED = 16 * BODY  # bytes of too large a body that are read and dropped, so that the sender receives the answer
-BODY_SECONDS = 30.0
 PRIVATE = "/v1/"  # what the bearer token protects: not health, readiness and metrics
 
 
@@ -58,20 +56,16 @@ class Door:
 
 
 async def whole_body(receive: Receive) -> Receive:
-    """Read the request's body within the limits; returns what the application receives in its place. Raises Refusal."""
+    """Read the request's body within its limit; returns what the application receives in its place. Raises Refusal."""
     content, size, unfinished = bytearray(), 0, True
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while unfinished and size <= DRAINED:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    break
-                size += len(message.get("body", b""))
-                unfinished = message.get("more_body", False)
-                if size <= BODY:
-                    content += message.get("body", b"")
-    except TimeoutError:
-        raise invalid(f"the body did not arrive within {BODY_SECONDS:g} s", status=408) from None
+    while unfinished and size <= DRAINED:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        size += len(message.get("body", b""))
+        unfinished = message.get("more_body", False)
+        if size <= BODY:
+            content += message.get("body", b"")
     if size > BODY:
         raise invalid(f"the body is larger than {BODY} bytes", status=413)
     delivered = False

@@ -29,7 +29,7 @@ from mi_llm.apps.model.door import Door
 from mi_llm.apps.model.engine import Asked, Closing, Engine, Finish, Full, Piece, Reply, Told
 from mi_llm.apps.model.metrics import Metrics
 from mi_llm.apps.model.protocol import Answer, ChatRequest, Error, Refusal, described, event, invalid, usage
-from mi_llm.apps.web import listen
+from mi_llm.apps.web import configured, listen
 from mi_llm.engine.counselor import adapters, with_adapter
 from mi_llm.engine.load import chat_format, checkpoint, enough_memory, prepare_torch
 from mi_llm.engine.template import ChatFormat, prompt
@@ -38,7 +38,6 @@ from mi_llm.study import Study, served_name
 
 CONTEXT = 8192  # tokens of prompt and reply, also where a model could read more: each takes memory
 GRACE = 8.0  # seconds for open replies when the server is told to end; container engines kill after 10
-CONNECTIONS = 512  # open at once; uvicorn turns away more with 503
 COLDEST = 0.01  # below this temperature the likeliest token is practically certain
 TOKEN = "MI_LLM_TOKEN"  # noqa: S105 — the name of the environment variable
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -391,16 +390,7 @@ def serve(study: Study, models: Sequence[str], host: str, port: int, *, queue: i
         house.metrics.requests.labels(label, str(status)).inc()
 
     door = Door(application(house, failed), os.environ.get(TOKEN) or None, count_answer)
-    config = uvicorn.Config(
-        door,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ws="none",
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=int(GRACE) + 1,
-    )
-    server = Listener(config, house)
+    server = Listener(configured(door, timeout_graceful_shutdown=int(GRACE) + 1), house)
     listener = listen(host, port)
     address = listener.getsockname()
     print(f"{study.name}: {', '.join(name for name, _, _ in house.names())}", file=sys.stderr)
