@@ -44,7 +44,8 @@ from mi_llm.apps import web
 from mi_llm.apps.chat.serve import serve
 from mi_llm.study import load
 web.ARRIVAL_S = float(sys.argv[5])
-serve(load(Path("mini/params.yaml")), sys.argv[1], "127.0.0.1", int(sys.argv[2]), Path(sys.argv[3]), address=sys.argv[4])
+serve(load(Path("mini/params.yaml")), sys.argv[1], "127.0.0.1", int(sys.argv[2]), Path(sys.argv[3]), address=sys.argv[4],
+      proxies=sys.argv[6])
 """
 
 # ---- the guard
@@ -291,6 +292,7 @@ def serving(
     token: str = "",
     address: str = "",
     arrival_s: float = 20,
+    proxies: str = "",
 ) -> Iterator[Served]:
     log, votes, out, port = folder / "asked.jsonl", folder / "votes" / "votes.jsonl", folder / "chat.out", free_port()
     command = [sys.executable, "tests/support/streaming_server.py", "--log", str(log), "--models", models, "--delay", str(delay)]
@@ -299,7 +301,7 @@ def serving(
     with out.open("wb") as written:
         assert server.stdout is not None
         url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-        start = [sys.executable, "-c", START, url, str(port), str(votes), address, str(arrival_s)]
+        start = [sys.executable, "-c", START, url, str(port), str(votes), address, str(arrival_s), proxies]
         process = subprocess.Popen(start, cwd=ROOT, env=environment, stdout=written, stderr=written)
     try:
         served = Served(f"http://127.0.0.1:{port}", port, process, server, log, votes, out)
@@ -900,6 +902,25 @@ def test_a_token_is_asked_for_where_one_is_set(tmp_path: Path) -> None:
         assert client.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("proxies", ["", "127.0.0.0/8"])
+def test_only_a_named_proxy_says_for_whom_it_asks(tmp_path: Path, proxies: str) -> None:
+    with (
+        serving(tmp_path, token="x" * 16, address="https://chat.example.org", proxies=proxies) as served,
+        served.client(Host="chat.example.org", Origin="https://chat.example.org") as client,
+    ):
+        client.headers["X-Forwarded-Proto"] = "https"
+
+        def tried(addresses: str, token: str = "wrong") -> httpx2.Response:
+            return client.post("/enter", data={"token": token}, headers={"X-Forwarded-For": addresses})
+
+        assert ("secure" in tried("203.0.113.1", "x" * 16).headers["set-cookie"].lower()) == bool(proxies)
+        codes = [tried(f"203.0.113.{number}").status_code for number in range(2, 14)]
+        assert (429 in codes) == (not proxies)
+        if proxies:  # what stands before the address that the proxy adds is the visitor's own invention
+            assert 429 in [tried(f"203.0.113.{number}, 198.51.100.7").status_code for number in range(12)]
+        assert ("--proxies" in served.out.read_text()) == (not proxies)
+
+
 def test_a_kill_loses_no_acknowledged_vote(tmp_path: Path) -> None:
     acknowledged: list[str] = []
     with serving(tmp_path, delay=0.0) as served:
@@ -1055,7 +1076,7 @@ def test_no_address_has_all_replies(tmp_path: Path) -> None:
             transport, headers = httpx2.HTTPTransport(local_address=address), {"Origin": served.url}
             client = stack.enter_context(httpx2.Client(base_url=served.url, headers=headers, transport=transport))
             path = f"/talks/{begin(client, way)}/messages"
-            return stack.enter_context(client.stream("POST", path, json={"text": "在吗"})).status_code
+            return int(stack.enter_context(client.stream("POST", path, json={"text": "在吗"})).status_code)
 
         codes = [asked("127.0.0.1", "beside") for _ in range(limits.REPLIES_UNDER_WAY // 2)]
         assert codes == [200] * (limits.REPLIES_UNDER_WAY // 4) + [429] * (limits.REPLIES_UNDER_WAY // 4)
@@ -1327,6 +1348,36 @@ def test_hands_stay_on_the_keyboard(browser: Any, unhurried: Served, tmp_path: P
         assert page.get_attribute("html", "data-theme") == "dark"
         page.reload()
         assert page.get_attribute("html", "data-theme") == "dark"
+
+
+def test_keys_of_an_input_method_are_not_the_chats(browser: Any, unhurried: Served, tmp_path: Path) -> None:
+    pressed = """key => document.activeElement.dispatchEvent(
+        new KeyboardEvent("keydown", { key, keyCode: 229, bubbles: true, cancelable: true }))"""  # Safari, after composing
+    with browsing(browser, unhurried, tmp_path, 1280, 860, "zh-CN") as seen:
+        seen.page.fill("#say", "ni hao")
+        seen.page.evaluate(pressed, "Enter")
+        assert seen.page.input_value("#say") == "ni hao"
+        seen.send("#slow 说：" + "一句慢慢说的很长的话，说了很久。" * 2, wait=False)
+        seen.page.wait_for_selector(".reply.coming .words:has-text('一句')")
+        seen.page.evaluate(pressed, "Escape")
+        seen.page.wait_for_selector(".reply:not(.coming)", timeout=20_000)
+        assert seen.last() == "一句慢慢说的很长的话，说了很久。" * 2
+        assert seen.page.locator("#rounds > li").count() == 1
+
+
+def test_a_stream_without_its_last_event_is_not_waited_for(browser: Any, unhurried: Served, tmp_path: Path) -> None:
+    def cut(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().rpartition("data: ")[0])
+
+    with browsing(browser, unhurried, tmp_path, 1280, 860, "en") as seen:
+        seen.page.route("**/messages", cut)
+        seen.send("说：听起来你这一周过得很累，我们慢慢说")
+        assert seen.last() == "听起来你这一周过得很累，我们慢慢说"
+        seen.page.route(re.compile(r"/talks/\w+$"), lambda route: route.abort())
+        seen.send("说：听起来你这一周过得很累，我们慢慢说")
+        assert seen.page.inner_text("#rounds > li:last-child .note") == "The reply was interrupted."
+        seen.complaints[:] = [one for one in seen.complaints if "ERR_FAILED" not in one]
 
 
 def test_a_page_loaded_anew_shows_how_a_reply_ends(browser: Any, unhurried: Served, tmp_path: Path) -> None:

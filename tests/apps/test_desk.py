@@ -970,6 +970,16 @@ def test_a_training_shows_the_agreement_at_once(desk: Running, chromium: Watched
     assert chromium.complaints == []
 
 
+def test_keys_of_an_input_method_are_not_the_desks(desk: Running, chromium: Watched) -> None:
+    page = open_packet(chromium.context(viewport=DESKTOP, locale="zh-CN"), desk, "rater-1", SHARED)
+    pressed = """([key, code]) => document.querySelector(".counselor[aria-current]").dispatchEvent(
+        new KeyboardEvent("keydown", { key, code, keyCode: 229, bubbles: true, cancelable: true }))"""
+    page.evaluate(pressed, ["Enter", "Enter"])
+    assert marked(page) == 2
+    page.evaluate(pressed, ["Process", "KeyJ"])
+    assert marked(page) == 4
+
+
 def test_a_link_in_web_mail_signs_in_and_leaves_no_token_in_the_address(desk: Running, chromium: Watched) -> None:
     context = chromium.context(viewport=DESKTOP, locale="en")
     page = context.new_page()

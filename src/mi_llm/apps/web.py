@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 import resource
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 from urllib.parse import urlsplit
 
@@ -184,10 +184,38 @@ def reached_at(listening: socket.socket, host: str, address: str | None) -> str:
     return address or f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
 
-def warn_unencrypted(content: str, host: str, reached: str) -> None:
-    """Print that `content` is not encrypted, where that is so."""
+def known_host(host: str, *names: str | None) -> bool:
+    """Whether a Host header names this server; a foreign name that leads here is refused (DNS rebinding)."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    if name in ("localhost", socket.gethostname().lower(), *names):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def trusted(proxies: str) -> list[str]:
+    """The addresses and networks of the proxies in front, from a list with commas. Raises Problem."""
+    names = [name.strip() for name in proxies.split(",") if name.strip()]
+    for name in names:
+        try:
+            ipaddress.ip_network(name)
+        except ValueError:
+            raise Problem("--proxies", name, "an address, or a network such as 172.16.0.0/12", "correct it") from None
+    return names
+
+
+def warn(content: str, host: str, reached: str, proxies: Sequence[str]) -> None:
+    """Print that `content` is not encrypted, or that the proxy is unknown, where that is so."""
+    if reached.startswith("https://") and not proxies:
+        print("Name the HTTPS proxy with --proxies: else all who come through it count as one address, without secure cookies.")
     if not loopback(host) and not reached.startswith("https://"):
-        print(f"{content} travel unencrypted over this network; put an HTTPS proxy in front (--address).")
+        print(f"{content} travel unencrypted over this network; put an HTTPS proxy in front (--address, --proxies).")
 
 
 def subscriber(address: str) -> str:
@@ -256,16 +284,17 @@ class Connection(H11Protocol):
         self.timer.cancel()
 
 
-def configured(app: ASGIApp, **options: Any) -> uvicorn.Config:
-    """How an app is served. Nothing that anybody sends makes a log longer: it takes errors of ours alone."""
+def configured(app: ASGIApp, proxies: Sequence[str] = (), **options: Any) -> uvicorn.Config:
+    """How an app is served: only `proxies` may say for whom they ask. Nothing that anybody sends makes a log longer."""
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= allowed < FILES:
         resource.setrlimit(resource.RLIMIT_NOFILE, (FILES if most < 0 else min(FILES, most), most))
     return uvicorn.Config(
-        app, http=Connection, ws="none", backlog=ACCEPTED, log_level="error", access_log=False, server_header=False, **options
+        app, http=Connection, ws="none", backlog=ACCEPTED, proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
+        log_level="error", access_log=False, server_header=False, **options,
     )  # fmt: skip
 
 
-def run(app: FastAPI, listening: socket.socket, **options: Any) -> None:
+def run(app: FastAPI, listening: socket.socket, proxies: Sequence[str], **options: Any) -> None:
     """Run an app until it is interrupted."""
-    uvicorn.Server(configured(app, lifespan="off", **options)).run(sockets=[listening])
+    uvicorn.Server(configured(app, proxies, lifespan="off", **options)).run(sockets=[listening])

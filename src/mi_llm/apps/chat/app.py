@@ -6,11 +6,9 @@ server builds every message that a model gets. Texts are in memory only and in n
 
 import hashlib
 import hmac
-import ipaddress
 import math
 import re
 import secrets
-import socket
 import sys
 import traceback
 import unicodedata
@@ -373,7 +371,7 @@ def let_in(chat: Chat, request: Request) -> bool:
 
 def refused(chat: Chat, request: Request) -> Response | None:
     """The refusal of a request: another server's name, another site, no token, or too many requests; None if it may pass."""
-    if not known_host(chat, request.headers.get("host", "")):
+    if not web.known_host(request.headers.get("host", ""), urlsplit(chat.address).hostname):
         return PlainTextResponse("not the name of this server", 421)
     if seconds := chat.limits.wait(limits.REQUESTS_ADDRESS, who(request)):
         return PlainTextResponse("too fast", 429, {"Retry-After": str(math.ceil(seconds))})
@@ -384,21 +382,6 @@ def refused(chat: Chat, request: Request) -> Response | None:
     if not let_in(chat, request) and request.url.path.startswith("/talks"):
         return PlainTextResponse("sign in first", 401)
     return None
-
-
-def known_host(chat: Chat, host: str) -> bool:
-    """Whether a Host header names this server; a foreign name that leads here is refused (DNS rebinding)."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
-    if name in ("localhost", socket.gethostname().lower(), urlsplit(chat.address).hostname):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 async def told(request: Request, error: Exception) -> Response:
