@@ -19,7 +19,7 @@ from mi_llm import prompts, storage
 from mi_llm.dialog import Round, Turn
 from mi_llm.engine.branching import Branching, Choose, Plan, branching_attention, drawn, greedy, plan
 from mi_llm.engine.load import chat_format, enough_memory, load_base, whole
-from mi_llm.engine.template import Message, messages, prompt
+from mi_llm.engine.template import Message, messages, prompt, unmarked
 from mi_llm.llm.cassette import Cassette, Question, key_of
 from mi_llm.llm.record import record
 from mi_llm.problem import Problem
@@ -190,7 +190,7 @@ def questions(study: Study, rounds: Sequence[Round], model: str, arm: str) -> li
     for sample, chat in zip(rounds, chats(rounds, study), strict=True):
         request: dict[str, Any] = {
             "model": served_name(model, arm),
-            "messages": chat,
+            "messages": unmarked(chat),
             "max_tokens": options.max_new_tokens,
             **options.requested(greedy=greedily),
         }
