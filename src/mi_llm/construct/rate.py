@@ -33,8 +33,8 @@ CHOICE = ["corpus", "total", "rank", "chosen", "transcribed", "chosen_share"]
 
 
 def sample(study: Study, corpus: str) -> list[Dialog]:
-    """The study's number of dialogs of a corpus, or all if it has fewer: seeded, in the order drawn."""
-    dialogs = read_dialogs(study.path("read", corpus, "dialogs.jsonl"))
+    """The study's number of a corpus's dialogs of two sides, or all if it has fewer: seeded, in the order drawn."""
+    dialogs = [dialog for dialog in read_dialogs(study.path("read", corpus, "dialogs.jsonl")) if not dialog.one_sided]
     return study.chance("rate", corpus).sample(dialogs, min(study.rate.dialogs, len(dialogs)))
 
 

@@ -19,8 +19,9 @@ from mi_llm.study import Screen, Study
 
 
 def sample(study: Study, corpus: str, dialogs: list[Dialog]) -> list[Dialog]:
-    """Draw the study's number of dialogs from a corpus: seeded, in the order drawn."""
+    """Draw the study's number of dialogs of two sides from a corpus: seeded, in the order drawn."""
     count = study.transcribe.sample[corpus]
+    dialogs = [dialog for dialog in dialogs if not dialog.one_sided]
     if count > len(dialogs):
         raise Problem(
             f"{study.params}: transcribe.sample.{corpus}",
