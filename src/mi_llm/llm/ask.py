@@ -4,13 +4,11 @@
 does so through the OpenAI Batch API; `live` requests all of them again. Whatever comes is recorded.
 """
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mi_llm.llm import batch
 from mi_llm.llm.cassette import Cassette, Question, Record
@@ -137,12 +135,3 @@ def missing(study: Study, name: str, unanswered: Sequence[Question]) -> Problem:
         "a recorded answer for exactly this request: text, model, and settings",
         f"undo the change of prompt, model, or corpus, or record: {how_to_record(study, name)}",
     )
-
-
-def parsed(text: str) -> Any:
-    """The JSON value of an answer's text, perhaps in a code fence. Raises ValueError, with the reason."""
-    body = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
-    try:
-        return json.loads(body)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg})") from None

@@ -15,8 +15,9 @@ from openai.types import Batch
 from tqdm import tqdm
 
 from mi_llm import storage
+from mi_llm.llm import wire
 from mi_llm.llm.cassette import Cassette, Question
-from mi_llm.llm.record import Ledger, api_key, ledger_of, reason, record_of
+from mi_llm.llm.record import Ledger, ledger_of, reason, record_of
 from mi_llm.problem import Problem
 from mi_llm.study import Llm
 
@@ -30,7 +31,7 @@ def record(options: Llm, questions: Sequence[Question], cassette: Cassette, titl
     label = cassette.path.parent.as_posix()
     submitted = 0
     try:
-        with openai.OpenAI(base_url=options.base_url, api_key=api_key(), max_retries=options.network_retries) as client:
+        with openai.OpenAI(base_url=options.base_url, api_key=wire.api_key(), max_retries=options.network_retries) as client:
             while True:
                 for batch in ours(client, label):
                     take(client, wait(client, batch, title), questions, cassette)
@@ -67,7 +68,7 @@ def within(ledger: Ledger, missing: Sequence[Question], cassette: Cassette) -> N
                 "a batch within llm.budget",
                 "raise the budget in the parameters",
             )
-        ledger.in_flight += 1
+        ledger.requests += 1
 
 
 def ours(client: openai.OpenAI, label: str) -> list[Batch]:

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from mi_llm import storage
+from mi_llm.llm.answer import without_thoughts
 from mi_llm.problem import Problem
 
 Request = dict[str, Any]
@@ -60,8 +61,8 @@ def seal_of(record: Record) -> str:
 
 
 def text_of(record: Record) -> str:
-    """The text of a good answer."""
-    return str(record["response"]["choices"][0]["message"]["content"])
+    """The text of a good answer, without the model's thoughts; the record keeps them."""
+    return without_thoughts(record["response"]["choices"][0]["message"]["content"] or "")
 
 
 def fault(line: bytes) -> str | None:
