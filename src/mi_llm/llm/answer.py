@@ -28,8 +28,8 @@ def finite(digits: str) -> float | None:
 DECODER = json.JSONDecoder(parse_float=finite, parse_constant=lambda _: None)
 
 
-def loads(text: str) -> Any:
-    """A JSON value that can be written again. Raises ValueError, with the reason."""
+def loads(text: str, deepest: int = DEEPEST) -> Any:
+    """A JSON value that can be written again, of at most so many levels. Raises ValueError, with the reason."""
     try:
         value = DECODER.decode(text)
     except RecursionError:
@@ -38,13 +38,13 @@ def loads(text: str) -> Any:
         raise ValueError(f"not JSON ({error.msg})") from None
     except ValueError:
         raise ValueError("not JSON (a number is too long)") from None
-    return shallow(value)
+    return shallow(value, deepest)
 
 
-def shallow(value: Any) -> Any:
+def shallow(value: Any, deepest: int = DEEPEST) -> Any:
     """The value, if it is not nested too deeply: what reads and writes it is recursive. Raises ValueError."""
     level = [value]
-    for _ in range(DEEPEST):
+    for _ in range(deepest):
         level = [child for item in level for child in children(item)]
         if not level:
             return value
