@@ -1,24 +1,30 @@
 """What servers send in place of a good answer: everything is kept, nothing is lost, the budget holds."""
 
+import csv
 import json
+import random
 import re
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from repository import ROOT
 
-from mi_llm.llm import answer, record
-from mi_llm.llm.cassette import Cassette, Question, text_of, verify
+from mi_llm import storage
+from mi_llm.llm import answer, ask, batch, record, wire
+from mi_llm.llm.cassette import Cassette, Question, export, line_of, sealed, shown, text_of, verify
 from mi_llm.problem import Problem
-from mi_llm.study import Budget, Llm
+from mi_llm.study import Budget, Llm, Study
 
 SERVER = ROOT / "tests" / "support" / "model_server.py"
 Start = Callable[..., str]
@@ -99,7 +105,8 @@ def test_an_odd_answer_is_kept_with_its_fault_and_recording_goes_on(
     for count in (2, 4):
         refused = pytest.raises(Problem, match=f"the first is q0: {re.escape(str(problem))}") if problem else nullcontext()
         with refused:
-            record.record(options_, questions(count), cassette, "test")
+            unanswered = [asked for asked in questions(count) if asked.key not in cassette.good]
+            record.record(options_, unanswered, cassette, "test")
         cassette = Cassette.open(cassette.path)
         assert {known["problem"] for known in cassette.records} == {problem}
     assert len(cassette.records) == len(served(tmp_path)) == (6 if problem else 4)
@@ -200,3 +207,162 @@ def test_no_response_stops_the_writing_of_its_record(usage: object, message: obj
         ledger = record.Ledger(options("http://127.0.0.1:9/v1"))
         ledger.add(known)
         assert ledger.tokens >= 0
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at batches more often than a service would like."""
+    monkeypatch.setattr(batch, "SHORTEST", 0.01)
+    monkeypatch.setattr(batch, "LONGEST", 0.01)
+
+
+def sent(folder: Path) -> Counter[str]:
+    """How often a server did what."""
+    return Counter(entry["answered"] for entry in served(folder))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_batch_with_odd_lines_gives_its_good_ones_and_the_rest_is_sent_again(
+    start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cassette = Cassette(tmp_path / "cassette.jsonl")
+    batch.record(options(start(batch="odd"), attempts=3), questions(4), cassette, "test")
+    assert len(Cassette.open(cassette.path).good) == 4
+    assert sent(tmp_path) == {"batch": 2, "good": 5}
+    assert "batch batch-0: 3 lines are no answers, line 2 of file-1 among them" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_a_service_refuses_is_said_and_not_sent_again(start: Start, tmp_path: Path) -> None:
+    cassette, asks = Cassette(tmp_path / "cassette.jsonl"), options(start(batch="refused"), attempts=3)
+    for _ in range(2):
+        with pytest.raises(Problem, match=r"1 of 3 requests have no .*; 1 of them: 400: temperature does not support 0"):
+            batch.record(asks, questions(3), cassette, "test")
+    assert (len(cassette.good), sent(tmp_path)) == (2, {"batch": 1, "good": 2, "400": 1})
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_batch_that_fails_as_a_whole_says_why(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="failed: Enqueued token limit reached"):
+        batch.record(options(start(batch="failed"), attempts=3), questions(3), Cassette(tmp_path / "cassette.jsonl"), "test")
+    assert sent(tmp_path) == {"batch": 1}
+
+
+@pytest.mark.usefixtures("quick")
+def test_another_clones_batch_is_not_waited_for(start: Start, tmp_path: Path) -> None:
+    asks = options(start(looks=3))
+    with wire.blocking(asks.base_url, 1) as client:
+        batch.submit(client, questions(9), batch.label_of(questions(9)))  # nobody ever looks at it
+    batch.record(asks, questions(2), Cassette(tmp_path / "cassette.jsonl"), "test")
+    assert sent(tmp_path) == {"batch": 2, "good": 2}
+
+
+def line(**changes: Any) -> str:
+    """A cassette's line with a valid seal, whatever is in it."""
+    now = datetime.now(UTC)
+    body = json.dumps({"choices": [{"message": {"content": "{}"}}]})
+    return storage.dump(sealed(record.record_of(questions(1)[0], body, now, now) | changes))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"key": NaN}',
+        line().replace('"test"', "NaN").replace('"q0"', "NaN"),
+        line().replace('"q0"', '"\\ud83d"'),
+        line().replace('"q0"', "[" * 20000 + "]" * 20000),
+        line(response=[]),
+        line(ended=3),
+        line(about=[1]),
+        line(usage=None)[:-1] + "\x00}",
+    ],
+)
+def test_no_line_of_a_cassette_gives_a_traceback(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "cassette.jsonl"
+    path.write_text(line() + "\n" + content + "\n", encoding="utf-8")
+    (fault,) = verify(path)
+    assert "line 2: " in fault
+    with pytest.raises(Problem, match="line 2"):
+        Cassette.open(path)
+
+
+def test_a_terminal_is_not_moved_by_what_a_server_sent() -> None:
+    known = json.loads(line(about="q\n\x1b[2Jx\u202e", model="\x9b31m"))
+    assert not set(line_of(known)) & set("\n\x1b\x9b\u202e")
+    assert not set(shown(known)) & set("\x1b\x9b\u202e")
+    assert "\x1b" not in str(Problem("a", "\x1b[2J", "b", "c"))
+
+
+def test_no_cell_of_an_export_is_a_formula(tmp_path: Path) -> None:
+    cassette = Cassette(tmp_path / "cassette.jsonl")
+    cassette.append([json.loads(line(about='=HYPERLINK("http://x")', model="@SUM(1)"))])
+    export(cassette, tmp_path / "out.csv")
+    (row,) = csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8", newline=""))
+    assert (row["about"], row["model"]) == ('\'=HYPERLINK("http://x")', "'@SUM(1)")
+    frame = pd.DataFrame({"=a": ["-1.5", "+1+cmd|x", " =1", "＝1"], "n": [-1, -2, 3, 4]}, index=["=i", "j", "-k", "l"])
+    expected = ",'=a,n\n'=i,-1.5,-1\nj,'+1+cmd|x,-2\n'-k,' =1,3\nl,'＝1,4\n"
+    assert storage.table_text(frame, index=True) == expected
+    assert storage.csv_text(["a"], [["=1"], [-1]]) == "a\n'=1\n-1\n"
+
+
+def test_settings_are_left_out_or_added_as_the_parameters_say(study: Study) -> None:
+    changed = {"temperature": None, "response_format": None, "max_completion_tokens": 900}
+    llm = Llm.model_validate(study.llm.model_dump() | {"extra_body": changed})
+    asked = ask.request(study.model_copy(update={"llm": llm}), [{"role": "user", "content": "你好"}], temperature=0)
+    assert asked == {
+        "model": study.llm.model,
+        "messages": [{"role": "user", "content": "你好"}],
+        "max_completion_tokens": 900,
+    }
+    assert "extra_body" not in study.llm.model_dump()
+    with pytest.raises(ValueError, match="messages is no setting"):
+        Llm.model_validate(study.llm.model_dump() | {"extra_body": {"messages": []}})
+
+
+def asker(folder: Path, url: str, requests: int) -> list[str]:
+    """A program that records 200 answers, within a budget."""
+    script = (
+        "import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:3]; import test_answers as t\n"
+        "from mi_llm.problem import Problem\n"
+        "limit = t.Budget(requests=int(sys.argv[5]), tokens=10**9, usd=1e9)\n"
+        "asks = t.options(sys.argv[4], concurrency=8, attempts=3, network_retries=3, timeout_s=1, budget=limit)\n"
+        "cassette = t.Cassette(Path(sys.argv[3]) / 'cassette.jsonl')\n"
+        "with cassette.recording():\n"
+        "    t.record.record(asks, [a for a in t.questions(200) if a.key not in cassette.good], cassette, 'test')\n"
+    )
+    here = Path(__file__).parent
+    return [sys.executable, "-c", script, str(here), str(here.parent / "support"), str(folder), url, str(requests)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [2000, 150])
+def test_killed_ten_times_at_a_faulty_server_all_valid_answers_are_kept(start: Start, tmp_path: Path, budget: int) -> None:
+    kinds = "429,500,timeout,truncated,deep,huge,usage,words,negative,think,redirect,cut"
+    command = asker(tmp_path, start(faults=0.3, kinds=kinds, delay=0.1, timeout=1.5), budget)
+    path, chance, valid = tmp_path / "cassette.jsonl", random.Random(5), ("good", "usage", "words", "negative", "think")
+    kills, kept = 0, set[str]()
+    while kills < 10:
+        before = len(served(tmp_path))
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while run.poll() is None and len(served(tmp_path)) == before:
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.4)
+        kills += 1
+        run.kill()
+        run.wait()
+        good = set(Cassette.open(path).good)
+        assert kept <= good
+        kept = good
+    for _ in range(10):  # a redirect is not repeated within a run
+        if subprocess.run(command, capture_output=True).returncode == 0:
+            break
+    log = served(tmp_path)
+    assert len(log) <= budget
+    cassette = Cassette.open(path)
+    paid = Counter(entry["asked"] for entry in log if entry["answered"] in valid)
+    assert paid.total() - len(paid) <= kills * 8
+    if budget == 2000:
+        assert len(cassette.good) == 200 == len(paid)
+    else:
+        assert len((tmp_path / "cassette.requests").read_text().splitlines()) == budget
+    assert verify(path) == []

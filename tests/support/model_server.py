@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 FAULTS = ("429", "500", "timeout", "cut", "truncated", "refusal", "roles", "turns")
-SENT = {  # whole answers: what stands in place of a good one's text, or of its usage
+SENT: dict[str, dict[str, Any]] = {  # whole answers: what stands in place of a good one's text, or of its usage
     "think": {"text": "<think>先想一想 [1]</think>\n好的：\n```JSON\n%s\n```\n希望有帮助。"},
     "deep": {"text": "[" * 20000},
     "infinite": {"text": "[1e999]"},
@@ -194,17 +194,30 @@ class Server:
         return 404, {"error": {"message": "no such route"}}
 
     def finish(self, batch: dict[str, Any]) -> None:
-        """Answer the requests of a batch."""
+        """Answer the requests of a batch, or not: all of it fails, some are refused, or lines of the answers are odd."""
+        if self.options.batch == "failed":
+            errors = [{"code": "token_limit_exceeded", "message": "Enqueued token limit reached", "line": None, "param": None}]
+            batch |= {"status": "failed", "errors": {"object": "list", "data": errors}}
+            return
         lines = []
+        refused = {"error": {"message": "temperature does not support 0"}}
         for line in self.files[batch["input_file_id"]].splitlines():
             entry = json.loads(line)
+            if self.options.batch == "refused" and "1" in entry["body"]["messages"][-1]["content"]:
+                answer_ = {"custom_id": entry["custom_id"], "response": {"status_code": 400, "body": refused}, "error": None}
+                self.files["file-errors"] = self.files.get("file-errors", b"") + json.dumps(answer_).encode() + b"\n"
+                batch["error_file_id"] = "file-errors"
+                self.note(line, "400", time.time())
+                continue
             turns = turns_in(entry["body"]["messages"][-1]["content"])
             kept = turns if self.chance.random() >= self.options.faults else turns[:2]
-            answer = completion(entry["body"], json.dumps(kept, ensure_ascii=False))
+            answer = completion(entry["body"], json.dumps(kept, ensure_ascii=False) if turns else "{}")
             lines.append(
                 json.dumps({"custom_id": entry["custom_id"], "response": {"status_code": 200, "body": answer}, "error": None})
             )
             self.note(line, "good" if kept is turns else "turns", time.time())
+        if self.options.batch == "odd" and len(lines) > 1:
+            lines = ["", "[]", '{"custom_id": ["a"]}', *lines[:-1], lines[-1][:40]]
         name = f"file-{len(self.files)}"
         self.files[name] = "\n".join(lines).encode()
         batch |= {"status": "completed", "output_file_id": name, "completed_at": 2}
@@ -221,6 +234,7 @@ async def main() -> None:
     parser.add_argument("--elsewhere", default="http://127.0.0.1:9")
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--timeout", type=float, default=2.0)
+    parser.add_argument("--batch", default="", help="failed, refused or odd")
     parser.add_argument("--looks", type=int, default=3)
     parser.add_argument("--key", default="")
     parser.add_argument("--seed", type=int, default=1)

@@ -50,12 +50,12 @@ def questions_of(study: Study, dialogs: list[Dialog]) -> list[Question]:
     return [
         Question(
             about=f"dialog {dialog.id} of {dialog.source}",
-            request={
-                "model": study.llm.model,
-                "messages": [{"role": "user", "content": prompt_file.render(turns=dialog.turns)}],
-                "temperature": study.rate.temperature,
-                "response_format": {"type": "json_object"},
-            },
+            request=ask.request(
+                study,
+                [{"role": "user", "content": prompt_file.render(turns=dialog.turns)}],
+                temperature=study.rate.temperature,
+                response_format={"type": "json_object"},
+            ),
             prompt=prompt_file.provenance,
             check=fault,
         )

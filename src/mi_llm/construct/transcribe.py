@@ -50,11 +50,11 @@ def questions(study: Study) -> list[Question]:
     return [
         Question(
             about=f"dialog {dialog.id} of {dialog.source}",
-            request={
-                "model": study.llm.model,
-                "messages": [{"role": "user", "content": prompt_file.render(turns=dialog.turns)}],
-                "temperature": study.transcribe.temperature,
-            },
+            request=ask.request(
+                study,
+                [{"role": "user", "content": prompt_file.render(turns=dialog.turns)}],
+                temperature=study.transcribe.temperature,
+            ),
             prompt=prompt_file.provenance,
             check=checker(study.screen, instructions),
         )

@@ -68,11 +68,11 @@ def questions(study: Study) -> list[Question]:
     return [
         Question(
             about=f"transcript {dialog.id} of annomi, piece {number}",
-            request={
-                "model": study.llm.model,
-                "messages": [{"role": "user", "content": prompt_file.render(context=context, turns=turns)}],
-                "temperature": study.translate.temperature,
-            },
+            request=ask.request(
+                study,
+                [{"role": "user", "content": prompt_file.render(context=context, turns=turns)}],
+                temperature=study.translate.temperature,
+            ),
             prompt=prompt_file.provenance,
             check=checker(turns, study.screen.chinese_share),
         )

@@ -215,6 +215,7 @@ def forget(folder: Path, model: str) -> None:
     for arm in ARMS:
         for path in folder.glob(f".{model}.{arm}.*.cassette"):
             path.unlink()
+            path.with_suffix(".requests").unlink(missing_ok=True)
 
 
 def answer_of(sample: Round, recorded: dict[str, Any]) -> Answer:

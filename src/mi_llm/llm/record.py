@@ -158,15 +158,20 @@ def requests_of(cassette: Cassette) -> Path:
     return cassette.path.with_suffix(".requests")
 
 
-def record_of(asked: Question, body: str, started: datetime, ended: datetime, batch: str | None = None) -> Record:
-    """The sealed record of one response body: `problem` says what is wrong with the answer, `batch` which batch it came from."""
+def record_of(
+    asked: Question, body: str, started: datetime, ended: datetime, *, batch: str | None = None, refusal: str | None = None
+) -> Record:
+    """The sealed record of one response body: `problem` says what is wrong with the answer, `batch` which batch it came from.
+
+    `refusal`: what the service said in place of an answer.
+    """
     try:
         response = cleaned(answer.loads(body))
     except ValueError:
         response = cleaned(body[:KEPT])
     known = response if isinstance(response, dict) else {}
     model, usage = known.get("model"), known.get("usage")
-    problem = fault(asked, response)
+    problem = refusal or fault(asked, response)
     return sealed(
         {
             "key": asked.key,
@@ -228,7 +233,9 @@ class Recorder:
         options = self.options
         pending = iter(questions)
         timeout = openai.Timeout(options.timeout_s, connect=min(options.timeout_s, wire.CONNECT_S))
-        async with wire.client(options.base_url, options.network_retries, timeout, self.sends, self.hears) as client:
+        async with wire.client(
+            options.base_url, options.network_retries, timeout, before=self.sends, after=self.hears, whole_s=options.timeout_s
+        ) as client:
             with tqdm(total=len(questions), desc=self.title, unit="answer") as bar:
                 await self.work(client, islice(pending, 1), bar)  # shows whether there is a server, and what an answer costs
                 async with asyncio.TaskGroup() as group:
@@ -350,6 +357,6 @@ def record(options: Llm, questions: Sequence[Question], cassette: Cassette, titl
             str(cassette.path),
             f"{len(recorder.failed)} of {len(questions)} requests have no valid answer; the first is {recorder.failed[0]}",
             "a valid answer for each",
-            "the valid answers are kept: run the same command again to ask for the rest;"
-            f" `mi-llm cassette ls {cassette.path} --failed` shows what came",
+            "the valid answers are kept: run the same command again to ask for the rest; a setting that the server refuses can be"
+            f" left out with llm.extra_body; `mi-llm cassette ls {cassette.path} --failed` shows what came",
         )

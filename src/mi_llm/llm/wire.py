@@ -3,6 +3,7 @@
 What is sent are dialogs, so they go to the address that the parameters name and nowhere else. What comes may be anything.
 """
 
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -56,17 +57,23 @@ async def nothing(_: object) -> None:
 
 
 def client(
-    url: str, retries: int, timeout: openai.Timeout, before: Before = nothing, after: After = nothing
+    url: str,
+    retries: int,
+    timeout: openai.Timeout,
+    *,
+    before: Before = nothing,
+    after: After = nothing,
+    whole_s: float = math.inf,
 ) -> openai.AsyncOpenAI:
     """A client for one server. `before` sees each request right before it is sent, `after` each response when it begins.
 
-    An answer as a whole may take as long as the server may be silent.
+    `whole_s`: the seconds that one answer may take from its first byte to its last.
     """
 
     async def bounded(response: httpx2.Response) -> None:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise Compressed("the answer is compressed, though that was not asked for")
-        response.stream = Bounded(response.stream, timeout.read or 0)
+        response.stream = Bounded(response.stream, whole_s)
 
     hooks = {"request": [before], "response": [after, bounded]}
     http = openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout, event_hooks=hooks)
@@ -74,6 +81,12 @@ def client(
         return openai.AsyncOpenAI(base_url=url, api_key=api_key(), max_retries=retries, http_client=http, default_headers=PLAIN)
     except httpx2.InvalidURL as error:
         raise Problem(url, str(error), "the address of a model server, such as http://localhost:8000/v1", "correct it") from None
+
+
+def blocking(url: str, retries: int) -> openai.OpenAI:
+    """A client that waits for each answer, which is trusted to end."""
+    http = openai.DefaultHttpxClient(follow_redirects=False, timeout=openai.Timeout(600.0, connect=CONNECT_S))
+    return openai.OpenAI(base_url=url, api_key=api_key(), max_retries=retries, http_client=http, default_headers=PLAIN)
 
 
 def unreachable(error: BaseException) -> bool:

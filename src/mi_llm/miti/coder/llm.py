@@ -122,12 +122,8 @@ def ratings_of(answer: str) -> dict[Global, int]:
 def question(study: Study, about: str, name: str, answer: dict[str, Any], check: Check, **inputs: object) -> Question:
     """A request with one of the coder's prompts."""
     prompt = prompts.bundled(name)
-    request = {
-        "model": study.llm.model,
-        "messages": [{"role": "user", "content": prompts.render(name, **inputs)}],
-        "temperature": study.code.temperature,
-        "response_format": answer,
-    }
+    messages = [{"role": "user", "content": prompts.render(name, **inputs)}]
+    request = ask.request(study, messages, temperature=study.code.temperature, response_format=answer)
     return Question(about, request, prompt.provenance, check)
 
 
