@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LARGEST_YAML = 10_000_000  # characters; the largest lock has some 100,000
+FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
+NUMBER = re.compile(r"[+-]?[\d.]+(?:[eE][+-]?\d+)?%?")
 
 
 @contextmanager
@@ -94,14 +97,29 @@ def write_lines(path: Path, records: Iterable[Any]) -> None:
 
 def write_table(path: Path, frame: "pd.DataFrame") -> None:
     """Write a table as CSV, without its index."""
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+    write_text(path, table_text(frame, index=False))
+
+
+def table_text(frame: "pd.DataFrame", *, index: bool) -> str:
+    """A table as CSV, in which no text is a formula."""
+    safe = frame.rename(index=no_formula, columns=no_formula)
+    for column in range(safe.shape[1]):
+        cells = safe.iloc[:, column]
+        if any(isinstance(cell, str) and no_formula(cell) != cell for cell in cells):
+            safe.isetitem(column, [no_formula(cell) for cell in cells])
+    return str(safe.to_csv(index=index, lineterminator="\n"))
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV below a line with the columns' names."""
+    """Rows as CSV below a line with the columns' names, in which no text is a formula."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    csv.writer(text, lineterminator="\n").writerows([map(no_formula, row) for row in (columns, *rows)])
     return text.getvalue()
+
+
+def no_formula(cell: Any) -> Any:
+    """A cell that a spreadsheet shows and does not compute: an apostrophe stands before a text that begins like a formula."""
+    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell) else cell
 
 
 def read_json(path: Path) -> Any:

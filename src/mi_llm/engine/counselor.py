@@ -20,7 +20,8 @@ from mi_llm.dialog import Round, Turn
 from mi_llm.engine.branching import Branching, Choose, Plan, branching_attention, drawn, greedy, plan
 from mi_llm.engine.load import chat_format, enough_memory, load_base, whole
 from mi_llm.engine.template import Message, messages, prompt, unmarked
-from mi_llm.llm.cassette import Cassette, Question, key_of
+from mi_llm.llm.answer import finish_of, tokens_of, without_thoughts
+from mi_llm.llm.cassette import Cassette, Question, key_of, text_of
 from mi_llm.llm.record import record
 from mi_llm.problem import Problem
 from mi_llm.study import ARMS, Sampling, Study, served_name
@@ -112,7 +113,7 @@ class LocalCounselor:
         problem = Problem(title, "out of memory", room, "lower respond.batch, and run again")
         with acting_as(self.arm, self.network), enough_memory(lambda: problem):
             for index, tokens, finish in branching.answers(dialogs):
-                text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+                text = without_thoughts(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
                 counts = {"prompt_tokens": len(prompt_ids[index]), "tokens": len(tokens)}
                 sample = rounds[index]
                 yield {"round": sample.id, "dialog": sample.dialog, "text": text, **counts, "finish": finish}
@@ -215,16 +216,17 @@ def forget(folder: Path, model: str) -> None:
     for arm in ARMS:
         for path in folder.glob(f".{model}.{arm}.*.cassette"):
             path.unlink()
+            path.with_suffix(".requests").unlink(missing_ok=True)
 
 
 def answer_of(sample: Round, recorded: dict[str, Any]) -> Answer:
     """A recorded response in the form of a local counselor's answers."""
-    choice, used = recorded["response"]["choices"][0], recorded["usage"] or {}
+    sent, received = tokens_of(recorded["usage"])
     return {
         "round": sample.id,
         "dialog": sample.dialog,
-        "text": (choice["message"]["content"] or "").strip(),
-        "prompt_tokens": used.get("prompt_tokens", 0),
-        "tokens": used.get("completion_tokens", 0),
-        "finish": choice.get("finish_reason") or "stop",
+        "text": text_of(recorded).strip(),
+        "prompt_tokens": sent or 0,
+        "tokens": received or 0,
+        "finish": finish_of(recorded["response"]["choices"][0]),
     }

@@ -220,6 +220,7 @@ async function speak(path, body, fresh = false) {
         text.data = event.text;
         finishReply(box, reply);
       } else {
+        if (event.whole) reply.text = text.data = "";
         reply.text += event.text;
         text.appendData(event.text);
       }
