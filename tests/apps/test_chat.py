@@ -353,6 +353,20 @@ def final(found: list[dict[str, Any]], side: int = 0) -> dict[str, Any]:
     return next(event for event in found if event["side"] == side and "finish" in event)
 
 
+def test_what_a_model_thinks_is_not_part_of_its_reply(shared: Served) -> None:
+    with shared.client() as client:
+        talk = begin(client)
+        said = "忙了一整天，晚上那一会儿好像是唯一属于你自己的时间。"
+        for thought in ("<think>她很累。</think>", "她很累，我先反映她的感受，再问她那一会儿意味着什么。</think>"):
+            found = say(client, talk, f"#eos 说：{thought}{said}")
+            assert (final(found)["text"], final(found)["finish"]) == (said, "stop")
+            shown = ""
+            for event in found[:-1]:
+                shown = event["text"] if event.get("whole") else shown + event["text"]
+            assert shown
+            assert said.startswith(shown)
+
+
 def test_a_reply_comes_in_pieces_and_whole(shared: Served) -> None:
     with shared.client() as client:
         talk = begin(client)
