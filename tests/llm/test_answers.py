@@ -319,6 +319,11 @@ def test_settings_are_left_out_or_added_as_the_parameters_say(study: Study) -> N
         Llm.model_validate(study.llm.model_dump() | {"extra_body": {"messages": []}})
 
 
+def test_questions_that_ask_the_same_are_not_called_recorded(study: Study, workspace: Path) -> None:
+    asked = [*questions(3), *questions(3)[:2]]
+    assert ask.workload(study, "test", asked).requests == "3 of 5 (0 are recorded, 2 are the same as another)"
+
+
 def asker(folder: Path, url: str, requests: int) -> list[str]:
     """A program that records 200 answers, within a budget."""
     script = (

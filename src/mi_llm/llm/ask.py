@@ -43,7 +43,8 @@ def workload(study: Study, name: str, questions: Sequence[Question]) -> Workload
     unanswered = [question for question in asked if study.llm.mode == "live" or recorded_answer(cassettes, question) is None]
     model = study.llm.model
     tokens = sum(count_tokens(model, message["content"]) for question in unanswered for message in question.request["messages"])
-    requests = f"{len(unanswered)} of {len(asked)} (the others are recorded)"
+    known, same = len(asked) - len(unanswered), len(questions) - len(asked)
+    requests = f"{len(unanswered)} of {len(questions)} ({known} are recorded, {same} are the same as another)"
     return Workload(requests, len(unanswered), tokens, tokens, "answers are as long as their prompts")
 
 
