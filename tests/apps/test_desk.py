@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import half_open
 import httpx2
+import psutil
 import pytest
 from edits import edit
 from playwright.sync_api import expect
@@ -501,6 +502,7 @@ def test_connections_that_ask_for_nothing_keep_nobody_out(folder: Path, tmp_path
     with running(folder, tmp_path / "data") as desk:
         with half_open.held(int(desk.url.rpartition(":")[2]), (600, b""), (1100, half_open.HEAD)):
             assert desk.client("rater-1").get("/").status_code == 200
+            assert psutil.Process(desk.process.pid).num_fds() < 1000
         desk.said.clear()
     assert desk.said[-1] == "\nThe desk is closed.\n"
 

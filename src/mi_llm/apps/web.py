@@ -32,7 +32,6 @@ from mi_llm.problem import Problem
 REQUEST = 64 * 1024  # bytes
 ARRIVAL_S = 20.0  # seconds that a request may take to arrive, and that its answer may lie unread; at most twice as many pass
 CONNECTIONS_ADDRESS, CONNECTIONS = 256, 640  # open at once, of one address and in all
-ACCEPTED = 128  # connections that are accepted before their limits are looked at
 FILES = 4096  # open at once, if the machine allows it: connections, those to a model server, and files
 
 Tongue = Literal["zh", "en"]
@@ -288,9 +287,11 @@ def configured(app: ASGIApp, proxies: Sequence[str] = (), **options: Any) -> uvi
     """How an app is served: only `proxies` may say for whom they ask. Nothing that anybody sends makes a log longer."""
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= allowed < FILES:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES if most < 0 else min(FILES, most), most))
+        allowed = FILES if most < 0 else min(FILES, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    accepted = 128 if 0 <= allowed < FILES else 1024  # at once, before their limits are looked at
     return uvicorn.Config(
-        app, http=Connection, ws="none", backlog=ACCEPTED, proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
+        app, http=Connection, ws="none", backlog=accepted, proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
         log_level="error", access_log=False, server_header=False, **options,
     )  # fmt: skip
 
