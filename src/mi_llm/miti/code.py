@@ -16,8 +16,9 @@ from mi_llm.study import Study
 def questions(study: Study) -> list[Question]:
     """The requests that the stage's coder makes; none where no model codes."""
     coder = registry.modules(registry.CODERS)[study.code.coder]
-    transcripts = transcripts_of(study.path("blind", "packets"))
-    return list(coder.questions(study, "code", transcripts)) if hasattr(coder, "questions") else []
+    if not hasattr(coder, "questions"):
+        return []
+    return list(coder.questions(study, "code", transcripts_of(study.path("blind", "packets"))))
 
 
 def code(study: Study) -> None:
