@@ -21,18 +21,8 @@ ROWS = packages.read(packages.shipped())
 def fetched(names: Sequence[str], folder: Path) -> Path:
     """Fetch packages as the lock has them, and keep only the files that packages.csv lists, with their SHA-256."""
     wanted = [line for line in storage.read_text(ROOT / LOCK).splitlines() if line.split("==")[0] in names]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--dest",
-        str(folder),
-        *wanted,
-    ]
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, *wanted]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"the packages cannot be fetched here: {done.stderr.strip().splitlines()[-1]}")
