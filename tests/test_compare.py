@@ -178,7 +178,7 @@ def test_an_equal_run_is_identical_claim_by_claim(bundle: Path) -> None:
     number = len(claims())
     assert run.status == 0, run.errors
     assert run.lines[-1] == "compared with the committed lock: 13 identical, 0 within tolerance, 0 differ"
-    assert f"{number} claims of the paper: {number} judged as in the committed reference" in run.lines
+    assert f"{number} claims of the paper: {number} judged as in the reference" in run.lines
     ours = run.content["mi_llm"]
     assert {output["verdict"] for output in ours["outputs"]} == {"identical"}
     assert ours["claims"] == {"judged": number, "changed": []}
@@ -296,7 +296,7 @@ def test_a_changed_verdict_differs_and_is_named(bundle: Path) -> None:
     assert (claim["id"], claim["verdict"], claim["before"]) == (changed["id"], "inconsistent", "reproduced")
     section = run.page[run.page.index("Judged differently") : run.page.index("All claims")]
     assert changed["id"] in section
-    assert f"{len(rows)} claims of the paper: {len(rows) - 1} judged as in the committed reference" in run.lines
+    assert f"{len(rows)} claims of the paper: {len(rows) - 1} judged as in the reference" in run.lines
 
 
 @pytest.mark.parametrize(
@@ -381,11 +381,40 @@ def test_without_a_committed_lock_the_reference_is_compared(bundle: Path) -> Non
     assert none.lines == []
 
 
-def test_without_git_the_reference_that_lies_here_is_compared(bundle: Path, tmp_path: Path) -> None:
-    run = compare(bundle, PATH=str(tmp_path))
+@pytest.mark.parametrize("outer", [True, False])
+def test_without_git_the_reference_that_lies_here_is_compared(bundle: Path, tmp_path: Path, outer: bool) -> None:
+    shutil.rmtree(bundle / ".git")
+    if outer:  # unpacked below somebody's repository, whose commit says nothing of the bundle
+        git(tmp_path, "init", "--quiet")
+        git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "other work")
+    run = compare(bundle) if outer else compare(bundle, PATH=str(tmp_path))
     assert run.status == 0, run.errors
-    assert run.lines[-1] == "compared with the committed reference: 13 identical, 0 within tolerance, 0 differ"
+    counts = "13 identical, 0 within tolerance, 0 differ"
+    assert run.lines[-1] == f"compared with the reference that lies here (no git commit): {counts}"
     assert run.content["mi_llm"]["commit"] is None
+    assert run.content["mi_llm"]["changed_since_commit"] is None
+    assert "unknown: no git commit here" in run.page
+    assert "committed reference" not in run.page + "".join(run.lines) + run.content["summary"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}, "dubious ownership"),  # as with sudo
+        ({"PATH": "/nowhere"}, "no such command"),
+        ({}, "index file smaller than expected"),
+    ],
+)
+def test_where_git_fails_nothing_is_certified(bundle: Path, environment: dict[str, str], message: str) -> None:
+    (bundle / "runs/mini/audit/index.html").write_text("other", encoding="utf-8")
+    edit(bundle / "mini/reference.json", {facts(bundle / "runs/mini/audit")["files"]["index.zh.html"]: "0" * 32})
+    if not environment:
+        (bundle / ".git/index").write_bytes(b"torn")
+    run = compare(bundle, **environment)
+    assert run.status == 2
+    assert message in run.errors
+    assert run.lines == []
+    assert run.content == {}
 
 
 def test_changes_since_the_commit_are_named(bundle: Path) -> None:
@@ -405,10 +434,10 @@ def test_changes_since_the_commit_are_named(bundle: Path) -> None:
         ("https://example.org:8443/bundle", "https://example.org:8443/bundle"),
         ("/home/someone/bundle", None),
         ("git@example.org:group/bundle.git", None),
-        (None, None),
+        ("", None),
     ],
 )
-def test_an_address_is_shown_without_its_password(address: str | None, shown: str | None) -> None:
+def test_an_address_is_shown_without_its_password(address: str, shown: str | None) -> None:
     assert public(address) == shown
 
 

@@ -118,6 +118,20 @@ def test_the_gpu_file_asks_for_what_the_script_found() -> None:
     assert device["device_ids"] == ["${MI_LLM_GPUS:-all}"]
 
 
+def test_the_page_names_every_folder_that_a_host_with_selinux_must_label() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    mounted = {
+        *re.findall(r"source: \"\$\{(\w+)", compose),
+        *re.findall(r"- \$\{(\w+):-nothing\}:/", compose),
+        "MI_LLM_STORE_USERS",
+    }
+    assert len(mounted) == 5
+    page = (ROOT / "docs/containers.md").read_text(encoding="utf-8")
+    section = page.partition("## Hosts with SELinux")[2].partition("\n## ")[0]
+    assert {name for name in mounted if f"`{name}`" not in section} == set()
+    assert "`:z`" in section
+
+
 def test_dockerfile_and_compose_name_one_base() -> None:
     base = re.search(r"^ARG BASE_IMAGE=(\S+@sha256:[0-9a-f]{64})$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M)
     assert base is not None

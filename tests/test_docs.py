@@ -384,7 +384,7 @@ def test_paths_in_the_text_exist(page: Path) -> None:
 
 def test_the_messages_that_the_questions_quote_are_ours() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("src/**/*.py"), ROOT / "setup.sh"])
-    theirs = ["Can't remove the following unsaved files", "Address already in use"]  # DVC's, the operating system's
+    theirs = ["Can't remove the following unsaved files", "Address already in use", "Permission denied"]  # DVC's, the system's
     bold = [token.content.split(".**")[0] for token in tokens(ROOT / "docs/faq.md") if token.content.startswith("**`")]
     quoted = [message for title in bold for message in re.findall("`([^`]+)`", title)]
     pieces = [piece.strip() for message in quoted for piece in re.split(r"…[):;]*|: ", message) if " " in piece.strip()]

@@ -101,7 +101,7 @@ def read(files, repairs):
     for file in files:
         for number, where, entry in parse_lines(file, "a talk"):
             volleys = [("client", entry["client"], where), ("counselor", entry["counselor"], where)]
-            yield assemble(str(number), "sleep_talks", volleys, repairs, {"file": file.name})
+            yield from assemble(str(number), "sleep_talks", volleys, repairs, {"file": file.name})
 ''',
         encoding="utf-8",
     )

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import made_up_release
@@ -13,14 +14,15 @@ from repository import PROGRAMS, ROOT
 from mi_llm import storage
 from mi_llm.corpora.fetch import sources
 from mi_llm.doctor import Machine, fitting
-from mi_llm.llm.cassette import Cassette, key_of, sealed
+from mi_llm.llm.cassette import Cassette, Question
+from mi_llm.llm.record import record_of
 from mi_llm.needs import PARTS, listed, needs, outlook
 from mi_llm.reproduce import accept_licences
 from mi_llm.study import Study, load
 
 BARE = Machine(
     python="3.11", cores=2, memory=24, disk=1000, gpus=(), engine=None, fonts=True, network=False, hub=False, key=False,
-    mirror=None, driver=None,
+    mirror=None, driver=None, git=None,
 )  # fmt: skip
 
 
@@ -81,9 +83,9 @@ def test_the_training_file_is_looked_for_loose_and_in_the_mirrors_archive(paper:
 
 def test_recordings_count_if_they_are_the_studys_models(paper: Study) -> None:
     def answered(model: str) -> None:
-        request = {"model": model, "messages": []}
-        record = {"key": key_of(request), "request": request, "problem": None, "response": {}, "usage": {}, "model": model}
-        Cassette(paper.folder / "rate/cassette.jsonl").append([sealed(record)])
+        question = Question("a dialog", {"model": model, "messages": []}, {"name": "p", "sha256": "0"}, lambda _: None)
+        body, now = '{"choices": [{"message": {"content": "{}"}}]}', datetime.now(UTC)
+        Cassette(paper.folder / "rate/cassette.jsonl").append([record_of(question, body, now, now)])
 
     answered("another")
     key = "rate: ratings, recorded from gpt-4"

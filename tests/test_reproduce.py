@@ -124,6 +124,39 @@ def test_a_lock_torn_anywhere_is_mended(small: Path, monkeypatch: pytest.MonkeyP
     assert 0 < kept < 600
 
 
+def test_a_lock_with_conflict_markers_is_replaced_and_the_run_says_so(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(clone)
+    lock = Path("mini/dvc.lock")
+    whole = lock.read_text(encoding="utf-8")
+    lock.write_text(f"<<<<<<< HEAD\n{whole}=======\n{whole}>>>>>>> theirs\n", encoding="utf-8")
+    mend(load(Path("mini/params.yaml")))
+    assert lock.read_text(encoding="utf-8") == whole
+    said = capsys.readouterr().err
+    assert said.startswith("mini/dvc.lock was damaged (not YAML: ")
+    assert said.endswith("), and is replaced by the committed one\n")
+
+
+def test_a_downloaded_zip_file_without_git_works(clone: Path, tmp_path: Path) -> None:
+    subprocess.run(f"git archive HEAD | tar x -C {tmp_path}", cwd=clone, shell=True, check=True)
+    script = "from mi_llm.reproduce import prepare, pull_shipped\nprepare()\npull_shipped('data.dvc')"
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    subprocess.run([DVC, "repro", "--quiet", "mini/dvc.yaml:read@annomi"], cwd=tmp_path, check=True)
+    assert (tmp_path / "runs/mini/read/annomi/dialogs.jsonl").is_file()
+
+
+def test_why_dvc_cannot_fetch_is_shown(clone: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(clone, tmp_path / "bundle", symlinks=True)
+    shutil.rmtree(bundle / "store")
+    shutil.rmtree(bundle / ".dvc/cache", ignore_errors=True)
+    done = subprocess.run([*COMMAND, "mini"], cwd=bundle, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    message, problem = done.stderr.split("mi-llm: dvc pull: ")
+    assert "ERROR" in message
+    assert "see DVC's message above" in problem
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_in_the_same_lock(small: Path) -> None:
     began = time.monotonic()

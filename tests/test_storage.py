@@ -7,6 +7,7 @@ import pytest
 from repository import PROGRAMS
 
 from mi_llm import storage
+from mi_llm.compare import stages
 from mi_llm.problem import Problem
 
 
@@ -61,6 +62,30 @@ def test_a_place_where_nothing_can_be_written_or_read_is_a_problem(tmp_path: Pat
     with pytest.raises(Problem, match=r"could not be read \(Not a directory\)"):
         storage.read_text(file / "inside")
     assert file.read_text(encoding="utf-8") == "content"
+
+
+BOMB = "a0: &a0 [lol, lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (BOMB, "over 10,000,000 characters once its aliases are written out"),
+        ("a: &a {b: *a}", "over 10,000,000 characters"),
+        ("seed: " + "9" * 5000, "not YAML: Exceeds the limit"),
+        ("seed: 0x" + "f" * 5_000_000, "over 10,000,000 characters"),
+        ("models: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("day: 2026-13-45", "not YAML: month must be in"),
+    ],
+)
+def test_yaml_that_would_fill_the_memory_is_refused(tmp_path: Path, text: str, found: str) -> None:
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(Problem) as refusal:
+        storage.read_yaml(tmp_path / "params.yaml")
+    assert refusal.value.found.startswith(found)
+    with pytest.raises(Problem) as refusal:
+        stages(text)
+    assert refusal.value.found.startswith(found)
 
 
 def test_canonical_json_does_not_depend_on_order() -> None:

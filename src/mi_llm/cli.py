@@ -36,6 +36,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="print what recording wo
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask before spending money; the budget in the parameters still applies")]
 Files = Annotated[list[Path], typer.Argument(help="cassettes")]
 File = Annotated[Path, typer.Argument(help="a cassette")]
+Proxies = Annotated[str, typer.Option(help="addresses or networks of the HTTPS proxies in front, separated by commas")]
 MINI = Path("mini/params.yaml")
 
 
@@ -327,11 +328,12 @@ def chat(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
     votes: Annotated[Path, typer.Option(help="file for the votes of blind comparisons")] = Path("votes.jsonl"),
     address: Annotated[str, typer.Option(help="public address of the chat, if it is not host and port: https://…")] = "",
+    proxies: Proxies = "",
 ) -> None:
     """Open the demo chat: a research demo, not care."""
     from mi_llm.apps.chat.serve import serve as run
 
-    run(load(study), model_url, host, port, votes, address=address)
+    run(load(study), model_url, host, port, votes, address=address, proxies=proxies)
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -368,6 +370,7 @@ def desk_open(  # noqa: PLR0917 — typer passes options by name
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8808,
     training: Annotated[Path | None, typer.Option(help="folder of training packets with gold codes.csv and globals.csv")] = None,
     address: Address = None,
+    proxies: Proxies = "",
 ) -> None:
     """Open the coding desk. Personal links are printed once."""
     from mi_llm.apps.desk.serve import serve
@@ -375,7 +378,7 @@ def desk_open(  # noqa: PLR0917 — typer passes options by name
     if context.invoked_subcommand is None:
         if packets is None or data is None:
             raise Problem("mi-llm desk", "no --packets or no --data", "both folders", "name them")
-        serve(packets, data, host, port, training=training, address=address)
+        serve(packets, data, host, port, training=training, address=address, proxies=proxies)
 
 
 @desk.command("links")

@@ -11,18 +11,18 @@ import hashlib
 import io
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-from ruamel.yaml import YAML, YAMLError
 from voluptuous import Invalid
 
 from mi_llm import storage
+from mi_llm.git import committed, head
 from mi_llm.problem import Problem
 from mi_llm.report import stages as known
 from mi_llm.study import Compare, Study
@@ -63,12 +63,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run compared with the committed one: `against` says what was committed, `unknown` which outputs that does not cover.
+    """A run compared with another: `against` says with what, `unknown` which outputs that does not cover.
+
+    `against`: the committed lock, the committed reference, or where there is no commit the reference file that lies here.
 
     `packages`: a sentence for each package of which an output was made with another version than `requirements.lock` has.
     """
 
-    against: Literal["lock", "reference"]
+    against: Literal["lock", "reference", "reference here"]
     outputs: tuple[Output, ...]
     claims: tuple[Claim, ...]
     unknown: tuple[str, ...]
@@ -99,24 +101,17 @@ class Comparison:
         identical, within, differ = self.count("identical"), self.count("within tolerance"), self.count("differs")
         alone = f" ({self.by_lock} of them by the lock alone)" if self.by_lock else ""
         counts = f"{identical} identical{alone}, {within} within tolerance, {differ} differ"
-        return f"compared with the committed {self.against}: {counts}"
+        known = "reference that lies here (no git commit)" if self.against == "reference here" else f"committed {self.against}"
+        return f"compared with the {known}: {counts}"
 
 
-def committed(path: Path) -> str | None:
-    """A file's text in git's HEAD; None if HEAD does not have it or git is not installed."""
-    try:
-        shown = subprocess.run(["git", "show", f"HEAD:{path.as_posix()}"], capture_output=True, check=False)  # noqa: S603, S607 — a fixed command
-    except FileNotFoundError:
-        return None
-    return shown.stdout.decode("utf-8") if shown.returncode == 0 else None
-
-
+@cache  # a whole run reads the same lock seven times, 0.3 s each
 def stages(lock: str) -> dict[str, Any]:
     """The stages of a dvc.lock, by name; raises Problem for a lock that DVC would refuse, as a killed run can leave it."""
     try:
-        content = COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(lock))
-    except YAMLError as error:
-        found = f"not YAML: {' '.join(str(error).split())}"
+        content = COMPILED_LOCKFILE_SCHEMA(storage.parse_yaml(lock, "dvc.lock"))
+    except Problem as problem:
+        found = problem.found
     except Invalid as error:
         found = str(error)
     else:
@@ -293,12 +288,12 @@ def claims(outputs: Sequence[Output], known: dict[str, Any]) -> tuple[Claim, ...
 
 
 def reference(study: Study) -> dict[str, Any] | None:
-    """The study's reference as in git's HEAD, or without git the file in the working folder; None if there is none."""
+    """The study's reference as in git's HEAD, or without a commit the file in the working folder; None if there is none."""
     path = reference_of(study)
+    if head() is None:
+        return dict(storage.read_json(path)) if path.exists() else None
     text = committed(path)
-    if text is not None:
-        return dict(json.loads(text))
-    return dict(storage.read_json(path)) if path.exists() else None
+    return None if text is None else dict(json.loads(text))
 
 
 def compare(study: Study) -> Comparison | None:
@@ -317,6 +312,7 @@ def compare(study: Study) -> Comparison | None:
         raise Problem(str(study.out), "no output of the study", "the outputs of a run", "run ./reproduce.sh first")
     added = sorted(now.keys() - then.keys())
     if lock is None:
-        return Comparison("reference", tuple(results), claims(results, known), tuple(added), other_packages(results))
+        against: Literal["reference", "reference here"] = "reference here" if head() is None else "reference"
+        return Comparison(against, tuple(results), claims(results, known), tuple(added), other_packages(results))
     results += [Output(path, now[path][0], "differs", ("not in the committed lock",)) for path in added]
     return Comparison("lock", tuple(results), claims(results, known), (), other_packages(results))

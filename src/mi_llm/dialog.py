@@ -39,6 +39,11 @@ class Dialog(BaseModel):
     turns: tuple[Turn, ...]
     meta: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def one_sided(self) -> bool:
+        """Whether the client or the counselor says nothing."""
+        return len({turn.role for turn in self.turns}) < 2
+
     def rounds(self) -> Iterator["Round"]:
         """Yield each client volley that a counselor volley answers, with all turns before it as history."""
         number = 0

@@ -22,6 +22,11 @@ from mi_llm.problem import Problem
 from mi_llm.study import Study
 
 
+def repository() -> Repo:
+    """DVC's view of this folder, which needs no git."""
+    return Repo(config={"core": {"no_scm": True}})
+
+
 @dataclass(frozen=True)
 class Copy:
     """A file of an output, DVC's copy of it, and the MD5 of both."""
@@ -51,7 +56,7 @@ def held(study: Study) -> float:
     here, sizes = Path.cwd().stat().st_dev, {}
     paths = [Path(folder) / name for folder, _, names in os.walk(study.folder) for name in names]
     if Path(".dvc").is_dir():
-        with Repo() as repo:
+        with repository() as repo:
             paths += [item.copy for item in copies(study, repo)]
     for path in paths:
         try:
@@ -66,7 +71,7 @@ def held(study: Study) -> float:
 def link_bases(study: Study) -> None:
     """Make the finished base models hard links of DVC's copies; where the file system cannot, they stay as they are."""
     link = study.folder / "base" / ".link"  # outside the outputs, where a run that is killed here may leave it
-    with Repo() as repo:
+    with repository() as repo:
         for item in copies(study, repo):
             if not item.stage.startswith("base@"):
                 continue

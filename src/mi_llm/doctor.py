@@ -24,8 +24,10 @@ import psutil
 
 from mi_llm.disk import held
 from mi_llm.engine.estimate import Card, Plan, Shape, after_tuning, duration, gib, instead, peak_of, plans
+from mi_llm.git import head
 from mi_llm.models import hub
 from mi_llm.needs import Need, listed, needs
+from mi_llm.problem import Problem
 from mi_llm.study import Study
 
 BF16_SINCE = 8.0  # CUDA compute capability of the first cards with BF16 arithmetic
@@ -57,6 +59,7 @@ class Machine:
     gpus: tuple[Gpu, ...]
     driver: str | None
     engine: str | None
+    git: str | None
     fonts: bool
     network: bool
     hub: bool
@@ -138,6 +141,15 @@ def reachable(address: str) -> bool:
         return False
 
 
+def git_here() -> str | None:
+    """Git's version; why it fails where this folder is a repository; None without it."""
+    try:
+        head()
+    except Problem as problem:
+        return problem.found
+    return answer("git", "--version")
+
+
 @cache
 def machine() -> Machine:
     """Look at this machine."""
@@ -151,6 +163,7 @@ def machine() -> Machine:
         gpus=gpus(),
         driver=answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         engine=answer("docker", "info", "--format", "docker {{.ServerVersion}}") or answer("podman", "--version"),
+        git=git_here(),
         fonts=bool(answer("fc-list", ":lang=zh", "family")),
         network=network,
         hub=models,
@@ -295,6 +308,7 @@ def doctor(studies: list[Study]) -> int:
         ("NVIDIA GPU", this_machine.gpu or "none", "paper"),
         ("NVIDIA driver", this_machine.driver or "none", f"paper: {DRIVER_SINCE[13]} or newer, for CUDA 13"),
         ("PyTorch", f"{version}, CUDA {'no' if trouble else 'yes'}", "paper: CUDA"),
+        ("git", this_machine.git or "none", "to compare with the committed run"),
         ("container engine", this_machine.engine or "none", "paper in a container"),
         ("Chinese fonts", "yes" if this_machine.fonts else "none", "to read the pages on this machine"),
         ("network", "yes" if this_machine.network else "no", "public corpora"),

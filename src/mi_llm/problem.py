@@ -1,5 +1,14 @@
 """The one kind of error a user can cause, and therefore sees: a sentence, never a traceback."""
 
+import re
+
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # what terminals obey
+
+
+def printable(text: str) -> str:
+    """A text that a terminal shows and does not obey: control characters and marks of direction as their escapes."""
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class Problem(Exception):  # noqa: N818 — what the reader has is a problem
     """Something outside the program is not as it must be.
@@ -10,4 +19,4 @@ class Problem(Exception):  # noqa: N818 — what the reader has is a problem
 
     def __init__(self, where: str, found: str, expected: str, remedy: str) -> None:
         self.where, self.found, self.expected, self.remedy = where, found, expected, remedy
-        super().__init__(f"{where}: {found}\n  expected: {expected}\n  what to do: {remedy}")
+        super().__init__(printable(f"{where}: {found}\n  expected: {expected}\n  what to do: {remedy}"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 
 from mi_llm import storage
 from mi_llm.dialog import Turn
@@ -21,15 +21,24 @@ LABELS = {"client": "来访者", "counselor": "咨询师"}
 
 
 def render(name: str, **inputs: Any) -> str:
-    """Fill in one prompt; a missing input is an error. Text from a dialog is inserted as it is, never as template code."""
-    environment = Environment(loader=FileSystemLoader(FOLDER), undefined=StrictUndefined)  # noqa: S701 — plain text, not HTML
-    return environment.get_template(f"{name}.jinja").render(labels=LABELS, **inputs).strip()
+    """Fill in one of the bundle's prompts; see `filled_in`."""
+    return filled_in(FOLDER / f"{name}.jinja", **inputs)
+
+
+def filled_in(path: Path, **inputs: Any) -> str:
+    """Fill in a prompt; a missing input is an error. Text from a dialog is inserted as it is, never as template code."""
+    environment = Environment(loader=FileSystemLoader(path.parent), undefined=StrictUndefined)  # noqa: S701 — plain text, not HTML
+    try:
+        return environment.from_string(storage.read_text(path)).render(labels=LABELS, **inputs).strip()
+    except TemplateError as error:
+        place = f"{path}, line {error.lineno}" if isinstance(error, TemplateSyntaxError) else str(path)
+        raise Problem(place, str(error), "a Jinja template with known inputs", "correct the file") from None
 
 
 def instruction(study: Study) -> str:
-    """The fixed instruction of every training record and test round: a prompt of the bundle, or the authors' text as it is."""
+    """The fixed instruction of every training record and test round: a Jinja template, or the authors' text as it is."""
     path = Path(study.finetune.instruction)
-    text = render(path.stem) if path.suffix == ".jinja" else storage.read_text(path).strip()
+    text = filled_in(path) if path.suffix == ".jinja" else storage.read_text(path).strip()
     if not text:
         raise Problem(
             str(path), "empty", "the instruction", f"see {study.folder}/acquire/release/missing.csv, or name a file in prompts/"

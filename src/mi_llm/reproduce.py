@@ -20,11 +20,13 @@ from dvc.utils.serialize import modify_yaml
 from mi_llm import storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.certificate.certify import certify
-from mi_llm.compare import committed, lock_of, outputs, stages
+from mi_llm.compare import lock_of, outputs, stages
 from mi_llm.disk import held, link_bases
 from mi_llm.doctor import fitting, machine
+from mi_llm.git import committed, head
 from mi_llm.models import hub
 from mi_llm.needs import Need, listed, needs, outlook
+from mi_llm.parent import RUN
 from mi_llm.problem import Problem
 from mi_llm.study import Study, file_of, load
 
@@ -57,9 +59,25 @@ def mend(study: Study) -> None:
     try:
         if lock.exists():
             stages(storage.read_text(lock))
-    except Problem:
+    except Problem as damage:
         before = committed(lock)
         lock.unlink() if before is None else storage.write_text(lock, before)
+        instead = "removed: every stage runs" if before is None else "replaced by the committed one"
+        print(f"{lock} was damaged ({damage.found}), and is {instead}", file=sys.stderr)
+
+
+def prepare() -> None:
+    """Check that git works, where this is a repository; elsewhere (a downloaded zip file) tell DVC to do without git."""
+    head()
+    if not Path(".git").exists() and dvc(["config", "--local", "core.no_scm", "true"]):
+        raise Problem(".dvc/config.local", "could not be set", "core.no_scm, for a folder without git", "see DVC's message above")
+
+
+def pull_shipped(*targets: str) -> None:
+    """Fetch what cannot be recomputed; where that fails, once more aloud, so that DVC says why."""
+    if dvc(["pull", "--quiet", *targets]) and dvc(["pull", *targets]):
+        expected = f"{', '.join(targets)} in the remote `store`"
+        raise Problem("dvc pull", "the bundle's data could not be fetched", expected, "see DVC's message above")
 
 
 def put_in_order(lock: Path) -> None:
@@ -136,8 +154,7 @@ def audit(study: Study) -> int:
     )
     wait_for_others(study)
     mend(study)
-    if dvc(["pull", "--quiet", SHIPPED[0]]):
-        raise Problem("dvc pull", "the bundle's data could not be fetched", SHIPPED[0], "see the message above")
+    pull_shipped(SHIPPED[0])
     retry_missing(study)
     pipeline = study.beside("dvc.yaml")
     if status := dvc(["repro", f"{pipeline}:audit", f"{pipeline}:miti"]):
@@ -180,19 +197,15 @@ def plan(study: Study, study_needs: Sequence[Need]) -> None:
 def reproduce(name: str, yes: bool, pull: bool) -> int:
     """Pull, run, compare; returns the exit status: 0 nothing differs, 1 something does (or the run was declined), else DVC's."""
     study = chosen(name)
+    prepare()
+    os.environ[RUN] = str(os.getpid())
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ["SHELL"] = shutil.which("bash") or "/bin/sh"  # bash runs a stage in its own place: no shell is left in between
     if name == "audit":
         return audit(study)
     wait_for_others(study)
     mend(study)
-    if dvc(["pull", "--quiet", *SHIPPED]):
-        raise Problem(
-            "dvc pull",
-            "the bundle's data could not be fetched",
-            f"{', '.join(SHIPPED)} in the remote `store`",
-            "see the message above",
-        )
+    pull_shipped(*SHIPPED)
     study_needs = needs(study, machine())
     if missing := fitting(study, machine(), [] if pull else study_needs):  # what is finished elsewhere needs nothing here
         optional = "".join(f"\n  - not needed to begin: {line}" for line in outlook(study_needs))

@@ -1,13 +1,10 @@
-"""What every stage does around its work: check inputs, end with the run that started it, write its provenance.
+"""What every stage does around its work: check inputs, write its provenance.
 
 `provenance.json` names the stage, the parameters that DVC tracks for it, the hashes of its inputs and the versions of
 the packages used. It holds no times and no machine names, so that an equal run writes equal bytes.
 """
 
-import ctypes
-import os
 import platform
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,13 +20,6 @@ from mi_llm.problem import Problem
 from mi_llm.study import ARMS, Study
 
 TRACED = ("torch", "transformers", "peft", "tokenizers", "openai", "pandas", "sacrebleu", "rouge_score", "matplotlib")
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-def die_with_parent() -> None:
-    """On Linux, end a stage that DVC started when DVC ends: a killed run must not go on writing while the next one works."""
-    if sys.platform == "linux" and "DVC_STAGE" in os.environ:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def tracked_parameters(study: Study, name: str) -> dict[str, Any]:
@@ -49,7 +39,6 @@ def input_name(path: Path) -> str:
 @contextmanager
 def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path]) -> Iterator[Path]:
     """Run one stage: yields its output folder, `<out>/<name>/` or `<out>/<name>/<item>/`, after checking its inputs."""
-    die_with_parent()
     title = f"{name}@{item}" if item else name
     for path in inputs:
         if not path.exists():

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -21,6 +22,10 @@ from mi_llm.problem import Problem
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LARGEST_YAML = 10_000_000  # characters; the largest lock has some 100,000
+FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
+NUMBER = re.compile(r"[+-]?[\d.]+(?:[eE][+-]?\d+)?%?")
 
 
 @contextmanager
@@ -92,14 +97,29 @@ def write_lines(path: Path, records: Iterable[Any]) -> None:
 
 def write_table(path: Path, frame: "pd.DataFrame") -> None:
     """Write a table as CSV, without its index."""
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+    write_text(path, table_text(frame, index=False))
+
+
+def table_text(frame: "pd.DataFrame", *, index: bool) -> str:
+    """A table as CSV, in which no text is a formula."""
+    safe = frame.rename(index=no_formula, columns=no_formula)
+    for column in range(safe.shape[1]):
+        cells = safe.iloc[:, column]
+        if any(isinstance(cell, str) and no_formula(cell) != cell for cell in cells):
+            safe.isetitem(column, [no_formula(cell) for cell in cells])
+    return str(safe.to_csv(index=index, lineterminator="\n"))
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV below a line with the columns' names."""
+    """Rows as CSV below a line with the columns' names, in which no text is a formula."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    csv.writer(text, lineterminator="\n").writerows([map(no_formula, row) for row in (columns, *rows)])
     return text.getvalue()
+
+
+def no_formula(cell: Any) -> Any:
+    """A cell that a spreadsheet shows and does not compute: an apostrophe stands before a text that begins like a formula."""
+    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell) else cell
 
 
 def read_json(path: Path) -> Any:
@@ -114,12 +134,32 @@ def read_json(path: Path) -> Any:
 
 def read_yaml(path: Path | Traversable) -> Any:
     """Read a YAML file, or one of the package; raises Problem with the line that is wrong."""
+    return parse_yaml(read_text(path), str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What a YAML text holds; raises Problem if it is not YAML, nested too deeply, or vast once its aliases are written out."""
     try:
-        return YAML(typ="safe").load(read_text(path))
-    except YAMLError as error:
-        raise Problem(
-            str(path), f"not YAML: {' '.join(str(error).split())}", "a YAML document", "restore or repair the file"
-        ) from None
+        content = YAML(typ="safe").load(text)
+        if written_size(content, {}) <= LARGEST_YAML:
+            return content
+        found = f"over {LARGEST_YAML:,} characters once its aliases are written out"
+    except (YAMLError, ValueError) as error:
+        found = f"not YAML: {' '.join(str(error).split())}"
+    except RecursionError:
+        found = "nested too deeply"
+    raise Problem(where, found, "a YAML document", "restore or repair the file")
+
+
+def written_size(value: Any, sizes: dict[int, int]) -> int:
+    """About how many characters a value has, what aliases share counted each time; `sizes` holds what is known by identity."""
+    if not isinstance(value, dict | list):
+        return value.bit_length() if isinstance(value, int) else len(str(value))
+    if id(value) not in sizes:
+        sizes[id(value)] = LARGEST_YAML + 1  # until it is known: for what holds itself
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        sizes[id(value)] = 2 + sum(written_size(part, sizes) for part in parts)
+    return sizes[id(value)]
 
 
 def read_lines(path: Path) -> Iterator[Any]:

@@ -11,7 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mi_llm import registry, storage
 from mi_llm.problem import Problem
@@ -28,6 +39,22 @@ def one_of(names: Callable[[], tuple[str, ...]]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def inside(path: str) -> str:
+    """Check that a path leads to a place in the repository."""
+    if Path(path).is_absolute() or ".." in Path(path).parts or not Path(path).parts:
+        raise ValueError("a path inside the repository")
+    return path
+
+
+def output_folder(path: str) -> str:
+    """Check that a folder may be written and emptied by stages."""
+    if Path(inside(path)).parts[0] in KEPT:
+        raise ValueError(f"a folder inside the repository, and not in {', '.join(KEPT)}")
+    return path
+
+
+KEPT = (".dvc", ".git", "data", "src", "store")  # folders that no stage writes
+ModelName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # becomes the name of a folder
 Corpus = Annotated[str, one_of(partial(registry.names, registry.CORPORA))]
 Coder = Annotated[str, one_of(partial(registry.names, registry.CODERS))]
 ChatFormat = Annotated[str, one_of(registry.chat_formats)]
@@ -78,7 +105,7 @@ class Llm(Section):
 
     `mode`: only look answers up, record missing ones, record them through the Batch API, or request every answer again. The SDK
     repeats a request `network_retries` times when the network fails; an answer that fails its check is asked for `attempts`
-    times.
+    times. `extra_body`: more settings of a request to this model; null leaves one out that the server refuses.
     """
 
     mode: Literal["replay", "record", "batch", "live"]
@@ -91,6 +118,15 @@ class Llm(Section):
     prices: dict[str, Price]
     batch_discount: float = Share
     budget: Budget
+    extra_body: dict[str, JsonValue] = Field(default={}, exclude_if=lambda settings: not settings)
+
+    @field_validator("extra_body")
+    @classmethod
+    def settings_only(cls, settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """Refuse what is no setting: it would change what is asked, or the form of the answer."""
+        if fixed := sorted({"model", "messages", "stream", "n"} & set(settings)):
+            raise ValueError(f"{fixed[0]} is no setting that extra_body may change")
+        return settings
 
     @model_validator(mode="after")
     def no_secret(self) -> "Llm":
@@ -327,12 +363,12 @@ class Study(Section):
     name: str
     title: str
     root: str
-    params: str
-    out: str
+    params: Annotated[str, AfterValidator(inside)]
+    out: Annotated[str, AfterValidator(output_folder)]
     seed: int
     threads: PositiveInt
     corpora: tuple[Corpus, ...]
-    models: tuple[str, ...]
+    models: tuple[ModelName, ...]
     weights: str
     expect: Expect
     acquire: Acquire

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
+import half_open
 import httpx2
+import psutil
 import pytest
 from edits import edit
 from playwright.sync_api import expect
@@ -496,6 +498,15 @@ def test_the_training_shows_the_gold_after_a_volley_and_not_before(desk: Running
 # ---- what outlives what ----
 
 
+def test_connections_that_ask_for_nothing_keep_nobody_out(folder: Path, tmp_path: Path) -> None:
+    with running(folder, tmp_path / "data") as desk:
+        with half_open.held(int(desk.url.rpartition(":")[2]), (600, b""), (1100, half_open.HEAD)):
+            assert desk.client("rater-1").get("/").status_code == 200
+            assert psutil.Process(desk.process.pid).num_fds() < 1000
+        desk.said.clear()
+    assert desk.said[-1] == "\nThe desk is closed.\n"
+
+
 def test_the_desk_says_that_it_is_open(desk: Running) -> None:
     answer = httpx2.get(f"{desk.url}/health")
     assert (answer.status_code, answer.text) == (200, "open\n")
@@ -959,6 +970,16 @@ def test_a_training_shows_the_agreement_at_once(desk: Running, chromium: Watched
     page.wait_for_selector("#result")
     chromium.shot(page, "training-result", whole=True)
     assert chromium.complaints == []
+
+
+def test_keys_of_an_input_method_are_not_the_desks(desk: Running, chromium: Watched) -> None:
+    page = open_packet(chromium.context(viewport=DESKTOP, locale="zh-CN"), desk, "rater-1", SHARED)
+    pressed = """([key, code]) => document.querySelector(".counselor[aria-current]").dispatchEvent(
+        new KeyboardEvent("keydown", { key, code, keyCode: 229, bubbles: true, cancelable: true }))"""
+    page.evaluate(pressed, ["Enter", "Enter"])
+    assert marked(page) == 2
+    page.evaluate(pressed, ["Process", "KeyJ"])
+    assert marked(page) == 4
 
 
 def test_a_link_in_web_mail_signs_in_and_leaves_no_token_in_the_address(desk: Running, chromium: Watched) -> None:

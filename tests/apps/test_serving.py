@@ -11,6 +11,7 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+import half_open
 import httpx2
 import openai
 import pytest
@@ -203,7 +204,14 @@ def test_limits_stops_and_seeds_of_a_request(server: Server) -> None:
 
 
 def test_a_request_that_says_every_setting_is_answered_as_one_that_says_what_the_study_has(server: Server) -> None:
-    settings = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "stop_token_ids": []}
+    settings = {
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "stop_token_ids": [],
+        "user": "a",
+    }
     replies = []
     for more in ({}, settings | {"top_k": 50}):
         got = post(server, ask(temperature=0.95, top_p=0.7, seed=3) | more)
@@ -344,6 +352,11 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "an empty stop": (ask(stop=[""]), 400, "stop"),
     "a repetition penalty": (ask(repetition_penalty=1.05), 400, "repetition_penalty is not supported"),
     "a least probability": (ask(min_p=0.1), 400, "min_p is not supported"),
+    "a part of a reply to go on with": (ask(continue_final_message=True), 400, "continue_final_message is not supported"),
+    "the best of several": (ask(best_of=4), 400, "best_of is not supported"),
+    "beams": (ask(use_beam_search=True), 400, "use_beam_search is not supported"),
+    "a misspelled setting": (ask(temprature=1), 400, "temprature is not supported"),
+    "another template": (ask(chat_template="{{ messages }}"), 400, "chat_template is not supported"),
     "stop tokens": (ask(stop_token_ids=[5]), 400, "stop_token_ids is not supported"),
     "a top_k below all": (ask(top_k=-2), 400, "top_k"),
     "a top_k beyond all numbers": (ask(top_k=2**80), 400, "top_k"),
@@ -406,6 +419,32 @@ def test_a_fuzzer_finds_no_server_error(server: Server) -> None:
     assert statuses[200] > 20
     assert statuses[400] > 50
     assert server.get("/health").json() == {"status": "ok"}
+
+
+def test_connections_that_ask_for_nothing_keep_nobody_out(server: Server) -> None:
+    before = server.log.stat().st_size
+    halves = ((600, b""), (1100, half_open.HEAD), (300, half_open.HEAD + b"\r\n"))
+    with half_open.held(int(server.url.rpartition(":")[2]), *halves):
+        assert post(server, ask(max_tokens=2)).status_code == 200
+    assert server.log.stat().st_size == before
+
+
+def test_a_foreign_name_opens_nothing_where_no_token_is_wanted(server: Server, narrow: Server) -> None:
+    for path in ("/v1/models", "/metrics"):
+        got = httpx2.get(server.url + path, headers={"host": "evil.example:8000"})
+        assert (got.status_code, got.json()["error"]["type"]) == (421, "invalid_request_error")
+    assert post(server, ask(max_tokens=2), headers={"host": "evil.example"}).status_code == 421
+    assert post(server, ask(max_tokens=2), headers={"host": "localhost"}).status_code == 200
+    headers = {"host": "models.example.org", "authorization": f"Bearer {TOKEN}"}
+    assert httpx2.get(f"{narrow.url}/v1/models", headers=headers).status_code == 200
+
+
+def test_an_open_server_says_that_it_is_open(place: tuple[Path, Study]) -> None:
+    options = ("--host", "0.0.0.0", "--models", "tiny-llama3")
+    with serving(place[0], *options, ready=False) as running:
+        assert "set MI_LLM_TOKEN to require a token" in running.log.read_text()
+    with serving(place[0], *options, token=TOKEN, ready=False) as running:
+        assert "MI_LLM_TOKEN" not in running.log.read_text()
 
 
 def test_the_token_is_wanted_where_models_are(narrow: Server) -> None:

@@ -218,6 +218,17 @@ def test_packages_that_do_not_fit_the_lock_are_refused(copy: Path) -> None:
     assert "torch: 2.13.0, not 2.13.1" in refusal(lambda: build(Path("dist"), None))
 
 
+def test_a_release_fills_in_its_day_and_its_address(copy: Path) -> None:
+    assert not {"date-released", "url"} & YAML(typ="safe").load(storage.read_text(copy / "CITATION.cff")).keys()
+    filled = {"# date-released: YYYY-MM-DD": "date-released: 2031-02-03", "# url: https://…": "url: https://example.org/mi-llm"}
+    edit(copy / "CITATION.cff", filled)
+    git(copy, "commit", "--quiet", "--all", "--message", "A release")
+    target = build(Path("dist"), None)
+    assert examine(target) == []
+    with zipfile.ZipFile(target) as opened:
+        assert json.loads(opened.read("zenodo.json"))["metadata"]["publication_date"] == "2031-02-03"
+
+
 def test_without_the_audit_the_table_says_so(copy: Path) -> None:
     shutil.rmtree(copy / "runs/paper")
     target = build(Path("dist"), None)

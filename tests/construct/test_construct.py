@@ -18,7 +18,7 @@ from mi_llm.corpora import release
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.files import File, from_archive, write_archive
 from mi_llm.corpora.read import READERS, read
-from mi_llm.corpora.reading import Repairs
+from mi_llm.corpora.reading import Repairs, assemble
 from mi_llm.dialog import Dialog, Turn, read_dialogs, read_rounds, write_dialogs, write_rounds
 from mi_llm.llm.cassette import Cassette, text_of
 from mi_llm.models.finetune import samples_of
@@ -426,6 +426,8 @@ def turns(*said: str) -> list[Turn]:
         (["来医生，我自行停药了", "咨你把停药的事说出来了", "来嗯", "咨愿意说说吗？"], None),
         (["来你好", "咨你好", "来我想戒烟", "咨你想戒烟，因为"], "incoherent: breaks off"),
         (["来你好", "咨你好 来访者：我想", "来我想戒烟", "咨你想戒烟。"], "incoherent: broken characters or a speaker's label"),
+        (["来你好", "咨你好。支持者: 好", "来嗯", "咨你好。"], "incoherent: broken characters or a speaker's label"),
+        (["来你好", "咨你好", "来嗯 User：好", "咨你好。"], "incoherent: broken characters or a speaker's label"),
         (["来你好", "咨我能理解你现在的心情不容易。", "来嗯", "咨我能理解你现在的心情不容易。"], "repetitive: said 2 times"),
         (["来你好", "咨慢慢来吧慢慢来吧慢慢来吧。", "来嗯", "咨你好。"], "repetitive: “慢慢来吧” three times"),
         (["来我想戒烟", "咨今天天气不错。", "来我抽了十年", "咨我们去散步吧。"], "irrelevant: 100% of the replies"),
@@ -461,6 +463,40 @@ def test_a_person_overrules_the_checks_and_nothing_is_dropped_silently(corpora: 
     page = (corpora / "runs/mini/screen/dialogs.html").read_text(encoding="utf-8")
     assert page.count("<article") == 72
     assert "cpsycound/case_3: drop (rater A)" in page
+
+
+@pytest.mark.parametrize(
+    ("decision", "corrected", "wrong"),
+    [
+        ("keep", "", "decisions.csv: x/1 is kept, but one side alone speaks in it"),
+        ("fix", "来访者：我想戒烟。", "x_1.txt: only one side speaks"),
+        ("fix", "求助者：我想戒烟。支持者：您想戒烟。", "x_1.txt, line 1: '求助者：我想戒烟。支持者"),
+    ],
+)
+def test_a_screened_dialog_has_two_sides(workspace: Path, study: Study, decision: str, corrected: str, wrong: str) -> None:
+    entry = {"dialog": "1", "source": "x", "key": None, "answer": '[{"role": "client", "content": "我想戒烟。"}]'}
+    storage.write_lines(Path("runs/mini/transcribe/transcribed.jsonl"), [entry])
+    Path("mini/decisions/x_1.txt").write_text(corrected, encoding="utf-8")
+    screen.screen(study)
+    assert read_dialogs(Path("runs/mini/screen/dialogs.jsonl")) == []
+    assert pd.read_csv("runs/mini/screen/screening.csv")["decision"].tolist() == ["drop"]
+    decide(f"x/1,{decision},x,A,2026-11-01")
+    with pytest.raises(Problem) as refusal:
+        screen.screen(study)
+    assert wrong in str(refusal.value)
+
+
+def test_a_dialog_of_one_side_is_counted_and_drawn_neither_for_rating_nor_for_transcription(study: Study) -> None:
+    told, asked = Turn(role="client", text="我睡不着。"), Turn(role="counselor", text="多久了？")
+    repairs = Repairs()
+    volleys = [(turn.role, turn.text, "here") for turn in (told, told)]
+    (one_sided,) = assemble("1", "cpsycound", volleys, repairs, {})
+    assert repairs.examples["one side alone speaks"] == "1"
+    whole = Dialog(id="2", source="cpsycound", turns=(told, asked))
+    write_dialogs(study.path("read", "cpsycound", "dialogs.jsonl"), [one_sided, whole])
+    assert rate.sample(study, "cpsycound") == [whole]
+    with pytest.raises(Problem, match="at most the 1 available"):
+        transcribe.sample(study, "cpsycound", [one_sided, whole])
 
 
 @pytest.mark.parametrize(

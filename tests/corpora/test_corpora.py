@@ -6,11 +6,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from repository import ROOT
 
 from mi_llm import storage
 from mi_llm.corpora import acquire, annomi, fetch, release
 from mi_llm.corpora.files import File, from_archive, from_folder, natural, write_archive
+from mi_llm.corpora.labels import ROLES, split_volley
 from mi_llm.corpora.read import READERS, read
 from mi_llm.corpora.reading import Repairs
 from mi_llm.dialog import Dialog, read_dialogs
@@ -23,6 +26,14 @@ SAMPLES = {"cpsycound": 60, "psydtcorpus": 20, "smilechat": 14, "psy_insight": 1
 def dialogs_of(corpus: str, *files: File) -> tuple[list[Dialog], dict[str, int]]:
     repairs = Repairs()
     return list(READERS[corpus](files, repairs)), repairs.counts
+
+
+ASKED = "您多久没睡好了？"
+
+
+def as_json(name: str, *entries: object) -> File:
+    """A file with one JSON document per line."""
+    return File(name, "\n".join(json.dumps(entry) for entry in entries).encode())
 
 
 @pytest.mark.parametrize("corpus", SAMPLES)
@@ -73,12 +84,97 @@ def test_repairs_are_counted_with_an_example() -> None:
     assert repairs.examples["continuation line joined"] == "Data/case_7.txt, line 2"
 
 
+INSIDE = "我睡不着。支持者：听起来很累。求助者：是的。"
+
+
+@pytest.mark.parametrize(
+    ("corpus", "file"),
+    [
+        ("cpsycound", File("case_1.txt", f"访客：{INSIDE}\n\n治疗师：您多久没睡好了？".encode())),
+        ("smilechat", as_json("0.json", [{"role": "client", "content": INSIDE}, {"role": "Counselor", "content": ASKED}])),
+        (
+            "psydtcorpus",
+            as_json("a.json", [{"messages": [{"role": "user", "content": INSIDE}, {"role": "assistant", "content": ASKED}]}]),
+        ),
+        (
+            "psy_insight",
+            as_json(
+                "a.json", [{"dialog": [{"speaker": "Seeker", "content": INSIDE}, {"speaker": "Supporter", "content": ASKED}]}]
+            ),
+        ),
+        ("efaqa", as_json("a.jsonl", {"title": INSIDE, "chats": [{"sender": "audience", "value": ASKED}]})),
+    ],
+)
+def test_a_label_inside_a_volley_splits_it(corpus: str, file: File) -> None:
+    (dialog,), repairs = dialogs_of(corpus, file)
+    said = [("client", "我睡不着。"), ("counselor", "听起来很累。"), ("client", "是的。"), ("counselor", ASKED)]
+    assert [(turn.role, turn.text) for turn in dialog.turns] == said
+    assert repairs == {"label inside a volley: split or removed": 1}
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(ROLES)), st.text("天气很好说a,，", min_size=1)), min_size=1))
+def test_volleys_that_were_run_together_come_apart_at_their_labels(said: list[tuple[str, str]]) -> None:
+    label, _ = said[0]
+    text = "".join(f"{label.upper()}：{words}。" for label, words in said)
+    assert split_volley(ROLES[label], text) == [(ROLES[label], f"{words}。") for label, words in said]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "你可以告诉来访者：慢慢来。",
+        "我觉得咨询师：很好。",
+        "他不懂。（咨询师：我怎么知道？）",
+        "咨询师：您好。",
+        "你好。求助者：支持者：您好。",
+    ],
+)
+def test_a_dialog_whose_label_leaves_open_who_speaks_is_left_out_and_counted(text: str) -> None:
+    clear = as_json("1.json", [{"role": "client", "content": "医生说：“少吃盐。”"}, {"role": "counselor", "content": ASKED}])
+    dialogs, repairs = dialogs_of("smilechat", as_json("0.json", [{"role": "client", "content": text}]), clear)
+    assert [dialog.turns[0].text for dialog in dialogs] == ["医生说：“少吃盐。”"]
+    assert repairs == {"dialog left out: label inside a volley, unclear who speaks": 1}
+
+
+def test_a_text_file_names_every_speaker() -> None:
+    text = "来访者：你好。\n心理咨询师：您好。\n医生说：“少吃盐。”\n1. 深呼吸：慢慢来\n妈妈：他总熬夜。"
+    (dialog,), repairs = dialogs_of("cpsycound", File("case_1.txt", text.encode()))
+    assert dialog.turns[1].text == "您好。\n医生说：“少吃盐。”\n1. 深呼吸：慢慢来"
+    assert (dialog.turns[2].role, dialog.turns[2].text) == ("client", "他总熬夜。")
+    assert repairs == {"continuation line joined": 2, "person beside the client taken as the client": 1}
+
+
+def test_no_two_dialogs_have_one_id(workspace: Path, study: Study) -> None:
+    posts = [
+        {"md5": name, "title": "睡不着", "chats": [{"sender": "audience", "value": ASKED}]} for name in ("a", "a-2", "a", "a")
+    ]
+    write_archive(Path("runs/mini/acquire/efaqa/files.tar"), [as_json("a.jsonl", *posts)])
+    storage.write_text(Path("runs/mini/acquire/efaqa/manifest.csv"), "path,bytes,blob\na.jsonl,0,x\n")
+    read(study, "efaqa")
+    assert [dialog.id for dialog in read_dialogs(Path("runs/mini/read/efaqa/dialogs.jsonl"))] == ["a", "a-2", "a-3", "a-4"]
+    assert '"id used before, number added",2,a-3' in Path("runs/mini/read/efaqa/repairs.csv").read_text(encoding="utf-8")
+
+
+def test_a_post_is_what_was_written_and_answered() -> None:
+    chats = [{"sender": "audience", "type": "pictureMessage", "value": "p.png"}, {"sender": "owner", "value": "唉"}]
+    answered = [*chats, {"sender": "audience", "type": "textMessage", "value": ASKED}]
+    posts = [{"title": "睡不着", "description": "三个月了。", "chats": chats} for chats in (chats, answered, [])]
+    (dialog,), repairs = dialogs_of("efaqa", as_json("a.jsonl", *posts))
+    assert [turn.text for turn in dialog.turns] == ["睡不着\n三个月了。\n唉", ASKED]
+    assert repairs == {
+        "message that is no text left out": 2,
+        "post without a reply left out": 2,
+        "turns of one role merged": 2,
+    }
+
+
 @pytest.mark.parametrize(
     ("corpus", "file", "words"),
     [
         ("cpsycound", File("case_1.txt", "来访者：你好".encode("gb18030")), "case_1.txt, byte 0: not UTF-8"),
         ("cpsycound", File("case_1.txt", "你好\n来访者：你好".encode()), "case_1.txt, line 1"),
         ("cpsycound", File("case_1.txt", b""), "no turn with text"),
+        ("cpsycound", File("case_1.txt", "来访者：你好\n督导：您好".encode()), "case_1.txt, line 2: the unknown speaker '督导'"),
         ("smilechat", File("data/0.json", b'[{"role": "client"'), "data/0.json, line 1: not JSON"),
         ("smilechat", File("data/0.json", b'[{"role": "robot", "content": "x"}]'), "data/0.json, turn 1: the speaker 'robot'"),
         ("smilechat", File("data/0.json", b'[{"role": "client", "content": 5}]'), "data/0.json, turn 1: a int as text"),

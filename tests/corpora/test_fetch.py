@@ -308,6 +308,56 @@ def test_an_archive_that_unpacks_too_large_is_refused(tmp_path: Path) -> None:
         list(from_archive(tmp_path / "bomb.tar.gz"))
 
 
+def packed(path: Path, member: tarfile.TarInfo, form: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w:gz", format=form, encoding="utf-8", errors="surrogateescape") as out:
+        member.size = 1
+        out.addfile(member, io.BytesIO(b"x"))
+    return path
+
+
+def test_headers_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    attributes = tarfile.TarInfo("top/a")
+    attributes.pax_headers = {"comment": "x" * 100_000}
+    with pytest.raises(Problem, match=r"a damaged archive \(a header of 100\d\d\d bytes"):
+        list(from_archive(packed(tmp_path / "pax.tar.gz", attributes)))
+    long = packed(tmp_path / "long.tar.gz", tarfile.TarInfo("top/" + "b" * 100_000), tarfile.GNU_FORMAT)
+    with pytest.raises(Problem, match=r"a damaged archive \(a header of 100\d\d\d bytes"):
+        list(from_archive(long))
+
+
+@pytest.mark.parametrize("name", ["top/" + "a/" * 200 + "b", "top/\udcff.txt", "top/\x1b[31m.txt", "top/" + "b" * 2000])
+def test_a_name_that_no_corpus_has_is_refused(tmp_path: Path, name: str) -> None:
+    form = tarfile.GNU_FORMAT if "\udcff" in name else tarfile.PAX_FORMAT
+    with pytest.raises(Problem, match="expected: names in UTF-8"):
+        list(from_archive(packed(tmp_path / "a.tar.gz", tarfile.TarInfo(name), form)))
+
+
+def test_an_archive_of_too_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(archive("top", {f"{number}": b"" for number in range(12)}))
+    monkeypatch.setattr("mi_llm.corpora.files.MOST_FILES", 10)
+    with pytest.raises(Problem, match="at most 10 files"):
+        list(from_archive(tmp_path / "a.tar.gz"))
+
+
+def test_a_file_without_a_pin_must_stay_what_it_was_the_first_time(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(Path("mini/params.yaml"), {"upstream: []": "upstream: [psydtcorpus]"})
+    name, mirror = "PsyDTCorpus_train_mulit_turn_packing.json", Path("mirror")
+    mirror.mkdir()
+    monkeypatch.setenv("MI_LLM_MIRROR", "mirror")
+    study = load(Path("mini/params.yaml"))
+    (mirror / name).write_bytes(b"[1]")
+    acquire.acquire(study, "psydtcorpus")
+    acquire.acquire(study, "psydtcorpus")
+    assert storage.read_json(Path("mini/acquired.json")) == {name: storage.blob_id(b"[1]")}
+    shutil.rmtree("runs")
+    (mirror / name).write_bytes(b"[2]")
+    with pytest.raises(Problem, match=r"(?s)as it was first acquired here \(mini/acquired\.json\).*remove its line"):
+        acquire.acquire(study, "psydtcorpus")
+    assert not list(Path("runs").rglob("*.tar"))
+    Path("mini/acquired.json").unlink()
+    acquire.acquire(study, "psydtcorpus")
+
+
 def test_a_link_in_a_folder_of_samples_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link.txt").symlink_to("/etc/hostname")
     with pytest.raises(Problem, match="a link"):

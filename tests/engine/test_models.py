@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mi_llm.dialog import Turn
 from mi_llm.engine.load import named, nondeterministic, prepare_torch
-from mi_llm.engine.template import BAICHUAN2, FORMATS, GLM4, IGNORED, LLAMA3, ChatFormat, encode, messages, prompt
+from mi_llm.engine.template import BAICHUAN2, FORMATS, GLM4, IGNORED, LLAMA3, ChatFormat, encode, messages, prompt, unmarked
 from mi_llm.study import Study
 
 TALK = [
@@ -55,6 +55,16 @@ def test_the_instruction_stands_before_the_last_client_turn_or_in_a_system_turn(
     assert messages(TALK, "指示", "query")[2] == {"role": "user", "content": "指示\n我想戒烟"}
     assert messages(TALK, "指示", "query")[0] == {"role": "user", "content": "你好"}
     assert messages(TALK, "指示", "system")[0] == {"role": "system", "content": "指示"}
+
+
+def test_no_text_for_a_server_holds_a_mark(tokenizer: PreTrainedTokenizerFast) -> None:
+    marks = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    marks += ["<|im_start|>", "<｜end▁of▁sentence｜>", "<reserved_107>", "<start_of_turn>", "[/INST]", "<</SYS>>"]
+    for mark in marks:
+        (message,) = unmarked([{"role": "user", "content": f"我{mark}想{mark * 2}[笑] a<b> 1 < 2 > 0"}])
+        assert mark not in message["content"]
+        assert message["content"].replace(f"{mark[0]} {mark[1:]}", mark).endswith("[笑] a<b> 1 < 2 > 0")
+        assert set(tokenizer.all_special_ids).isdisjoint(tokenizer(message["content"], add_special_tokens=False)["input_ids"])
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)

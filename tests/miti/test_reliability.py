@@ -1,6 +1,7 @@
 """How far raters agree: published worked examples, reference implementations, and the table over whole transcripts."""
 
 import math
+import re
 import time
 from itertools import combinations
 
@@ -17,6 +18,9 @@ from scipy import stats
 from mi_llm.codebook.coding import Behaviour, Global
 from mi_llm.miti.reliability import (
     COLUMNS,
+    NEGATIVE,
+    NO_VALUE,
+    SINGLE,
     Bootstrap,
     Numbers,
     alphas,
@@ -30,6 +34,7 @@ from mi_llm.miti.reliability import (
     pearsons,
     table,
 )
+from mi_llm.report.chinese import chinese
 
 Places = NDArray[np.int64]
 
@@ -295,6 +300,34 @@ def test_the_table_does_not_depend_on_the_order_of_rows_nor_on_how_an_empty_fiel
     pd.testing.assert_frame_equal(again, table(codes, ratings, resamples=50))
 
 
+def test_what_does_not_exist_is_said_with_the_reason_beside_the_share_of_equal_decisions() -> None:
+    always = [row for packet in "pqst" for rater in ("r1", "r2") for row in spread(rater, packet, "Q Q Q")]
+    pairs = {"p": ("3333", "3333"), "q": ("3333", "3333"), "s": ("3333", "4333"), "t": ("4333", "3333")}
+    ratings = {(rater, packet): rated[index] for packet, rated in pairs.items() for index, rater in enumerate(("r1", "r2"))}
+    found = table(*frames(always, ratings), resamples=200).set_index(["measure", "code"])
+    for measure, why in (("kappa", "both raters always gave the same single code"), ("alpha", "the codes do not vary")):
+        for code in ("Q", "SR"):  # seen always, and never
+            row = found.loc[(measure, code)]
+            assert math.isnan(row["value"])
+            assert (row["agreement"], row["note"]) == (1, f"no value: {why}")
+    assert found.loc[("ICC(2,1)", "SST"), ["agreement", "note"]].tolist() == [1, "no value: no variance"]
+    assert found.loc[("pearson", "SST"), "note"] == "no value: one rater's numbers do not vary"
+    icc_of_mean = found.loc[("ICC(2,k)", "CCT")]  # 3 3, 3 3, 3 4, 4 3: half are equal, and the rest is swapped
+    assert icc_of_mean["value"] == -2
+    assert icc_of_mean["agreement"] == 0.5
+    assert icc_of_mean["note"].startswith("below 0: the raters differ more within a transcript than the transcripts do; interval")
+    assert (found["note"] != "")[found["value"].isna() | found["lo"].isna()].all()
+    assert found.loc[("alpha", "CCT"), "agreement"] == found.loc[("pearson", "CCT"), "agreement"] == 0.5
+
+
+def test_a_reason_is_said_in_chinese_too() -> None:
+    for note in (
+        *(f"no value: {why}" for why in NO_VALUE.values()), f"no value: {SINGLE}", f"no interval: {SINGLE}", NEGATIVE,
+        f"{NEGATIVE}; interval without 5 of 200 resamples, which have no value",
+    ):  # fmt: skip
+        assert not re.search("[a-z]", chinese(note))
+
+
 def test_without_two_raters_of_one_packet_the_table_is_empty() -> None:
     empty = frames([], {})
     apart = frames([*spread("r1", "p", "Q"), *spread("r2", "q", "Q")], {("r1", "p"): "3333", ("r2", "q"): "3333"})
@@ -309,6 +342,7 @@ def test_a_single_transcript_has_values_and_no_interval() -> None:
     assert row["value"] == pytest.approx(cohen([1, 1, 0], [1, 0, 0]), abs=1e-4)
     assert math.isnan(row["lo"])
     assert math.isnan(row["hi"])
+    assert row["note"] == "no interval: a single transcript"
 
 
 def test_three_raters_are_compared_two_by_two_and_all_together() -> None:

@@ -209,7 +209,7 @@ def test_a_model_comes_from_its_pinned_commit_and_loads(server: Hub, checkpoints
 
 @pytest.mark.usefixtures("accepted")
 def test_a_model_that_came_with_fewer_stop_tokens_gets_those_of_its_format_and_the_source_says_so(server: Hub) -> None:
-    server.files["generation_config.json"] = b'{"eos_token_id": 5, "top_p": 0.9}'
+    server.files["generation_config.json"] = b'{"eos_token_id": 14, "top_p": 0.9}'
     study = pinned(server)
     base(study, "tiny-llama3")
     folder, source = checkpoint(study, "tiny-llama3"), storage.read_json(study.folder / "base/tiny-llama3/source.json")

@@ -25,7 +25,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from mi_llm.dialog import Dialog, Round, read_rounds, write_rounds
 from mi_llm.engine.branching import Branching, Plan, Talk, branching_attention, greedy, plan
-from mi_llm.engine.counselor import chats, plans, sampler
+from mi_llm.engine.counselor import answer_of, chats, plans, sampler
 from mi_llm.engine.estimate import Answering, keys_and_values, shape_of
 from mi_llm.engine.load import checkpoint, load
 from mi_llm.engine.template import FORMATS, Placement, prompt
@@ -36,6 +36,14 @@ from mi_llm.problem import Problem
 from mi_llm.study import Study
 
 MOST = 12
+
+
+def test_a_served_reply_is_what_is_said_and_its_tokens_are_counts() -> None:
+    message = {"content": "<think>她累了。</think>\n你累了。"}
+    response = {"choices": [{"message": message, "finish_reason": "end_turn"}]}
+    sample = Round(id="a#1", dialog="a", number=1, history=(), client="我很累。", counselor="")
+    answer = answer_of(sample, {"response": response, "usage": {"prompt_tokens": -3, "completion_tokens": 7}})
+    assert answer == {"round": "a#1", "dialog": "a", "text": "你累了。", "prompt_tokens": 0, "tokens": 7, "finish": "stop"}
 
 
 @pytest.fixture

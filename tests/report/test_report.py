@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -25,7 +26,7 @@ from mi_llm.miti.summary import summary
 from mi_llm.needs import needs
 from mi_llm.paper.claims import Printed, claims
 from mi_llm.problem import Problem
-from mi_llm.report import published
+from mi_llm.report import published, tables
 from mi_llm.report.chinese import chinese
 from mi_llm.report.figures import stages
 from mi_llm.report.page import PAGES, SUFFIXES, report
@@ -62,6 +63,20 @@ def test_the_settings_say_how_many_parameters_lora_trains_on_either_layout(monke
     ours = "19,988,480（q、k、v 为三个矩阵）；按发布时的结构（q、k、v 为一个矩阵）为 17,891,328"
     assert chinese(rows["This study"].iloc[0]) == ours
     assert settings(load(Path("mini/params.yaml"))).filter(like="Trained parameters", axis=0).empty
+
+
+def test_each_setting_says_its_own_and_sampling_is_no_sample_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    stated = claims() | {"X-lora": replace(claims()["X-lora"], reported="8, 16, 0")}
+    monkeypatch.setattr(tables, "claims", lambda: stated)
+    study = load(Path("params.yaml"))
+    drawn = study.model_copy(update={"respond": study.respond.model_copy(update={"decoding": "sample"})})
+    rows = settings(drawn)
+    assert rows.loc["LoRA rank, alpha, dropout", "Paper"] == "8, 16, 0"
+    others = ["Decoding", "Seed", *(name for name in rows.index if name.startswith("Trained parameters"))]
+    assert set(rows.loc[others, "Paper"]) == {"not stated"}
+    assert rows.loc["Decoding", "This study"] == "sampling"
+    assert (chinese("sampling"), chinese("sample")) == ("采样", "样例")
 
 
 def test_tuned_is_compared_with_base_and_with_other_tuned_models(scored: Study) -> None:

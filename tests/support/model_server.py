@@ -1,8 +1,8 @@
 """A real HTTP server that speaks OpenAI's protocol (chat completions, files, batches) and misbehaves as real ones do.
 
-It answers a transcription prompt with the dialog in it, as the JSON list that the prompt asks for. With `--faults 0.3`, that
-share of its answers is one of FAULTS, drawn with a seed. Every request is written to the log, a line each: what was asked
-(SHA-256 of the body), when it came, and how it was answered; a line is written when the answer has left.
+It answers a transcription prompt with the dialog in it, as the JSON list that the prompt asks for, and any other with `{}`. With
+`--faults 0.3`, that share of its answers is one of `--kinds`, drawn with a seed. Every request is written to the log, a line
+each: what was asked (SHA-256 of the body), when it came, and how it was answered; a line is written when the answer has left.
 
     python tests/support/model_server.py --port 0 --log log.jsonl --faults 0.3 --delay 0.05
 
@@ -11,6 +11,7 @@ prints the port it listens on.
 
 import argparse
 import asyncio
+import gzip
 import hashlib
 import json
 import random
@@ -20,6 +21,18 @@ from pathlib import Path
 from typing import Any
 
 FAULTS = ("429", "500", "timeout", "cut", "truncated", "refusal", "roles", "turns")
+SENT: dict[str, dict[str, Any]] = {  # whole answers: what stands in place of a good one's text, or of its usage
+    "think": {"text": "<think>先想一想 [1]</think>\n好的：\n```JSON\n%s\n```\n希望有帮助。"},
+    "deep": {"text": "[" * 20000},
+    "infinite": {"text": "[1e999]"},
+    "half": {"text": '["\\ud83d"]'},
+    "nul": {"text": '["\\u0000"]'},
+    "escape": {"text": "\x1b[2J%s"},
+    "usage": {"usage": ["a", "list"]},
+    "words": {"usage": {"prompt_tokens": "many", "completion_tokens": []}},
+    "negative": {"usage": {"prompt_tokens": -(10**9), "completion_tokens": 10**400}},
+    "end_turn": {"finish": "end_turn"},
+}
 ROLES = {"来访者": "client", "咨询师": "counselor"}
 
 
@@ -91,13 +104,17 @@ class Server:
     async def chat(self, body: bytes, headers: dict[str, str], writer: asyncio.StreamWriter) -> None:
         """Answer one chat completion, well or not."""
         came, request = time.time(), json.loads(body)
-        fault = self.chance.choice(FAULTS) if self.chance.random() < self.options.faults else "good"
+        fault = self.chance.choice(self.options.kinds.split(",")) if self.chance.random() < self.options.faults else "good"
         if self.options.key and headers.get("authorization") != f"Bearer {self.options.key}":
             fault = "401"
         turns = turns_in(request["messages"][-1]["content"])
         told = f"you sent {headers.get('authorization')}"  # a careless server repeats the key
         await asyncio.sleep(self.options.delay)
-        good = completion(request, json.dumps(turns, ensure_ascii=False))
+        text = json.dumps(turns, ensure_ascii=False) if turns else "{}"
+        sent = SENT.get(fault, {})
+        good = completion(request, str(sent.get("text", "%s")).replace("%s", text))
+        good["usage"] = sent.get("usage", good["usage"])
+        good["choices"][0]["finish_reason"] = sent.get("finish", "stop")
         if fault == "timeout":
             await asyncio.sleep(self.options.timeout)
         try:
@@ -114,6 +131,22 @@ class Server:
                     await self.send(writer, 200, good, cut=True)
                 case "truncated":
                     await self.send(writer, 200, json.dumps(good).encode()[:-40])
+                case "body":
+                    await self.send(writer, 200, b"[" * 20000)
+                case "huge":
+                    await self.send(writer, 200, b" " * (12 * 2**20))
+                case "bomb":
+                    await self.send(writer, 200, gzip.compress(b" " * 2**28), "Content-Encoding: gzip\r\n")
+                case "drip":
+                    writer.write(b"HTTP/1.1 200 X\r\nContent-Length: 1000\r\n\r\n")
+                    for _ in range(1000):
+                        writer.write(b" ")
+                        await writer.drain()
+                        await asyncio.sleep(0.05)
+                case "redirect":
+                    await self.send(writer, 307, {}, f"Location: {self.options.elsewhere}/v1/chat/completions\r\n")
+                case "400":
+                    await self.send(writer, 400, {"error": {"message": "temperature does not support 0"}})
                 case "refusal":
                     await self.send(writer, 200, completion(request, "", refusal=f"I cannot; {told}"))
                 case "roles":
@@ -161,17 +194,30 @@ class Server:
         return 404, {"error": {"message": "no such route"}}
 
     def finish(self, batch: dict[str, Any]) -> None:
-        """Answer the requests of a batch."""
+        """Answer the requests of a batch, or not: all of it fails, some are refused, or lines of the answers are odd."""
+        if self.options.batch == "failed":
+            errors = [{"code": "token_limit_exceeded", "message": "Enqueued token limit reached", "line": None, "param": None}]
+            batch |= {"status": "failed", "errors": {"object": "list", "data": errors}}
+            return
         lines = []
+        refused = {"error": {"message": "temperature does not support 0"}}
         for line in self.files[batch["input_file_id"]].splitlines():
             entry = json.loads(line)
+            if self.options.batch == "refused" and "1" in entry["body"]["messages"][-1]["content"]:
+                answer_ = {"custom_id": entry["custom_id"], "response": {"status_code": 400, "body": refused}, "error": None}
+                self.files["file-errors"] = self.files.get("file-errors", b"") + json.dumps(answer_).encode() + b"\n"
+                batch["error_file_id"] = "file-errors"
+                self.note(line, "400", time.time())
+                continue
             turns = turns_in(entry["body"]["messages"][-1]["content"])
             kept = turns if self.chance.random() >= self.options.faults else turns[:2]
-            answer = completion(entry["body"], json.dumps(kept, ensure_ascii=False))
+            answer = completion(entry["body"], json.dumps(kept, ensure_ascii=False) if turns else "{}")
             lines.append(
                 json.dumps({"custom_id": entry["custom_id"], "response": {"status_code": 200, "body": answer}, "error": None})
             )
             self.note(line, "good" if kept is turns else "turns", time.time())
+        if self.options.batch == "odd" and len(lines) > 1:
+            lines = ["", "[]", '{"custom_id": ["a"]}', *lines[:-1], lines[-1][:40]]
         name = f"file-{len(self.files)}"
         self.files[name] = "\n".join(lines).encode()
         batch |= {"status": "completed", "output_file_id": name, "completed_at": 2}
@@ -184,8 +230,11 @@ async def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--log", required=True)
     parser.add_argument("--faults", type=float, default=0.0)
+    parser.add_argument("--kinds", default=",".join(FAULTS))
+    parser.add_argument("--elsewhere", default="http://127.0.0.1:9")
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--timeout", type=float, default=2.0)
+    parser.add_argument("--batch", default="", help="failed, refused or odd")
     parser.add_argument("--looks", type=int, default=3)
     parser.add_argument("--key", default="")
     parser.add_argument("--seed", type=int, default=1)

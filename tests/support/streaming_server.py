@@ -1,9 +1,9 @@
 """A real HTTP server that streams chat completions as a model server does, and misbehaves where it is told to.
 
 It offers the models named, and replies to `说：…` in the client's message with what follows, otherwise with a sentence of the
-arm. `#429`, `#500`, `#400`, `#413`, `#long`, `#cut`, `#junk`, `#silent` and `#slow` in the message make it answer so. Every
-request is written to the log, a line each when it has ended: what was asked, how many pieces were sent, and whether the one who
-asked left early.
+arm. `#429`, `#500`, `#400`, `#413`, `#long`, `#cut`, `#junk`, `#silent`, `#slow` and `#eos` (it ends without a reason) in the
+message make it answer so. Every request is written to the log, a line each when it has ended: what was asked, how many pieces
+were sent, and whether the one who asked left early.
 
     python tests/support/streaming_server.py --log log.jsonl --models tiny,tiny+mi --delay 0.02
 
@@ -98,7 +98,7 @@ class Server:
         left.cancel()
         await asyncio.gather(left, return_exceptions=True)
         self.note(request, sent, "whole")
-        self.piece(writer, request, {}, "stop")
+        self.piece(writer, request, {}, "" if "#eos" in said else "stop")
         self.chunk(writer, b"data: [DONE]\n\n")
         self.chunk(writer, b"")
         return None

@@ -1,12 +1,15 @@
-"""What every app shares: where it listens, its security headers, its pages in the visitor's language, its cookies.
+"""What every app shares: where it listens, its connections, security headers, pages in the visitor's language, cookies.
 
 An app with pages is a `Site`. Its package holds `templates/` and `static/`; what all pages share lies in `apps/templates/` and
-`apps/static/`. The model server has no pages: it takes only where it listens and what follows an unexpected error.
+`apps/static/`. The model server has no pages: it takes only where it listens, its connections, and what follows an unexpected
+error.
 """
 
+import asyncio
 import ipaddress
+import resource
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 from urllib.parse import urlsplit
 
@@ -17,7 +20,9 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from werkzeug.datastructures import LanguageAccept
 from werkzeug.http import parse_accept_header
 
@@ -25,6 +30,9 @@ from mi_llm.codebook.coding import Text
 from mi_llm.problem import Problem
 
 REQUEST = 64 * 1024  # bytes
+ARRIVAL_S = 20.0  # seconds that a request may take to arrive, and that its answer may lie unread; at most twice as many pass
+CONNECTIONS_ADDRESS, CONNECTIONS = 256, 640  # open at once, of one address and in all
+FILES = 4096  # open at once, if the machine allows it: connections, those to a model server, and files
 
 Tongue = Literal["zh", "en"]
 
@@ -63,6 +71,7 @@ class Site:
             docs_url=None, redoc_url=None, openapi_url=None, telemetry=telemetry, max_body_size=REQUEST, redirect_slashes=False,
             middleware=[Middleware(guarded, headers=self.headers), *middleware],
         )  # fmt: skip
+        app.add_exception_handler(ClientDisconnect, nobody)
         app.mount("/static", StaticFiles(packages=[(self.package, "static"), (__package__, "static")]))
         return app
 
@@ -84,6 +93,11 @@ class Site:
         if request.query_params.get("lang") == tongue:
             answer.set_cookie("lang", tongue, max_age=365 * 86400, httponly=True, samesite="lax")
         return answer
+
+
+async def nobody(request: Request, error: Exception) -> Response:
+    """The answer to a browser that left before its request had arrived: it goes nowhere, and no log tells of it."""
+    return Response(status_code=400)
 
 
 def guarded(app: ASGIApp, headers: Mapping[str, str]) -> ASGIApp:
@@ -169,14 +183,119 @@ def reached_at(listening: socket.socket, host: str, address: str | None) -> str:
     return address or f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
 
-def warn_unencrypted(content: str, host: str, reached: str) -> None:
-    """Print that `content` is not encrypted, where that is so."""
+def known_host(host: str, *names: str | None) -> bool:
+    """Whether a Host header names this server; a foreign name that leads here is refused (DNS rebinding)."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    if name in ("localhost", socket.gethostname().lower(), *names):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def trusted(proxies: str) -> list[str]:
+    """The addresses and networks of the proxies in front, from a list with commas. Raises Problem."""
+    names = [name.strip() for name in proxies.split(",") if name.strip()]
+    for name in names:
+        try:
+            ipaddress.ip_network(name)
+        except ValueError:
+            raise Problem("--proxies", name, "an address, or a network such as 172.16.0.0/12", "correct it") from None
+    return names
+
+
+def warn(content: str, host: str, reached: str, proxies: Sequence[str]) -> None:
+    """Print that `content` is not encrypted, or that the proxy is unknown, where that is so."""
+    if reached.startswith("https://") and not proxies:
+        print("Name the HTTPS proxy with --proxies: else all who come through it count as one address, without secure cookies.")
     if not loopback(host) and not reached.startswith("https://"):
-        print(f"{content} travel unencrypted over this network; put an HTTPS proxy in front (--address).")
+        print(f"{content} travel unencrypted over this network; put an HTTPS proxy in front (--address, --proxies).")
 
 
-def run(app: FastAPI, listening: socket.socket, **options: Any) -> None:
+def subscriber(address: str) -> str:
+    """Whom an address stands for: itself, or the network of an IPv6 address, since one line has a whole /64."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address) or found.ipv4_mapped:
+        return address
+    return str(ipaddress.ip_network((int(found), 64), strict=False))
+
+
+class Connection(H11Protocol):
+    """uvicorn's HTTP, in which nobody keeps others out by connections alone.
+
+    A connection on which no whole request arrives in time, or whose answer nobody reads, is closed. If an address, or all
+    together, have more connections than they may, the one that has waited longest for its client is closed: the new one, if no
+    other waits.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a request, and make room."""
+        super().connection_made(transport)
+        self.subscriber = subscriber(self.client[0] if self.client else "")
+        self.since = self.loop.time()
+        self.timer = self.loop.call_later(ARRIVAL_S, self.look)
+        everyone = cast("set[Connection]", self.connections)
+        for crowd, most in (
+            ([other for other in everyone if other.subscriber == self.subscriber], CONNECTIONS_ADDRESS),
+            (everyone, CONNECTIONS),
+        ):
+            if len(crowd) > most:
+                min((other for other in crowd if other.waiting), key=lambda other: other.since, default=self).cut()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is the client's turn: to send a whole request, or to read."""
+        return self.cycle is None or self.cycle.more_body or self.cycle.response_complete or self.flow.write_paused
+
+    def look(self) -> None:
+        """Close the connection if it has waited too long, else look again later."""
+        if self.waiting and self.loop.time() - self.since >= ARRIVAL_S:
+            self.cut()
+        else:
+            self.timer = self.loop.call_later(ARRIVAL_S, self.look)
+
+    def cut(self) -> None:
+        """Close the connection at once; it no longer counts."""
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read."""
+        super().pause_writing()
+        self.since = self.loop.time()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        self.since = self.loop.time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the waiting."""
+        super().connection_lost(exc)
+        self.timer.cancel()
+
+
+def configured(app: ASGIApp, proxies: Sequence[str] = (), **options: Any) -> uvicorn.Config:
+    """How an app is served: only `proxies` may say for whom they ask. Nothing that anybody sends makes a log longer."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= allowed < FILES:
+        allowed = FILES if most < 0 else min(FILES, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    accepted = 128 if 0 <= allowed < FILES else 1024  # at once, before their limits are looked at
+    return uvicorn.Config(
+        app, http=Connection, ws="none", backlog=accepted, proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
+        log_level="error", access_log=False, server_header=False, **options,
+    )  # fmt: skip
+
+
+def run(app: FastAPI, listening: socket.socket, proxies: Sequence[str], **options: Any) -> None:
     """Run an app until it is interrupted."""
-    # no access log: a path may hold a link's token or a talk's id
-    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, lifespan="off", **options)
-    uvicorn.Server(config).run(sockets=[listening])
+    uvicorn.Server(configured(app, proxies, lifespan="off", **options)).run(sockets=[listening])

@@ -22,7 +22,8 @@ from jinja2 import Environment, StrictUndefined
 from mi_llm import __version__, storage
 from mi_llm.archive import container, crate, history, left_out, packages
 from mi_llm.archive.outputs import checked
-from mi_llm.compare import LOCK, committed, locked_versions, outputs
+from mi_llm.compare import LOCK, locked_versions, outputs
+from mi_llm.git import committed
 from mi_llm.problem import Problem
 
 MANIFEST = "manifest-sha256.txt"
@@ -112,7 +113,7 @@ def zenodo(citation: dict[str, Any], moment: datetime) -> str:
         "description": f"<p>{citation['abstract']}</p>",
         "creators": [{"name": author["name"]} for author in citation["authors"]],
         "version": __version__,
-        "publication_date": moment.date().isoformat(),
+        "publication_date": str(citation.get("date-released", moment.date())),
         "license": citation["license"].lower(),
         "access_right": "open",
         "keywords": citation["keywords"],

@@ -6,13 +6,13 @@ in order of its id, whole and uncompressed: an equal commit gives equal bytes, w
 
 import hashlib
 import struct
-import subprocess
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mi_llm.git import git
 from mi_llm.problem import Problem
 
 BRANCH = "main"
@@ -27,18 +27,6 @@ class Tracked:
     path: str
     blob: str
     executable: bool
-
-
-def git(*words: str, folder: Path | None = None, stdin: bytes = b"") -> bytes:
-    """What a git command prints; raises Problem with git's own message if it fails."""
-    try:
-        done = subprocess.run(["git", *words], cwd=folder, input=stdin, capture_output=True, check=False)  # noqa: S603, S607 — fixed commands
-    except FileNotFoundError:
-        raise Problem("git", "no such command", "git, for the archive's history", "install git") from None
-    if done.returncode:
-        message = " ".join(done.stderr.decode("utf-8", "replace").split())
-        raise Problem(f"git {words[0]}", message, "a git repository with a commit", "run it in the study's own folder")
-    return done.stdout
 
 
 def head() -> tuple[str, datetime]:

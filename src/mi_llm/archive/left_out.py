@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mi_llm import models
+from mi_llm import models, storage
 from mi_llm.corpora.fetch import sources
 from mi_llm.models.hub import entries
 
@@ -58,4 +58,4 @@ def weights() -> list[LeftOut]:
 
 def table(rows: list[LeftOut]) -> str:
     """The rows as CSV."""
-    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    return storage.table_text(pd.DataFrame(rows), index=False)

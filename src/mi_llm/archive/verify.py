@@ -29,6 +29,7 @@ from mi_llm.archive import container, crate, history, left_out, packages
 from mi_llm.archive.build import LISTING, MANIFEST, PUBLISHED, manifest
 from mi_llm.archive.outputs import folder_md5
 from mi_llm.compare import locked_versions, normal_name, outputs
+from mi_llm.git import git
 from mi_llm.problem import Problem
 
 FIRST = datetime(1980, 1, 1, tzinfo=UTC)  # the earliest time a zip file can hold
@@ -151,10 +152,10 @@ def history_of(opened: Opened, commit: str) -> list[str]:
         root = Path(folder)
         (root / "code.bundle").write_bytes(opened.zip.read("code.bundle"))
         try:
-            history.git("init", "--quiet", "--bare", "git", folder=root)
-            history.git("fetch", "--quiet", "../code.bundle", f"{history.BRANCH}:{history.BRANCH}", folder=root / "git")
-            history.git("fsck", "--strict", "--no-dangling", folder=root / "git")
-            bundled_commit = history.git("rev-parse", history.BRANCH, folder=root / "git").decode("ascii").strip()
+            git("init", "--quiet", "--bare", "git", folder=root)
+            git("fetch", "--quiet", "../code.bundle", f"{history.BRANCH}:{history.BRANCH}", folder=root / "git")
+            git("fsck", "--strict", "--no-dangling", folder=root / "git")
+            bundled_commit = git("rev-parse", history.BRANCH, folder=root / "git").decode("ascii").strip()
             tracked = {f"code/{file.path}": file.blob for file in history.files(bundled_commit, root / "git")}
         except Problem as problem:
             return [f"code.bundle: {problem.found}"]

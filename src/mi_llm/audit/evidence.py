@@ -17,7 +17,7 @@ from mi_llm import storage
 from mi_llm.corpora import annomi, release
 from mi_llm.corpora.fetch import sources
 from mi_llm.corpora.files import File, from_archive
-from mi_llm.corpora.reading import ROLES
+from mi_llm.corpora.labels import ROLES
 from mi_llm.dialog import Dialog, Round, characters, read_dialogs, read_rounds
 from mi_llm.paper.claims import claims
 from mi_llm.study import Study

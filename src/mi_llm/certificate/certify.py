@@ -87,4 +87,4 @@ def show(comparison: Comparison) -> None:
     for line in comparison.packages:
         print(f"  other packages than {LOCK} has: {line}")
     if comparison.claims:
-        print(f"{len(comparison.claims)} claims of the paper: {comparison.agreeing} judged as in the committed reference")
+        print(f"{len(comparison.claims)} claims of the paper: {comparison.agreeing} judged as in the reference")

@@ -5,7 +5,6 @@ Reads git, the system and the installed packages; writes nothing. None of it bel
 
 import os
 import platform
-import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,15 +16,16 @@ import psutil
 from mi_llm import __version__
 from mi_llm.doctor import gpus
 from mi_llm.engine.estimate import gib
+from mi_llm.git import git, head
 from mi_llm.stage import TRACED
 
 
 @dataclass(frozen=True)
 class Code:
-    """Which code ran: the commit (None without git), the files that are not as committed, the public address if there is one."""
+    """Which code ran: the commit, the files that are not as committed (both None without git), the public address if known."""
 
     commit: str | None
-    changed: tuple[str, ...]
+    changed: tuple[str, ...] | None
     address: str | None
 
 
@@ -43,18 +43,9 @@ class Circumstances:
     versions: dict[str, str]
 
 
-def git(*words: str) -> str | None:
-    """What a git command prints, or None if it fails or git is not there."""
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, check=False)  # noqa: S603, S607 — fixed commands
-    except FileNotFoundError:
-        return None
-    return done.stdout.decode("utf-8", errors="replace").strip("\n") if done.returncode == 0 else None
-
-
-def public(address: str | None) -> str | None:
+def public(address: str) -> str | None:
     """An https address without name and password; nothing of a folder or a private server."""
-    parts = urlsplit(address or "")
+    parts = urlsplit(address)
     if parts.scheme != "https" or parts.hostname is None:
         return None
     port = f":{parts.port}" if parts.port else ""
@@ -63,10 +54,12 @@ def public(address: str | None) -> str | None:
 
 def code() -> Code:
     """The code of this run. A changed lock does not count: runs write locks, and the comparison reads their hashes."""
-    commit = git("rev-parse", "HEAD")
-    status = git("status", "--porcelain", "--no-renames", "-z", "--", ".", ":(exclude,glob)**/dvc.lock") or ""
-    changed = tuple(sorted(entry[3:] for entry in status.split("\0") if entry))
-    return Code(commit, changed, public(git("remote", "get-url", "origin")))
+    commit = head()
+    if commit is None:
+        return Code(None, None, None)
+    status = git("status", "--porcelain", "--no-renames", "-z", "--", ".", ":(exclude,glob)**/dvc.lock")
+    changed = tuple(sorted(entry[3:] for entry in status.decode("utf-8", "replace").split("\0") if entry))
+    return Code(commit, changed, public(git("config", "--default", "", "remote.origin.url").decode("utf-8", "replace").strip()))
 
 
 def processor() -> str:

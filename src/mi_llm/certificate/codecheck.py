@@ -8,6 +8,7 @@ https://codecheck.org.uk/spec/config/2.0/
 import html
 import io
 import re
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from mi_llm import storage
-from mi_llm.certificate.circumstances import Circumstances, git
+from mi_llm.certificate.circumstances import Circumstances
 from mi_llm.compare import Comparison, lock_of
+from mi_llm.git import git
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 
@@ -61,7 +63,7 @@ def valid_orcid(text: str) -> bool:
 def codechecker(named: str | None) -> Person | None:
     """The person named on the command line as `Name <ORCID>` or `Name`, else git's user.name, else None."""
     if named is None:
-        name = git("config", "user.name")
+        name = git("config", "--default", "", "user.name").decode("utf-8", "replace").strip() if shutil.which("git") else ""
         return Person(name) if name else None
     match = PERSON.fullmatch(named.strip())
     if match is None or (match["orcid"] is not None and not valid_orcid(match["orcid"])):
@@ -129,7 +131,7 @@ def summary(comparison: Comparison, where: Circumstances) -> str:
     """The certificate in two or three sentences."""
     text = f"{comparison.sentence[0].upper()}{comparison.sentence[1:]}. "
     if comparison.claims:
-        text += f"{comparison.agreeing} of {len(comparison.claims)} claims of the paper have the committed reference's verdict. "
+        text += f"{comparison.agreeing} of {len(comparison.claims)} claims of the paper have the reference's verdict. "
     return text + f"Run on {where.processor}, {where.cores} cores, {where.gpu or 'no NVIDIA GPU'}, {where.system}."
 
 
@@ -151,7 +153,7 @@ def configuration(study: Study, comparison: Comparison, where: Circumstances, ch
             "parameters": study.params,
             "parameters_sha256": study.sha256(),
             "commit": where.code.commit,
-            "changed_since_commit": list(where.code.changed),
+            "changed_since_commit": None if where.code.changed is None else list(where.code.changed),
             "processor": where.processor,
             "cores": where.cores,
             "memory_gb": round(where.memory, 1),

@@ -13,6 +13,7 @@ import pandas as pd
 from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, read_dialogs
 from mi_llm.llm import ask
+from mi_llm.llm.answer import parsed
 from mi_llm.llm.cassette import Question, text_of
 from mi_llm.stage import stage
 from mi_llm.study import Study
@@ -33,8 +34,8 @@ CHOICE = ["corpus", "total", "rank", "chosen", "transcribed", "chosen_share"]
 
 
 def sample(study: Study, corpus: str) -> list[Dialog]:
-    """The study's number of dialogs of a corpus, or all if it has fewer: seeded, in the order drawn."""
-    dialogs = read_dialogs(study.path("read", corpus, "dialogs.jsonl"))
+    """The study's number of a corpus's dialogs of two sides, or all if it has fewer: seeded, in the order drawn."""
+    dialogs = [dialog for dialog in read_dialogs(study.path("read", corpus, "dialogs.jsonl")) if not dialog.one_sided]
     return study.chance("rate", corpus).sample(dialogs, min(study.rate.dialogs, len(dialogs)))
 
 
@@ -49,12 +50,12 @@ def questions_of(study: Study, dialogs: list[Dialog]) -> list[Question]:
     return [
         Question(
             about=f"dialog {dialog.id} of {dialog.source}",
-            request={
-                "model": study.llm.model,
-                "messages": [{"role": "user", "content": prompt_file.render(turns=dialog.turns)}],
-                "temperature": study.rate.temperature,
-                "response_format": {"type": "json_object"},
-            },
+            request=ask.request(
+                study,
+                [{"role": "user", "content": prompt_file.render(turns=dialog.turns)}],
+                temperature=study.rate.temperature,
+                response_format={"type": "json_object"},
+            ),
             prompt=prompt_file.provenance,
             check=fault,
         )
@@ -68,7 +69,7 @@ def ratings_of(answer: str) -> dict[str, float]:
     Returns the points by criterion, aspect and `Total`. Raises ValueError, with the reason: a criterion that is missing, above
     its maximum or not a multiple of one half, or a total that is not the sum of its parts.
     """
-    content: Any = ask.parsed(answer)
+    content: Any = parsed(answer)
     if not isinstance(content, dict):
         raise ValueError("not an object")
     points: dict[str, float] = {}

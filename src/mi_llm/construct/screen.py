@@ -23,6 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mi_llm import storage
 from mi_llm.construct.transcribe import form_faults, turns_of
+from mi_llm.corpora.labels import LABEL, ROLES
 from mi_llm.dialog import Dialog, Turn, write_dialogs
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
@@ -31,10 +32,8 @@ from mi_llm.study import Screen, Study
 COLUMNS = ["dialog", "decision", "reason", "who", "when"]
 ROWS = ["dialog", "decision", "kinds", "proposal", "seen", "reason", "who", "changed"]  # of screening.csv
 AUTOMATIC, AUTHORS = "automatic", "the paper's authors"
-LABELS = {"来访者": "client", "咨询师": "counselor"}
 ENDS = tuple("。！？…~～”」』）)】!?.")
 REPEATED = re.compile(r"(.{4,}?)\1{2,}")
-LABEL_INSIDE = re.compile(r"(来访者|咨询师|client|counselor)\s*[:：]")
 PERSONAL = {
     "a mobile number": re.compile(r"(?<!\d)1[3-9]\d{9}(?!\d)"),
     "an identity number": re.compile(r"(?<!\d)\d{17}[\dXx](?!\d)"),
@@ -91,7 +90,7 @@ def reasons(turns: Sequence[Turn], options: Screen) -> Iterator[Reason]:
 def incoherent(turns: Sequence[Turn]) -> Iterator[str]:
     """Broken characters, a speaker's label inside a volley, an end in the middle of a sentence."""
     for turn in turns:
-        if "\ufffd" in turn.text or LABEL_INSIDE.search(turn.text):
+        if "\ufffd" in turn.text or LABEL.search(turn.text):
             yield f"broken characters or a speaker's label inside a volley: {excerpt(turn)}"
     if not turns[-1].text.endswith(ENDS):
         yield f"breaks off: {excerpt(turns[-1])}"
@@ -159,9 +158,10 @@ def corrected(folder: Path, name: str) -> list[Turn]:
     path = folder / f"{name.replace('/', '_')}.txt"
     turns: list[Turn] = []
     for number, line in enumerate(storage.read_text(path).splitlines(), 1):
-        label, _, text = line.partition("：")
-        if label.strip() in LABELS and text.strip():
-            turns.append(Turn(role=LABELS[label.strip()], text=text.strip()))  # type: ignore[arg-type]
+        label = LABEL.match(line.strip())
+        text = line.strip()[label.end() :] if label else ""
+        if label and text and not LABEL.search(text):
+            turns.append(Turn(role=ROLES[label["name"].lower()], text=text))
         elif line.strip():
             raise Problem(
                 f"{path}, line {number}",
@@ -169,8 +169,8 @@ def corrected(folder: Path, name: str) -> list[Turn]:
                 "来访者：… or 咨询师：…",
                 "put each volley on one line behind its label",
             )
-    if not turns:
-        raise Problem(str(path), "it contains no volley", "the corrected dialog", "write it, or decide drop")
+    if len({turn.role for turn in turns}) < 2:
+        raise Problem(str(path), "only one side speaks, or none", "the corrected dialog", "write it, or decide drop")
     return turns
 
 
@@ -189,9 +189,13 @@ def screen(study: Study) -> None:
             except ValueError as error:
                 turns, faults = [], [Reason("form", str(error))]
             proposal = Decision("drop" if faults else "keep", "; ".join(reason.seen for reason in faults), AUTOMATIC, "")
-            if entry["key"] is None:  # published: the authors kept it
+            one_sided = len({turn.role for turn in turns}) < 2
+            if entry["key"] is None and not one_sided:  # published: the authors kept it
                 proposal = Decision("keep", proposal.reason, AUTHORS, "")
             decided = person.get(name, proposal)
+            if decided.decision == "keep" and one_sided:
+                fault = f"{name} is kept, but one side alone speaks in it"
+                raise Problem(str(folder / "decisions.csv"), fault, "fix or drop", "correct the decision")
             if decided.decision == "fix":
                 turns = corrected(folder, name)
             unanswered = bool(turns) and turns[-1].role == "client"

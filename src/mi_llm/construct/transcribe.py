@@ -12,6 +12,7 @@ from typing import Any
 from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.llm import ask
+from mi_llm.llm.answer import parsed
 from mi_llm.llm.cassette import Check, Question, text_of
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
@@ -19,8 +20,9 @@ from mi_llm.study import Screen, Study
 
 
 def sample(study: Study, corpus: str, dialogs: list[Dialog]) -> list[Dialog]:
-    """Draw the study's number of dialogs from a corpus: seeded, in the order drawn."""
+    """Draw the study's number of dialogs of two sides from a corpus: seeded, in the order drawn."""
     count = study.transcribe.sample[corpus]
+    dialogs = [dialog for dialog in dialogs if not dialog.one_sided]
     if count > len(dialogs):
         raise Problem(
             f"{study.params}: transcribe.sample.{corpus}",
@@ -49,11 +51,11 @@ def questions(study: Study) -> list[Question]:
     return [
         Question(
             about=f"dialog {dialog.id} of {dialog.source}",
-            request={
-                "model": study.llm.model,
-                "messages": [{"role": "user", "content": prompt_file.render(turns=dialog.turns)}],
-                "temperature": study.transcribe.temperature,
-            },
+            request=ask.request(
+                study,
+                [{"role": "user", "content": prompt_file.render(turns=dialog.turns)}],
+                temperature=study.transcribe.temperature,
+            ),
             prompt=prompt_file.provenance,
             check=checker(study.screen, instructions),
         )
@@ -63,7 +65,7 @@ def questions(study: Study) -> list[Question]:
 
 def turns_of(answer: str) -> list[Turn]:
     """Parse an answer: a JSON list of `{role, content}`, perhaps in a code fence. Raises ValueError, with the reason."""
-    entries: Any = ask.parsed(answer)
+    entries: Any = parsed(answer)
     if not isinstance(entries, list) or not entries:
         raise ValueError("not a list of turns")
     turns = []

@@ -12,6 +12,7 @@ from mi_llm import prompts, storage
 from mi_llm.construct.transcribe import chinese_share
 from mi_llm.dialog import Dialog, Turn, read_dialogs, write_dialogs
 from mi_llm.llm import ask
+from mi_llm.llm.answer import parsed
 from mi_llm.llm.cassette import Check, Question, text_of
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
@@ -55,7 +56,7 @@ def checker(turns: Sequence[Turn], share: float) -> Check:
 
 def texts_of(answer: str) -> list[str]:
     """Parse an answer: a JSON list of texts. Raises ValueError, with the reason."""
-    texts: Any = ask.parsed(answer)
+    texts: Any = parsed(answer)
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError("not a list of texts")
     return [text.strip() for text in texts]
@@ -67,11 +68,11 @@ def questions(study: Study) -> list[Question]:
     return [
         Question(
             about=f"transcript {dialog.id} of annomi, piece {number}",
-            request={
-                "model": study.llm.model,
-                "messages": [{"role": "user", "content": prompt_file.render(context=context, turns=turns)}],
-                "temperature": study.translate.temperature,
-            },
+            request=ask.request(
+                study,
+                [{"role": "user", "content": prompt_file.render(context=context, turns=turns)}],
+                temperature=study.translate.temperature,
+            ),
             prompt=prompt_file.provenance,
             check=checker(turns, study.screen.chinese_share),
         )

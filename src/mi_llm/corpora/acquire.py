@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -57,10 +57,25 @@ def verify(source: Source, blobs: dict[str, str]) -> None:
             )
 
 
-def pack(files: Iterable[File], target: Path, title: str) -> dict[str, tuple[int, str]]:
+def hold_to_first(source: Source, blobs: dict[str, str], record: Path) -> None:
+    """Record the git ids of files whose source pins none; raises Problem where a file is not what it was the first time."""
+    first = storage.read_json(record) if record.exists() else {}
+    unpinned = {name: blobs[name] for name in source.files if name in blobs}
+    for name, blob in unpinned.items():
+        if first.get(name, blob) != blob:
+            remedy = f"put the earlier file into the mirror folder; to take this one from now on, remove its line from {record}"
+            raise Problem(name, f"git id {blob}", f"{first[name]}, as it was first acquired here ({record})", remedy)
+    if unpinned.keys() - first.keys():
+        storage.write_json(record, first | unpinned)
+
+
+def pack(
+    files: Iterable[File], target: Path, title: str, check: Callable[[dict[str, str]], None] = lambda _: None
+) -> dict[str, tuple[int, str]]:
     """Write files, given in any order, to a tar archive in natural order; only one file at a time is in memory.
 
-    Returns each file's size in bytes and git blob id, in the order they came.
+    `check` is given the git blob ids before anything is written. Returns each file's size in bytes and git blob id, in the
+    order they came.
     """
     known: dict[str, tuple[int, str]] = {}
     offsets: dict[str, int] = {}
@@ -70,6 +85,8 @@ def pack(files: Iterable[File], target: Path, title: str) -> dict[str, tuple[int
                 raise Problem(f"{title}: {file.name}", "the same name twice", "every file once", "fetch the archive again")
             known[file.name], offsets[file.name] = (len(file.content), storage.blob_id(file.content)), spool.tell()
             spool.write(file.content)
+
+        check({name: blob for name, (_, blob) in known.items()})
 
         def ordered() -> Iterator[File]:
             for name in sorted(known, key=natural):
@@ -91,17 +108,19 @@ def acquire(study: Study, corpus: str) -> None:
             source, mirror = source_of(corpus), os.environ.get("MI_LLM_MIRROR")
             if mirror and not Path(mirror).is_dir():
                 raise Problem(mirror, "no such folder", "a folder with the public archives", "correct MI_LLM_MIRROR, or unset it")
-            known = pack(
-                fetch(source, Path(mirror) if mirror else None, scratch, missing), out / "files.tar", f"acquire {corpus}"
-            )
+
+            def check(blobs: dict[str, str]) -> None:
+                if blobs:
+                    verify(source, blobs)
+                    hold_to_first(source, blobs, study.beside("acquired.json"))
+
+            files = fetch(source, Path(mirror) if mirror else None, scratch, missing)
             try:
-                if known:
-                    verify(source, {name: blob for name, (_, blob) in known.items()})
-            except Problem:
-                (out / "files.tar").unlink()
-                raise
-            finally:  # a download that fails verification is not kept either
+                known = pack(files, out / "files.tar", f"acquire {corpus}", check)
+            except Problem:  # a download that fails verification is not kept
                 shutil.rmtree(scratch, ignore_errors=True)
+                raise
+            shutil.rmtree(scratch, ignore_errors=True)
         else:
             known = pack(from_folder(folder), out / "files.tar", f"acquire {corpus}")
         rows = [{"path": name, "bytes": known[name][0], "blob": known[name][1]} for name in sorted(known, key=natural)]

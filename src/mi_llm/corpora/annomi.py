@@ -56,4 +56,4 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
             meta.setdefault(name, {"file": file.name, "quality": row["mi_quality"], "topic": row["topic"]})
         for name, utterances in transcripts.items():
             volleys = [utterances[number] for number in sorted(utterances)]
-            yield assemble(name, "annomi", volleys, repairs, meta[name])
+            yield from assemble(name, "annomi", volleys, repairs, meta[name])

@@ -4,11 +4,13 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from mi_llm.corpora.files import LARGEST, File
+from mi_llm.corpora.labels import role_of
 from mi_llm.corpora.reading import Repairs, assemble, parse_lines, require
 from mi_llm.dialog import Dialog
 from mi_llm.problem import Problem
 
 NAME = "Emotional First Aid"
+TEXT = "textMessage"  # the type of a chat message that is text; the others hold no words
 
 
 def unpacked(file: File) -> File:
@@ -25,9 +27,9 @@ def unpacked(file: File) -> File:
 
 
 def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
-    """Yield one dialog per post: its title is the client's first volley, then the chat between `owner` and `audience`.
+    """Yield one dialog per post that got a reply: title and description are the client's first volley, then the chat follows.
 
-    Messages of one sender in a row become one volley.
+    The chat is between `owner` and `audience`. Messages of one sender in a row become one volley; what is no text is left out.
     """
     for packed in files:
         if not packed.name.endswith((".utf8", ".utf8.gz", ".jsonl")):
@@ -35,8 +37,17 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
         for number, where, post in parse_lines(unpacked(packed), "a post"):
             require(isinstance(post.get("chats"), list), where, "no list `chats`", "a post")
             volleys = [("owner", post.get("title"), f"{where}, title")]
+            if post.get("description"):
+                volleys.append(("owner", post["description"], f"{where}, description"))
             for chat_number, chat in enumerate(post["chats"], 1):
-                require(isinstance(chat, dict), f"{where}, chat {chat_number}", repr(chat)[:40], "{sender, value}")
-                volleys.append((chat.get("sender"), chat.get("value"), f"{where}, chat {chat_number}"))
+                place = f"{where}, chat {chat_number}"
+                require(isinstance(chat, dict), place, repr(chat)[:40], "{sender, value}")
+                if chat.get("type", TEXT) == TEXT:
+                    volleys.append((chat.get("sender"), chat.get("value"), place))
+                else:
+                    repairs.note("message that is no text left out", place)
+            if not any(role_of(sender) == "counselor" and value for sender, value, _ in volleys):
+                repairs.note("post without a reply left out", where)
+                continue
             meta = {"file": packed.name, "line": number, "label": post.get("label")}
-            yield assemble(str(post.get("md5", number)), "efaqa", volleys, repairs, meta)
+            yield from assemble(str(post.get("md5", number)), "efaqa", volleys, repairs, meta)

@@ -14,6 +14,10 @@ from mi_llm.problem import Problem
 
 LARGEST = 256 * 1024 * 1024  # bytes; no file of any known corpus comes near, a decompression bomb does
 LARGEST_ARCHIVE = 8 * LARGEST  # bytes of all files together
+LARGEST_HEADER = 64 * 1024  # bytes of a long name or of PAX attributes, which tarfile reads whole
+MOST_FILES = 200_000  # the largest known corpus has 55,165
+LONGEST_NAME, DEEPEST_NAME = 1000, 50  # characters, folders
+HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,30 @@ class File:
     def text(self) -> str:
         """The content as text, or a Problem that names the file and the first byte that is not UTF-8."""
         return storage.decode(self.content, self.name)
+
+
+class Header(tarfile.TarInfo):
+    """A header of an archive; one that would fill the memory before its file is seen is refused."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
+        """Read one header block."""
+        header = super().frombuf(buf, encoding, errors)
+        if (header.type in HEADERS and header.size > LARGEST_HEADER) or header.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.TarError(f"a header of {header.size} bytes and type {header.type!r}")
+        return header
+
+
+def checked_name(name: str, where: str) -> str:
+    """A file's name; raises Problem if it is not UTF-8, has control characters, or is too long or too deep for a corpus."""
+    depth = name.count("/")
+    found = f"a name of {len(name)} characters, {depth} folders deep"
+    if len(name) <= LONGEST_NAME and depth <= DEEPEST_NAME:
+        if not re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", name):
+            return name
+        found = f"the name {ascii(name)[:100]}"
+    expected = f"names in UTF-8, without control characters, of at most {LONGEST_NAME} characters and {DEEPEST_NAME} folders"
+    raise Problem(where, found, expected, "give the file another name, or fetch the archive again")
 
 
 def natural(name: str) -> tuple[object, ...]:
@@ -41,18 +69,22 @@ def from_folder(folder: Path) -> Iterator[File]:
         if path.is_symlink():
             raise Problem(str(path), "a link", "a plain file", "replace it with the file it points to")
         if path.is_file():
-            yield File(path.relative_to(folder).as_posix(), path.read_bytes())
+            yield File(checked_name(path.relative_to(folder).as_posix(), str(folder)), path.read_bytes())
 
 
 def from_archive(path: Path) -> Iterator[File]:
     """Yield the files of a `.tar` or `.tar.gz` in its order; refuse names that leave it, links and bombs."""
     total = 0
     try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
+        with tarfile.open(path, "r|*", tarinfo=Header) as archive:
+            for number, member in enumerate(archive, 1):
+                archive.members.clear()  # type: ignore[attr-defined]  # else tarfile keeps every header
+                if number > MOST_FILES or archive.offset > 2 * LARGEST_ARCHIVE:
+                    found = f"over {number - 1} entries, {archive.offset} bytes"
+                    raise Problem(str(path), found, f"at most {MOST_FILES} files", "fetch the archive again")
+                where = f"{path}: {checked_name(member.name, str(path))}"
                 if member.isdir():
                     continue
-                where = f"{path}: {member.name}"
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
                     raise Problem(where, "a name that leads out of the archive", "names inside it", "fetch the archive again")
@@ -68,7 +100,7 @@ def from_archive(path: Path) -> Iterator[File]:
                 if len(content) != member.size:
                     raise EOFError(f"{member.name} ends early")
                 yield File(name.as_posix(), content)
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, TypeError, OSError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, TypeError, OSError, RecursionError) as error:
         # TypeError is what tarfile raises for a gzip header that ends early.
         if isinstance(error, FileNotFoundError):
             raise Problem(str(path), "no such archive", "the corpus", "run `mi-llm acquire`") from None

@@ -19,4 +19,4 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
         ]
         require(len(volleys) == len(entry["dialog"]), where, "a turn that is not an object", "{speaker, content}")
         meta = {"file": file, "place": index + 1, "topic": entry.get("topic"), "therapy": entry.get("psychotherapy")}
-        yield assemble(f"{entry.get('dialog_id', '')}-{index}", "psy_insight", volleys, repairs, meta)
+        yield from assemble(f"{entry.get('dialog_id', '')}-{index}", "psy_insight", volleys, repairs, meta)

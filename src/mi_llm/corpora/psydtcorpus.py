@@ -20,4 +20,4 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
             else:
                 volleys.append((message.get("role"), message.get("content"), f"{where}, message {number}"))
         meta = {"file": file, "place": index + 1, "topic": entry.get("normalizedTag")}
-        yield assemble(str(entry.get("id", index)), "psydtcorpus", volleys, repairs, meta)
+        yield from assemble(str(entry.get("id", index)), "psydtcorpus", volleys, repairs, meta)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mi_llm import storage
 from mi_llm.corpora.files import File, from_archive
-from mi_llm.corpora.reading import Repairs
+from mi_llm.corpora.reading import Repairs, unique
 from mi_llm.dialog import Dialog, Features, write_dialogs
 from mi_llm.problem import Problem
 from mi_llm.registry import CORPORA, modules
@@ -35,7 +35,7 @@ def read(study: Study, corpus: str) -> None:
 
         def dialogs() -> Iterator[Dialog]:
             files = tqdm(from_archive(archive), desc=f"read {corpus}", unit="file", total=count)
-            for dialog in READERS[corpus](files, repairs):
+            for dialog in unique(READERS[corpus](files, repairs), repairs):
                 features.add(dialog)
                 yield dialog
 

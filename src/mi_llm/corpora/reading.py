@@ -1,7 +1,8 @@
 """What all readers share: they refuse what they do not understand, and report every change they make.
 
 A reader turns files into dialogs. Where it must change anything (a label it knows under another name, two volleys of one
-speaker, an empty turn), it notes a repair: these are counted by kind, with the first example kept, in `repairs.csv`.
+speaker, an empty turn), it notes a repair: these are counted by kind, with the first example kept, in `repairs.csv`. So are
+dialogs that it leaves out, since a label inside a volley leaves open who speaks.
 """
 
 import json
@@ -10,23 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mi_llm.corpora.files import File
-from mi_llm.dialog import Dialog, Role, Turn
+from mi_llm.corpora.labels import ROLES, role_of, split_volley
+from mi_llm.dialog import Dialog, Turn
 from mi_llm.problem import Problem
-
-ROLES: dict[str, Role] = {
-    "client": "client",
-    "counselor": "counselor",
-    "user": "client",
-    "assistant": "counselor",
-    "Seeker": "client",
-    "Supporter": "counselor",
-    "owner": "client",
-    "audience": "counselor",
-    "therapist": "counselor",
-    "来访者": "client",
-    "心理咨询师": "counselor",
-    "咨询师": "counselor",
-}
 
 
 @dataclass
@@ -89,17 +76,35 @@ def parse_lines(file: File, of: str) -> Iterator[tuple[int, str, dict[str, Any]]
             yield number, where, entry
 
 
-def assemble(name: str, source: str, volleys: Iterable[tuple[Any, Any, str]], repairs: Repairs, meta: dict[str, Any]) -> Dialog:
-    """Build a dialog from `(label, text, where)` triples.
+def unique(dialogs: Iterable[Dialog], repairs: Repairs) -> Iterator[Dialog]:
+    """Yield the dialogs, those whose id another one before had under that id and a number."""
+    known: set[str] = set()
+    for dialog in dialogs:
+        name, number = dialog.id, 1
+        while name in known:
+            number += 1
+            name = f"{dialog.id}-{number}"
+        known.add(name)
+        if number > 1:
+            repairs.note("id used before, number added", name)
+        yield dialog if number == 1 else dialog.model_copy(update={"id": name})
 
-    Labels are mapped to client and counselor; empty volleys are dropped and consecutive volleys of one role merged with a
-    line break, each noted. A label outside `ROLES`, a volley that is not text, or a dialog without any is refused.
+
+def assemble(
+    name: str, source: str, volleys: Iterable[tuple[Any, Any, str]], repairs: Repairs, meta: dict[str, Any]
+) -> Iterator[Dialog]:
+    """Yield the dialog of `(label, text, where)` triples, or nothing where a label inside a volley leaves open who speaks.
+
+    Labels are mapped to client and counselor; volleys are split at labels inside them, empty ones dropped and consecutive ones of
+    one role merged with a line break; each is noted, and so is a dialog of one side alone. A label outside `ROLES`, a volley that
+    is not text, or a dialog without any is refused.
     """
     turns: list[Turn] = []
     for label, text, where in volleys:
-        require(isinstance(label, str) and label in ROLES, where, f"the speaker {label!r}", f"one of {', '.join(ROLES)}")
+        speaker, cleaned = role_of(label), text
+        require(speaker is not None, where, f"the speaker {label!r}", f"one of {', '.join(ROLES)}")
         require(isinstance(text, str), where, f"a {type(text).__name__} as text", "a string")
-        role, cleaned = ROLES[label], text
+        assert speaker is not None
         if "\0" in cleaned:
             repairs.note("control character removed", where)
             cleaned = cleaned.replace("\0", "")
@@ -110,12 +115,22 @@ def assemble(name: str, source: str, volleys: Iterable[tuple[Any, Any, str]], re
             repairs.note("carriage return removed", where)
             cleaned = cleaned.replace("\r\n", "\n").replace("\r", "\n")
         cleaned = cleaned.strip()
-        if not cleaned:
-            repairs.note("empty turn dropped", where)
-        elif turns and turns[-1].role == role:
-            repairs.note("turns of one role merged", where)
-            turns[-1] = Turn(role=role, text=f"{turns[-1].text}\n{cleaned}")
-        else:
-            turns.append(Turn(role=role, text=cleaned))
+        volleys_inside = split_volley(speaker, cleaned)
+        if volleys_inside is None:
+            repairs.note("dialog left out: label inside a volley, unclear who speaks", where)
+            return
+        if volleys_inside != [(speaker, cleaned)]:
+            repairs.note("label inside a volley: split or removed", where)
+        for role, spoken in volleys_inside:
+            if not spoken:
+                repairs.note("empty turn dropped", where)
+            elif turns and turns[-1].role == role:
+                repairs.note("turns of one role merged", where)
+                turns[-1] = Turn(role=role, text=f"{turns[-1].text}\n{spoken}")
+            else:
+                turns.append(Turn(role=role, text=spoken))
     require(bool(turns), name, "no turn with text", "a dialog")
-    return Dialog(id=name, source=source, turns=tuple(turns), meta=meta)
+    dialog = Dialog(id=name, source=source, turns=tuple(turns), meta=meta)
+    if dialog.one_sided:
+        repairs.note("one side alone speaks", name)
+    yield dialog

@@ -16,7 +16,8 @@ import pandas as pd
 
 from mi_llm import storage
 from mi_llm.corpora.files import File, office
-from mi_llm.corpora.reading import ROLES, Repairs, assemble, parse_entries, parse_list, require
+from mi_llm.corpora.labels import role_of
+from mi_llm.corpora.reading import Repairs, assemble, parse_entries, parse_list, require, unique
 from mi_llm.dialog import Dialog, Round, Turn, write_dialogs, write_rounds
 from mi_llm.paper.models import tuned
 from mi_llm.problem import Problem
@@ -49,9 +50,9 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
                 ]
                 for label, _, turn in volleys:
                     if label in ("user", "assistant"):
-                        repairs.note(f"role {label} renamed to {ROLES[label]}", turn)
+                        repairs.note(f"role {label} renamed to {role_of(label)}", turn)
                 labels = list(dict.fromkeys(str(label) for label, _, _ in volleys))
-                yield assemble(
+                yield from assemble(
                     f"eval-{dialog_number}",
                     "mi-llm-release",
                     volleys,
@@ -137,7 +138,7 @@ def alignment(files: Iterable[File], published: Iterable[Round]) -> pd.DataFrame
     published: it opens with the counselor, or a role speaks twice before this round.
     """
     roles = {
-        f"eval-{dialog_number}": [ROLES.get(str(message.get("role")), "?") for _, message in messages]
+        f"eval-{dialog_number}": [role_of(message.get("role")) or "?" for _, message in messages]
         for file in files
         if file.name == DIALOGS
         for dialog_number, messages in enumerate(conversations(file), 1)
@@ -170,7 +171,9 @@ def read_training(files: Iterable[File], repairs: Repairs) -> tuple[str, list[Di
         require(bool(entries) and isinstance(entries[0], dict), file.name, "no record", "training records")
         if "conversations" in entries[0]:
             dialogs = [
-                assemble(
+                dialog
+                for dialog_number, messages in enumerate(conversations(file), 1)
+                for dialog in assemble(
                     f"train-{dialog_number}",
                     "mi-llm-release",
                     [
@@ -180,7 +183,6 @@ def read_training(files: Iterable[File], repairs: Repairs) -> tuple[str, list[Di
                     repairs,
                     {"file": file.name, "place": dialog_number, "records": "dialog"},
                 )
-                for dialog_number, messages in enumerate(conversations(file), 1)
             ]
             return f"conversations: {len(dialogs)} records, one dialog each", dialogs
         records = list(samples(file, repairs))
@@ -197,7 +199,7 @@ def read_training(files: Iterable[File], repairs: Repairs) -> tuple[str, list[Di
                 (role, text, sample.where) for client, reply in pairs for role, text in (("client", client), ("counselor", reply))
             ]
             meta = {"file": file.name, "place": dialog_number, "records": level}
-            dialogs.append(assemble(f"train-{dialog_number}", "mi-llm-release", volleys, repairs, meta))
+            dialogs += assemble(f"train-{dialog_number}", "mi-llm-release", volleys, repairs, meta)
         what = "one dialog each" if level == "dialog" else f"one round each, from {len(last)} dialogs"
         return f"Alpaca with history: {len(records)} records, {what}", dialogs
     return "", []
@@ -216,10 +218,10 @@ def read_simulated(files: Iterable[File], repairs: Repairs) -> tuple[list[Dialog
             fault = f"not a workbook ({type(error).__name__})"
             raise Problem(file.name, fault, "the workbook as published", "restore it from its source") from None
         require(bool(sheets.get(OUTLINES)), file.name, "no sheet of outlines", f"the sheet {OUTLINES}")
-        dialogs = [
+        dialogs = (
             dialog for title, rows in sheets.items() if title != OUTLINES for dialog in sheet_dialogs(file, title, rows, repairs)
-        ]
-        return dialogs, outlines(file, sheets[OUTLINES])
+        )
+        return list(unique(dialogs, repairs)), outlines(file, sheets[OUTLINES])
     return [], []
 
 
@@ -238,7 +240,7 @@ def sheet_dialogs(file: File, title: str, rows: list[tuple[Any, ...]], repairs: 
     speakers: list[str] = []
     for number, (label, *_) in enumerate(rows[1:], 2):
         speakers.append(("client", "counselor")[number % 2])
-        known = label is None or ROLES.get(str(label)) == speakers[-1]
+        known = label is None or role_of(label) == speakers[-1]
         require(known, f"{sheet}, row {number}", f"the label {label!r}", f"the {speakers[-1]}'s")
         if label is None:
             repairs.note("unlabeled row given its speaker by position", f"{sheet}, row {number}")
@@ -254,7 +256,7 @@ def sheet_dialogs(file: File, title: str, rows: list[tuple[Any, ...]], repairs: 
                 volleys.append((speaker, cell, where))
         if volleys:
             meta = {"file": file.name, "sheet": title, "model": model, "arm": arm, "number": name, "remarks": remarks}
-            yield assemble(f"{model}-{arm}-{name}", "mi-llm-release", volleys, repairs, meta)
+            yield from assemble(f"{model}-{arm}-{name}", "mi-llm-release", volleys, repairs, meta)
         else:
             repairs.note("empty column left out", f"{sheet}, column {column + 1}")
 

@@ -21,4 +21,4 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
             where = f"{file.name}, turn {index + 1}"
             require(isinstance(turn, dict), where, f"a JSON {type(turn).__name__}", "an object with role and content")
             volleys.append((turn.get("role"), turn.get("content"), where))
-        yield assemble(PurePosixPath(file.name).stem, "smilechat", volleys, repairs, {"file": file.name})
+        yield from assemble(PurePosixPath(file.name).stem, "smilechat", volleys, repairs, {"file": file.name})

@@ -18,9 +18,10 @@ from transformers import PreTrainedTokenizerBase
 from mi_llm import prompts, storage
 from mi_llm.dialog import Round, Turn
 from mi_llm.engine.branching import Branching, Choose, Plan, branching_attention, drawn, greedy, plan
-from mi_llm.engine.load import chat_format, enough_memory, load_base
-from mi_llm.engine.template import Message, messages, prompt
-from mi_llm.llm.cassette import Cassette, Question, key_of
+from mi_llm.engine.load import chat_format, enough_memory, load_base, whole
+from mi_llm.engine.template import Message, messages, prompt, unmarked
+from mi_llm.llm.answer import finish_of, tokens_of, without_thoughts
+from mi_llm.llm.cassette import Cassette, Question, key_of, text_of
 from mi_llm.llm.record import record
 from mi_llm.problem import Problem
 from mi_llm.study import ARMS, Sampling, Study, served_name
@@ -64,7 +65,8 @@ def with_adapter(study: Study, model: str, adapter: Path | None = None) -> tuple
     network, tokenizer = load_base(study, model, study.respond.precision)
     branching_attention(network)
     for path in [adapter] if adapter else adapters(study, model):
-        network = PeftModel.from_pretrained(network, path)
+        with whole(path):
+            network = PeftModel.from_pretrained(network, path)
     return network.eval(), tokenizer
 
 
@@ -111,7 +113,7 @@ class LocalCounselor:
         problem = Problem(title, "out of memory", room, "lower respond.batch, and run again")
         with acting_as(self.arm, self.network), enough_memory(lambda: problem):
             for index, tokens, finish in branching.answers(dialogs):
-                text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+                text = without_thoughts(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
                 counts = {"prompt_tokens": len(prompt_ids[index]), "tokens": len(tokens)}
                 sample = rounds[index]
                 yield {"round": sample.id, "dialog": sample.dialog, "text": text, **counts, "finish": finish}
@@ -189,7 +191,7 @@ def questions(study: Study, rounds: Sequence[Round], model: str, arm: str) -> li
     for sample, chat in zip(rounds, chats(rounds, study), strict=True):
         request: dict[str, Any] = {
             "model": served_name(model, arm),
-            "messages": chat,
+            "messages": unmarked(chat),
             "max_tokens": options.max_new_tokens,
             **options.requested(greedy=greedily),
         }
@@ -214,16 +216,17 @@ def forget(folder: Path, model: str) -> None:
     for arm in ARMS:
         for path in folder.glob(f".{model}.{arm}.*.cassette"):
             path.unlink()
+            path.with_suffix(".requests").unlink(missing_ok=True)
 
 
 def answer_of(sample: Round, recorded: dict[str, Any]) -> Answer:
     """A recorded response in the form of a local counselor's answers."""
-    choice, used = recorded["response"]["choices"][0], recorded["usage"] or {}
+    sent, received = tokens_of(recorded["usage"])
     return {
         "round": sample.id,
         "dialog": sample.dialog,
-        "text": (choice["message"]["content"] or "").strip(),
-        "prompt_tokens": used.get("prompt_tokens", 0),
-        "tokens": used.get("completion_tokens", 0),
-        "finish": choice.get("finish_reason") or "stop",
+        "text": text_of(recorded).strip(),
+        "prompt_tokens": sent or 0,
+        "tokens": received or 0,
+        "finish": finish_of(recorded["response"]["choices"][0]),
     }

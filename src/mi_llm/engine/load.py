@@ -50,13 +50,15 @@ def load(
     """
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for its own callers
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with whole(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     on_gpu = torch.cuda.is_available() and not in_main_memory
     found = f"out of memory: the weights in {precision} do not fit {'the GPU' if on_gpu else 'this machine'}"
     remedy = "end other programs that use this memory, or serve fewer models at once; `mi-llm doctor` says what fits"
-    with enough_memory(lambda: Problem(str(folder), found, "enough memory for them", remedy)):
-        model = AutoModelForCausalLM.from_pretrained(
+    with whole(folder), enough_memory(lambda: Problem(str(folder), found, "enough memory for them", remedy)):
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             folder,
+            output_loading_info=True,
             dtype=PRECISION[precision],
             trust_remote_code=False,
             local_files_only=True,
@@ -64,6 +66,8 @@ def load(
             device_map={"": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"} if on_gpu else None,
             quantization_config=quantization,
         )
+        if missing := sorted(loaded["missing_keys"]):  # transformers would go on with numbers at random
+            raise ValueError(f"no weight {missing[0]}")
     return model, tokenizer
 
 
@@ -88,6 +92,20 @@ def four_bit(precision: str) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=PRECISION[precision],
     )
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[None]:
+    """Where the files of a checkpoint or adapter cannot be loaded in this block, raise a Problem that says why."""
+    warnings.filterwarnings("error", "Found missing adapter keys")  # peft would go on without them
+    try:
+        yield
+    except Problem:
+        raise
+    except Exception as error:  # transformers, tokenizers and peft raise many kinds for damaged files
+        found = f"cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        remedy = "remove that folder, then bring it back with `dvc checkout`, or run the study again"
+        raise Problem(str(folder), found, "whole files of a model", remedy) from error
 
 
 @contextmanager

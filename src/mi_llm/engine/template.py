@@ -5,6 +5,7 @@ round by round. An instruction is put where that tool's alpaca conversion puts i
 joined by a line break) or in a system turn (`system`).
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,10 @@ from mi_llm.dialog import Turn
 Placement = Literal["query", "system"]
 Message = dict[str, str]
 TEMPLATES = resources.files(__package__) / "templates"
+MARK = re.compile(  # behind its bracket: what this study's and other families of models take for one token
+    r"(?<=[<\[])(?=[|｜][^\s<>]{1,60}[|｜]>|/?(?:s|unk|pad|bos|eos|mask|sop|eop|im_start|im_end)>|(?:start|end)_of_turn>"
+    r"|(?:reserved|unused|extra_id)_?\d+>|/?SYS>|/?INST\]|[gs]?MASK\])"
+)
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 
 
@@ -75,6 +80,11 @@ def messages(turns: Sequence[Turn], instruction: str, placement: Placement) -> l
         last = max(index for index, message in enumerate(chat) if message["role"] == "user")
         chat[last] = {"role": "user", "content": "\n".join(part for part in (instruction, chat[last]["content"]) if part)}
     return chat
+
+
+def unmarked(chat: Sequence[Message]) -> list[Message]:
+    """The messages for a model server, in which no text ends a turn or opens one: a space breaks up what reads as a mark."""
+    return [message | {"content": MARK.sub(" ", message["content"])} for message in chat]
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,14 @@
 does so through the OpenAI Batch API; `live` requests all of them again. Whatever comes is recorded.
 """
 
-import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mi_llm.llm import batch
-from mi_llm.llm.cassette import Cassette, Question, Record
+from mi_llm.llm.cassette import Cassette, Question, Record, Request
 from mi_llm.llm.record import cost, count_tokens, encoding_of, record
 from mi_llm.problem import Problem
 from mi_llm.study import Llm, Study
@@ -33,13 +31,20 @@ class Workload:
     assumed: str
 
 
+def request(study: Study, messages: Sequence[Mapping[str, str]], **settings: object) -> Request:
+    """A request to the study's language model, with the settings that `llm.extra_body` adds and without those it leaves out."""
+    body = {"model": study.llm.model, "messages": list(messages), **settings, **study.llm.extra_body}
+    return {name: value for name, value in body.items() if value is not None}
+
+
 def workload(study: Study, name: str, questions: Sequence[Question]) -> Workload:
     """What a stage with these questions would ask."""
     cassettes, asked = recorded(study, name), distinct(questions)
     unanswered = [question for question in asked if study.llm.mode == "live" or recorded_answer(cassettes, question) is None]
     model = study.llm.model
     tokens = sum(count_tokens(model, message["content"]) for question in unanswered for message in question.request["messages"])
-    requests = f"{len(unanswered)} of {len(asked)} (the others are recorded)"
+    known, same = len(asked) - len(unanswered), len(questions) - len(asked)
+    requests = f"{len(unanswered)} of {len(questions)} ({known} are recorded, {same} are the same as another)"
     return Workload(requests, len(unanswered), tokens, tokens, "answers are as long as their prompts")
 
 
@@ -137,12 +142,3 @@ def missing(study: Study, name: str, unanswered: Sequence[Question]) -> Problem:
         "a recorded answer for exactly this request: text, model, and settings",
         f"undo the change of prompt, model, or corpus, or record: {how_to_record(study, name)}",
     )
-
-
-def parsed(text: str) -> Any:
-    """The JSON value of an answer's text, perhaps in a code fence. Raises ValueError, with the reason."""
-    body = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
-    try:
-        return json.loads(body)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg})") from None

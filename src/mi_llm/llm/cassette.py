@@ -7,7 +7,6 @@ canonical JSON), `request`, the raw `response`, the `model` that the service say
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,10 +17,12 @@ from typing import Any
 import pandas as pd
 
 from mi_llm import storage
-from mi_llm.problem import Problem
+from mi_llm.llm.answer import DEEPEST, loads, tokens_of, without_thoughts
+from mi_llm.problem import Problem, printable
 
 Request = dict[str, Any]
 Record = dict[str, Any]
+LEVELS = 2 * DEEPEST  # of a record's JSON, in which a response is
 Check = Callable[[str], str | None]  # what is wrong with an answer's text, or None
 
 
@@ -60,22 +61,24 @@ def seal_of(record: Record) -> str:
 
 
 def text_of(record: Record) -> str:
-    """The text of a good answer."""
-    return str(record["response"]["choices"][0]["message"]["content"])
+    """The text of a good answer, without the model's thoughts; the record keeps them."""
+    return without_thoughts(record["response"]["choices"][0]["message"]["content"] or "")
 
 
 def fault(line: bytes) -> str | None:
     """What is wrong with one line of a cassette, or None."""
     try:
-        record = json.loads(line)
-        key, seal, _ = record["key"], record["seal"], record["problem"]
-        request = record["request"]
-    except (ValueError, KeyError, TypeError):
+        record = loads(line.decode(), LEVELS)
+        asked_as, seal = key_of(record["request"]), seal_of(record)
+        if record["key"] != asked_as:
+            return "the request was edited after recording"
+        if record["seal"] != seal:
+            return "the answer was edited after recording"
+        asked = [part["content"] for part in record["request"]["messages"]]
+        texts = [record["about"], record["started"], record["ended"], record["batch"] or "", *asked]
+        "".join([*texts, shown(record), line_of(record), storage.dump(record["usage"])])
+    except (ValueError, LookupError, TypeError, AttributeError):
         return "not a recorded answer"
-    if key != key_of(request):
-        return "the request was edited after recording"
-    if seal != seal_of(record):
-        return "the answer was edited after recording"
     return None
 
 
@@ -111,7 +114,7 @@ class Cassette:
                     "unchanged recorded answers, one JSON object per line",
                     f"restore the file, or delete that line; `mi-llm cassette verify {self.path}` lists all such lines",
                 )
-            self.take(json.loads(line))
+            self.take(loads(line.decode(), LEVELS))
 
     def take(self, record: Record) -> None:
         """Remember one record."""
@@ -209,7 +212,7 @@ def shown(record: Record) -> str:
     messages = "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in record["request"]["messages"])
     settings = {name: value for name, value in record["request"].items() if name != "messages"}
     answer = storage.dump(record["response"]) if record["problem"] else text_of(record)
-    return (
+    return printable(
         f"{record['about']}\nkey      {record['key']}\n"
         f"prompt   {record['prompt']['name']} ({record['prompt']['sha256'][:12]}…)\n"
         f"request  {storage.dump(settings)}\nmodel    {record['model']}\nusage    {storage.dump(record['usage'])}\n"
@@ -221,14 +224,15 @@ def shown(record: Record) -> str:
 def line_of(record: Record) -> str:
     """One record as a line of text: key, end, model, subject, state."""
     state = f"failed ({record['problem']})" if record["problem"] else "good"
-    return f"{record['key'][:12]}  {record['ended'][:19]}  {record['model']}  {record['about']}  {state}"
+    line = f"{record['key'][:12]}  {record['ended'][:19]}  {record['model']}  {record['about']}  {state}"
+    return printable(line).replace("\n", "\\n")
 
 
 def export(cassette: Cassette, path: Path) -> None:
     """Write the records as a CSV table for people and spreadsheets."""
     rows = []
     for record in cassette.records:
-        usage = record["usage"] or {}
+        sent, received = tokens_of(record["usage"])
         rows.append(
             {
                 "key": record["key"],
@@ -238,8 +242,8 @@ def export(cassette: Cassette, path: Path) -> None:
                 "request": "\n\n".join(message["content"] for message in record["request"]["messages"]),
                 "answer": storage.dump(record["response"]) if record["problem"] else text_of(record),
                 "problem": record["problem"] or "",
-                "tokens_sent": usage.get("prompt_tokens"),
-                "tokens_received": usage.get("completion_tokens"),
+                "tokens_sent": sent,
+                "tokens_received": received,
                 "started": record["started"],
                 "ended": record["ended"],
             }

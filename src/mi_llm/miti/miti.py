@@ -38,7 +38,7 @@ from mi_llm.codebook.coding import (
 from mi_llm.codebook.tables import PEOPLE, Behaviours, Coding
 from mi_llm.corpora import annomi
 from mi_llm.corpora.files import from_archive
-from mi_llm.corpora.reading import ROLES
+from mi_llm.corpora.labels import ROLES
 from mi_llm.dialog import Dialog, Turn, read_dialogs, volley_lengths
 from mi_llm.llm.cassette import Question
 from mi_llm.miti.coder.lexical import by_words

@@ -23,7 +23,16 @@ from mi_llm.codebook.coding import Behaviour, Global
 
 Numbers = NDArray[np.float64]
 Score = Callable[[Numbers], Numbers]  # sums, perhaps of many resamples -> the measure of each
-COLUMNS = ["measure", "code", "raters", "n", "value", "lo", "hi"]
+COLUMNS = ["measure", "code", "raters", "n", "value", "lo", "hi", "agreement", "note"]
+SINGLE = "a single transcript"
+NO_VALUE = {  # why a measure does not exist, where there is more than one transcript
+    "kappa": "both raters always gave the same single code",
+    "alpha": "the codes do not vary",
+    "pearson": "one rater's numbers do not vary",
+    "ICC(2,1)": "no variance",
+    "ICC(2,k)": "no variance",
+}
+NEGATIVE = "below 0: the raters differ more within a transcript than the transcripts do"
 POOLED_BEHAVIOURS, POOLED_GLOBALS = "behaviours", "globals"  # in the column `code`: all codes of that kind together
 RATINGS = 5  # levels: a global is rated from 1 to 5
 NOTHING = 1e-12  # a variance up to this counts as none
@@ -112,7 +121,8 @@ def icc_sums(scores: Numbers) -> Numbers:
 def iccs(sums: Numbers, *, mean: bool = False) -> Numbers:
     """ICC(2,1), or ICC(2,k) of the raters' mean (Shrout & Fleiss 1979, doi:10.1037/0033-2909.86.2.420), of summed `icc_sums`.
 
-    Two-way random effects, absolute agreement; nan for fewer than two transcripts, or where the variance comes out as none.
+    Two-way random effects, absolute agreement; nan for fewer than two transcripts, or where the variance comes out as none;
+    negative, without a lower bound, where the raters differ more within a transcript than the transcripts do.
     """
     n, by_rater, squares, of_transcripts = sums[..., 0], sums[..., 1:-2], sums[..., -2], sums[..., -1]
     k = by_rater.shape[-1]
@@ -141,11 +151,12 @@ def pearsons(sums: Numbers) -> Numbers:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measure and its percentile interval."""
+    """A measure and its percentile interval; `note` says what is wanting in the interval."""
 
     value: float
     lo: float
     hi: float
+    note: str = ""
 
 
 class Bootstrap:
@@ -173,14 +184,16 @@ class Bootstrap:
         A single transcript, or a measure that does not exist, has no interval.
         """
         value, resampled = float(values[0]), values[1:][~np.isnan(values[1:])]
-        if self.weights.shape[1] < 2 or np.isnan(value) or not len(resampled):
-            return Estimate(value, np.nan, np.nan)
-        lo, hi = np.percentile(resampled, self.tails)
-        return Estimate(value, float(lo), float(hi))
+        if np.isnan(value) or self.weights.shape[1] < 2:
+            return Estimate(value, np.nan, np.nan, "" if np.isnan(value) else f"no interval: {SINGLE}")
+        left_out = len(values) - 1 - len(resampled)
+        note = f"interval without {left_out} of {len(values) - 1} resamples, which have no value" if left_out else ""
+        lo, hi = np.percentile(resampled, self.tails) if len(resampled) else (np.nan, np.nan)
+        return Estimate(value, float(lo), float(hi), note)
 
 
 Draw = Callable[[int], Bootstrap]  # number of transcripts -> their resamples
-Row = tuple[str, str, int, Estimate]  # measure, code, n, estimate
+Row = tuple[str, str, int, Estimate, float]  # measure, code, n, estimate, percent agreement (0 to 1)
 
 
 @dataclass(frozen=True)
@@ -244,6 +257,10 @@ def table(
     - `alpha` (ordinal) of a global's ratings; n transcripts.
     - `ICC(2,1)`, `ICC(2,k)`, `pearson` (two raters): a behavior's count, or a global's rating, per transcript; n transcripts that
       all of these raters coded. `pearson` of all globals pooled, as the paper has it: n ratings.
+
+    `agreement` is the share of equal codes, ratings or counts among all pairs of raters, which exists where a measure corrected
+    for chance does not: raters who agree always, on a single code, have agreement 1 and no kappa. `note` says why a value or an
+    interval is missing, and what a value below the measure's range means.
     """
     draw = partial(Bootstrap, resamples=resamples, confidence=confidence, seed=seed)
     kinds: tuple[tuple[Codings, Callable[[Codings, Draw], Iterator[Row]]], ...] = (
@@ -255,9 +272,29 @@ def table(
         all_raters = [codings.raters] if len(codings.raters) > 2 else []
         for raters in (*combinations(codings.raters, 2), *all_raters):
             selected = codings.of(raters, 2)
-            for measure, code, n, estimate in measures(selected, draw) if len(selected.packets) else ():
-                rows.append({"measure": measure, "code": str(code), "raters": ", ".join(raters), "n": n, **vars(estimate)})
+            for measure, code, n, estimate, agreement in measures(selected, draw) if len(selected.packets) else ():
+                row = {"measure": measure, "code": str(code), "raters": ", ".join(raters), "n": n, **vars(estimate)}
+                rows.append(row | {"agreement": agreement, "note": remark(measure, estimate, len(set(selected.packets)))})
     return pd.DataFrame(rows, columns=COLUMNS).round(4)
+
+
+def remark(measure: str, estimate: Estimate, transcripts: int) -> str:
+    """What a reader must know of a value: why it does not exist, what it means below 0, what its interval lacks."""
+    if np.isnan(estimate.value):
+        alone = transcripts < 2 and measure not in ("alpha", "kappa")
+        return f"no value: {SINGLE if alone else NO_VALUE[measure]}"
+    negative = NEGATIVE if estimate.value < 0 and measure.startswith("ICC") else ""
+    return "; ".join(filter(None, (negative, estimate.note)))
+
+
+def equal(tables: Numbers) -> float:
+    """The share of pairs of equal codes in a table of counts, or of coincidences (labels x labels)."""
+    return float(np.trace(tables) / tables.sum())
+
+
+def equal_numbers(scores: Numbers) -> float:
+    """The share of equal numbers among all pairs of raters (transcripts x raters)."""
+    return float(np.mean([scores[:, first] == scores[:, second] for first, second in combinations(range(scores.shape[1]), 2)]))
 
 
 def of_behaviours(codings: Codings, draw: Draw) -> Iterator[Row]:
@@ -271,8 +308,11 @@ def of_behaviours(codings: Codings, draw: Draw) -> Iterator[Row]:
         summed = codings.summed(tables)
         bootstrap = draw(len(summed))
         for index, code in enumerate(Behaviour):
-            yield measure, code, len(coded), bootstrap.estimate(summed[:, index], score)
-        yield measure, POOLED_BEHAVIOURS, len(coded) * len(Behaviour), bootstrap.estimate(summed.sum(axis=1), score)
+            of_code = summed[:, index]
+            yield measure, code, len(coded), bootstrap.estimate(of_code, score), equal(of_code.sum(axis=0))
+        pooled = summed.sum(axis=1)
+        n = len(coded) * len(Behaviour)
+        yield measure, POOLED_BEHAVIOURS, n, bootstrap.estimate(pooled, score), equal(pooled.sum(axis=0))
     complete = codings.of(codings.raters, len(codings.raters))
     yield from of_numbers(complete.summed(complete.values), list(Behaviour), draw)
 
@@ -282,12 +322,16 @@ def of_globals(codings: Codings, draw: Draw) -> Iterator[Row]:
     tables = coincidences(codings.values.swapaxes(1, 2) - 1, RATINGS)
     bootstrap = draw(len(tables))
     for index, code in enumerate(Global):
-        yield "alpha", code, len(tables), bootstrap.estimate(tables[:, index], partial(alphas, ordinal=True))
+        of_code = tables[:, index]
+        estimate = bootstrap.estimate(of_code, partial(alphas, ordinal=True))
+        yield "alpha", code, len(tables), estimate, equal(of_code.sum(axis=0))
     complete = codings.of(codings.raters, len(codings.raters)).values
     yield from of_numbers(complete, list(Global), draw)
     if len(codings.raters) == 2:
         sums = pearson_sums(complete.swapaxes(1, 2)).sum(axis=1)
-        yield "pearson", POOLED_GLOBALS, len(complete) * len(Global), draw(len(complete)).estimate(sums, pearsons)
+        estimate = draw(len(complete)).estimate(sums, pearsons)
+        paired = complete.swapaxes(1, 2).reshape(-1, 2)
+        yield "pearson", POOLED_GLOBALS, len(paired), estimate, equal_numbers(paired)
 
 
 def of_numbers(values: Numbers, codes: Sequence[str], draw: Draw) -> Iterator[Row]:
@@ -297,7 +341,8 @@ def of_numbers(values: Numbers, codes: Sequence[str], draw: Draw) -> Iterator[Ro
     bootstrap = draw(len(values))
     for index, code in enumerate(codes):
         scores = values[:, :, index]
-        yield "ICC(2,1)", code, len(scores), bootstrap.estimate(icc_sums(scores), iccs)
-        yield "ICC(2,k)", code, len(scores), bootstrap.estimate(icc_sums(scores), partial(iccs, mean=True))
+        n, agreement = len(scores), equal_numbers(scores)
+        yield "ICC(2,1)", code, n, bootstrap.estimate(icc_sums(scores), iccs), agreement
+        yield "ICC(2,k)", code, n, bootstrap.estimate(icc_sums(scores), partial(iccs, mean=True)), agreement
         if scores.shape[1] == 2:
-            yield "pearson", code, len(scores), bootstrap.estimate(pearson_sums(scores), pearsons)
+            yield "pearson", code, n, bootstrap.estimate(pearson_sums(scores), pearsons), agreement

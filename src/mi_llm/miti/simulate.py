@@ -9,7 +9,6 @@ the models are read from `simulate.folder` instead.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -69,11 +68,8 @@ def client_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
     for talk in talks:
         instruction = prompt_file.render(talk.turns, profile=talk.profile, ending=ENDING)
         heard = [{"role": "assistant" if turn.role == "client" else "user", "content": turn.text or "……"} for turn in talk.turns]
-        request: dict[str, Any] = {
-            "model": study.llm.model,
-            "messages": [{"role": "system", "content": instruction}, {"role": "user", "content": START}, *heard],
-            "temperature": study.simulate.temperature,
-        }
+        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": START}, *heard]
+        request = ask.request(study, messages, temperature=study.simulate.temperature)
         questions.append(Question(f"client {talk.profile.id}", request, prompt_file.provenance, check=says_something))
     return questions
 

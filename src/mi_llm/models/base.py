@@ -27,7 +27,8 @@ from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
-CHECKPOINT = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+GENERATION = "generation_config.json"
+CHECKPOINT = ("config.json", GENERATION, "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 INDEX = "model.safetensors.index.json"
 AGAIN = "run the stage again; if the files came from your own folder, copy them again"
 
@@ -48,13 +49,13 @@ def from_folder(study: Study, model: str) -> None:
             raise Problem(
                 str(source), f"no {', no '.join(missing)}", f"a checkpoint: {', '.join(CHECKPOINT)}", "add what is missing"
             )
+        check_tokenizer(source, chat_format(study, model))
         target = checkpoint(study, model)
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         for name in CHECKPOINT:
             with storage.replacing(target / name) as file:
                 file.write((source / name).read_bytes())
-        check_tokenizer(target, chat_format(study, model))
         name_stops(target, chat_format(study, model))
         loaded, tokenizer = load(target, "float32")
         numbers = {"parameters": sum(weight.numel() for weight in loaded.parameters()), "vocabulary": len(tokenizer)}
@@ -186,13 +187,29 @@ def check_weights(folder: Path) -> int:
 
 
 def check_tokenizer(folder: Path, form: ChatFormat) -> int:
-    """Load a checkpoint's tokenizer and check that it knows the tokens that end a reply; returns the number of its tokens."""
+    """Load a checkpoint's tokenizer and check that it is one of this chat format; returns the number of its tokens.
+
+    It must know the tokens that end a reply. Where `generation_config.json` names such tokens, at least one must be the format's:
+    a tokenizer may know the tokens of several formats, of which the model was taught one.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    known = tokenizer.get_vocab()
+    known, expected = tokenizer.get_vocab(), f"the stop tokens of chat format {form.name}: {', '.join(form.stops)}"
+    remedy = f"if this model was taught another chat format, correct base.formats; else {AGAIN}"
     for token in form.stops:
         if token not in known:
-            raise Problem(f"{folder}: tokenizer", f"no token {token}", f"the stop tokens of chat format {form.name}", AGAIN)
+            raise Problem(f"{folder}: tokenizer", f"no token {token}", expected, remedy)
+    named = stops_named(folder)
+    if named and not {*named} & {*form.stop_ids(tokenizer)}:
+        tokens = ", ".join(map(str, tokenizer.convert_ids_to_tokens(named)))
+        raise Problem(str(folder / GENERATION), f"replies end with {tokens}", f"one of {expected}", remedy)
     return len(tokenizer)
+
+
+def stops_named(folder: Path) -> list[int]:
+    """The ids of the tokens that end a reply by a checkpoint's `generation_config.json`; none where it does not say."""
+    path = folder / GENERATION
+    named = storage.read_json(path).get("eos_token_id") if path.exists() else None
+    return named if isinstance(named, list) else [] if named is None else [named]
 
 
 def name_stops(folder: Path, form: ChatFormat) -> bool:
@@ -200,11 +217,9 @@ def name_stops(folder: Path, form: ChatFormat) -> bool:
 
     vLLM and transformers' `generate` end a reply at the tokens named there; a model may have come with fewer.
     """
-    path = folder / "generation_config.json"
-    settings = storage.read_json(path) if path.exists() else {}
-    named = settings.get("eos_token_id")
+    path = folder / GENERATION
     stops = form.stop_ids(AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
-    if {*stops} == {*(named if isinstance(named, list) else [named])}:
+    if {*stops} == {*stops_named(folder)}:
         return False
-    storage.write_json(path, settings | {"eos_token_id": stops})
+    storage.write_json(path, (storage.read_json(path) if path.exists() else {}) | {"eos_token_id": stops})
     return True

@@ -36,7 +36,7 @@ from mi_llm.codebook import coding, lexical
 from mi_llm.codebook.coding import Behaviour, Coded, volley
 from mi_llm.dialog import Round, characters, read_dialogs
 from mi_llm.engine.counselor import Answer, LocalCounselor, chats, with_adapter
-from mi_llm.engine.load import chat_format, checkpoint, enough_memory, load_base, prepare_torch
+from mi_llm.engine.load import chat_format, checkpoint, enough_memory, load_base, prepare_torch, whole
 from mi_llm.engine.processes import Processes
 from mi_llm.engine.template import ChatFormat, encode, prompt
 from mi_llm.models import card
@@ -279,7 +279,9 @@ def trainer_of(study: Study, model: str, pairs: Sequence[Pair], scratch: Path) -
     options, finetuned = study.prefer, study.finetune
     gc.collect()
     loaded, tokenizer = load_base(study, model, finetuned.precision)
-    merged = PeftModel.from_pretrained(loaded, study.path("finetune", model, "adapter")).merge_and_unload()
+    adapter = study.path("finetune", model, "adapter")
+    with whole(adapter):
+        merged = PeftModel.from_pretrained(loaded, adapter).merge_and_unload()
     on_gpu = torch.cuda.is_available()
     settings = DPOConfig(
         output_dir=str(scratch),

@@ -221,6 +221,8 @@ def agreement(study: Study) -> pd.DataFrame:
             "Raters": table["raters"],
             "n": table["n"],
             "Value [interval]": [around(row.value, row.lo, row.hi) for row in table.itertuples()],
+            "Equal": table["agreement"].map("{:.0%}".format),
+            "Note": table["note"].fillna(""),
         }
     )
     return shown.set_index("Measure")

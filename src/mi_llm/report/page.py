@@ -209,6 +209,6 @@ def report(study: Study) -> None:
                 text = environment.get_template(f"{page}.html.jinja").render(context, page=page)
                 storage.write_text(out / f"{page}{suffix}.html", text)
         for name, table in shown.items():
-            storage.write_text(out / "tables" / f"{name}.csv", table.to_csv(lineterminator="\n"))
+            storage.write_text(out / "tables" / f"{name}.csv", storage.table_text(table, index=True))
         drawn = 4 + len(both["drawn_3"])
         storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": drawn, "models": len(study.models)})

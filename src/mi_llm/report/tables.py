@@ -28,6 +28,8 @@ DIAGNOSTIC_NAMES = {
     "distinct_2": "Distinct-2",
 }
 SHARES = ("repeated_4grams", "empty", "duplicate")
+DECODING_NAMES = {"greedy": "greedy", "sample": "sampling"}
+NOT_STATED = "not stated"  # a setting of which the paper says nothing, and no claim of it stands alone
 
 
 def mean_sd(numbers: dict[str, float], name: str) -> str:
@@ -95,8 +97,8 @@ def settings(study: Study) -> pd.DataFrame:
         ("Steps between saves", claimed("X-hp-save_steps"), f"{tune.save_every}"),
         ("LoRA rank, alpha, dropout", claimed("X-lora"), f"{tune.lora.rank}, {tune.lora.alpha}, {tune.lora.dropout:g}"),
         *trained(study),
-        ("Decoding", claimed("X-lora"), respond.decoding),
-        ("Seed", claimed("X-lora"), f"{study.seed}"),
+        ("Decoding", NOT_STATED, DECODING_NAMES[respond.decoding]),
+        ("Seed", NOT_STATED, f"{study.seed}"),
     ]
     return pd.DataFrame(rows, columns=["Setting", "Paper", "This study"]).set_index("Setting")
 
@@ -111,7 +113,7 @@ def trained(study: Study) -> list[tuple[str, str, str]]:
     return [
         (
             f"Trained parameters of {model}",
-            claimed("X-lora"),
+            NOT_STATED,
             f"{entry.shape.adapter(rank):,} (q, k, v: three matrices);"
             f" {entry.shape.adapter(rank, joined_qkv=True):,} on the published layout (q, k, v: one matrix)",
         )

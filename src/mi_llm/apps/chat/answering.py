@@ -16,6 +16,7 @@ from typing import Any
 from mi_llm.apps.chat import guard
 from mi_llm.apps.chat.counselors import Counselors, Manner, Unanswered
 from mi_llm.apps.chat.talks import Finish, Reply, Talk
+from mi_llm.llm.answer import without_thoughts
 
 HELD = 24  # columns; an ideograph takes two
 STEP = 4  # characters that are checked and shown together
@@ -37,14 +38,18 @@ class Answering:
 
     async def _speak(self, side: int) -> Finish:
         """Let one side reply; returns how it ended, which the page is told only after the whole reply was checked."""
-        reply = self.replies[side]
+        reply, raw = self.replies[side], ""
         seed = secrets.randbits(31) if reply.drawn else None
         asked = self.talk.asked(side, self.manner)
         async with aclosing(self.counselors.reply(self.talk.model, self.talk.sides[side], asked, self.manner, seed)) as pieces:
             async for piece, ended in pieces:
-                reply.text += piece.replace("\0", "")
+                raw += piece.replace("\0", "")
+                reply.text = without_thoughts(raw)
                 if ended:
                     return "length" if ended == "length" else "stop"
+                if not reply.text.startswith(reply.visible):  # what was shown were thoughts: only their end has a tag
+                    reply.visible = ""
+                    self.queue.put_nowait({"side": side, "text": "", "whole": True})
                 shown, ready = len(reply.visible), showable(reply.text)
                 if ready < shown + STEP:
                     continue

@@ -6,14 +6,13 @@ server builds every message that a model gets. Texts are in memory only and in n
 
 import hashlib
 import hmac
-import ipaddress
 import math
 import re
 import secrets
-import socket
 import sys
 import traceback
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -67,7 +66,7 @@ class Chat:
     token: str = ""
     shelf: Shelf = field(default_factory=Shelf)
     limits: Limits = field(default_factory=Limits)
-    under_way: set[Answering] = field(default_factory=set)
+    under_way: dict[Answering, str] = field(default_factory=dict)  # with the address that asked
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
     @property
@@ -286,7 +285,7 @@ def reply_doors(app: FastAPI, chat: Chat) -> None:
         talk.rounds.append(Round(sent.text, dangers))
         if dangers:
             return JSONResponse({"found": list(dangers)})
-        return stream(chat, talk, drawn=False)
+        return stream(chat, request, talk, drawn=False)
 
     @app.post("/talks/{name}/again")
     async def again(request: Request, name: str) -> Response:
@@ -295,7 +294,7 @@ def reply_doors(app: FastAPI, chat: Chat) -> None:
         admit(chat, request, talk)
         if not talk.rounds or talk.rounds[-1].dangers:
             raise HTTPException(409, "nothing to reply to")
-        return stream(chat, talk, drawn=True)
+        return stream(chat, request, talk, drawn=True)
 
     @app.post("/talks/{name}/stop")
     async def stop(request: Request, name: str) -> Response:
@@ -307,12 +306,12 @@ def reply_doors(app: FastAPI, chat: Chat) -> None:
         return Response(status_code=204)
 
 
-def stream(chat: Chat, talk: Talk, *, drawn: bool) -> Response:
+def stream(chat: Chat, request: Request, talk: Talk, *, drawn: bool) -> Response:
     """The replies of the last round as they come."""
     answering = Answering(chat.counselors, talk, chat.manner, drawn=drawn)
-    chat.under_way.add(answering)
+    chat.under_way[answering] = who(request)
     for task in answering.tasks:
-        task.add_done_callback(lambda _: None if answering.under_way else chat.under_way.discard(answering))
+        task.add_done_callback(lambda _: None if answering.under_way else chat.under_way.pop(answering, None))
     return StreamingResponse(answering.events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
@@ -329,7 +328,11 @@ def admit(chat: Chat, request: Request, talk: Talk) -> None:
     seconds = max(chat.limits.wait(limits.MESSAGES_ADDRESS, who(request)), chat.limits.wait(limits.MESSAGES_VISITOR, visitor))
     if seconds:
         raise HTTPException(429, "too fast", {"Retry-After": str(math.ceil(seconds))})
-    if sum(answering.under_way for answering in chat.under_way) + len(talk.sides) > limits.REPLIES_UNDER_WAY:
+    under_way = Counter[str]()
+    for answering, asker in chat.under_way.items():
+        under_way[asker] += answering.under_way
+    mine = under_way.pop(who(request), 0)
+    if mine + len(talk.sides) > (limits.REPLIES_UNDER_WAY - under_way.total()) // 2:  # half of what others leave
         raise HTTPException(429, "busy", {"Retry-After": "5"})
 
 
@@ -357,8 +360,8 @@ async def read(request: Request, kind: type[Body]) -> Body:
 
 
 def who(request: Request) -> str:
-    """The address that a request comes from."""
-    return request.client.host if request.client else ""
+    """The address that a request comes from, or its network."""
+    return web.subscriber(request.client.host if request.client else "")
 
 
 def let_in(chat: Chat, request: Request) -> bool:
@@ -368,7 +371,7 @@ def let_in(chat: Chat, request: Request) -> bool:
 
 def refused(chat: Chat, request: Request) -> Response | None:
     """The refusal of a request: another server's name, another site, no token, or too many requests; None if it may pass."""
-    if not known_host(chat, request.headers.get("host", "")):
+    if not web.known_host(request.headers.get("host", ""), urlsplit(chat.address).hostname):
         return PlainTextResponse("not the name of this server", 421)
     if seconds := chat.limits.wait(limits.REQUESTS_ADDRESS, who(request)):
         return PlainTextResponse("too fast", 429, {"Retry-After": str(math.ceil(seconds))})
@@ -379,21 +382,6 @@ def refused(chat: Chat, request: Request) -> Response | None:
     if not let_in(chat, request) and request.url.path.startswith("/talks"):
         return PlainTextResponse("sign in first", 401)
     return None
-
-
-def known_host(chat: Chat, host: str) -> bool:
-    """Whether a Host header names this server; a foreign name that leads here is refused (DNS rebinding)."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
-    if name in ("localhost", socket.gethostname().lower(), urlsplit(chat.address).hostname):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 async def told(request: Request, error: Exception) -> Response:

@@ -3,7 +3,6 @@
 A model's arms go by name: `<model>` is the base, `<model>+mi` the tuned one. It reads the server's answers only.
 """
 
-import os
 import re
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -13,6 +12,8 @@ from typing import Any, Literal, cast
 import openai
 
 from mi_llm.engine.template import Message
+from mi_llm.llm import wire
+from mi_llm.llm.answer import finish_of
 from mi_llm.study import ARMS, SERVED, Arm, Respond, served_name
 
 NAME = re.compile(r"[\w.:/@+-]{1,100}", re.ASCII)
@@ -42,12 +43,7 @@ class Counselors:
     """The models of one server."""
 
     def __init__(self, url: str) -> None:
-        self.client = openai.AsyncOpenAI(
-            base_url=url,
-            api_key=os.environ.get("OPENAI_API_KEY", "").strip() or "none",
-            max_retries=1,
-            timeout=openai.Timeout(SILENCE_S, connect=CONNECT_S),
-        )
+        self.client = wire.client(url, 1, openai.Timeout(SILENCE_S, connect=CONNECT_S))
         self._known: dict[str, tuple[Arm, ...]] = {}
         self._asked = -FRESH_S
 
@@ -79,7 +75,7 @@ class Counselors:
         """
         options = manner.options
         settings = options.requested(greedy=options.decoding == "greedy" and seed is None)
-        length, ended = 0, ""
+        length, ended = 0, None
         try:
             stream = await self.client.chat.completions.create(
                 model=served_name(model, arm),
@@ -93,7 +89,8 @@ class Counselors:
                 async for chunk in stream:
                     for choice in chunk.choices[:1]:
                         piece = (choice.delta.content or "") if choice.delta else ""
-                        length, ended = length + len(piece), choice.finish_reason or ended
+                        length += len(piece)
+                        ended = finish_of(choice.model_dump()) if choice.finish_reason is not None else ended
                         yield piece, ""
                     if length > LONGEST_REPLY:
                         ended = "length"
@@ -107,6 +104,6 @@ class Counselors:
             raise Unanswered(known.get(error.status_code, "failed")) from error
         except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # a stream that breaks its own protocol
             raise Unanswered("failed") from error
-        if not ended:  # the stream was cut off
+        if ended is None:  # the stream was cut off
             raise Unanswered("failed")
         yield "", "length" if ended == "length" else "stop"

@@ -21,10 +21,11 @@ from mi_llm.study import Study
 SHORTEST_TOKEN = 16
 
 
-def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, address: str = "") -> None:
+def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, address: str = "", proxies: str = "") -> None:
     """Run the chat until it is interrupted.
 
-    `address` is where people reach the chat, where that is not host and port: for instance an https proxy.
+    `address` is where people reach the chat, where that is not host and port: for instance an https proxy. `proxies` are the
+    proxies' addresses and networks.
     """
     token = os.environ.get("MI_LLM_CHAT_TOKEN", "").strip()
     if token and len(token) < SHORTEST_TOKEN:
@@ -32,6 +33,7 @@ def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, ad
     for name, url in (("--model-url", model_url), ("--address", address)):
         if (url or name == "--model-url") and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname):
             raise Problem(name, url or "nothing", "an address such as http://127.0.0.1:8000/v1", "correct it")
+    known = web.trusted(proxies)
     guard.rules()
     help.bundled()
     listening = web.listen(host, port)
@@ -39,12 +41,12 @@ def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, ad
     profiles = {profile.id: profile for profile in bundled()[0]}
     chat = Chat(Counselors(model_url), manner(study), kept, profiles, address=address, token=token)
     here = web.reached_at(listening, host, address)
-    web.warn_unencrypted("Messages", host, here)
+    web.warn("Messages", host, here, known)
     if not web.loopback(host) and not token:
         print("Anybody who can reach this address may use the chat; set MI_LLM_CHAT_TOKEN to require a token.")
     print(f"The chat is open: {here}   Ctrl+C closes it. Models: {model_url}   Votes: {votes}", flush=True)
     try:
-        web.run(create(chat), listening, proxy_headers=bool(address), timeout_graceful_shutdown=3)
+        web.run(create(chat), listening, known, timeout_graceful_shutdown=3)
     finally:
         kept.close()
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from mi_llm.apps.chat.counselors import Manner
 from mi_llm.apps.chat.guard import ALERT, WINDOW, Category
 from mi_llm.dialog import Dialog, Turn
-from mi_llm.engine.template import Message, messages
+from mi_llm.engine.template import Message, messages, unmarked
 from mi_llm.miti.clients import Profile
 from mi_llm.study import Arm
 
@@ -123,7 +123,7 @@ class Talk:
         before = self.turns(side, len(self.rounds) - 1)
         waiting = before.pop().text + "\n" if before and before[-1].role == "client" else ""
         turns = [*before, Turn(role="client", text=waiting + self.rounds[-1].client)]
-        return messages(turns, manner.instruction, manner.placement)
+        return unmarked(messages(turns, manner.instruction, manner.placement))
 
     def dialog(self, side: int) -> Dialog:
         """The talk with one side as a dialog of the study, as `simulate` reads it; it ends with the counselor."""

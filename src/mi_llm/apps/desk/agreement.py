@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from math import isnan
 
+from mi_llm import storage
 from mi_llm.apps.desk.saving import missing
 from mi_llm.apps.desk.store import Desk, Held, State
 from mi_llm.codebook.coding import BEHAVIOURS, Behaviour, Global, volley
@@ -101,7 +102,7 @@ def export(packets: Packets, states: States) -> dict[str, str]:
     finished = [(name, rater) for name in released(packets, states) for rater in packets.sharing(name)]
     codings = [coding(packets.study[name], rater, states) for name, rater in finished]
     names = ("codes.csv", "globals.csv")
-    return {name: table.to_csv(index=False, lineterminator="\n") for name, table in zip(names, tables(codings), strict=True)}
+    return {name: storage.table_text(table, index=False) for name, table in zip(names, tables(codings), strict=True)}
 
 
 def coding(packet: Packet, rater: str, states: States) -> Coding:

@@ -14,11 +14,22 @@ from mi_llm.codebook.packets import COORDINATOR, Packets, read
 from mi_llm.problem import Problem
 
 
-def serve(packets: Path, data: Path, host: str, port: int, *, training: Path | None = None, address: str | None = None) -> None:
+def serve(
+    packets: Path,
+    data: Path,
+    host: str,
+    port: int,
+    *,
+    training: Path | None = None,
+    address: str | None = None,
+    proxies: str = "",
+) -> None:
     """Run the desk until it is interrupted. Links of people who have none are made and printed, once.
 
-    `address` is where people reach the desk, where that is not host and port: for instance an https proxy.
+    `address` is where people reach the desk, where that is not host and port: for instance an https proxy. `proxies` are the
+    proxies' addresses and networks.
     """
+    known = web.trusted(proxies)
     desk = read(packets, training)
     listening = web.listen(host, port)
     store = Store(data)
@@ -29,10 +40,10 @@ def serve(packets: Path, data: Path, host: str, port: int, *, training: Path | N
         print("Personal links, shown only once; give each to its person:\n", *made, "", sep="\n", flush=True)
     else:
         print("Everybody already has a link; `mi-llm desk links --renew NAME` makes a new one.")
-    web.warn_unencrypted("Links and codes", host, here)
+    web.warn("Links and codes", host, here, known)
     print(f"The desk is open: {here}   Ctrl+C closes it; saved work stays in {store.path}", flush=True)
     try:
-        web.run(create(desk, store), listening)
+        web.run(create(desk, store), listening, known)
     except KeyboardInterrupt:
         print("\nThe desk is closed.")
     finally:

@@ -3,29 +3,28 @@
 Nothing that a request or a reply says goes into a log or an error message.
 """
 
-import asyncio
 import hmac
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mi_llm.apps.model.protocol import Refusal, invalid
-from mi_llm.apps.web import unbroken
+from mi_llm.apps.web import known_host, unbroken
 
 BODY = 256 * 1024  # bytes of a request: several times the longest chat that a model can read
 DRAINED = 16 * BODY  # bytes of too large a body that are read and dropped, so that the sender receives the answer
-BODY_SECONDS = 30.0
+TOKEN = "MI_LLM_TOKEN"  # noqa: S105 — the name of the environment variable
 PRIVATE = "/v1/"  # what the bearer token protects: not health, readiness and metrics
 
 
 class Door:
-    """An ASGI application around another; `on_answer` is called with path and status of each answer."""
+    """An ASGI application around another at `host`; `on_answer` is called with path and status of each answer."""
 
-    def __init__(self, app: ASGIApp, token: str | None, on_answer: Callable[[str, int], None]) -> None:
-        self.app, self.token, self.on_answer = app, token, on_answer
+    def __init__(self, app: ASGIApp, token: str | None, host: str, on_answer: Callable[[str, int], None]) -> None:
+        self.app, self.token, self.host, self.on_answer = app, token, host, on_answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request in, or refuse it."""
@@ -43,35 +42,33 @@ class Door:
     async def admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or send its refusal."""
         try:
-            self.check_token(scope)
+            self.check_token({name: value.decode("latin1") for name, value in scope["headers"]}, scope["path"])
             await self.app(scope, await whole_body(receive), send)
         except Refusal as refusal:
             await answer(refusal, send)
 
-    def check_token(self, scope: Scope) -> None:
-        """Refuse a request without the token, where one is required."""
-        if self.token is None or not scope["path"].startswith(PRIVATE):
-            return
-        sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        if not hmac.compare_digest(sent, b"Bearer " + self.token.encode()):
+    def check_token(self, headers: Mapping[bytes, str], path: str) -> None:
+        """Refuse a request without the token, or where none is required, one that a foreign page makes under its own name."""
+        if self.token is None:
+            if not known_host(headers.get(b"host", ""), self.host):
+                raise invalid(f"not the name of this server; call it by its address, or set {TOKEN}", status=421)
+        elif path.startswith(PRIVATE) and not hmac.compare_digest(
+            headers.get(b"authorization", "").encode("latin1"), f"Bearer {self.token}".encode()
+        ):
             raise Refusal(401, "send the server's token as `Authorization: Bearer …`", "authentication_error", "invalid_api_key")
 
 
 async def whole_body(receive: Receive) -> Receive:
-    """Read the request's body within the limits; returns what the application receives in its place. Raises Refusal."""
+    """Read the request's body within its limit; returns what the application receives in its place. Raises Refusal."""
     content, size, unfinished = bytearray(), 0, True
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while unfinished and size <= DRAINED:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    break
-                size += len(message.get("body", b""))
-                unfinished = message.get("more_body", False)
-                if size <= BODY:
-                    content += message.get("body", b"")
-    except TimeoutError:
-        raise invalid(f"the body did not arrive within {BODY_SECONDS:g} s", status=408) from None
+    while unfinished and size <= DRAINED:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        size += len(message.get("body", b""))
+        unfinished = message.get("more_body", False)
+        if size <= BODY:
+            content += message.get("body", b"")
     if size > BODY:
         raise invalid(f"the body is larger than {BODY} bytes", status=413)
     delivered = False

@@ -1,7 +1,7 @@
 """What the model server is asked and what it answers: the part of OpenAI's chat completions that the study's models can do.
 
-`top_k` is vLLM's addition. A field, of OpenAI's or of vLLM's, that would change the reply and that these models cannot honor is
-refused; every other field we do not know is ignored, since each client library sends some of its own.
+`top_k` is vLLM's addition. A field that we do not know is refused, since it could change the reply: a misspelled one too. Ignored
+is what changes nothing: what client libraries say of themselves, and a setting at the value that it has without effect.
 """
 
 import json
@@ -14,12 +14,21 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from mi_llm.engine.template import Message
 
-MESSAGES, STOPS, STOP_CHARACTERS = 400, 4, 64
-REFUSED: dict[str, tuple[Any, ...]] = {  # fields that are not supported here, with the values at which they change nothing
+MESSAGES, STOPS, STOP_CHARACTERS, LONGEST_NAME = 400, 4, 64, 40
+IGNORED = frozenset({  # whom a request is for and how it is handled
+    "user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "prediction",
+    "parallel_tool_calls", "request_id", "priority", "cache_salt",
+})  # fmt: skip
+WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {  # fields that are not supported here, with the values at which they change nothing
     "n": (1,), "logprobs": (False,), "top_logprobs": (0,), "logit_bias": ({},), "frequency_penalty": (0,),
     "presence_penalty": (0,), "tools": ([],), "functions": ([],), "response_format": ({"type": "text"},),
-    "modalities": (["text"],), "audio": (), "min_p": (0,), "repetition_penalty": (1,), "min_tokens": (0,), "ignore_eos": (False,),
-    "stop_token_ids": ([],), "allowed_token_ids": (), "bad_words": ([],),
+    "modalities": (["text"],), "min_p": (0,), "repetition_penalty": (1,), "min_tokens": (0,), "ignore_eos": (False,),
+    "stop_token_ids": ([],), "bad_words": ([],), "best_of": (1,), "use_beam_search": (False,), "length_penalty": (1,),
+    "continue_final_message": (False,), "add_generation_prompt": (True,), "add_special_tokens": (False,), "echo": (False,),
+    "include_stop_str_in_output": (False,), "skip_special_tokens": (True,), "spaces_between_special_tokens": (True, False),
+    "repeat_penalty": (1,), "typical_p": (1,), "tool_choice": ("none", "auto"), "function_call": ("none", "auto"),
+    "chat_template_kwargs": ({},), "documents": ([],), "logits_processors": ([],), "prompt_logprobs": (False,),
+    "reasoning_effort": ("none",),
 }  # fmt: skip
 
 
@@ -79,7 +88,7 @@ class StreamOptions(Strict):
 class ChatRequest(Strict):
     """The body of POST /v1/chat/completions; None is as good as leaving a field out."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", json_schema_extra={"additionalProperties": False})
 
     model: Text = Field(max_length=200)
     messages: list[ChatMessage] = Field(min_length=1, max_length=MESSAGES)
@@ -102,9 +111,10 @@ class ChatRequest(Strict):
             raise ValueError("the last message must be a user message: it is the one to answer")
         if len(self.stops) > STOPS or not all(0 < len(stop) <= STOP_CHARACTERS for stop in self.stops):
             raise ValueError(f"stop: at most {STOPS} strings of 1 to {STOP_CHARACTERS} characters")
-        for name, neutral in REFUSED.items():
-            if (self.model_extra or {}).get(name) not in (None, *neutral):
-                raise ValueError(f"{name} is not supported here; leave it out")
+        for name, value in (self.model_extra or {}).items():
+            if name not in IGNORED and value not in (None, *WITHOUT_EFFECT.get(name, ())):
+                shown = name if name.isidentifier() and len(name) <= LONGEST_NAME else "a field"
+                raise ValueError(f"{shown} is not supported here; leave it out")
         return self
 
     @property

@@ -25,11 +25,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 from transformers import PreTrainedTokenizerBase
 
-from mi_llm.apps.model.door import Door
+from mi_llm.apps.model.door import TOKEN, Door
 from mi_llm.apps.model.engine import Asked, Closing, Engine, Finish, Full, Piece, Reply, Told
 from mi_llm.apps.model.metrics import Metrics
 from mi_llm.apps.model.protocol import Answer, ChatRequest, Error, Refusal, described, event, invalid, usage
-from mi_llm.apps.web import listen
+from mi_llm.apps.web import configured, listen, loopback
 from mi_llm.engine.counselor import adapters, with_adapter
 from mi_llm.engine.load import chat_format, checkpoint, enough_memory, prepare_torch
 from mi_llm.engine.template import ChatFormat, prompt
@@ -38,9 +38,7 @@ from mi_llm.study import Study, served_name
 
 CONTEXT = 8192  # tokens of prompt and reply, also where a model could read more: each takes memory
 GRACE = 8.0  # seconds for open replies when the server is told to end; container engines kill after 10
-CONNECTIONS = 512  # open at once; uvicorn turns away more with 503
 COLDEST = 0.01  # below this temperature the likeliest token is practically certain
-TOKEN = "MI_LLM_TOKEN"  # noqa: S105 — the name of the environment variable
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Error, "description": "The request is wrong, or is not possible now"},
     "5XX": {"model": Error, "description": "The server is not ready, or failed"},
@@ -390,19 +388,13 @@ def serve(study: Study, models: Sequence[str], host: str, port: int, *, queue: i
         label = path if path in ("/health", "/ready", "/metrics", "/v1/models", "/v1/chat/completions") else "other"
         house.metrics.requests.labels(label, str(status)).inc()
 
-    door = Door(application(house, failed), os.environ.get(TOKEN) or None, count_answer)
-    config = uvicorn.Config(
-        door,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ws="none",
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=int(GRACE) + 1,
-    )
-    server = Listener(config, house)
+    token = os.environ.get(TOKEN) or None
+    door = Door(application(house, failed), token, host.lower(), count_answer)
+    server = Listener(configured(door, timeout_graceful_shutdown=int(GRACE) + 1), house)
     listener = listen(host, port)
     address = listener.getsockname()
+    if not loopback(host) and token is None:
+        print(f"Anybody who can reach this address may use the models; set {TOKEN} to require a token.", file=sys.stderr)
     print(f"{study.name}: {', '.join(name for name, _, _ in house.names())}", file=sys.stderr)
     print(f"serving at http://{host}:{address[1]}/v1 (ready when /ready says so)", file=sys.stderr, flush=True)
     server.run(sockets=[listener])

@@ -14,6 +14,7 @@ from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, Behaviour, Global, Text,
 from mi_llm.codebook.tables import SCALE, Coding, Transcripts, volleys
 from mi_llm.dialog import Turn
 from mi_llm.llm import ask
+from mi_llm.llm.answer import parsed
 from mi_llm.llm.cassette import Check, Question, text_of
 from mi_llm.study import Study
 
@@ -63,8 +64,8 @@ def checked(parse: Callable[[str], Value]) -> Check:
 
 def content(answer: str, name: str, kind: type) -> Any:
     """One property of a JSON object. Raises ValueError, with the reason."""
-    parsed = ask.parsed(answer)
-    value = parsed.get(name) if isinstance(parsed, dict) else None
+    given = parsed(answer)
+    value = given.get(name) if isinstance(given, dict) else None
     if not isinstance(value, kind):
         raise ValueError(f"no {name}")
     return value
@@ -121,12 +122,8 @@ def ratings_of(answer: str) -> dict[Global, int]:
 def question(study: Study, about: str, name: str, answer: dict[str, Any], check: Check, **inputs: object) -> Question:
     """A request with one of the coder's prompts."""
     prompt = prompts.bundled(name)
-    request = {
-        "model": study.llm.model,
-        "messages": [{"role": "user", "content": prompts.render(name, **inputs)}],
-        "temperature": study.code.temperature,
-        "response_format": answer,
-    }
+    messages = [{"role": "user", "content": prompts.render(name, **inputs)}]
+    request = ask.request(study, messages, temperature=study.code.temperature, response_format=answer)
     return Question(about, request, prompt.provenance, check)
 
 

@@ -1,4 +1,5 @@
 // The page of a talk: what is said comes from the server and is put into the page as text, never as HTML.
+import { composing } from "/static/composing.js";
 import { events } from "/static/stream.js";
 
 const words = JSON.parse(document.getElementById("main").dataset.words);
@@ -219,25 +220,29 @@ async function speak(path, body, fresh = false) {
         text.data = event.text;
         finishReply(box, reply);
       } else {
+        if (event.whole) reply.text = text.data = "";
         reply.text += event.text;
         text.appendData(event.text);
       }
       if (follow) toEnd();
     }
   } catch (error) {
-    if (sent) {
-      breakOff(round);
-    } else if (talk === mine) {
+    if (!sent && talk === mine) {
       if (fresh) talk.rounds.pop();
       else round.replies = before;
       complain(error);
     }
   }
   if (talk !== mine) return sent; // another talk was begun meanwhile
-  busy = false;
-  const follow = nearEnd();
-  showTalk();
-  if (follow) toEnd();
+  if (sent && round.replies.some((reply) => !reply.finish)) {
+    await reload(); // the events ended before the replies
+    if (talk?.id !== mine.id) return sent;
+  } else {
+    busy = false;
+    const follow = nearEnd();
+    showTalk();
+    if (follow) toEnd();
+  }
   announce(sent ? spoken() : "");
   return sent;
 }
@@ -362,7 +367,7 @@ for (const dialog of document.querySelectorAll("dialog")) {
 for (const button of document.querySelectorAll("[data-choice]")) button.addEventListener("click", () => vote(button.dataset.choice));
 field.addEventListener("input", grow);
 field.addEventListener("keydown", (event) => {
-  if (event.isComposing) return;
+  if (composing(event)) return;
   if (event.key === "Enter" && !event.shiftKey) {
     event.preventDefault();
     send();
@@ -372,7 +377,7 @@ field.addEventListener("keydown", (event) => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+  if (event.key !== "Escape" || composing(event) || document.querySelector("dialog[open]")) return;
   if (busy) stop();
   else if (editing !== null) at("cancel").click();
 });

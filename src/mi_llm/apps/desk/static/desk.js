@@ -1,5 +1,6 @@
 // The coding page. What holds is a map of items (volley-3, global-EMP, note, done, shown-3) to a value and the change that made it
 // so; every act of the rater is a change of one item, shown at once and handed to the queue.
+import { composing } from "/static/composing.js";
 import { Queue, show } from "/static/queue.js";
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -250,7 +251,7 @@ const acts = {
 for (const [behaviour, key] of Object.entries(keys)) acts[key] = () => toggle(behaviour);
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || byId("codebook").open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || composing(event) || byId("codebook").open) return;
   // with a Chinese input method on, some browsers give the letter only as the key's place
   const key = event.key === "Process" ? event.code.replace(/^Key/, "").toLowerCase() : event.key.toLowerCase();
   const { target } = event;

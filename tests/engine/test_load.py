@@ -1,0 +1,58 @@
+"""A damaged checkpoint or adapter is a Problem that names its folder, and never a model with weights at random."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from mi_llm.engine.counselor import with_adapter
+from mi_llm.engine.load import load
+from mi_llm.problem import Problem
+from mi_llm.study import Study
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def forget_a_weight(path: Path) -> None:
+    weights = load_file(path)
+    weights.pop(min(weights))
+    save_file(weights, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("config.json", cut),
+        ("tokenizer.json", cut),
+        ("model.safetensors", cut),
+        ("model.safetensors", Path.unlink),
+        ("model.safetensors", forget_a_weight),
+    ],
+)
+def test_a_damaged_checkpoint_is_a_problem(checkpoints: Path, name: str, damage: Callable[[Path], None]) -> None:
+    folder = checkpoints / "tiny-llama3"
+    load(folder, "float32")
+    damage(folder / name)
+    with pytest.raises(Problem) as refusal:
+        load(folder, "float32")
+    assert refusal.value.where == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("adapter_config.json", cut), ("adapter_model.safetensors", cut), ("adapter_model.safetensors", forget_a_weight)],
+)
+def test_a_damaged_adapter_is_a_problem(study: Study, checkpoints: Path, name: str, damage: Callable[[Path], None]) -> None:
+    base, adapter = study.path("base", "tiny-llama3", "checkpoint"), study.path("finetune", "tiny-llama3", "adapter")
+    base.parent.mkdir(parents=True)
+    (checkpoints / "tiny-llama3").rename(base)
+    get_peft_model(load(base, "float32")[0], LoraConfig(target_modules="all-linear")).save_pretrained(adapter)
+    with_adapter(study, "tiny-llama3")
+    damage(adapter / name)
+    with pytest.raises(Problem) as refusal:
+        with_adapter(study, "tiny-llama3")
+    assert refusal.value.where == str(adapter)
