@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import grimp
-import yaml
+from ruamel.yaml import YAML
 
 from mi_llm import registry, storage
 from mi_llm.study import Study
@@ -32,6 +32,7 @@ def digests(study: Study) -> None:
     try:
         lines = [f"{stage}: {digest(stage)}\n" for stage in sorted(stages) if stage != "digests"]
     finally:
+        gc.freeze()  # nor later in what is kept of them
         gc.enable()
     study.folder.mkdir(parents=True, exist_ok=True)
     storage.write_text(study.folder / NAME, "".join(lines))
@@ -172,7 +173,7 @@ def meaning(suffix: str, content: bytes) -> str:
         case ".py":
             content = text_of(parsed(content)).encode()
         case ".yaml":
-            content = repr(yaml.load(content, yaml.CSafeLoader)).encode()
+            content = repr(YAML(typ="safe").load(content)).encode()
     return hashlib.sha256(content).hexdigest()
 
 
