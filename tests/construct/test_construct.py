@@ -486,7 +486,7 @@ def test_a_screened_dialog_has_two_sides(workspace: Path, study: Study, decision
     assert wrong in str(refusal.value)
 
 
-def test_a_dialog_of_one_side_is_counted_and_drawn_neither_for_rating_nor_for_transcription(study: Study) -> None:
+def test_a_dialog_of_one_side_is_counted_and_drawn_for_no_stage(study: Study) -> None:
     told, asked = Turn(role="client", text="我睡不着。"), Turn(role="counselor", text="多久了？")
     repairs = Repairs()
     volleys = [(turn.role, turn.text, "here") for turn in (told, told)]
@@ -497,6 +497,9 @@ def test_a_dialog_of_one_side_is_counted_and_drawn_neither_for_rating_nor_for_tr
     assert rate.sample(study, "cpsycound") == [whole]
     with pytest.raises(Problem, match="at most the 1 available"):
         transcribe.sample(study, "cpsycound", [one_sided, whole])
+    write_dialogs(study.path("read", "annomi", "dialogs.jsonl"), [one_sided, whole])
+    with pytest.raises(Problem, match="at most the 1 available"):
+        translate.sample(study)
 
 
 @pytest.mark.parametrize(
