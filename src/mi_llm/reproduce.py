@@ -199,6 +199,8 @@ def plan(study: Study, needed: str) -> None:
 def finished(study: Study) -> bool:
     """Whether nothing is left to run: DVC finds no change once the digests of the code are renewed."""
     pipeline = str(study.beside("dvc.yaml"))
+    if not study.folder.exists():
+        return False
     digests(study)
     try:
         with repository() as repo:

@@ -3,6 +3,7 @@
 Reads the packets' folder and, where there is one, a training folder; writes `desk.sqlite` in the data folder.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from mi_llm import storage
@@ -43,11 +44,11 @@ def serve(
     web.warn("Links and codes", host, here, known)
     print(f"The desk is open: {here}   Ctrl+C closes it; saved work stays in {store.path}", flush=True)
     try:
-        web.run(create(desk, store), listening, known)
-    except KeyboardInterrupt:
-        print("\nThe desk is closed.")
+        with suppress(KeyboardInterrupt):  # which a shell's background process does not get
+            web.run(create(desk, store), listening, known)
     finally:
         store.close()
+    print("\nThe desk is closed.")
 
 
 def links(packets: Path, data: Path, address: str, renew: str | None = None) -> None:
