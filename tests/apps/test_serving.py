@@ -416,8 +416,8 @@ def test_a_fuzzer_finds_no_server_error(server: Server) -> None:
     for operation, mode, examples in runs:
         checked = given(case=operation.as_strategy(mode))(tried)
         settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))(checked)()
-    assert statuses[200] > 20
-    assert statuses[400] > 50
+    assert statuses[200] > 5
+    assert statuses[400] > 20
     assert server.get("/health").json() == {"status": "ok"}
 
 
