@@ -301,7 +301,11 @@ def test_the_real_release_reproduces_tables_3_and_4(workspace: Path, mirror: Pat
     for name in ("T3-test-rounds", *cells):
         assert found[name]["verdict"] == "reproduced", found[name]
         assert (found[name]["recomputed"], found[name]["recomputed_sd"]) == (found[name]["reported"], found[name]["reported_sd"])
-    numbers = {role: (row["verdict"], row["recomputed"], row["recomputed_sd"]) for role in ("counselor", "client") if (row := found[f"T3-test-{role}"])}
+    numbers = {
+        role: (row["verdict"], row["recomputed"], row["recomputed_sd"])
+        for role in ("counselor", "client")
+        if (row := found[f"T3-test-{role}"])
+    }
     assert numbers == {"counselor": ("inconsistent", "56.42", "15.93"), "client": ("inconsistent", "29.21", "18.62")}
     assert "reproduces as the client's number, 29.21 (18.62)" in found["T3-test-counselor"]["note"]
     assert found["X-4asp"]["verdict"] == "reproduced"

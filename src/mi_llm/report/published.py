@@ -2,7 +2,8 @@
 
 Reads the audit's claims and what `read`, `split`, `score` and `summary` wrote. A verdict is given only where a number was made
 from what the paper made it from: its dialogs, its models, people as clients and as coders. Everything else is of another scale
-and is not judged. Table 3 has one rule and one verdict, the audit's: a number under the wrong head is inconsistent here as there. The real sessions never are: which 30 of AnnoMI's the paper drew, and their translations, are not public.
+and is not judged. Table 3 has one rule and one verdict, the audit's: a number under the wrong head is inconsistent here as there.
+The real sessions are never judged: which 30 of AnnoMI's the paper drew, and their translations, are not public.
 """
 
 from collections.abc import Iterable, Sequence

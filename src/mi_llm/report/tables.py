@@ -64,7 +64,7 @@ def dialog_features(study: Study) -> pd.DataFrame:
 
 
 def recounts(study: Study) -> dict[str, tuple[float, float, str]]:
-    """The audit's recount of Table 3 by the claim's id: mean, SD and verdict; claims whose dialogs were unavailable are left out."""
+    """The audit's recount of Table 3 by the claim's id: mean, SD, verdict; without claims whose dialogs were unavailable."""
     table = pd.read_csv(study.path("audit", "claims.csv"), dtype=str, keep_default_na=False)
     table = table[table["id"].str.startswith("T3-") & (table["recomputed"] != "")]
     return {row.id: (float(row.recomputed), float(row.recomputed_sd), row.verdict) for row in table.itertuples()}
