@@ -130,6 +130,12 @@ def test_words_of_degree_get_intervals_and_ratios_but_no_verdict(evidence: Evide
     assert "Baichuan 2.4, GLM 1.5, Llama 2.2; pooled 3.18 to 1.57" in infrequent.note
 
 
+def test_comparisons_in_notes_have_intervals(evidence: Evidence) -> None:
+    for name in ("S2", "S3", "S4", "S7", "S9", "S10"):
+        assert result(name, evidence).note.count("[") >= 3, name
+    assert "GLM -1.88 [-5.30, +1.54], P 0.272" in result("S2", evidence).note
+
+
 def test_the_order_of_the_ratios_has_both_readings(evidence: Evidence) -> None:
     order = result("S11", evidence)
     assert order.verdict == "possible"

@@ -85,7 +85,7 @@ def dialog_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
         return unknown("the file was unavailable; see the list of what is missing")
     features = labelled_features(dialogs)
     result = under_heads(claim, feature, features)
-    note = f"{len(dialogs)} dialogs. {result.note}"
+    note = f"{len(dialogs)} dialogs, counted by a rule that was searched for (see the method). {result.note}"
     if dataset == "CPsy" and result.verdict != "reproduced":
         lacking = CASES - len(dialogs)
         note += f" {lacking} of the {CASES} cases are not in the pinned commit." if lacking else ""
@@ -135,7 +135,7 @@ def simulated_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result
     if feature == "n":
         return because(judged(claim, len(dialogs), None, "dialogs in the released workbook"), "ninth")
     mean, sd = volley_lengths(dialogs)[feature]
-    note = f"{len(dialogs)} dialogs of the released workbook."
+    note = f"{len(dialogs)} dialogs of the released workbook, counted by a rule that was searched for (see the method)."
     if len(dialogs) == stated - 1:
         rounds = missing_rounds(dialogs, paper[f"T4-{row}-rounds"])
         if rounds is None:

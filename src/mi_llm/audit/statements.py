@@ -31,8 +31,13 @@ def pooled(paper: Paper, row: str) -> tuple[float, float]:
 
 
 def tests(paper: Paper, row: str) -> str:
-    """Welch's p of each model against the real dialogs, as text."""
-    return "Welch p: " + ", ".join(f"{column} {welch(paper, row, column)['p']:.2f}" for column in MODELS) + "."
+    """Each model's difference from the real dialogs with 95 % interval and Welch's P, as text."""
+    found = {column: welch(paper, row, column) for column in MODELS}
+    parts = [
+        f"{name} {test['difference']:+.2f} [{test['lo']:+.2f}, {test['hi']:+.2f}], P {test['p']:.3f}"
+        for name, test in found.items()
+    ]
+    return f"Differences from the real dialogs (Welch, 95 % interval): {'; '.join(parts)}."
 
 
 def rates(paper: Paper, row: str) -> str:
