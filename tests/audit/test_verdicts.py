@@ -15,11 +15,13 @@ from mi_llm.audit.audit import METHODS, causes, check, rows, tally
 from mi_llm.audit.evidence import Evidence
 from mi_llm.audit.findings import LANGUAGES, PARTS, Finding, every_sentence, findings
 from mi_llm.audit.letter import letter
-from mi_llm.audit.verdict import NEGATIVE, Result
+from mi_llm.audit.verdict import NEGATIVE, VERDICTS, Result
+from mi_llm.certificate import certify
 from mi_llm.codebook.topics import topic_and_word
 from mi_llm.dialog import Dialog, Turn
 from mi_llm.miti.reliability import fleiss
 from mi_llm.paper.claims import Claim, Paper, Printed, claims
+from mi_llm.report.chinese import chinese
 from mi_llm.study import Study
 
 RATIO_ROWS = [f"T6-{row}-{column}" for row in ("CRR", "RQ", "ADH") for column in codes.COLUMNS]
@@ -281,6 +283,14 @@ def test_verdicts_are_counted_by_basis_and_negative_ones_by_cause(evidence: Evid
     assert named.sum() == len(negative)
     assert named["nine_dialogs"] == 11  # eleven verdicts, one fact
     assert len(named) < len(negative)
+
+
+def test_every_verdict_has_a_chinese_name_and_meaning_wherever_it_is_shown() -> None:
+    assert set(VERDICTS) <= set(certify.CHINESE)
+    assert set(VERDICTS) <= set(certify.MEANING)
+    assert all(chinese(verdict) != verdict for verdict in VERDICTS)
+    words = (ROOT / "src/mi_llm/audit/templates/page.zh.jinja").read_text(encoding="utf-8")
+    assert all(words.count(f'"{verdict}": "') == 2 for verdict in VERDICTS)
 
 
 def test_a_negative_verdict_without_a_cause_is_a_cause_of_its_own() -> None:
