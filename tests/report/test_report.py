@@ -272,6 +272,32 @@ def test_a_verdict_needs_the_papers_own_material() -> None:
     assert published.verdict(printed, published.Own("x", 5.8431, same=True)) == "agrees"
     assert published.verdict(printed, published.Own("x", 5.85, same=True)) == "differs"
     assert published.verdict(printed, published.Own("x", 5.84, 5.5, 6.1)) == "other scale"
+    assert published.verdict(printed, published.Own("x", 5.84, same=True, audited="inconsistent")) == "inconsistent"
+    assert published.verdict(printed, published.Own("x", 5.84, same=True, audited="close")) == "differs"
+
+
+def recounted(study: Study, verdicts: dict[str, str]) -> None:
+    """Give the audit of a study a recount of Table 3: each printed number, with the verdicts by claim, else `reproduced`."""
+    path = study.folder / "audit" / "claims.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    rows = table["id"].str.startswith("T3-")
+    assert rows.sum() == 12
+    table.loc[rows, "recomputed"], table.loc[rows, "recomputed_sd"] = table["reported"], table["reported_sd"]
+    table.loc[rows, "verdict"] = [verdicts.get(name, "reproduced") for name in table.loc[rows, "id"]]
+    table.to_csv(path, index=False)
+
+
+def test_table_3_has_the_audits_numbers_and_verdicts(scored: Study) -> None:
+    recounted(scored, {"T3-test-counselor": "inconsistent", "T3-test-client": "close"})
+    theirs = scored.model_copy(update={"split": scored.split.model_copy(update={"test": "release"})})
+    found = published.published(theirs)
+    judged = found.set_index("claim")["Verdict"]
+    assert judged[["T3-test-rounds", "T3-test-counselor", "T3-test-client"]].tolist() == ["agrees", "inconsistent", "differs"]
+    assert judged["T3-CPsy-rounds"] == "other scale"  # the bundle's sample
+    row = published.dialog_features(theirs, found).loc["Test dialogs (MI style)"]
+    assert row["Verdict"] == "agrees 1 of 3, inconsistent 1"
+    assert chinese(row["Verdict"]) == "1 / 3 相符，1 矛盾"
+    assert row["Dialog rounds, mean (SD)"] == "7.53 (4.12)"  # the audit's, not what the study's own rule counts
 
 
 def test_the_miniature_is_never_judged_and_the_authors_dialogs_are(scored: Study) -> None:
@@ -287,7 +313,7 @@ def test_the_miniature_is_never_judged_and_the_authors_dialogs_are(scored: Study
     assert judged["X-40"] == "differs"  # the miniature has 12
     assert judged["X-2000"] == "other scale"
     table = published.dialog_features(theirs, published.published(theirs))
-    assert table.loc["Test dialogs (MI style)", "Verdict"] == "agrees 0 of 3"
+    assert table.loc["Test dialogs (MI style)", "Verdict"] == "other scale"  # the audit has no recount of the bundle's samples
     assert table.loc["AnnoMI", "Verdict"] == "—"
 
 
@@ -322,6 +348,7 @@ def test_a_run_at_the_papers_scale_gets_verdicts_and_no_reserve(scored: Study) -
     sections = {name: getattr(scored, name).model_copy(update=change) for name, change in changes.items()}
     pins = YAML(typ="safe").load(ROOT / "src/mi_llm/models/hub.yaml")
     YAML(typ="safe").dump(dict(zip(scored.models, pins.values(), strict=True)), Path("hub.yaml"))
+    recounted(scored, {})
     report(scored.model_copy(update={**sections, "weights": "hub.yaml"}))
     found = pd.read_csv(scored.folder / "report/tables/published.csv")
     real = found["claim"].str.contains("-real-|-Real$")

@@ -137,7 +137,7 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
 def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """What the pages show in both languages."""
     verdicts = shown["published"]["Verdict"].value_counts()
-    audited = pd.read_csv(study.path("audit", "claims.csv"))["verdict"].value_counts()
+    audited = storage.read_json(study.path("audit", "metrics.json"))
     rounds = shown_rounds(study)
     return page_of_rounds(study, rounds) | {
         "study": study,
@@ -148,9 +148,11 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
             "all": len(shown["published"]),
             "agrees": verdicts.get(published.AGREES, 0),
             "differs": verdicts.get(published.DIFFERS, 0),
+            "inconsistent": verdicts.get(published.INCONSISTENT, 0),
             "other": verdicts.get(published.OTHER, 0),
         },
-        "audit": {name: audited.get(name, 0) for name in VERDICTS},
+        "audit": {name: audited[name] for name in VERDICTS},
+        "audited": audited,
         "audit_names": {name: chinese(name) for name in VERDICTS},
         "figure_1": Markup(figures.pipeline(shown["stages"])),  # noqa: S704 — drawn by us
         "figure_2": figure_2(study),

@@ -2,7 +2,8 @@
 
 Reads the audit's claims and what `read`, `split`, `score` and `summary` wrote. A verdict is given only where a number was made
 from what the paper made it from: its dialogs, its models, people as clients and as coders. Everything else is of another scale
-and is not judged. The real sessions never are: which 30 of AnnoMI's the paper drew, and their translations, are not public.
+and is not judged. Table 3 has one rule and one verdict, the audit's: a number under the wrong head is inconsistent here as there.
+The real sessions are never judged: which 30 of AnnoMI's the paper drew, and their translations, are not public.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,24 +19,33 @@ from mi_llm.paper.claims import Claim, Printed, claims
 from mi_llm.report import manual, tables
 from mi_llm.study import REAL, Study
 
-AGREES, DIFFERS, OTHER = "agrees", "differs", "other scale"
+AGREES, DIFFERS, INCONSISTENT, OTHER = "agrees", "differs", "inconsistent", "other scale"
 
 
 @dataclass(frozen=True)
 class Own:
-    """A number of this study that stands beside a claim: with its interval, if it has one, and whether it may be judged."""
+    """A number of this study that stands beside a claim: with its interval, if it has one, and whether it may be judged.
+
+    `audited` is the audit's verdict where the number is the audit's own recount (Table 3).
+    """
 
     claim: str
     value: float
     lo: float = float("nan")
     hi: float = float("nan")
     same: bool = False
+    audited: str = ""
 
 
 def verdict(printed: Printed, own: Own) -> str:
-    """A number agrees if its interval holds the printed one (within rounding), or, without an interval, the digits are equal."""
+    """A number agrees if its interval holds the printed one (within rounding), or, without an interval, the digits are equal.
+
+    The audit's verdict stands where it has one: `inconsistent` is a number that reproduces under another head.
+    """
     if not own.same:
         return OTHER
+    if own.audited:
+        return {"reproduced": AGREES, "inconsistent": INCONSISTENT}.get(own.audited, DIFFERS)
     if isnan(own.lo):
         return AGREES if printed.shows(own.value) else DIFFERS
     return AGREES if own.lo - printed.half <= printed.value <= own.hi + printed.half else DIFFERS
@@ -67,12 +77,18 @@ def own_dialogs(study: Study) -> Iterable[Own]:
     """Table 3, and the sizes of the training and test sets: counts, so without an interval."""
     parts = storage.read_json(study.path("split", "metrics.json"))
     train = study.training == "release"
-    for corpus, short in (("cpsycound", "CPsy"), ("psydtcorpus", "PsyDT")):
-        numbers = storage.read_json(study.path("read", corpus, "metrics.json"))
-        same = corpus in study.acquire.upstream and numbers["dialogs"] > 0
-        yield from (Own(f"T3-{short}-{name}", numbers[f"{name}_mean"], same=same) for name in tables.FEATURES)
-    for part, same in (("train", train), ("test", released(study))):
-        yield from (Own(f"T3-{part}-{name}", parts[part][f"{name}_mean"], same=same) for name in tables.FEATURES)
+    recounts = tables.recounts(study)
+    dialogs = [(short, storage.read_json(study.path("read", corpus, "metrics.json")), corpus in study.acquire.upstream)
+               for corpus, short in (("cpsycound", "CPsy"), ("psydtcorpus", "PsyDT"))]  # fmt: skip
+    dialogs += [("train", parts["train"], train), ("test", parts["test"], released(study))]
+    for short, numbers, same in dialogs:
+        for name in tables.FEATURES:
+            claim = f"T3-{short}-{name}"
+            if same and claim in recounts:
+                mean, _, judged = recounts[claim]
+                yield Own(claim, mean, same=True, audited=judged)
+            else:
+                yield Own(claim, numbers[f"{name}_mean"])
     yield Own("X-2000", parts["train"]["dialogs"], same=train)
     yield Own("X-40", parts["test"]["dialogs"], same=released(study))
     yield Own("X-367", parts["test"]["round_samples"], same=study.split.test == "release")
@@ -154,7 +170,10 @@ def tally(table: pd.DataFrame, prefixes: Sequence[str]) -> str:
     judged = verdicts[verdicts != OTHER]
     if not len(verdicts):
         return "—"
-    return f"agrees {(judged == AGREES).sum()} of {len(judged)}" if len(judged) else OTHER
+    if not len(judged):
+        return OTHER
+    wrong = (judged == INCONSISTENT).sum()
+    return f"agrees {(judged == AGREES).sum()} of {len(judged)}" + (f", inconsistent {wrong}" if wrong else "")
 
 
 def with_verdicts(table: pd.DataFrame, numbers: pd.DataFrame, prefixes: Iterable[Sequence[str]]) -> pd.DataFrame:
@@ -163,9 +182,17 @@ def with_verdicts(table: pd.DataFrame, numbers: pd.DataFrame, prefixes: Iterable
 
 
 def dialog_features(study: Study, numbers: pd.DataFrame) -> pd.DataFrame:
-    """Table 3 with verdicts."""
+    """Table 3 with verdicts; a judged row has the audit's recount, so that number and verdict follow one rule."""
     rows = [tables.PRINTED_DIALOGS.get(name) for name in (*study.corpora, "train", "test")]
-    return with_verdicts(tables.dialog_features(study), numbers, [[f"T3-{name}-"] if name else [] for name in rows])
+    table = with_verdicts(tables.dialog_features(study), numbers, [[f"T3-{name}-"] if name else [] for name in rows])
+    recounts = tables.recounts(study)
+    judged = set(numbers.loc[numbers["Verdict"] != OTHER, "claim"])
+    for place, name in enumerate(rows):
+        for feature, heading in tables.FEATURES.items():
+            if (claim := f"T3-{name}-{feature}") in recounts and claim in judged:
+                mean, sd, _ = recounts[claim]
+                table.iloc[place, table.columns.get_loc(heading)] = f"{mean:.2f} ({sd:.2f})"
+    return table
 
 
 def figure_3(study: Study, numbers: pd.DataFrame) -> pd.DataFrame:

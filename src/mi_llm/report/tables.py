@@ -63,6 +63,13 @@ def dialog_features(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("Dataset")
 
 
+def recounts(study: Study) -> dict[str, tuple[float, float, str]]:
+    """The audit's recount of Table 3 by the claim's id: mean, SD, verdict; without claims whose dialogs were unavailable."""
+    table = pd.read_csv(study.path("audit", "claims.csv"), dtype=str, keep_default_na=False)
+    table = table[table["id"].str.startswith("T3-") & (table["recomputed"] != "")]
+    return {row.id: (float(row.recomputed), float(row.recomputed_sd), row.verdict) for row in table.itertuples()}
+
+
 def claimed(name: str) -> str:
     """What the paper printed for a claim, by its id: `mean (SD)`, or a dash where there is no such claim."""
     claim = claims().get(name)
@@ -318,7 +325,7 @@ def comparisons(study: Study) -> pd.DataFrame:
 
 
 def baselines(study: Study) -> pd.DataFrame:
-    """The scores of replies without a model; `(SD)` over draws where a reply is drawn."""
+    """The scores of replies by simple rules; `(SD)` over draws where a reply is drawn."""
     table = pd.read_csv(study.path("score", "baselines.csv"))
     shown = table[["set"]].assign(Reply=table["predictor"].map(BASELINE_NAMES))
     for metric, name in METRIC_NAMES.items():

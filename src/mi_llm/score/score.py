@@ -3,7 +3,7 @@
 Reads `split/test_rounds.jsonl` (set `test`; `published` where `split/aligned_rounds.jsonl`, set `aligned`, stands beside it) and
 `respond/<model>/{base,tuned}.jsonl`. Writes to `score/`: `samples.csv` (every reply's scores), `scores.csv` (means with intervals
 over dialogs, and signatures), `paired.csv` (tuned against base, tuned models against each other), `baselines.csv` (replies
-without a model), `diagnostics.csv` (length, repetition, empty replies) and `metrics.json`.
+by simple rules), `diagnostics.csv` (length, repetition, empty replies) and `metrics.json`.
 """
 
 from collections.abc import Sequence
