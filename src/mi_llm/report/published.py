@@ -124,7 +124,7 @@ def own_lengths(study: Study) -> Iterable[Own]:
             for name in tables.FEATURES:
                 mean, sd = getattr(line, f"{name}_mean"), getattr(line, f"{name}_sd")
                 own = Own(f"T4-{column[0]}-{name}", mean, same=met(study, line.arm), sd=sd, n=line.n)
-                if line.n >= FEWEST:
+                if line.n >= FEWEST and sd > 0:
                     lo, hi = stats.t.interval(study.score.confidence, line.n - 1, mean, sd / sqrt(line.n))
                     own = replace(own, lo=lo, hi=hi)
                 yield own
