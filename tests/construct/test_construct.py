@@ -255,8 +255,10 @@ def test_the_choice_and_its_stability_come_from_the_ratings(corpora: Path, study
     assert len(ratings) == 30
     totals = ratings.groupby("corpus")["Total"].mean().round(4)
     assert means[means["aspect"] == "Total"].set_index("corpus")["mean"].to_dict() == totals.to_dict()
-    assert (means["lo"] <= means["mean"]).all()
-    assert (means["mean"] <= means["hi"]).all()
+    known = means.dropna()  # six ratings that are nearly all equal have no interval
+    assert len(known) == 10
+    assert ((known["lo"] >= 0) & (known["lo"] <= known["mean"])).all()
+    assert ((known["mean"] <= known["hi"]) & (known["hi"] <= known["most"])).all()
     best = sorted(totals.index, key=lambda corpus: -totals[corpus])
     assert list(choice["corpus"]) == best
     assert list(choice["chosen"]) == [True, True, False, False, False]

@@ -7,7 +7,7 @@ The real sessions are never judged: which 30 of AnnoMI's the paper drew, and the
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan, sqrt
 
 import pandas as pd
@@ -15,8 +15,9 @@ from scipy import stats
 
 from mi_llm import storage
 from mi_llm.paper import models as paper_models
-from mi_llm.paper.claims import Claim, Printed, claims
+from mi_llm.paper.claims import Claim, claims
 from mi_llm.report import manual, tables
+from mi_llm.statistics import FEWEST, welch_interval
 from mi_llm.study import REAL, Study
 
 AGREES, DIFFERS, INCONSISTENT, OTHER = "agrees", "differs", "inconsistent", "other scale"
@@ -26,7 +27,8 @@ AGREES, DIFFERS, INCONSISTENT, OTHER = "agrees", "differs", "inconsistent", "oth
 class Own:
     """A number of this study that stands beside a claim: with its interval, if it has one, and whether it may be judged.
 
-    `audited` is the audit's verdict where the number is the audit's own recount (Table 3).
+    A mean over `n` talks has its sample SD `sd`; what is a mere count has neither. `audited` is the audit's verdict where the
+    number is the audit's own recount (Table 3).
     """
 
     claim: str
@@ -34,24 +36,33 @@ class Own:
     lo: float = float("nan")
     hi: float = float("nan")
     same: bool = False
+    sd: float = float("nan")
+    n: int = 0
     audited: str = ""
 
 
-def verdict(printed: Printed, own: Own) -> str:
-    """A number agrees if its interval holds the printed one (within rounding), or, without an interval, the digits are equal.
+def verdict(claim: Claim, own: Own, confidence: float) -> str:
+    """Whether a number agrees with the printed one, within the rounding of that.
 
-    The audit's verdict stands where it has one: `inconsistent` is a number that reproduces under another head.
+    The audit's verdict stands where it has one: `inconsistent` is a number that reproduces under another head. Means of both
+    sides with SD and n: if Welch's interval of the difference holds 0. A score whose printed counterpart has no SD: if its own
+    interval holds the printed number. Without either, by the printed digits; a mean of few talks is not judged.
     """
-    if not own.same:
+    printed = claim.mean
+    if not own.same or 0 < own.n < FEWEST:
         return OTHER
     if own.audited:
         return {"reproduced": AGREES, "inconsistent": INCONSISTENT}.get(own.audited, DIFFERS)
-    if isnan(own.lo):
+    lo, hi = own.lo - printed.value, own.hi - printed.value
+    if claim.sd and own.n:
+        published_sample = (printed.value, claim.sd.value, int(claim.n))
+        lo, hi = welch_interval((own.value, own.sd, own.n), published_sample, confidence)
+    if isnan(lo):
         return AGREES if printed.shows(own.value) else DIFFERS
-    return AGREES if own.lo - printed.half <= printed.value <= own.hi + printed.half else DIFFERS
+    return AGREES if lo - printed.half <= 0 <= hi + printed.half else DIFFERS
 
 
-def row(claim: Claim, own: Own) -> dict[str, str]:
+def row(claim: Claim, own: Own, confidence: float) -> dict[str, str]:
     """One row of the table of published numbers."""
     printed = claim.mean
     digits = max(printed.digits, 0 if own.value == int(own.value) else 2)
@@ -59,7 +70,7 @@ def row(claim: Claim, own: Own) -> dict[str, str]:
     ours = f"{own.value:.{digits}f}"
     return {
         "Place in the paper": claim.location, "Published": claim.reported, "This study": ours, "Interval": around,
-        "Verdict": verdict(printed, own), "claim": claim.id,
+        "Verdict": verdict(claim, own, confidence), "claim": claim.id,
     }  # fmt: skip
 
 
@@ -118,14 +129,17 @@ def met(study: Study, arm: str) -> bool:
 
 
 def own_lengths(study: Study) -> Iterable[Own]:
-    """Table 4: means over talks, with Student's interval of the mean."""
+    """Table 4: means over talks, with their SDs and Student's interval of the mean."""
     for line in manual.read(study, "table_4").itertuples():
         if column := manual.printed(study, line.source, line.arm):
             yield Own(f"T4-{column[0]}-n", line.n, same=met(study, line.arm))
-            factor = stats.t.ppf((1 + study.score.confidence) / 2, line.n - 1) / sqrt(line.n) if line.n > 1 else float("nan")
             for name in tables.FEATURES:
-                mean, half = getattr(line, f"{name}_mean"), factor * getattr(line, f"{name}_sd")
-                yield Own(f"T4-{column[0]}-{name}", mean, mean - half, mean + half, met(study, line.arm))
+                mean, sd = getattr(line, f"{name}_mean"), getattr(line, f"{name}_sd")
+                own = Own(f"T4-{column[0]}-{name}", mean, same=met(study, line.arm), sd=sd, n=line.n)
+                if line.n >= FEWEST and sd > 0:
+                    lo, hi = stats.t.interval(study.score.confidence, line.n - 1, mean, sd / sqrt(line.n))
+                    own = replace(own, lo=lo, hi=hi)
+                yield own
 
 
 def own_topics(study: Study) -> Iterable[Own]:
@@ -138,12 +152,12 @@ def own_topics(study: Study) -> Iterable[Own]:
 
 
 def own_indicators(study: Study) -> Iterable[Own]:
-    """Table 6: means over transcripts with the bootstrap's intervals; judged only if people coded."""
+    """Table 6: means over transcripts with intervals and SDs; judged only if people coded."""
     for line in manual.read(study, "table_6").itertuples():
         column = manual.printed(study, line.source, line.arm)
         if column and not isnan(line.mean):
             same = met(study, line.arm) and study.code.coder == "human"
-            yield Own(f"T6-{line.indicator}-{column[1]}", line.mean, line.lo, line.hi, same)
+            yield Own(f"T6-{line.indicator}-{column[1]}", line.mean, line.lo, line.hi, same, line.sd, line.n)
 
 
 def published(study: Study) -> pd.DataFrame:
@@ -154,7 +168,7 @@ def published(study: Study) -> pd.DataFrame:
         for part in (own_dialogs, own_scores, own_lengths, own_topics, own_indicators)
         for number in part(study)
     }
-    rows = [row(claim, own[name]) for name, claim in paper.items() if name in own and claim.reported]
+    rows = [row(claim, own[name], study.score.confidence) for name, claim in paper.items() if name in own and claim.reported]
     return pd.DataFrame(rows).set_index("Place in the paper")
 
 

@@ -281,17 +281,19 @@ def paired(study: Study) -> pd.DataFrame:
     table["Metric"] = table["metric"].map(METRIC_NAMES)
     table["Difference"] = [interval(row) for _, row in table.iterrows()]
     table["P (Holm)"] = table["p_holm"].map(p_value)
-    table["Cohen's d"] = ["—" if math.isnan(d) else f"{d:.2f}".replace("-", "−") for d in table["d"]]
+    table["d_z"] = ["—" if math.isnan(d) else f"{d:.2f}".replace("-", "−") for d in table["d_z"]]
     table["Superiority"] = table["superiority"].map("{:.2f}".format)
     return table
 
 
 def p_value(p: float) -> str:
-    """A p-value with three decimals."""
+    """A p-value with three decimals; a dash where there was no test."""
+    if math.isnan(p):
+        return "—"
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
-TESTS = ["P (Holm)", "Cohen's d", "Superiority"]
+TESTS = ["P (Holm)", "d_z", "Superiority"]
 
 
 def figure_3(study: Study) -> pd.DataFrame:
@@ -346,8 +348,15 @@ def diagnostics(study: Study) -> pd.DataFrame:
 
 
 def interval(row: pd.Series) -> str:
-    """`mean [lo, hi]`."""
-    return f"{row['mean']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]".replace("-", "−")
+    """`mean [lo, hi]`; without the interval where there is none (few dialogs, or equal ones)."""
+    return around(row["mean"], row["lo"], row["hi"])
+
+
+def around(value: float, lo: float, hi: float) -> str:
+    """`value [lo, hi]`; without the interval, or a dash, where a number is missing."""
+    if math.isnan(value):
+        return "—"
+    return (f"{value:.2f}" if math.isnan(lo) else f"{value:.2f} [{lo:.2f}, {hi:.2f}]").replace("-", "−")
 
 
 def other_scores(study: Study) -> pd.DataFrame:
