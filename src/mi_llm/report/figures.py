@@ -70,7 +70,7 @@ def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: tuple[
                 for x, value, top in zip(positions, rows["mean"], rows["hi"].fillna(rows["mean"]), strict=True):
                     number = axes.annotate(f"{value:.2f}", (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=8)
                     number.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # lines pass behind it
-            axes.set_ylim(0, 1.14 * max(table.loc[metric, "hi"].max(), lines[metric].max()))
+            axes.set_ylim(0, 1.14 * max(table.loc[metric, ["mean", "hi"]].max(axis=None), lines[metric].max()))
             axes.set_xlim(-0.5, len(models) - 0.5)
             draw_baselines(axes, lines[metric])
             axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
