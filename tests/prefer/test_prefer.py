@@ -31,7 +31,7 @@ from mi_llm.prefer.prefer import Pair, drawn_rounds, join, judge, pairs_of, pref
 from mi_llm.problem import Problem
 from mi_llm.prompts import instruction
 from mi_llm.score.text import all_scores
-from mi_llm.statistics import DialogBootstrap
+from mi_llm.statistics import FEWEST, DialogBootstrap
 from mi_llm.study import Study
 from mi_llm.study import load as load_study
 
@@ -263,7 +263,7 @@ def test_the_stage_from_pairs_to_tables(ready: Study) -> None:
     likeness = {arm: all_scores(replies, [sample.counselor for sample in rounds]) for arm, replies in said.items()}
     for arm, found in likeness.items():
         estimate = bootstrap.estimate([one["rouge_l"] for one in found]).rounded()
-        assert scores.loc[(arm, "rouge_l"), ["mean", "lo", "hi"]].to_dict() == estimate
+        assert scores.loc[(arm, "rouge_l"), ["mean", "lo", "hi"]].to_dict() == pytest.approx(estimate, nan_ok=True)
         informs = [
             Behaviour.INFORMATION in volley(one.behaviour for one in lexical.code(sample.client, reply))
             for sample, reply in zip(rounds, said[arm], strict=True)
@@ -272,7 +272,8 @@ def test_the_stage_from_pairs_to_tables(ready: Study) -> None:
         assert codes.loc[(arm, "characters"), "mean"] == round(sum(map(len, said[arm])) / len(rounds), 4)
     difference = scores.loc[("preferred", "rouge_l"), "difference_mean"]
     assert difference == pytest.approx(scores["mean"]["preferred", "rouge_l"] - scores["mean"]["tuned", "rouge_l"], abs=2e-4)
-    assert scores["p"].isna().groupby("arm").all().to_dict() == {"base": False, "preferred": False, "tuned": True}
+    assert len({sample.dialog for sample in rounds}) < FEWEST
+    assert scores["p"].isna().all(), "too few dialogs for a test"
 
     card = files["adapter/README.md"].decode()
     assert "that coder's numbers are no evidence about it" in card
