@@ -247,8 +247,9 @@ def test_runs_killed_at_any_moment_end_in_the_same_locks(
     other, chance = make_bundle(tmp_path / "bundle", clients, tokenizer), random.Random(7)
     assert other.reproduce_killed(chance, longest=60) >= 2
     assert other.lock == bundle.locks[0]
-    for path in (f"runs/paper/simulate/{MODEL}/cassette.jsonl", "people/codes/codes.csv", "people/codes/globals.csv"):
-        (other.folder / path).write_bytes((bundle.folder / path).read_bytes())
+    for kept in (bundle.folder / f"runs/paper/simulate/{MODEL}").glob("cassette.*"):  # the answers, and what was asked for them
+        shutil.copy(kept, other.folder / kept.relative_to(bundle.folder))
+    shutil.copytree(bundle.folder / "people/codes", other.folder / "people/codes", dirs_exist_ok=True)
     assert other.reproduce_killed(chance, longest=40) >= 1
     assert other.lock == bundle.locks[1]
 
