@@ -214,7 +214,6 @@ def run(study: Study, yes: bool, pull: bool) -> int:
     from mi_llm.doctor import fitting, machine
     from mi_llm.needs import listed, needs, outlook
 
-    mend(study)
     pull_shipped(*SHIPPED)
     study_needs = needs(study, machine())
     if missing := fitting(study, machine(), [] if pull else study_needs):  # what is finished elsewhere needs nothing here
@@ -249,6 +248,7 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
     if name == "audit":
         return audit(study)
     wait_for_others(study)
+    mend(study)
     retry_missing(study)
     if finished(study):
         print(f"\n{study.title}: all stages are done, nothing has changed", file=sys.stderr)
