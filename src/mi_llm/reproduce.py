@@ -29,6 +29,7 @@ from mi_llm.problem import Problem
 from mi_llm.study import Study, file_of, load
 
 SHIPPED = ("data.dvc", "pretrain/dvc.yaml")  # what cannot be recomputed: sample corpora, recorded answers, tiny models
+AUDIT = ("audit", "miti")  # the stages of ./reproduce.sh audit
 AUDIT_MINUTES = 3  # measured on two CPU cores with a mirror folder
 
 
@@ -156,13 +157,12 @@ def audit(study: Study) -> int:
     mend(study)
     pull_shipped(SHIPPED[0])
     retry_missing(study)
-    pipeline = study.beside("dvc.yaml")
-    if status := dvc(["repro", f"{pipeline}:audit", f"{pipeline}:miti"]):
-        print(
-            "\nthe audit stopped; the message above says why. What is done is kept: run the same command again.", file=sys.stderr
-        )
-        return int(status)
-    put_in_order(lock_of(study))
+    if not finished(study, *AUDIT):
+        if status := dvc(["repro", *(f"{study.beside('dvc.yaml')}:{stage}" for stage in AUDIT)]):
+            message = "the audit stopped; the message above says why. What is done is kept: run the same command again."
+            print(f"\n{message}", file=sys.stderr)
+            return int(status)
+        put_in_order(lock_of(study))
     numbers = storage.read_json(study.path("audit", "metrics.json"))
     tally = ", ".join(f"{numbers[verdict]} {verdict}" for verdict in VERDICTS)
     print(f"\n{numbers['claims']} claims: {tally}\npage: {study.out}/audit/index.html")
@@ -196,15 +196,16 @@ def plan(study: Study, needed: str) -> None:
     )
 
 
-def finished(study: Study) -> bool:
-    """Whether nothing is left to run: DVC finds no change once the digests of the code are renewed."""
+def finished(study: Study, *stages: str) -> bool:
+    """Whether nothing is left to run, of all or for these stages: DVC finds no change once the code's digests are renewed."""
     pipeline = str(study.beside("dvc.yaml"))
+    wanted = [f"{pipeline}:{stage}" for stage in stages] or [pipeline]
     if not study.folder.exists():
         return False
     digests(study)
     try:
         with repository() as repo:
-            return bool(repo.status([pipeline]) == {f"{pipeline}:digests": ["always changed"]})
+            return bool(repo.status(wanted, with_deps=bool(stages)) == {f"{pipeline}:digests": ["always changed"]})
     except DvcException:  # the run says it
         return False
 
