@@ -139,7 +139,10 @@ def card(
     study: Study, model: str, source: Source, *, name: str, duties: Duties | None, files: list[Listed], training: str
 ) -> str:
     """The repository's model card: its own head, and what the training's card says of data, settings, use and license."""
-    values: dict[str, Any] = {"study": study, "model": model, "name": name, "source": source, "duties": duties, "files": files}
+    values: dict[str, Any] = {
+        "study": study, "model": model, "name": name, "source": source, "duties": duties, "files": files,
+        "chat_format": study.chat_format(model),
+    }  # fmt: skip
     weights = checkpoint(study, model) / "model.safetensors"
     if not source.hub and not weights.is_file():
         raise Problem(str(weights), "no such file", "the adapter's base", "run ./reproduce.sh, or `make pull-chat`")

@@ -38,18 +38,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
-from transformers import (
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    get_cosine_schedule_with_warmup,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
 from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.engine import estimate
 from mi_llm.engine.gradients import write_out
-from mi_llm.engine.load import chat_format, checkpoint, config_of, enough_memory, load_base, prepare_torch
+from mi_llm.engine.load import chat_format, checkpoint, config_of, enough_memory, load_base, load_tokenizer, prepare_torch
 from mi_llm.engine.packing import ATTENTION, Batch, loss_sum, pack, pad, shares
 from mi_llm.engine.processes import Processes
 from mi_llm.engine.template import IGNORED, ChatFormat, Encoded, encode, messages
@@ -155,8 +150,11 @@ def labeled_tokens(record: Encoded) -> int:
 
 def records_of(study: Study, model: str, tokenizer: PreTrainedTokenizerBase) -> Records:
     """The training records of a study's model; says what was cut and left out."""
-    train = study.path("split", "train.jsonl")
-    training_set = records(read_dialogs(train), tokenizer, chat_format(study, model), study.finetune, prompts.instruction(study))
+    train, form, options = study.path("split", "train.jsonl"), chat_format(study, model), study.finetune
+    if form.records(options) != options and Processes().main:
+        why = "its chat template writes earlier replies of a dialog otherwise than the last"
+        print(f"finetune@{model}: {why}, so each round is a record, and the loss is on its reply", file=sys.stderr)
+    training_set = records(read_dialogs(train), tokenizer, form, options, prompts.instruction(study))
     if not training_set.encoded:
         raise Problem(
             str(train), "no record to train on", "dialogs with answered client turns", "raise finetune.cutoff, or look there"
@@ -177,6 +175,7 @@ def records(
     instruction: str,
 ) -> Records:
     """Encode the first `max_samples` training records, each at most `cutoff` tokens."""
+    options = form.records(options)
     training_set, samples = Records(), list[tuple[str, Sequence[Turn]]]()
     for dialog in dialogs:
         dialog_samples = list(samples_of(dialog, options))
@@ -581,8 +580,7 @@ def dry_run(study: Study, model: str) -> None:
     prepare_torch(study)
     processes, options, folder = Processes(), study.finetune, checkpoint(study, model)
     refuse_idle(processes, options, f"finetune {model}")
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    training_set = records_of(study, model, tokenizer)
+    training_set = records_of(study, model, load_tokenizer(folder))
     lengths = [len(record.ids) for record in training_set.encoded]
     indices = order(len(lengths), options.epochs, study.seed_of("finetune", model))
     per_step = options.batch * options.accumulation
