@@ -73,7 +73,6 @@ def load(
             dtype=PRECISION[precision],
             trust_remote_code=False,
             local_files_only=True,
-            attn_implementation="sdpa",
             device_map={"": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"} if on_gpu else None,
             quantization_config=quantization,
         )

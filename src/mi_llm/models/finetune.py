@@ -43,6 +43,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_sc
 from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.engine import estimate
+from mi_llm.engine.attention import beyond
 from mi_llm.engine.gradients import write_out
 from mi_llm.engine.load import chat_format, checkpoint, config_of, enough_memory, load_base, load_tokenizer, prepare_torch
 from mi_llm.engine.packing import ATTENTION, Batch, loss_sum, pack, pad, shares
@@ -73,6 +74,7 @@ def finetune(study: Study, model: str) -> None:
         identity = processes.from_main(identity_of(study, inputs) if processes.main else "")
         shared = is_shared(checkpoint(study, model), options, processes)
         loaded, tokenizer = load_base(study, model, options.precision, in_main_memory=shared)
+        options = laid_out(loaded, options)
         training_set = records_of(study, model, tokenizer)
         seed = study.seed_of("finetune", model)
         adapted = adapt(loaded, options, seed)
@@ -245,6 +247,16 @@ def is_shared(folder: Path, options: Finetune, processes: Processes) -> bool:
     return not estimate.plan(shape, options, estimate.worst(options), room, processes=processes.count).fits
 
 
+def laid_out(model: PreTrainedModel, options: Finetune) -> Finetune:
+    """The options that suit a model: records are padded if its attention has what ours does not know."""
+    why = beyond(model) if options.packed else ""
+    if not why:
+        return options
+    if Processes().main:
+        print(f"{model.name_or_path}: its attention has {why}; records are padded, which takes longer", file=sys.stderr)
+    return options.model_copy(update={"packed": False})
+
+
 def lora_of(options: Finetune) -> LoraConfig:
     """The LoRA that the parameters describe, as peft takes it."""
     lora = options.lora
@@ -276,7 +288,8 @@ def make_ready(model: PeftModel, options: Finetune) -> None:
     """Set a model up for training: its attention, its layers' arithmetic, gradient checkpointing."""
     if options.packed:
         model.get_base_model().set_attn_implementation(ATTENTION)
-    write_out(model)
+    if (left := write_out(model)) and Processes().main:
+        print(f"{model.get_base_model().name_or_path}: gradients of {', '.join(left)} are left to autograd", file=sys.stderr)
     if options.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.get_base_model().model.layers[-1].gradient_checkpointing = False  # the first to go back
