@@ -196,7 +196,7 @@ class Base(Section):
     """The models to be tuned: their source, and the chat formats of those that are not asked in their own (`checkpoint`)."""
 
     source: Literal["folder", "hub"]
-    formats: dict[str, ChatFormat]
+    formats: dict[str, ChatFormat] = {}
 
 
 class Lora(Section):

@@ -97,6 +97,11 @@ def test_a_checkpoint_may_be_in_shards_and_is_checked_without_being_loaded(works
     loaded, _ = load(folder, "float32")
     for name, weight in plain.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight), name
+    index = source / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(shards[0], f"../{shards[0]}"))
+    with pytest.raises(Problem, match=rf"index.json: names '../{shards[0]}'"):
+        base(study, "llama")
+    index.write_text(index.read_text().replace(f"../{shards[0]}", shards[0]))
     (source / shards[1]).unlink()
     with pytest.raises(Problem, match=f"no {shards[1]}"):
         base(study, "llama")

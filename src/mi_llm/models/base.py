@@ -74,9 +74,20 @@ def files_of(folder: Path) -> list[str]:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The weight files of a checkpoint: those that its index names, or the one there is without an index."""
+    """The weight files of a checkpoint: those that its index names, or the one there is without an index.
+
+    Raises Problem for an index that is none, or that names files outside the folder.
+    """
     index = folder / INDEX
-    return sorted(set(storage.read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    if not index.is_file():
+        return ["model.safetensors"]
+    content = storage.read_json(index)
+    named = content.get("weight_map") if isinstance(content, dict) else None
+    names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
+    if not names or any(not re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
+        found = f"names {', '.join(map(repr, names[:3]))}" if names else "no weight_map"
+        raise Problem(str(index), found, "weight_map: the name of a safetensors file in this folder for each weight", AGAIN)
+    return names
 
 
 def from_hub(study: Study, model: str) -> None:
