@@ -102,6 +102,18 @@ def test_thinking_stays_off_whoever_fills_the_template_in(tokenizers: dict[str, 
     assert settled(form.source) == form.source
 
 
+@pytest.mark.parametrize("begin", ["", " ", "\n", "\n\n  ", "  {% if true %}\n  {% endif %}\n"])
+def test_nothing_else_of_the_text_changes(begin: str, tokenizers: dict[str, PreTrainedTokenizerFast]) -> None:
+    chat, tokenizer = messages(TALK[:1], "", "query"), tokenizers["qwen3"]
+    plain, off = (
+        tokenizer.apply_chat_template(
+            chat, chat_template=template, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        for template in (begin + THINKING, settled(begin + THINKING))
+    )
+    assert off == plain
+
+
 def test_a_date_is_the_same_on_every_day(tokenizers: dict[str, PreTrainedTokenizerFast]) -> None:
     tokenizer, form = with_template(tokenizers["llama"], HEADERS)
     assert "Today Date: 26 Jul 2024<|eot_id|>" in tokenizer.decode(prompt(tokenizer, form, messages(TALK[:1], "", "query")))

@@ -43,10 +43,11 @@ OTHERWISE = "name one of the paper's formats for this model in base.formats, or 
 def settled(template: str) -> str:
     """The template with thinking off, and with a fixed day where it asks for today's: equal for everybody, on every day.
 
-    A value that a template sets itself goes before one that a program hands to it.
+    A value that a template sets itself goes before one that a program hands to it. The lines that are added leave no trace in
+    the text: transformers drops the line break behind a block.
     """
     fixed = TODAY.sub(lambda call: repr(DAY.strftime(call[2])), template)
-    off = "".join(f"{{%- set {name} = false -%}}" for name in THINKING if re.search(rf"\b{name}\b", template))
+    off = "".join(f"{{% set {name} = false %}}\n" for name in THINKING if re.search(rf"\b{name}\b", template))
     return fixed if fixed.startswith(off) else off + fixed
 
 
