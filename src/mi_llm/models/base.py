@@ -61,7 +61,7 @@ def from_folder(study: Study, model: str) -> None:
 def files_of(folder: Path) -> list[str]:
     """The files of a checkpoint that the study takes from a folder, with all its weight files.
 
-    Not the chat template: one that is used is written anew, as it is used (`settle`). Raises Problem for files that are missing.
+    Not the chat template: `settle` writes the one that is used, as it is used. Raises Problem for files that are missing.
     """
     weights = weight_files(folder)
     needed = ["config.json", "tokenizer_config.json", *weights]
