@@ -216,4 +216,4 @@ def longest(study, model):
 
 
 def test_the_chat_formats_are_the_templates() -> None:
-    assert set(registry.chat_formats()) == set(FORMATS)
+    assert set(registry.chat_formats()) == {registry.CHECKPOINT, *FORMATS}

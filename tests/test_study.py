@@ -51,7 +51,10 @@ def test_every_value_of_the_root_file_says_where_it_is_from() -> None:
         (("policy: automatic", "policy: maybe"), ["screen.policy is 'maybe'", "'automatic' or 'person'"]),
         (("efaqa, annomi]", "efaqa, anomi]"), ["corpora.5 is 'anomi'", "one of annomi, cpsycound, efaqa"]),
         (("coder: lexical", "coder: parrot"), ["code.coder is 'parrot'", "one of human, lexical, llm"]),
-        (("tiny-glm4: glm4", "tiny-glm4: plain"), ["base.formats.tiny-glm4 is 'plain'", "one of baichuan2, glm4, llama3"]),
+        (
+            ("tiny-glm4: glm4", "tiny-glm4: plain"),
+            ["base.formats.tiny-glm4 is 'plain'", "one of checkpoint, baichuan2, glm4, llama3"],
+        ),
         (("test_dialogs: 12", "test_dialogs: 72"), ["must be smaller than the 72"]),
         (("  epochs: 4\n", ""), ["finetune.epochs is missing"]),
         (("name: mini", "name: [mini"), ["not YAML"]),

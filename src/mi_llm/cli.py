@@ -475,6 +475,19 @@ for row in stages().values():
         app.command(row.name, help=row.what, rich_help_panel=STAGES)(verb(row))
 
 
+template = typer.Typer(no_args_is_help=True, help="How a dialog becomes the tokens that a model reads.")
+app.add_typer(template, name="template", rich_help_panel=STUDY)
+
+
+@template.command("check")
+def template_check(model: Model, study: StudyFile = MINI) -> None:
+    """Compare a dialog's tokens as trained, answered, served, and exported. Exit status 1: they differ."""
+    from mi_llm.models.template_check import check
+
+    settings = load(study)
+    sys.exit(check(settings, member(model, settings.models, "models", settings)))
+
+
 exporting = typer.Typer(no_args_is_help=True, help="Prepare the study's outputs for others.")
 app.add_typer(exporting, name="export", rich_help_panel=SHARE)
 

@@ -193,10 +193,10 @@ class Split(Section):
 
 
 class Base(Section):
-    """The models to be tuned: their source, and each model's chat format."""
+    """The models to be tuned: their source, and the chat formats of those that are not asked in their own (`checkpoint`)."""
 
     source: Literal["folder", "hub"]
-    formats: dict[str, ChatFormat]
+    formats: dict[str, ChatFormat] = {}
 
 
 class Lora(Section):
@@ -409,8 +409,8 @@ class Study(Section):
             for name in names:
                 if name not in self.corpora:
                     raise ValueError(f"{section} names {name}, which is not among corpora: {', '.join(self.corpora)}")
-        if set(self.models) != set(self.base.formats):
-            raise ValueError("models and base.formats must name the same models")
+        if unknown := sorted(set(self.base.formats) - set(self.models)):
+            raise ValueError(f"base.formats names {unknown[0]}, which is not among models: {', '.join(self.models)}")
         if unknown := sorted((set(self.prefer.models) | set(self.finetune.untuned)) - set(self.models)):
             section = "prefer.models" if unknown[0] in self.prefer.models else "finetune.untuned"
             raise ValueError(f"{section} names {unknown[0]}, which is not among models: {', '.join(self.models)}")
@@ -430,6 +430,10 @@ class Study(Section):
         if self.transcribe.source == "recorded" and self.split.test == "transcribed" and self.split.test_dialogs >= total:
             raise ValueError(f"split.test_dialogs must be smaller than the {total} transcribed dialogs")
         return self
+
+    def chat_format(self, model: str) -> str:
+        """The name of a model's chat format: its checkpoint's own, unless `base.formats` names one."""
+        return self.base.formats.get(model, registry.CHECKPOINT)
 
     @property
     def tuned(self) -> tuple[str, ...]:
