@@ -156,7 +156,7 @@ def acquire(corpus: Corpus, study: StudyFile = MINI) -> None:
     from mi_llm.corpora.acquire import acquire as run
 
     settings = load(study)
-    run(settings, member(corpus, settings.corpora, "corpora", settings))
+    run(settings, member(corpus, tuple(settings.corpora), "corpora", settings))
 
 
 @app.command(rich_help_panel=STAGES)
@@ -165,7 +165,7 @@ def read(corpus: Corpus, study: StudyFile = MINI) -> None:
     from mi_llm.corpora.read import read as run
 
     settings = load(study)
-    run(settings, member(corpus, settings.corpora, "corpora", settings))
+    run(settings, member(corpus, tuple(settings.corpora), "corpora", settings))
 
 
 @app.command(rich_help_panel=STAGES)

@@ -19,8 +19,10 @@ from pydantic import (
     JsonValue,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -55,7 +57,8 @@ def output_folder(path: str) -> str:
 
 KEPT = (".dvc", ".git", "data", "src", "store")  # folders that no stage writes
 ModelName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # becomes the name of a folder
-Corpus = Annotated[str, one_of(partial(registry.names, registry.CORPORA))]
+CorpusName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]  # becomes the name of a folder
+KnownCorpus = Annotated[str, one_of(partial(registry.names, registry.CORPORA))]
 Coder = Annotated[str, one_of(partial(registry.names, registry.CODERS))]
 ChatFormat = Annotated[str, one_of(registry.chat_formats)]
 Arm = Literal["base", "tuned"]
@@ -79,10 +82,19 @@ class Expect(Section):
     measured_on: str
 
 
+class Corpus(Section):
+    """A corpus: without settings, one that has a reader of its own in `corpora/`."""
+
+    @model_serializer(mode="wrap")
+    def settings_only(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The settings that the parameters file gives: a corpus without any is written as `{}`."""
+        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
+
+
 class Acquire(Section):
     """Sources of the corpora: `upstream` names those fetched from their pins; the others are the bundle's samples."""
 
-    upstream: tuple[Corpus, ...]
+    upstream: tuple[KnownCorpus, ...]
 
 
 class Price(Section):
@@ -139,7 +151,7 @@ class Llm(Section):
 class Rate(Section):
     """How many dialogs of which corpora are rated, with which prompt; how many corpora the totals choose."""
 
-    corpora: tuple[Corpus, ...]
+    corpora: tuple[CorpusName, ...]
     dialogs: PositiveInt
     prompt: Literal["bundle", "release"]
     temperature: float = Field(ge=0, le=2)
@@ -151,7 +163,7 @@ class Transcribe(Section):
     """Which dialogs are rewritten in MI style: a sample, with recorded answers, or the authors' own as they published them."""
 
     source: Literal["recorded", "release"]
-    sample: dict[Corpus, PositiveInt]
+    sample: dict[CorpusName, PositiveInt]
     prompt: Literal["bundle", "release"]
     temperature: float = Field(ge=0, le=2)
 
@@ -367,7 +379,7 @@ class Study(Section):
     out: Annotated[str, AfterValidator(output_folder)]
     seed: int
     threads: PositiveInt
-    corpora: tuple[Corpus, ...]
+    corpora: dict[CorpusName, Corpus]
     models: tuple[ModelName, ...]
     weights: str
     expect: Expect
@@ -389,6 +401,14 @@ class Study(Section):
     miti: Miti
     report: Report
     compare: Compare
+
+    @model_validator(mode="after")
+    def readable(self) -> "Study":
+        """Refuse a corpus that nothing reads."""
+        known = registry.names(registry.CORPORA)
+        if unread := [name for name in self.corpora if name not in known]:
+            raise ValueError(f"corpora names {unread[0]}, for which there is no reader: one of {', '.join(known)}")
+        return self
 
     @model_validator(mode="after")
     def consistent(self) -> "Study":
