@@ -50,7 +50,7 @@ def test_every_value_of_the_root_file_says_where_it_is_from() -> None:
         (("    rank: 8", "    rank: many"), ["finetune.lora.rank is 'many'", "integer"]),
         (("policy: automatic", "policy: maybe"), ["screen.policy is 'maybe'", "'automatic' or 'person'"]),
         (("  annomi: {}\n", "  anomi: {}\n"), ["corpora names anomi", "one of annomi, cpsycound, efaqa"]),
-        (("  annomi: {}\n", "  annomi: {pth: x}\n"), ["unknown key corpora.annomi.pth"]),
+        (("  annomi: {}\n", "  annomi: {pth: x}\n"), ["unknown key corpora.annomi.pth", "one of columns, drop"]),
         (("  efaqa: {}\n", "  ../efaqa: {}\n"), ["corpora.../efaqa"]),
         (("coder: lexical", "coder: parrot"), ["code.coder is 'parrot'", "one of human, lexical, llm"]),
         (("tiny-glm4: glm4", "tiny-glm4: plain"), ["base.formats.tiny-glm4 is 'plain'", "one of baichuan2, glm4, llama3"]),

@@ -144,7 +144,7 @@ def pretrain(
 
 @app.command(rich_help_panel=STAGES)
 def digests(study: StudyFile = MINI) -> None:
-    """Record a digest of each stage's code, by which DVC finds the stages whose code changed."""
+    """Record a digest of each stage's code and of your own dialogs, by which DVC finds what changed."""
     from mi_llm.digests import digests as run
 
     run(load(study))

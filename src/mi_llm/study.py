@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -83,7 +83,32 @@ class Expect(Section):
 
 
 class Corpus(Section):
-    """A corpus: without settings, one that has a reader of its own in `corpora/`."""
+    """A corpus: without settings, one that has a reader of its own in `corpora/`; with a path, your own dialogs.
+
+    `path`: a file or folder, or several, relative to the repository. `format`: what the files are, `auto` by their content.
+    `speakers`: whom a label means; the volleys of `drop` are left out, and `speech` is no speaker, but words before a colon.
+    `columns`: the headings of a table's columns. `drop`: what is left out of what is said. `private`: only studies whose
+    publish.yaml keeps every output here may use it.
+    """
+
+    path: str | tuple[str, ...] = ()
+    format: Literal["auto", "json", "table", "text", "subtitles", "word"] = "auto"
+    speakers: dict[str, Literal["client", "counselor", "drop", "speech"]] = {}
+    columns: dict[Literal["dialog", "turn", "speaker", "text"], str] = {}
+    drop: tuple[Literal["timestamps", "stage-directions"], ...] = ()
+    private: bool = True
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where the files lie; none for a corpus with a reader of its own."""
+        return tuple(map(Path, (self.path,) if isinstance(self.path, str) else self.path))
+
+    @model_validator(mode="after")
+    def own(self) -> "Corpus":
+        """Refuse settings without a path: nothing would read them."""
+        if self.model_fields_set and not self.paths:
+            raise ValueError("a corpus with settings needs a path to your own dialogs")
+        return self
 
     @model_serializer(mode="wrap")
     def settings_only(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -406,8 +431,11 @@ class Study(Section):
     def readable(self) -> "Study":
         """Refuse a corpus that nothing reads."""
         known = registry.names(registry.CORPORA)
-        if unread := [name for name in self.corpora if name not in known]:
-            raise ValueError(f"corpora names {unread[0]}, for which there is no reader: one of {', '.join(known)}")
+        for name, corpus in self.corpora.items():
+            if name not in known and not corpus.paths:
+                raise ValueError(f"corpora names {name} without a path, and no reader has that name: one of {', '.join(known)}")
+            if name in known and corpus.paths:
+                raise ValueError(f"corpora gives {name} a path, but a reader has that name: choose another for your own dialogs")
         return self
 
     @model_validator(mode="after")
@@ -545,10 +573,10 @@ def describe(fault: Any) -> tuple[str, str]:
 
 def known_keys(location: tuple[str | int, ...]) -> list[str]:
     """The keys of the section at `location`, a path of keys; empty if that is not a section."""
-    section: type[BaseModel] = Study
+    section: Any = Study
     for part in location:
-        annotation = section.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        section = annotation
-    return sorted(section.model_fields)
+        if get_origin(section) is dict:
+            section = get_args(section)[1]
+        elif isinstance(section, type) and issubclass(section, BaseModel):
+            section = section.model_fields[str(part)].annotation
+    return sorted(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
