@@ -97,6 +97,25 @@ def reproduce(
     sys.exit(run(study, yes=yes, pull=pull))
 
 
+@app.command("import", rich_help_panel=STUDY)
+def import_dialogs(  # noqa: PLR0917 — typer passes options by name
+    paths: Annotated[list[Path], typer.Argument(help="files or folders with your own dialogs, in any usual format")],
+    name: Annotated[str, typer.Option(help="what the corpus is called in parameters and folders")],
+    study: StudyFile = MINI,
+    speaker: Annotated[list[str] | None, typer.Option(help="LABEL=client, counselor, drop, or speech; may be repeated")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="speaker, text, dialog, or turn=HEADING of a table")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="timestamps or stage-directions: keep them in what is said")] = None,
+    check: Annotated[bool, typer.Option("--check", help="only look, write nothing")] = False,
+    train: Annotated[bool, typer.Option("--train", help="they are MI dialogs: train and test on them as they are")] = False,
+    private: Annotated[bool, typer.Option("--private/--public", help="whether they must stay on this machine")] = True,
+) -> None:
+    """Look at your own dialogs, say what was understood, and name them in a study."""
+    from mi_llm.corpora.own import importing
+
+    settings = importing.settings_of(speaker or [], column or [], keep or [], private=private)
+    importing.import_dialogs(load(study), paths, name, settings, check=check, train=train)
+
+
 @app.command(rich_help_panel=STUDY)
 def doctor(study: StudyFile = MINI) -> None:
     """Check what this machine has, and what each study still needs."""

@@ -185,9 +185,12 @@ class Rate(Section):
 
 
 class Transcribe(Section):
-    """Which dialogs are rewritten in MI style: a sample, with recorded answers, or the authors' own as they published them."""
+    """The dialogs in MI style: a sample, rewritten in recorded answers; the authors' own; or those of a corpus as they are.
 
-    source: Literal["recorded", "release"]
+    `sample`: how many dialogs of which corpora; with `release` it says only what the paper drew.
+    """
+
+    source: Literal["recorded", "release", "corpus"]
     sample: dict[CorpusName, PositiveInt]
     prompt: Literal["bundle", "release"]
     temperature: float = Field(ge=0, le=2)
@@ -475,7 +478,7 @@ class Study(Section):
         if self.split.test != "transcribed" and "release" not in self.corpora:
             raise ValueError(f"split.test is {self.split.test}, so corpora must include release")
         total = sum(self.transcribe.sample.values())
-        if self.transcribe.source == "recorded" and self.split.test == "transcribed" and self.split.test_dialogs >= total:
+        if self.transcribe.source != "release" and self.split.test == "transcribed" and 0 < total <= self.split.test_dialogs:
             raise ValueError(f"split.test_dialogs must be smaller than the {total} transcribed dialogs")
         return self
 
@@ -494,8 +497,8 @@ class Study(Section):
         return self.split.test == "transcribed" or (self.split.test != "divided" and bool(self.tuned))
 
     @property
-    def training(self) -> Literal["recorded", "release", "divided"]:
-        """Where the training dialogs are from: recorded answers, the authors' training file, or their divided test dialogs."""
+    def training(self) -> Literal["recorded", "release", "corpus", "divided"]:
+        """The training dialogs: recorded answers, the authors' training file or divided test dialogs, or a corpus as it is."""
         return "divided" if self.split.test == "divided" else self.transcribe.source
 
     @property
@@ -543,7 +546,12 @@ def load(path: Path) -> Study:
         raise Problem(
             str(path), "no such study", "paper, mini, the folder of another study, or a parameters file", "correct the name"
         )
-    content = storage.read_yaml(path)
+    return parse(storage.read_text(path), path)
+
+
+def parse(text: str, path: Path) -> Study:
+    """A study from the text of a parameters file; every error names the file, the key, its value, and what is allowed."""
+    content = storage.parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise Problem(str(path), "no mapping", "a parameters file", "start from the shipped params.yaml")
     try:

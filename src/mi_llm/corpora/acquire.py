@@ -20,6 +20,7 @@ from tqdm import tqdm
 from mi_llm import storage
 from mi_llm.corpora.fetch import Missing, Source, fetch, source_of
 from mi_llm.corpora.files import File, from_folder, natural, write_archive
+from mi_llm.corpora.own.private import guard
 from mi_llm.corpora.own.understand import files_of
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
@@ -104,6 +105,7 @@ def acquire(study: Study, corpus: str) -> None:
     upstream = corpus in study.acquire.upstream
     folder = Path("data/corpora") / corpus
     own = study.corpora[corpus].paths
+    guard(study, corpus, study.corpora[corpus])
     with stage(study, "acquire", corpus, [] if upstream or own else [folder]) as out:
         missing: list[Missing] = []
         scratch = out.parent / f".{corpus}"
