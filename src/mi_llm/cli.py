@@ -97,6 +97,18 @@ def reproduce(
     sys.exit(run(study, yes=yes, pull=pull))
 
 
+@app.command(rich_help_panel=STUDY)
+def new(
+    folder: Annotated[str, typer.Argument(help="a new folder here; also the study's name")],
+    like: Annotated[str, typer.Option(help="the study it begins with: mini, or paper")] = "mini",
+    title: Annotated[str, typer.Option(help="what its pages are called")] = "",
+) -> None:
+    """Write a study of your own, whose outputs all stay on this machine, and check it."""
+    from mi_llm.new import new as run
+
+    sys.exit(run(folder, like, title))
+
+
 @app.command("import", rich_help_panel=STUDY)
 def import_dialogs(  # noqa: PLR0917 — typer passes options by name
     paths: Annotated[list[Path], typer.Argument(help="files or folders with your own dialogs, in any usual format")],
