@@ -55,8 +55,9 @@ COMMENTS = {  # what a newcomer changes, by its key
     "report.title_zh": "the title in Chinese",
     "report.notice_zh": "the notice in Chinese",
 }
-PUBLISH = """# Which of the study's outputs may go to a remote that you share: `here` means that they stay on this machine (docs/remotes.md).
-# Your own dialogs are private while all of them say `here`; anything else is refused, unless the corpus says private: false.
+PUBLISH = """# Which of the study's outputs may go to a remote that you share: `here` means that they stay on this machine
+# (docs/remotes.md). Your own dialogs are private while all of them say `here`; anything else is refused, unless the
+# corpus says private: false.
 publish:
   corpora: here  # your dialogs as acquired and read
   texts: here    # what quotes them
