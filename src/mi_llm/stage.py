@@ -29,6 +29,8 @@ def tracked_parameters(study: Study, name: str, item: str | None = None) -> dict
     """
     pipeline = storage.read_yaml(study.beside("dvc.yaml"))
     everything = study.model_dump(mode="json")
+    if item:
+        everything["corpora"].setdefault(item, {})  # a corpus that is acquired beside the study's has no settings
     entry = pipeline["stages"][name]
     lists = [
         keys for tracked in entry.get("do", entry).get("params", []) for file, keys in tracked.items() if file == "${params}"

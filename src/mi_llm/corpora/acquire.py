@@ -24,7 +24,7 @@ from mi_llm.corpora.own.private import guard
 from mi_llm.corpora.own.understand import files_of
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
-from mi_llm.study import Study
+from mi_llm.study import Corpus, Study
 
 
 def tree_id(blobs: dict[str, str]) -> str:
@@ -104,8 +104,9 @@ def acquire(study: Study, corpus: str) -> None:
     """Fetch one corpus; see the module."""
     upstream = corpus in study.acquire.upstream
     folder = Path("data/corpora") / corpus
-    own = study.corpora[corpus].paths
-    guard(study, corpus, study.corpora[corpus])
+    settings = study.corpora.get(corpus, Corpus())
+    own = settings.paths
+    guard(study, corpus, settings)
     with stage(study, "acquire", corpus, [] if upstream or own else [folder]) as out:
         missing: list[Missing] = []
         scratch = out.parent / f".{corpus}"
@@ -127,7 +128,7 @@ def acquire(study: Study, corpus: str) -> None:
                 raise
             shutil.rmtree(scratch, ignore_errors=True)
         else:
-            files = files_of(study.corpora[corpus]) if own else from_folder(folder)
+            files = files_of(settings) if own else from_folder(folder)
             known = pack(files, out / "files.tar", f"acquire {corpus}")
         rows = [{"path": name, "bytes": known[name][0], "blob": known[name][1]} for name in sorted(known, key=natural)]
         storage.write_table(out / "manifest.csv", pd.DataFrame(rows, columns=["path", "bytes", "blob"]))
