@@ -49,7 +49,9 @@ def test_every_value_of_the_root_file_says_where_it_is_from() -> None:
         (("  rank: 8", "  rankk: 8"), ["finetune.lora.rankk", "rank"]),
         (("    rank: 8", "    rank: many"), ["finetune.lora.rank is 'many'", "integer"]),
         (("policy: automatic", "policy: maybe"), ["screen.policy is 'maybe'", "'automatic' or 'person'"]),
-        (("efaqa, annomi]", "efaqa, anomi]"), ["corpora.5 is 'anomi'", "one of annomi, cpsycound, efaqa"]),
+        (("  annomi: {}\n", "  anomi: {}\n"), ["corpora names anomi", "one of annomi, cpsycound, efaqa"]),
+        (("  annomi: {}\n", "  annomi: {pth: x}\n"), ["unknown key corpora.annomi.pth", "one of columns, drop"]),
+        (("  efaqa: {}\n", "  ../efaqa: {}\n"), ["corpora.../efaqa"]),
         (("coder: lexical", "coder: parrot"), ["code.coder is 'parrot'", "one of human, lexical, llm"]),
         (
             ("tiny-glm4: glm4", "tiny-glm4: plain"),

@@ -180,5 +180,7 @@ def tell(study: Study, out: Path, files: list[Listed]) -> None:
     for file in files:
         print(f"{file.sha256}  {file.size:>12,}  {file.name}")
     print(f"written: {out}; nothing was uploaded (docs/remotes.md tells how)")
-    if study.training != "recorded":
+    if study.training == "corpus":
+        print("note: an adapter can repeat what it was trained on; whoever owns the dialogs decides whether you may pass it on")
+    elif study.training != "recorded":
         print("note: for the training dialogs their authors stated no license; ask them before you pass the adapter on")
