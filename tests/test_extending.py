@@ -108,7 +108,7 @@ def read(files, repairs):
     talk = '{"client": "我总是半夜两点还醒着。", "counselor": "半夜两点还醒着，白天一定很累。"}\n'
     (bundle / "data/corpora/sleep_talks").mkdir()
     (bundle / "data/corpora/sleep_talks/talks.jsonl").write_text(talk * 2, encoding="utf-8")
-    change(bundle / "mini/params.yaml", ("efaqa, annomi]", "efaqa, annomi, sleep_talks]"))
+    change(bundle / "mini/params.yaml", ("  annomi: {}\n", "  annomi: {}\n  sleep_talks: {}\n"))
     runs = run(bundle, "acquire sleep_talks", "read sleep_talks", "report")
     features = pd.read_csv(runs / "report/tables/dialog-features.csv").set_index("Dataset")
     assert features.loc["Sleep talks", "Dialogs"] == 2
@@ -216,4 +216,4 @@ def longest(study, model):
 
 
 def test_the_chat_formats_are_the_templates() -> None:
-    assert set(registry.chat_formats()) == set(FORMATS)
+    assert set(registry.chat_formats()) == {registry.CHECKPOINT, *FORMATS}

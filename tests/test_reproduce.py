@@ -51,7 +51,7 @@ def small(clone: Path) -> Path:
         "name: mini": "name: small",
         "params: mini/params.yaml": "params: small/params.yaml",
         "out: runs/mini": "out: runs/small",
-        "corpora: [cpsycound, psydtcorpus, smilechat, psy_insight, efaqa, annomi]": "corpora: [cpsycound, psydtcorpus, annomi]",
+        "  smilechat: {}\n  psy_insight: {}\n  efaqa: {}\n": "",
         "corpora: [cpsycound, efaqa, psy_insight, psydtcorpus, smilechat]": "corpora: [cpsycound, psydtcorpus]",
         "models: [tiny-baichuan2, tiny-glm4, tiny-llama3]": "models: [tiny-llama3]",
         "    tiny-baichuan2: baichuan2\n    tiny-glm4: glm4\n": "",

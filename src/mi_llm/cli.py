@@ -98,6 +98,37 @@ def reproduce(
 
 
 @app.command(rich_help_panel=STUDY)
+def new(
+    folder: Annotated[str, typer.Argument(help="a new folder here; also the study's name")],
+    like: Annotated[str, typer.Option(help="the study it begins with: mini, or paper")] = "mini",
+    title: Annotated[str, typer.Option(help="what its pages are called")] = "",
+) -> None:
+    """Write a study of your own, whose outputs all stay on this machine, and check it."""
+    from mi_llm.new import new as run
+
+    sys.exit(run(folder, like, title))
+
+
+@app.command("import", rich_help_panel=STUDY)
+def import_dialogs(  # noqa: PLR0917 — typer passes options by name
+    paths: Annotated[list[Path], typer.Argument(help="files or folders with your own dialogs, in any usual format")],
+    name: Annotated[str, typer.Option(help="what the corpus is called in parameters and folders")],
+    study: StudyFile = MINI,
+    speaker: Annotated[list[str] | None, typer.Option(help="LABEL=client, counselor, drop, or speech; may be repeated")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="speaker, text, dialog, or turn=HEADING of a table")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="timestamps or stage-directions: keep them in what is said")] = None,
+    check: Annotated[bool, typer.Option("--check", help="only look, write nothing")] = False,
+    train: Annotated[bool, typer.Option("--train", help="they are MI dialogs: train and test on them as they are")] = False,
+    private: Annotated[bool, typer.Option("--private/--public", help="whether they must stay on this machine")] = True,
+) -> None:
+    """Look at your own dialogs, say what was understood, and name them in a study."""
+    from mi_llm.corpora.own import importing
+
+    settings = importing.settings_of(speaker or [], column or [], keep or [], private=private)
+    importing.import_dialogs(load(study), paths, name, settings, check=check, train=train)
+
+
+@app.command(rich_help_panel=STUDY)
 def doctor(study: StudyFile = MINI) -> None:
     """Check what this machine has, and what each study still needs."""
     from mi_llm.doctor import doctor as run
@@ -144,7 +175,7 @@ def pretrain(
 
 @app.command(rich_help_panel=STAGES)
 def digests(study: StudyFile = MINI) -> None:
-    """Record a digest of each stage's code, by which DVC finds the stages whose code changed."""
+    """Record a digest of each stage's code and of your own dialogs, by which DVC finds what changed."""
     from mi_llm.digests import digests as run
 
     run(load(study))
@@ -156,7 +187,7 @@ def acquire(corpus: Corpus, study: StudyFile = MINI) -> None:
     from mi_llm.corpora.acquire import acquire as run
 
     settings = load(study)
-    run(settings, member(corpus, settings.corpora, "corpora", settings))
+    run(settings, member(corpus, tuple(settings.corpora), "corpora", settings))
 
 
 @app.command(rich_help_panel=STAGES)
@@ -165,7 +196,7 @@ def read(corpus: Corpus, study: StudyFile = MINI) -> None:
     from mi_llm.corpora.read import read as run
 
     settings = load(study)
-    run(settings, member(corpus, settings.corpora, "corpora", settings))
+    run(settings, member(corpus, tuple(settings.corpora), "corpora", settings))
 
 
 @app.command(rich_help_panel=STAGES)
@@ -473,6 +504,19 @@ VERBS = {command.callback.__name__ for command in app.registered_commands if com
 for row in stages().values():
     if row.name not in VERBS:
         app.command(row.name, help=row.what, rich_help_panel=STAGES)(verb(row))
+
+
+template = typer.Typer(no_args_is_help=True, help="How a dialog becomes the tokens that a model reads.")
+app.add_typer(template, name="template", rich_help_panel=STUDY)
+
+
+@template.command("check")
+def template_check(model: Model, study: StudyFile = MINI) -> None:
+    """Compare a dialog's tokens as trained, answered, served, and exported. Exit status 1: they differ."""
+    from mi_llm.models.template_check import check
+
+    settings = load(study)
+    sys.exit(check(settings, member(model, settings.models, "models", settings)))
 
 
 exporting = typer.Typer(no_args_is_help=True, help="Prepare the study's outputs for others.")

@@ -1,6 +1,7 @@
-"""Stage `digests`: a digest of each stage's code, so that DVC runs the stages whose code changed, and no other.
+"""Stage `digests`: a digest of each stage's code, and of your own dialogs, so that DVC runs what changed, and no other stage.
 
-Writes `<out>/digests.yaml`, a SHA-256 for each stage of `dvc.yaml`; the other stages track theirs as a parameter. It covers the
+Writes `<out>/digests.yaml`, a SHA-256 for each stage of `dvc.yaml`; the other stages track theirs as a parameter. `acquire`
+tracks that of a corpus of yours, too, whose files DVC does not see: they stay where they lie. A stage's digest covers the
 stage's command in `cli.py`, every module that the command imports, directly or through others (its *closure*), and
 the package's data files that those modules name. Python counts as syntax tree without docstrings, YAML as the values that it
 holds: comments and formatting change nothing. Annotations do count, since pydantic, dataclasses and Typer read them.
@@ -19,14 +20,14 @@ import grimp
 from ruamel.yaml import YAML
 
 from mi_llm import registry, storage
-from mi_llm.study import Study
+from mi_llm.study import Corpus, Study
 
 PACKAGE = Path(__file__).parent
 NAME = "digests.yaml"
 
 
 def digests(study: Study) -> None:
-    """Write the digest of each stage of the study's `dvc.yaml`; see the module."""
+    """Write the digest of each stage of the study's `dvc.yaml`, and of each corpus's files; see the module."""
     stages = storage.read_yaml(study.beside("dvc.yaml"))["stages"]
     gc.disable()  # half of the time that syntax trees take is the collector's, which finds nothing in them
     try:
@@ -34,6 +35,7 @@ def digests(study: Study) -> None:
     finally:
         gc.freeze()  # nor later in what is kept of them
         gc.enable()
+    lines += ["corpora:\n", *(f"  {name}: {files_of(corpus)}\n" for name, corpus in study.corpora.items())]
     study.folder.mkdir(parents=True, exist_ok=True)
     storage.write_text(study.folder / NAME, "".join(lines))
 
@@ -44,6 +46,12 @@ def digest(stage: str) -> str:
     for path in closure(stage):
         code_hash.update(f"\n{path.relative_to(PACKAGE).as_posix()} {meaning(path.suffix, path.read_bytes())}".encode())
     return code_hash.hexdigest()
+
+
+def files_of(corpus: Corpus) -> str:
+    """SHA-256 of the files of your own dialogs; for another corpus, which DVC tracks itself or `acquire` pins, a word."""
+    hashes = [storage.sha256(path) if path.exists() else "missing" for path in corpus.paths]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest() if hashes else "tracked"
 
 
 def closure(stage: str) -> list[Path]:

@@ -76,11 +76,12 @@ def mirror_has(source: Source, machine: "Machine") -> bool:
 
 
 def corpora(study: Study, machine: "Machine") -> Iterator[Need]:
-    """The public corpora."""
+    """The public corpora, and your own."""
+    state: State
     for corpus in study.acquire.upstream:
         source, acquired = source_of(corpus), study.path("acquire", corpus, "metrics.json")
         fetchable = machine.network and (source.commit or any(source.files.values()))
-        state: State = "absent"
+        state = "absent"
         if acquired.exists() and storage.read_json(acquired)["files"]:
             state = "here"
         elif mirror_has(source, machine) or fetchable:
@@ -89,6 +90,16 @@ def corpora(study: Study, machine: "Machine") -> Iterator[Need]:
         remedy = source.obtain or f"connect to the network, or put {names} into the folder that MI_LLM_MIRROR names"
         stops = corpus == "release" and study.split.test != "transcribed"
         yield Need("acquire", f"corpus {corpus}", state, ("Table 3",) if stops else (), remedy, stops)
+    for name, own in study.corpora.items():
+        if own.paths:
+            state = "here" if all(path.exists() for path in own.paths) else "absent"
+            places = ", ".join(map(str, own.paths))
+            yield Need(
+                "acquire", f"your own dialogs {name}, in {places}", state, ("Table 3",), "bring the files there", stops=True
+            )
+    if study.transcribe.source == "corpus" and study.needs_transcribed and not study.transcribe.sample:
+        remedy = f"mi-llm import FOLDER --name NAME --train --study {study.params}"
+        yield Need("acquire", "dialogs of yours to train and test on", "absent", (BASE, TUNED), remedy, stops=True)
 
 
 def training_file(study: Study, machine: "Machine") -> Iterator[Need]:
@@ -167,7 +178,7 @@ def weights(study: Study, machine: "Machine") -> Iterator[Need]:
 
 def people(study: Study) -> Iterator[Need]:
     """What people do for the study: decisions, dialogs with the models, codes."""
-    if study.screen.policy == "person" and study.training == "recorded":
+    if study.screen.policy == "person" and study.training in ("recorded", "corpus"):
         decided = rows(Path(study.screen.decisions) / "decisions.csv")
         remedy = "the run stops at stage screen and waits for these decisions"
         yield Need("screen", "a person's decisions on the transcribed dialogs", "here" if decided else "absent", remedy=remedy)

@@ -1,7 +1,8 @@
 """Corpora, coders and chat formats that parameters may name. Each is a file in the folder of its kind.
 
 A corpus is a module of `corpora/`, a coder a module of `miti/coder/`, that says by a constant `NAME` what people call it; a chat
-format is a template in `engine/templates/`. A study is checked against the names alone, and nothing is imported for that.
+format is a template in `engine/templates/`, or the one that a checkpoint brings. A study is checked against the names alone, and
+nothing is imported for that.
 """
 
 import re
@@ -9,6 +10,7 @@ from functools import cache
 from importlib import import_module, resources
 from types import ModuleType
 
+CHECKPOINT = "checkpoint"  # the chat format that a model brings itself
 CORPORA, CODERS = "mi_llm.corpora", "mi_llm.miti.coder"  # the packages whose modules are found by their names
 NAMED = re.compile(r"^NAME\b", re.MULTILINE)
 
@@ -27,6 +29,7 @@ def modules(package: str) -> dict[str, ModuleType]:
 
 @cache
 def chat_formats() -> tuple[str, ...]:
-    """The chat formats: training templates, without the forms that models were published with (`NAME.original.jinja`)."""
+    """The chat formats: `checkpoint`, and the training templates, without the forms that models were published with."""
     templates = (file.name for file in (resources.files("mi_llm.engine") / "templates").iterdir())
-    return tuple(sorted(name.removesuffix(".jinja") for name in templates if name.endswith(".jinja") and name.count(".") == 1))
+    own = sorted(name.removesuffix(".jinja") for name in templates if name.endswith(".jinja") and name.count(".") == 1)
+    return (CHECKPOINT, *own)

@@ -22,13 +22,22 @@ from mi_llm.study import ARMS, Study
 TRACED = ("torch", "transformers", "peft", "tokenizers", "openai", "pandas", "sacrebleu", "rouge_score", "matplotlib")
 
 
-def tracked_parameters(study: Study, name: str) -> dict[str, Any]:
-    """The parameters that `dvc.yaml` says a stage depends on: when other parameters change, the stage is not run again."""
+def tracked_parameters(study: Study, name: str, item: str | None = None) -> dict[str, Any]:
+    """The parameters that `dvc.yaml` says a stage depends on: when other parameters change, the stage is not run again.
+
+    A section without any setting (a corpus that has a reader of its own) is left out.
+    """
     pipeline = storage.read_yaml(study.beside("dvc.yaml"))
     everything = study.model_dump(mode="json")
-    entries = pipeline["stages"][name].get("params", [])
-    tracked = [keys for entry in entries for file, keys in entry.items() if file == "${params}"]
-    return {key: reduce(getitem, key.split("."), everything) for keys in tracked for key in keys or everything}
+    if item:
+        everything["corpora"].setdefault(item, {})  # a corpus that is acquired beside the study's has no settings
+    entry = pipeline["stages"][name]
+    lists = [
+        keys for tracked in entry.get("do", entry).get("params", []) for file, keys in tracked.items() if file == "${params}"
+    ]
+    names = [key.replace("${key}", item or "") for keys in lists for key in keys or everything]
+    parameters = {key: reduce(getitem, key.split("."), everything) for key in names}
+    return {key: value for key, value in parameters.items() if value != {}}
 
 
 def input_name(path: Path) -> str:
@@ -54,7 +63,7 @@ def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path]) -> 
     yield folder
     provenance = {
         "stage": title,
-        "parameters": tracked_parameters(study, name),
+        "parameters": tracked_parameters(study, name, item),
         "inputs": {input_name(path): storage.sha256(path) for path in inputs},
         "versions": {
             "python": ".".join(platform.python_version_tuple()[:2]),

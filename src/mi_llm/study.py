@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -19,8 +19,10 @@ from pydantic import (
     JsonValue,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -55,7 +57,8 @@ def output_folder(path: str) -> str:
 
 KEPT = (".dvc", ".git", "data", "src", "store")  # folders that no stage writes
 ModelName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # becomes the name of a folder
-Corpus = Annotated[str, one_of(partial(registry.names, registry.CORPORA))]
+CorpusName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]  # becomes the name of a folder
+KnownCorpus = Annotated[str, one_of(partial(registry.names, registry.CORPORA))]
 Coder = Annotated[str, one_of(partial(registry.names, registry.CODERS))]
 ChatFormat = Annotated[str, one_of(registry.chat_formats)]
 Arm = Literal["base", "tuned"]
@@ -79,10 +82,44 @@ class Expect(Section):
     measured_on: str
 
 
+class Corpus(Section):
+    """A corpus: without settings, one that has a reader of its own in `corpora/`; with a path, your own dialogs.
+
+    `path`: a file or folder, or several, relative to the repository. `format`: what the files are, `auto` by their content.
+    `speakers`: whom a label means; the volleys of `drop` are left out, and `speech` is no speaker, but words before a colon.
+    `columns`: the headings of a table's columns. `drop`: what is left out of what is said. `private`: only studies whose
+    publish.yaml keeps every output here may use it.
+    """
+
+    path: str | tuple[str, ...] = ()
+    format: Literal["auto", "json", "table", "text", "subtitles", "word"] = "auto"
+    speakers: dict[str, Literal["client", "counselor", "drop", "speech"]] = {}
+    columns: dict[Literal["dialog", "turn", "speaker", "text"], str] = {}
+    drop: tuple[Literal["timestamps", "stage-directions"], ...] = ()
+    private: bool = True
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where the files lie; none for a corpus with a reader of its own."""
+        return tuple(map(Path, (self.path,) if isinstance(self.path, str) else self.path))
+
+    @model_validator(mode="after")
+    def own(self) -> "Corpus":
+        """Refuse settings without a path: nothing would read them."""
+        if self.model_fields_set and not self.paths:
+            raise ValueError("a corpus with settings needs a path to your own dialogs")
+        return self
+
+    @model_serializer(mode="wrap")
+    def settings_only(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The settings that the parameters file gives: a corpus without any is written as `{}`."""
+        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
+
+
 class Acquire(Section):
     """Sources of the corpora: `upstream` names those fetched from their pins; the others are the bundle's samples."""
 
-    upstream: tuple[Corpus, ...]
+    upstream: tuple[KnownCorpus, ...]
 
 
 class Price(Section):
@@ -139,7 +176,7 @@ class Llm(Section):
 class Rate(Section):
     """How many dialogs of which corpora are rated, with which prompt; how many corpora the totals choose."""
 
-    corpora: tuple[Corpus, ...]
+    corpora: tuple[CorpusName, ...]
     dialogs: PositiveInt
     prompt: Literal["bundle", "release"]
     temperature: float = Field(ge=0, le=2)
@@ -148,10 +185,13 @@ class Rate(Section):
 
 
 class Transcribe(Section):
-    """Which dialogs are rewritten in MI style: a sample, with recorded answers, or the authors' own as they published them."""
+    """The dialogs in MI style: a sample, rewritten in recorded answers; the authors' own; or those of a corpus as they are.
 
-    source: Literal["recorded", "release"]
-    sample: dict[Corpus, PositiveInt]
+    `sample`: how many dialogs of which corpora; with `release` it says only what the paper drew.
+    """
+
+    source: Literal["recorded", "release", "corpus"]
+    sample: dict[CorpusName, PositiveInt]
     prompt: Literal["bundle", "release"]
     temperature: float = Field(ge=0, le=2)
 
@@ -193,10 +233,10 @@ class Split(Section):
 
 
 class Base(Section):
-    """The models to be tuned: their source, and each model's chat format."""
+    """The models to be tuned: their source, and the chat formats of those that are not asked in their own (`checkpoint`)."""
 
     source: Literal["folder", "hub"]
-    formats: dict[str, ChatFormat]
+    formats: dict[str, ChatFormat] = {}
 
 
 class Lora(Section):
@@ -367,7 +407,7 @@ class Study(Section):
     out: Annotated[str, AfterValidator(output_folder)]
     seed: int
     threads: PositiveInt
-    corpora: tuple[Corpus, ...]
+    corpora: dict[CorpusName, Corpus]
     models: tuple[ModelName, ...]
     weights: str
     expect: Expect
@@ -391,6 +431,17 @@ class Study(Section):
     compare: Compare
 
     @model_validator(mode="after")
+    def readable(self) -> "Study":
+        """Refuse a corpus that nothing reads."""
+        known = registry.names(registry.CORPORA)
+        for name, corpus in self.corpora.items():
+            if name not in known and not corpus.paths:
+                raise ValueError(f"corpora names {name} without a path, and no reader has that name: one of {', '.join(known)}")
+            if name in known and corpus.paths:
+                raise ValueError(f"corpora gives {name} a path, but a reader has that name: choose another for your own dialogs")
+        return self
+
+    @model_validator(mode="after")
     def consistent(self) -> "Study":
         """Refuse settings that contradict each other."""
         release = ("release",)
@@ -409,8 +460,8 @@ class Study(Section):
             for name in names:
                 if name not in self.corpora:
                     raise ValueError(f"{section} names {name}, which is not among corpora: {', '.join(self.corpora)}")
-        if set(self.models) != set(self.base.formats):
-            raise ValueError("models and base.formats must name the same models")
+        if unknown := sorted(set(self.base.formats) - set(self.models)):
+            raise ValueError(f"base.formats names {unknown[0]}, which is not among models: {', '.join(self.models)}")
         if unknown := sorted((set(self.prefer.models) | set(self.finetune.untuned)) - set(self.models)):
             section = "prefer.models" if unknown[0] in self.prefer.models else "finetune.untuned"
             raise ValueError(f"{section} names {unknown[0]}, which is not among models: {', '.join(self.models)}")
@@ -427,9 +478,13 @@ class Study(Section):
         if self.split.test != "transcribed" and "release" not in self.corpora:
             raise ValueError(f"split.test is {self.split.test}, so corpora must include release")
         total = sum(self.transcribe.sample.values())
-        if self.transcribe.source == "recorded" and self.split.test == "transcribed" and self.split.test_dialogs >= total:
+        if self.transcribe.source != "release" and self.split.test == "transcribed" and 0 < total <= self.split.test_dialogs:
             raise ValueError(f"split.test_dialogs must be smaller than the {total} transcribed dialogs")
         return self
+
+    def chat_format(self, model: str) -> str:
+        """The name of a model's chat format: its checkpoint's own, unless `base.formats` names one."""
+        return self.base.formats.get(model, registry.CHECKPOINT)
 
     @property
     def tuned(self) -> tuple[str, ...]:
@@ -446,8 +501,8 @@ class Study(Section):
         return self.split.test == "transcribed" or (self.split.test != "divided" and bool(self.tuned))
 
     @property
-    def training(self) -> Literal["recorded", "release", "divided"]:
-        """Where the training dialogs are from: recorded answers, the authors' training file, or their divided test dialogs."""
+    def training(self) -> Literal["recorded", "release", "corpus", "divided"]:
+        """The training dialogs: recorded answers, the authors' training file or divided test dialogs, or a corpus as it is."""
         return "divided" if self.split.test == "divided" else self.transcribe.source
 
     @property
@@ -495,7 +550,12 @@ def load(path: Path) -> Study:
         raise Problem(
             str(path), "no such study", "paper, mini, the folder of another study, or a parameters file", "correct the name"
         )
-    content = storage.read_yaml(path)
+    return parse(storage.read_text(path), path)
+
+
+def parse(text: str, path: Path) -> Study:
+    """A study from the text of a parameters file; every error names the file, the key, its value, and what is allowed."""
+    content = storage.parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise Problem(str(path), "no mapping", "a parameters file", "start from the shipped params.yaml")
     try:
@@ -525,10 +585,10 @@ def describe(fault: Any) -> tuple[str, str]:
 
 def known_keys(location: tuple[str | int, ...]) -> list[str]:
     """The keys of the section at `location`, a path of keys; empty if that is not a section."""
-    section: type[BaseModel] = Study
+    section: Any = Study
     for part in location:
-        annotation = section.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        section = annotation
-    return sorted(section.model_fields)
+        if get_origin(section) is dict:
+            section = get_args(section)[1]
+        elif isinstance(section, type) and issubclass(section, BaseModel):
+            section = section.model_fields[str(part)].annotation
+    return sorted(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

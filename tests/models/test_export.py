@@ -52,6 +52,7 @@ def paper(tiny_study: Study, workspace: Path) -> Study:
             shutil.copy(tiny_study.folder / "finetune/tiny-llama3/adapter" / name, adapter)
         licence = study.folder / "base" / model / "LICENCE" / hub.entry_of(study, model).licence.file
         licence.parent.mkdir(parents=True)
+        shutil.copytree("pretrain/models/tiny-llama3", study.path("base", model, "checkpoint"))
         licence.write_text(f"the license of {model}\n")
     return study
 
@@ -60,7 +61,8 @@ def test_a_tiny_adapter_loads_from_its_repository_and_says_cc0(tiny_study: Study
     export(tiny_study, "tiny-llama3", Path("dist/tiny-mi"))
     folder = Path("dist/tiny-mi")
     assert {file.name for file in folder.iterdir()} == {
-        "README.md", "SHA256SUMS", "adapter_config.json", "adapter_model.safetensors", "loss.tsv",
+        "README.md", "SHA256SUMS", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja",
+        "generation_config.json", "loss.tsv", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     for line in (folder / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ")

@@ -257,9 +257,10 @@ def test_figures_lack_no_letter(scored: Study) -> None:
 def test_figure_1_is_dvc_yaml() -> None:
     pipeline = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     rows = {}
-    for name, stage in pipeline.items():
+    for name, entry in pipeline.items():
         if name == "digests":  # of the code, and read by all
             continue
+        stage = entry.get("do", entry)
         command = digests.command(name)[0]
         phase = next(node.module.split(".")[1] for node in ast.walk(command) if isinstance(node, ast.ImportFrom) and node.module)
         reads = dict.fromkeys(found[1] for dep in stage["deps"] if (found := re.match(r"\$\{out\}/(\w+)", dep)))
@@ -361,7 +362,7 @@ def test_scores_are_judged_on_the_papers_rounds_and_tuned_models_only_if_trained
 
 def test_a_run_at_the_papers_scale_gets_verdicts_and_no_reserve(scored: Study) -> None:
     changes = {
-        "acquire": {"upstream": scored.corpora}, "transcribe": {"source": "release"}, "split": {"test": "release"},
+        "acquire": {"upstream": tuple(scored.corpora)}, "transcribe": {"source": "release"}, "split": {"test": "release"},
         "base": {"source": "hub"}, "simulate": {"client": "person"}, "code": {"coder": "human"}, "report": {"notice": ""},
     }  # fmt: skip
     sections = {name: getattr(scored, name).model_copy(update=change) for name, change in changes.items()}

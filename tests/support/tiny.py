@@ -35,6 +35,18 @@ def study_with(**changes: str) -> Study:
     return load_study(Path("mini/params.yaml"))
 
 
+def study_of(model: str, chat_format: str = "", **changes: str) -> Study:
+    """The miniature with one model alone, from `pretrain/models/`: in its own chat format, unless one is named."""
+    text = Path("mini/params.yaml").read_text(encoding="utf-8")
+    models, formats = f"models: [{model}]", f"  formats: {{{model}: {chat_format}}}" if chat_format else "  formats: {}"
+    text, count = re.subn(
+        r"^models: .*$|^  formats:\n(    .*\n)+", lambda at: models if at[0][0] == "m" else formats + "\n", text, flags=re.M
+    )
+    assert count == 2
+    Path("mini/params.yaml").write_text(text, encoding="utf-8")
+    return study_with(**changes)
+
+
 def give_adapter(study: Study, model: str) -> None:
     """Put a model's checkpoint in place, and an adapter that changes what it says."""
     base(study, model)

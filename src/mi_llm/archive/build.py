@@ -266,7 +266,7 @@ def source(commit: str, moment: datetime) -> crate.Source:
         storage.read_yaml(Path("CITATION.cff")),
         base_image(storage.read_text(Path("Dockerfile"))),
         locked_versions(storage.read_text(LOCK))["dvc"],
-        {name: entry["desc"] for name, entry in pipeline["stages"].items()},
+        {name: entry.get("do", entry)["desc"] for name, entry in pipeline["stages"].items()},
     )
 
 

@@ -1,10 +1,12 @@
 """Stage `screen`: check every transcribed dialog, and let a person decide (paper, Methods, Transcription).
 
-Reads `transcribe/transcribed.jsonl`. Automatic checks propose `keep` or `drop`, with reasons; a person decides in the study's
-decisions folder: `decisions.csv` (`dialog,decision,reason,who,when`, decision `keep`, `drop` or `fix`) and for each `fix` the
-corrected dialog as text. Writes `screen/dialogs.jsonl` (what is kept), `screening.csv` (every dialog, every reason, who
-decided), `proposals.csv` (what is not decided yet, to be completed by a person), `dialogs.html` (all of it to read) and
-`metrics.json`. Nothing is dropped silently.
+Reads `transcribe/transcribed.jsonl`. Automatic checks propose `keep` or `drop`, with reasons. What words alone cannot decide is a
+remark and drops nothing: a reply that shares no word with the client may paraphrase, as complex reflections do. Of dialogs that
+are taken as they are, every reason is a remark. A person decides in the study's decisions folder: `decisions.csv`
+(`dialog,decision,reason,who,when`, decision `keep`, `drop` or `fix`) and for each `fix` the corrected dialog as text.
+
+Writes `screen/dialogs.jsonl` (what is kept), `screening.csv` (every dialog, every reason, who decided), `proposals.csv` (what is
+not decided yet, to be completed by a person), `dialogs.html` (all of it to read) and `metrics.json`. Nothing is dropped silently.
 """
 
 import csv
@@ -32,6 +34,7 @@ from mi_llm.study import Screen, Study
 COLUMNS = ["dialog", "decision", "reason", "who", "when"]
 ROWS = ["dialog", "decision", "kinds", "proposal", "seen", "reason", "who", "changed"]  # of screening.csv
 AUTOMATIC, AUTHORS = "automatic", "the paper's authors"
+REMARKS = ("irrelevant", "against MI")  # kinds of reasons that only a person can judge
 ENDS = tuple("。！？…~～”」』）)】!?.")
 REPEATED = re.compile(r"(.{4,}?)\1{2,}")
 PERSONAL = {
@@ -183,14 +186,21 @@ def screen(study: Study) -> None:
         kept, rows = [], []
         pages: list[dict[str, Any]] = []
         for name, entry in entries:
+            published = entry["key"] is None and entry["source"] == "release"
+            as_it_is = entry["key"] is None and not published
+            changed = []
             try:
                 turns = turns_of(entry["answer"])
+                if as_it_is and turns[0].role == "counselor" and len(turns) > 1:
+                    changed.append("the counselor's first volley, before the client speaks, left out")
+                    turns = turns[1:]
                 faults = list(reasons(turns, study.screen))
             except ValueError as error:
                 turns, faults = [], [Reason("form", str(error))]
-            proposal = Decision("drop" if faults else "keep", "; ".join(reason.seen for reason in faults), AUTOMATIC, "")
             one_sided = len({turn.role for turn in turns}) < 2
-            if entry["key"] is None and not one_sided:  # published: the authors kept it
+            drops = one_sided if as_it_is else any(reason.kind not in REMARKS for reason in faults)
+            proposal = Decision("drop" if drops else "keep", "; ".join(reason.seen for reason in faults), AUTOMATIC, "")
+            if published and not one_sided:  # the authors kept it
                 proposal = Decision("keep", proposal.reason, AUTHORS, "")
             decided = person.get(name, proposal)
             if decided.decision == "keep" and one_sided:
@@ -198,8 +208,8 @@ def screen(study: Study) -> None:
                 raise Problem(str(folder / "decisions.csv"), fault, "fix or drop", "correct the decision")
             if decided.decision == "fix":
                 turns = corrected(folder, name)
-            unanswered = bool(turns) and turns[-1].role == "client"
-            if unanswered:
+            if turns and turns[-1].role == "client":
+                changed.append("last client volley without a reply left out")
                 turns = turns[:-1]
             if decided.decision != "drop" and turns:
                 meta = {"transcribed_from": entry["dialog"]} | ({"fixed_by": decided.who} if decided.decision == "fix" else {})
@@ -216,7 +226,7 @@ def screen(study: Study) -> None:
                     "seen": proposal.reason,
                     "reason": decided.reason if decided is not proposal else "",
                     "who": decided.who,
-                    "changed": "last client volley without a reply left out" if unanswered else "",
+                    "changed": "; ".join(changed),
                 }
             )
             pages.append({"row": rows[-1], "turns": turns})
@@ -231,6 +241,8 @@ def screen(study: Study) -> None:
                 " again; or set screen.policy to automatic",
             )
         write_dialogs(out / "dialogs.jsonl", kept)
+        if remarked := [row["dialog"] for row in rows if row["kinds"] and row["decision"] == "keep" and row["who"] == AUTOMATIC]:
+            print(f"screen: {len(remarked)} dialogs are kept with remarks; a person should read them: {out}/dialogs.html")
         counts = Counter(row["decision"] for row in rows)
         numbers = {"screened": len(rows), "kept": counts["keep"], "dropped": counts["drop"], "fixed": counts["fix"]}
         storage.write_json(out / "metrics.json", numbers)

@@ -4,15 +4,16 @@ Reads `screen/dialogs.jsonl` and, when the authors' rounds are the test, `read/r
 `aligned.jsonl` (the dialogs' own rounds). Writes `split/train.jsonl`, `split/test.jsonl`, `split/test_rounds.jsonl` and
 `metrics.json`; beside the published rounds also the repaired ones, `split/aligned_rounds.jsonl`.
 
-The authors' test dialogs were made from public ones, mostly CPsyCounD's, whose client volleys they keep nearly word for word. A
-study's own recording draws from the same corpora. So where the authors' rounds are the test and the training dialogs are a
-recording, a training dialog whose client says what a test dialog's client says is left out: `split/left_out.csv` names it, the
-test dialog and the share that they have in common, and `metrics.json` counts.
+A training dialog whose client says what a test dialog's client says is left out: `split/left_out.csv` names it, the test dialog
+and the share that they have in common, and `metrics.json` counts. A corpus may hold a dialog twice; and the authors' test dialogs
+were made from public ones, mostly CPsyCounD's, whose client volleys they keep nearly word for word, and from which a study's own
+recording draws. The authors' own training and test dialogs stay as they divided them.
 
 With `split.test: divided` the authors' test dialogs themselves are divided: some train, others test; dialogs of one source stay
 together. That is an experiment of the bundle's own, for those who do not have the authors' training file.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,29 +23,36 @@ from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
-# Of a test dialog's client trigrams. With the authors' test: 28 of CPsyCounD's 3,084 dialogs 0.97 to 1, 3 over 0.5, others 0.4.
+# Of a test dialog's client trigrams. With the authors' test: 28 of CPsyCounD's 3,082 dialogs 0.97 to 1, 3 over 0.5, others 0.4.
 SHARED = 0.5
+# Of a training dialog's: it is a part of the test dialog. With the authors' test: 29 of CPsyCounD's 0.97 to 1, others to 0.74.
+CONTAINED = 0.9
+CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
 def trigrams(dialogs: Iterable[Dialog]) -> set[str]:
-    """Every three neighboring characters in the client's volleys."""
-    texts = (turn.text for dialog in dialogs for turn in dialog.turns if turn.role == "client")
-    return {text[start : start + 3] for text in texts for start in range(len(text) - 2)}
+    """Every three neighboring characters in the client's volleys; in volleys without Chinese, every three neighboring words."""
+    texts = [turn.text for dialog in dialogs for turn in dialog.turns if turn.role == "client"]
+    units = [(text, "") if CHINESE.search(text) else (text.casefold().split(), " ") for text in texts]
+    return {space.join(unit[start : start + 3]) for unit, space in units for start in range(len(unit) - 2)}
 
 
 def leaks(train: Sequence[Dialog], sources: Iterable[Dialog], test: Sequence[Dialog]) -> dict[str, tuple[str, float]]:
-    """Training dialogs that, with their source, share more than `SHARED` with a test dialog: id -> (nearest one, share)."""
-    source_of = {(source.source, source.id): source for source in sources}
+    """Training dialogs that, with their source, say what a test dialog says, or a part of it: id -> (nearest one, share)."""
+    known_sources = {(source.source, source.id): source for source in sources}
     trigrams_by_test = {dialog.id: dialog_trigrams for dialog in test if (dialog_trigrams := trigrams([dialog]))}
     nearest_by_dialog = {}
     for dialog in train:
-        dialog_trigrams = trigrams([dialog, source_of[dialog.source, dialog.meta["transcribed_from"]]])
+        source = known_sources.get((dialog.source, dialog.meta["transcribed_from"]))
+        dialog_trigrams = trigrams([dialog, source] if source else [dialog])
         shares = {
-            name: len(test_trigrams & dialog_trigrams) / len(test_trigrams) for name, test_trigrams in trigrams_by_test.items()
+            name: (common / len(test_trigrams), common / max(1, len(dialog_trigrams)))
+            for name, test_trigrams in trigrams_by_test.items()
+            if (common := len(test_trigrams & dialog_trigrams))
         }
-        if near := [name for name, share in shares.items() if share > SHARED]:
+        if near := [name for name, (share, part) in shares.items() if share > SHARED or part > CONTAINED]:
             nearest = max(near, key=lambda name: shares[name])
-            nearest_by_dialog[dialog.id] = nearest, round(shares[nearest], 4)
+            nearest_by_dialog[dialog.id] = nearest, round(max(shares[nearest]), 4)
     return nearest_by_dialog
 
 
@@ -95,18 +103,22 @@ def divide(
     )
 
 
-def without_leaks(study: Study, train: Sequence[Dialog], test: Sequence[Dialog], out: Path) -> list[Dialog]:
+def without_leaks(train: Sequence[Dialog], sources: Iterable[Dialog], test: Sequence[Dialog], out: Path) -> list[Dialog]:
     """The training dialogs of which no test dialog's client says the same; the others are named in `left_out.csv`."""
-    corpora = [study.path("read", corpus, "dialogs.jsonl") for corpus in study.transcribe.sample]
-    leaked = leaks(train, [dialog for path in corpora for dialog in read_dialogs(path)], test)
-    rows = [(name, *near) for name, near in leaked.items()]
-    storage.write_text(out / "left_out.csv", storage.csv_text(["dialog", "test_dialog", "shared"], rows))
+    leaked = leaks(train, sources, test)
+    (out / "left_out.csv").unlink(missing_ok=True)
+    if leaked:
+        rows = [(name, *near) for name, near in leaked.items()]
+        storage.write_text(out / "left_out.csv", storage.csv_text(["dialog", "test_dialog", "shared"], rows))
+        print(f"split: {len(leaked)} training dialogs say what a test dialog says, and are left out: {out}/left_out.csv")
     return [dialog for dialog in train if dialog.id not in leaked]
 
 
 def no_training(study: Study, screened: Path) -> Problem:
     """The error for a study that tunes models without any training dialog."""
     missing = f"see {study.folder}/acquire/release/missing.csv for the authors' training file"
+    if study.transcribe.source == "corpus":
+        missing = f"import more dialogs, or see {study.folder}/split/left_out.csv"
     expected = f"training dialogs for {', '.join(study.tuned)}"
     return Problem(str(screened), "no dialog to train on", expected, f"{missing}; {other_ways(study)}")
 
@@ -115,7 +127,8 @@ def other_ways(study: Study) -> str:
     """The parameters that help if the authors' training file is unavailable."""
     return (
         f"or set in {study.params} one of: split.test: divided, with split.test_dialogs: 10 and finetune.records: dialog (trains"
-        " on some of the authors' test dialogs); transcribe.source: recorded (trains on your own recording);"
+        " on some of the authors' test dialogs); transcribe.source: recorded (trains on your own recording), or corpus (on MI"
+        " dialogs of your own);"
         f" finetune.untuned: [{', '.join(study.models)}] (tunes nothing)"
     )
 
@@ -126,7 +139,7 @@ def split(study: Study) -> None:
     release = study.path("read", "release")
     published = {"release": release / "rounds.jsonl", "aligned": release / "aligned.jsonl"}.get(study.split.test)
     inputs = [screened] if study.split.test == "transcribed" else [screened, release]
-    if published and study.transcribe.source == "recorded":
+    if published and study.transcribe.source != "release":
         inputs += [study.path("read", corpus, "dialogs.jsonl") for corpus in study.transcribe.sample]
     with stage(study, "split", None, inputs) as out:
         counted: dict[str, int] = {}
@@ -137,8 +150,10 @@ def split(study: Study) -> None:
                 raise Problem(
                     str(published), "no round in it", "the authors' release", f"see {study.folder}/acquire/release/missing.csv"
                 )
-            if study.transcribe.source == "recorded":
-                kept = without_leaks(study, train, test, out)
+            if study.transcribe.source != "release":
+                corpora = [study.path("read", corpus, "dialogs.jsonl") for corpus in study.transcribe.sample]
+                sources = [dialog for path in corpora for dialog in read_dialogs(path)]
+                kept = without_leaks(train, sources, test, out)
                 counted, train = {"left_out": len(train) - len(kept)}, kept
         elif study.split.test == "divided":
             known = read_dialogs(release / "dialogs.jsonl")
@@ -146,6 +161,8 @@ def split(study: Study) -> None:
             rounds = [sample for dialog in test for sample in dialog.rounds()]
         else:
             train, test = divide(study, train, [[index] for index in range(len(train))], screened)
+            kept = without_leaks(train, [], test, out)
+            counted, train = ({"left_out": len(train) - len(kept)} if len(kept) < len(train) else {}), kept
             rounds = [sample for dialog in test for sample in dialog.rounds()]
         if study.needs_transcribed and not train:
             raise no_training(study, screened)

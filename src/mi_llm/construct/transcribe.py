@@ -1,8 +1,9 @@
 """Stage `transcribe`: have a seeded sample of dialogs rewritten in MI style (paper, Methods, Transcription).
 
 Reads `read/<corpus>/dialogs.jsonl` and recorded answers (`llm/ask.py`); or, with source `release`, takes the dialogs that
-the authors published as the answers they got. Writes `transcribe/cassette.jsonl`, kept from run to run, and `transcribed.jsonl`:
-for each dialog of the sample its source, the answer's key and text. What the answers say is read by the next stage, `screen`.
+the authors published as the answers they got; or, with source `corpus`, the sample as it is: dialogs that are MI already.
+Writes `transcribe/cassette.jsonl`, kept from run to run, and `transcribed.jsonl`: for each dialog of the sample its source, the
+answer's key and text. What the answers say is read by the next stage, `screen`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,8 +44,8 @@ def drawn(study: Study) -> list[Dialog]:
 
 
 def questions(study: Study) -> list[Question]:
-    """The requests that ask for each dialog's MI-style counterpart; none where the authors' own dialogs are taken."""
-    if study.transcribe.source == "release":
+    """The requests that ask for each dialog's MI-style counterpart; none where dialogs are taken as they are."""
+    if study.transcribe.source != "recorded":
         return []
     prompt_file = prompts.load(study, "transcribe")
     instructions = [line for line in prompt_file.render(turns=()).splitlines() if len(line) >= 20]
@@ -136,12 +137,33 @@ def released(study: Study) -> list[dict[str, Any]]:
     ]
 
 
+def as_they_are(study: Study) -> list[dict[str, Any]]:
+    """The sample itself as rows: dialogs of a corpus that are MI dialogs already."""
+    dialogs = drawn(study)
+    if not dialogs and study.needs_transcribed:
+        expected = "how many dialogs of which corpus are MI dialogs, to train and test on"
+        raise Problem(
+            f"{study.params}: transcribe.sample", "no corpus", expected, f"mi-llm import … --train --study {study.params}"
+        )
+    return [
+        {
+            "dialog": dialog.id,
+            "source": dialog.source,
+            "key": None,
+            "answer": storage.dump([{"role": turn.role, "content": turn.text} for turn in dialog.turns]),
+        }
+        for dialog in dialogs
+    ]
+
+
 def transcribe(study: Study) -> None:
     """Collect the answers for the study's sample; see the module."""
     corpora = ["release"] if study.transcribe.source == "release" else list(study.transcribe.sample)
     with stage(study, "transcribe", None, [study.path("read", corpus) for corpus in corpora]) as out:
         if study.transcribe.source == "release":
             rows = released(study)
+        elif study.transcribe.source == "corpus":
+            rows = as_they_are(study)
         else:
             asked = questions(study)
             answers = ask.answers(study, "transcribe", asked)

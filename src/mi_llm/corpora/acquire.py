@@ -1,6 +1,7 @@
 """Stage `acquire@corpus`: fetch and verify one corpus, and keep it as one archive.
 
-Reads the bundle's own sample (`data/corpora/<corpus>/`) or the source that `sources.yaml` pins (see `fetch.py`). Writes
+Reads the bundle's own sample (`data/corpora/<corpus>/`), your own dialogs where the parameters say that they lie, or the source
+that `sources.yaml` pins (see `fetch.py`). Writes
 `acquire/<corpus>/files.tar`, whose bytes depend on the files alone, `manifest.csv` with the git blob id of each, and
 `missing.csv` with what is unavailable, why, and how to get it. A file that is not what its pin says is refused by name.
 """
@@ -19,9 +20,11 @@ from tqdm import tqdm
 from mi_llm import storage
 from mi_llm.corpora.fetch import Missing, Source, fetch, source_of
 from mi_llm.corpora.files import File, from_folder, natural, write_archive
+from mi_llm.corpora.own.private import guard
+from mi_llm.corpora.own.understand import files_of
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
-from mi_llm.study import Study
+from mi_llm.study import Corpus, Study
 
 
 def tree_id(blobs: dict[str, str]) -> str:
@@ -101,7 +104,10 @@ def acquire(study: Study, corpus: str) -> None:
     """Fetch one corpus; see the module."""
     upstream = corpus in study.acquire.upstream
     folder = Path("data/corpora") / corpus
-    with stage(study, "acquire", corpus, [] if upstream else [folder]) as out:
+    settings = study.corpora.get(corpus, Corpus())
+    own = settings.paths
+    guard(study, corpus, settings)
+    with stage(study, "acquire", corpus, [] if upstream or own else [folder]) as out:
         missing: list[Missing] = []
         scratch = out.parent / f".{corpus}"
         if upstream:
@@ -122,7 +128,8 @@ def acquire(study: Study, corpus: str) -> None:
                 raise
             shutil.rmtree(scratch, ignore_errors=True)
         else:
-            known = pack(from_folder(folder), out / "files.tar", f"acquire {corpus}")
+            files = files_of(settings) if own else from_folder(folder)
+            known = pack(files, out / "files.tar", f"acquire {corpus}")
         rows = [{"path": name, "bytes": known[name][0], "blob": known[name][1]} for name in sorted(known, key=natural)]
         storage.write_table(out / "manifest.csv", pd.DataFrame(rows, columns=["path", "bytes", "blob"]))
         storage.write_table(out / "missing.csv", pd.DataFrame(map(vars, missing), columns=["path", "why", "remedy"]))

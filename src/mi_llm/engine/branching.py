@@ -4,9 +4,11 @@ The rounds of one dialog share their teacher-forced history. Asked one by one, a
 here it reads each dialog once (the *trunk*), lets every round *branch* off where its own prompt leaves the trunk, and writes
 the replies of many rounds together, one token each at a time. A round that has ended leaves at once, and the next dialog joins.
 Nothing is padded: the tokens of all rounds lie in one row, and only attention, registered with transformers as `mi_llm_rounds`,
-knows which of them belong together. In float32 the tokens are those of plain one-by-one generation.
+knows which of them belong together. In float32 the tokens are those of plain one-by-one generation. A model whose attention has
+what this one does not know (`attention.py`) writes each reply alone, in passes of its own (`Apart`).
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
+from mi_llm.engine.attention import beyond
 from mi_llm.engine.load import nondeterministic
 
 ATTENTION = "mi_llm_rounds"
@@ -116,6 +119,40 @@ class Talk:
 
 
 @dataclass
+class Apart(Talk):
+    """Rounds that are computed one by one, each with the cache (`caches` [rounds]) that the model itself keeps of it.
+
+    Nothing is shared: `forks` are 0, and `lengths` count all tokens of a round that its cache holds.
+    """
+
+    caches: list[Any] = field(default_factory=list)
+
+    def step(self) -> None:
+        """Nothing to prepare: a cache makes its own room."""
+
+    def alone(self, number: int) -> "Apart":
+        """One of the rounds."""
+        row = slice(number, number + 1)
+        return Apart(
+            self.plan, self.indices[row], self.forks[row], self.lengths[row], self.token[row], self.replies[row],
+            caches=self.caches[row],
+        )  # fmt: skip
+
+    def keep(self, numbers: list[int]) -> None:
+        """Drop all rounds but these."""
+        super().keep(numbers)
+        self.caches = [self.caches[number] for number in numbers]
+
+    def join(self, other: Talk) -> None:
+        """Append the rounds of another talk."""
+        assert isinstance(other, Apart)
+        self.indices, self.replies = self.indices + other.indices, self.replies + other.replies
+        self.forks = torch.cat([self.forks, other.forks])
+        self.lengths, self.token = torch.cat([self.lengths, other.lengths]), torch.cat([self.token, other.token])
+        self.caches += other.caches
+
+
+@dataclass
 class Opening:
     """The pass that reads one dialog: its trunk, then each round's suffix, all in one row."""
 
@@ -201,6 +238,7 @@ class Branching:
     def __init__(self, model: torch.nn.Module, stops: Sequence[int], most: int, limit: int, choose: Choose) -> None:
         self.model, self.stops, self.most, self.limit, self.choose = model, frozenset(stops), most, limit, choose
         self.device = next(model.parameters()).device
+        self.apart = model.config._attn_implementation != ATTENTION
         self.prefilled = self.decoded = 0
 
     def answers(self, plans: Sequence[Plan]) -> Iterator[tuple[int, list[int], str]]:
@@ -221,6 +259,8 @@ class Branching:
 
     def opened(self, dialog: Plan) -> Talk:
         """Read one dialog, and choose the first token of each round."""
+        if self.apart:
+            return self.opened_apart(dialog)
         sizes = [len(suffix) for suffix in dialog.suffixes]
         row = [*dialog.trunk, *(token for suffix in dialog.suffixes for token in suffix)]
         positions = [*range(len(dialog.trunk))]
@@ -237,17 +277,43 @@ class Branching:
         self.prefilled += dialog.prefilled
         return talk
 
+    def opened_apart(self, dialog: Plan) -> Talk:
+        """Read each prompt of a dialog alone, and choose the first token of each round."""
+        prompts = [dialog.trunk[:fork] + suffix for fork, suffix in zip(dialog.forks, dialog.suffixes, strict=True)]
+        sizes, nothing = self.tensor([len(prompt) for prompt in prompts]), [0] * len(prompts)
+        talk = Apart(
+            dialog, list(dialog.indices), self.tensor(nothing), sizes, self.tensor(nothing), [[] for _ in prompts],
+            caches=[None for _ in prompts],
+        )  # fmt: skip
+        logits = []
+        for number, prompt in enumerate(prompts):
+            alone = talk.alone(number)
+            last = self.tensor([len(prompt) - 1])
+            logits.append(self.run(prompt, range(len(prompt)), Opening(alone, [len(prompt)], []), last))
+            talk.caches[number] = alone.caches[0]
+        self.extend([talk], torch.cat(logits))
+        self.prefilled += sum(map(len, prompts))
+        return talk
+
     def step(self, talks: list[Talk]) -> None:
         """Compute and choose the next token of every open round."""
+        if self.apart:
+            alone = [talk.alone(number) for talk in talks if isinstance(talk, Apart) for number in range(len(talk.indices))]
+            logits = torch.cat([self.run(one.token, one.lengths, Step([one]), 0) for one in alone])
+            self.went(talks, logits)
+            return
         for talk in talks:
             talk.step()
         row = torch.cat([talk.token for talk in talks])
         positions = torch.cat([talk.forks + talk.lengths for talk in talks])
-        logits = self.run(row, positions, Step(talks), 0)
+        self.went(talks, self.run(row, positions, Step(talks), 0))
+
+    def went(self, talks: list[Talk], logits: torch.Tensor) -> None:
+        """Choose each open round's token from the logits [rounds, vocabulary] of a step."""
         for talk in talks:
             talk.lengths = talk.lengths + 1
         self.extend(talks, logits)
-        self.decoded += len(row)
+        self.decoded += len(logits)
 
     def run(
         self, row: Sequence[int] | torch.Tensor, positions: Sequence[int] | torch.Tensor, of: Opening | Step, keep: Any
@@ -255,8 +321,19 @@ class Branching:
         """One pass over one row of tokens; returns the logits [kept tokens, vocabulary] in float32."""
         ids = torch.as_tensor(row, device=self.device)[None]
         position_ids = torch.as_tensor(positions, device=self.device)[None]
+        alone = of.talk if isinstance(of, Opening) else of.talks[0]
         with torch.inference_mode():
-            out = self.model(input_ids=ids, position_ids=position_ids, use_cache=False, logits_to_keep=keep, rounds=of)
+            if isinstance(alone, Apart):
+                out = self.model(
+                    input_ids=ids,
+                    position_ids=position_ids,
+                    use_cache=True,
+                    past_key_values=alone.caches[0],
+                    logits_to_keep=keep,
+                )
+                alone.caches[0] = out.past_key_values
+            else:
+                out = self.model(input_ids=ids, position_ids=position_ids, use_cache=False, logits_to_keep=keep, rounds=of)
         logits: torch.Tensor = out.logits[0].float()
         return logits
 
@@ -304,5 +381,8 @@ def drawn(logits: torch.Tensor, temperature: torch.Tensor, top_k: int, top_p: to
 
 
 def branching_attention(model: PreTrainedModel) -> None:
-    """Have a model attend by rounds from now on."""
+    """Have a model attend by rounds from now on, or say why it writes each reply alone."""
+    if why := beyond(model):
+        print(f"{model.name_or_path}: its attention has {why}; each reply is written alone, which takes longer", file=sys.stderr)
+        return
     model.set_attn_implementation(ATTENTION)

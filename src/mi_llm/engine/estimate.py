@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from mi_llm.problem import Problem
 from mi_llm.study import Finetune, Study
 
+FUSED, HEAD_NORMS = ("glm", "glm4", "phi3"), ("qwen3", "gemma3_text")  # kinds of models whose layers differ from Llama's
+FOUR_NORMS = ("glm4", "gemma2", "gemma3_text")
 BYTES = {"float32": 4, "bfloat16": 2}
 # NF4 with double quantization: 4 bits per weight, an 8-bit scale for 64 weights, a 32-bit scale for 256 scales (Dettmers et al.
 # 2023, QLoRA, section 3).
@@ -40,7 +42,11 @@ PEAKS = {
 
 
 class Shape(BaseModel):
-    """The sizes of a Llama or GLM decoder. GLM keeps gate and up projection in one matrix, and biases on q, k and v."""
+    """The sizes of a decoder of Llama's kind.
+
+    GLM keeps gate and up projection in one matrix; it and Qwen2 have biases on q, k and v; Qwen3 norms each head's queries and
+    keys; GLM-4-0414 and later Gemmas have four norms per layer.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     layers: PositiveInt
@@ -53,6 +59,8 @@ class Shape(BaseModel):
     head_dim: PositiveInt = Field(default_factory=lambda sizes: sizes["hidden"] // sizes["heads"])
     qkv_bias: bool = False
     tied: bool = False
+    head_norms: bool = False
+    norms: PositiveInt = 2
 
     @property
     def query(self) -> int:
@@ -85,7 +93,7 @@ class Shape(BaseModel):
     def parameters(self) -> int:
         """All parameters, a tied output head counted once."""
         biases = self.layers * (self.query + 2 * self.key_value) if self.qkv_bias else 0
-        norms = (2 * self.layers + 1) * self.hidden
+        norms = (self.norms * self.layers + 1) * self.hidden + self.head_norms * 2 * self.layers * self.head_dim
         return self.linear + self.embedding * (1 if self.tied else 2) + biases + norms
 
     def adapter(self, rank: int, joined_qkv: bool = False) -> int:
@@ -99,25 +107,28 @@ class Shape(BaseModel):
 
 def shape_of(config: Any) -> Shape:
     """The shape that a checkpoint's configuration tells, as transformers loads it: with defaults for what config.json omits."""
+    config, kind = config.get_text_config(), config.model_type
     try:
         return Shape(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
             heads=config.num_attention_heads,
-            key_value_heads=config.num_key_value_heads,
+            key_value_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
             intermediate=config.intermediate_size,
             vocabulary=config.vocab_size,
-            fused_gate_up=config.model_type == "glm",
-            head_dim=config.head_dim,
-            qkv_bias=config.attention_bias,
+            fused_gate_up=kind in FUSED,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            qkv_bias=getattr(config, "attention_bias", kind == "qwen2"),  # Qwen2 has them always, and no setting
             tied=config.tie_word_embeddings,
+            head_norms=kind in HEAD_NORMS,
+            norms=4 if kind in FOUR_NORMS else 2,
         )
     except AttributeError as error:
         raise Problem(
-            f"config.json of a {config.model_type}",
+            f"config.json of a {kind}",
             f"no {error.name}",
-            "the sizes of a Llama or GLM decoder",
-            "use a model of one of these architectures",
+            "the sizes of a decoder of Llama's kind",
+            "use a model of such an architecture",
         ) from None
 
 

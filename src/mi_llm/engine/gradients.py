@@ -15,18 +15,36 @@ from torch.autograd import Function
 from torch.nn.functional import linear
 
 
-def write_out(model: nn.Module) -> None:
+def write_out(model: nn.Module) -> list[str]:
     """Change a model's layers in place: LoRA on a plain linear layer without dropout, and RMS norms whose weight is frozen.
 
-    LoRA with dropout, or on a 4-bit layer, is left to peft.
+    LoRA with dropout, or on a 4-bit layer, is left to peft; a norm that is computed otherwise, to autograd. Returns the classes
+    of such norms.
     """
+    left = set[str]()
     for layer in model.modules():
         if type(layer) is Linear and type(layer.base_layer) is nn.Linear and type(layer.lora_dropout["default"]) is nn.Identity:
             layer.forward = partial(lora, layer)
         elif isinstance(layer, LoraLayer):
             layer.cast_input_dtype_enabled = False  # autocast casts, once
         elif type(layer).__name__.endswith("RMSNorm") and not layer.weight.requires_grad:
-            layer.forward = partial(norm, layer)
+            if is_norm(type(layer)):
+                layer.forward = partial(norm, layer)
+            else:
+                left.add(type(layer).__name__)
+    return sorted(left)
+
+
+def is_norm(kind: Any) -> bool:
+    """Whether a class computes what `norm` does; Gemma's, for one, multiplies by 1 + weight."""
+    try:
+        layer = kind(8)
+        with torch.no_grad():
+            layer.weight.copy_(torch.linspace(0.5, 2, 8))
+            x = torch.linspace(-1, 3, 8)
+            return bool(torch.allclose(norm(layer, x), layer(x)))
+    except (TypeError, AttributeError):  # made with other arguments, or with other names in it
+        return False
 
 
 def lora(layer: Any, x: Tensor) -> Tensor:

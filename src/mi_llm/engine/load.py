@@ -24,8 +24,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from mi_llm.engine.own_format import own_format
 from mi_llm.engine.template import FORMATS, ChatFormat
 from mi_llm.problem import Problem
+from mi_llm.registry import CHECKPOINT
 from mi_llm.study import Study
 
 PRECISION = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -36,9 +38,19 @@ def checkpoint(study: Study, model: str) -> Path:
     return study.path("base", model, "checkpoint")
 
 
-def chat_format(study: Study, model: str) -> ChatFormat:
-    """The chat format that the study names for a model."""
-    return FORMATS[study.base.formats[model]]
+def chat_format(study: Study, model: str, folder: Path | None = None) -> ChatFormat:
+    """The chat format that the study names for a model, or else its own, as the checkpoint in `folder` or in its place has it."""
+    name = study.chat_format(model)
+    if name != CHECKPOINT:
+        return FORMATS[name]
+    folder = folder or checkpoint(study, model)
+    return own_format(folder, load_tokenizer(folder))
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """A checkpoint's tokenizer, without remote code and network."""
+    with whole(folder):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 def load(
@@ -50,8 +62,7 @@ def load(
     """
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for its own callers
-    with whole(folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    tokenizer = load_tokenizer(folder)
     on_gpu = torch.cuda.is_available() and not in_main_memory
     found = f"out of memory: the weights in {precision} do not fit {'the GPU' if on_gpu else 'this machine'}"
     remedy = "end other programs that use this memory, or serve fewer models at once; `mi-llm doctor` says what fits"
@@ -62,7 +73,6 @@ def load(
             dtype=PRECISION[precision],
             trust_remote_code=False,
             local_files_only=True,
-            attn_implementation="sdpa",
             device_map={"": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"} if on_gpu else None,
             quantization_config=quantization,
         )

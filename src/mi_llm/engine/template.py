@@ -1,8 +1,9 @@
-"""How a dialog becomes the tokens a model was taught with: two Jinja files a chat format, in `templates/`.
+"""How a dialog becomes the tokens a model was taught with: two Jinja files for each of the paper's chat formats, in `templates/`.
 
-The formats are those of LLaMA-Factory, the tool the paper used, token for token: a dialog is tokenized round by round, and cut
-round by round. An instruction is put where that tool's alpaca conversion puts it (`query`: in front of the last client turn,
-joined by a line break) or in a system turn (`system`).
+These formats are those of LLaMA-Factory, the tool the paper used, token for token: a dialog is tokenized round by round, and cut
+round by round. `own_format.py` has one more, `checkpoint`, which is the chat template that a model brings. An instruction is put
+where LLaMA-Factory's alpaca conversion puts it (`query`: in front of the last client turn, joined by a line break) or in a system
+turn (`system`).
 """
 
 import re
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mi_llm.dialog import Turn
+from mi_llm.study import Finetune
 
 Placement = Literal["query", "system"]
 Message = dict[str, str]
@@ -56,9 +58,37 @@ class ChatFormat:
         published = f"{self.name}.original.jinja"
         return self._file(published) if (TEMPLATES / published).is_file() else self.template
 
+    def records(self, options: Finetune) -> Finetune:
+        """The training settings with which each reply that is taught follows the prompt that asks for it."""
+        return options
+
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Token ids that end a reply."""
         return [tokenizer.convert_tokens_to_ids(token) for token in self.stops]
+
+    def exchanges(
+        self, tokenizer: PreTrainedTokenizerBase, chats: Sequence[list[Message]], *, last_only: bool
+    ) -> "Iterator[tuple[list[Exchange], list[int]]]":
+        """Tokenize each dialog round by round; yields its rounds and the tokens of a last client turn without reply.
+
+        Each side of a round is tokenized on its own, as LLaMA-Factory does: a reply that begins with white space must not grow
+        together with the line breaks in front of it.
+        """
+        texts, replies = render_jinja_template(list(chats), chat_template=self.template, return_assistant_tokens_mask=True)
+        pieces: list[list[str]] = []
+        for text, spans in zip(texts, replies, strict=True):
+            edges = [0, *(edge for span in spans for edge in span), len(text)]
+            pieces.append([text[begin:end] for begin, end in pairwise(edges)])
+        flat = [piece for parts in pieces for piece in parts]
+        ids = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
+        for parts in pieces:
+            sides = [next(ids) for _ in parts]
+            yield [Exchange(put, reply, reply) for put, reply in zip(sides[:-1:2], sides[1::2], strict=True)], sides[-1]
+
+    def prompt(self, tokenizer: PreTrainedTokenizerBase, chat: list[Message]) -> list[int]:
+        """Token ids after which the model is to speak as the counselor; `chat` ends with a client turn."""
+        ((exchanges, unanswered),) = self.exchanges(tokenizer, [chat], last_only=False)
+        return [token for exchange in exchanges for token in exchange.put + exchange.reply] + unanswered
 
     def _file(self, name: str) -> str:
         return (TEMPLATES / name).read_text(encoding="utf-8")
@@ -97,10 +127,14 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Token ids of one round as the model sees it: what is put to it (with any system turn and role marks), and its reply."""
+    """Token ids of one round as the model sees it: what is put to it (with any system turn and role marks), and its reply.
+
+    `labels` are what the loss sees of the reply, at equal length.
+    """
 
     put: list[int]
     reply: list[int]
+    labels: list[int]
 
 
 def encode(
@@ -121,16 +155,15 @@ def encode(
     """
     eos = tokenizer.convert_tokens_to_ids(chat_format.eos)
     records = []
-    for exchanges, unanswered in _exchanges(tokenizer, chat_format, chats):
-        taught = exchanges if only_replies else [*exchanges, Exchange(unanswered, [])]
+    for exchanges, unanswered in chat_format.exchanges(tokenizer, chats, last_only=last_only):
+        taught = exchanges if only_replies else [*exchanges, Exchange(unanswered, [], [])]
         records.append(_record(taught, chat_format, eos, cutoff=cutoff, only_replies=only_replies, last_only=last_only))
     return records
 
 
 def prompt(tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat, chat: list[Message]) -> list[int]:
     """Token ids after which the model is to speak as the counselor; `chat` ends with a client turn."""
-    ((exchanges, unanswered),) = _exchanges(tokenizer, chat_format, [chat])
-    return [token for exchange in exchanges for token in exchange.put + exchange.reply] + unanswered
+    return chat_format.prompt(tokenizer, chat)
 
 
 def kept(put: int, reply: int, room: int) -> tuple[int, int]:
@@ -146,26 +179,6 @@ def kept(put: int, reply: int, room: int) -> tuple[int, int]:
         most = int(room * (reply / (put + reply)))
     reply = min(most, reply)
     return min(room - reply, put), reply
-
-
-def _exchanges(
-    tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat, chats: Sequence[list[Message]]
-) -> Iterator[tuple[list[Exchange], list[int]]]:
-    """Tokenize each dialog round by round; yields its rounds and the tokens of a last client turn without reply.
-
-    Each side of a round is tokenized on its own, as LLaMA-Factory does: a reply that begins with white space must not grow
-    together with the line breaks in front of it.
-    """
-    texts, replies = render_jinja_template(list(chats), chat_template=chat_format.template, return_assistant_tokens_mask=True)
-    pieces: list[list[str]] = []
-    for text, spans in zip(texts, replies, strict=True):
-        edges = [0, *(edge for span in spans for edge in span), len(text)]
-        pieces.append([text[begin:end] for begin, end in pairwise(edges)])
-    flat = [piece for parts in pieces for piece in parts]
-    ids = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
-    for parts in pieces:
-        sides = [next(ids) for _ in parts]
-        yield [Exchange(put, reply) for put, reply in zip(sides[:-1:2], sides[1::2], strict=True)], sides[-1]
 
 
 def _record(
@@ -189,7 +202,7 @@ def _record(
         put_labels = [IGNORED] * length if only_replies else list(put)
         if chat_format.eos_replaces_next and number and put:
             put_labels[0] = eos
-        reply_labels = [IGNORED] * reply_length if last_only and number else reply
+        reply_labels = [IGNORED] * reply_length if last_only and number else exchange.labels[:reply_length]
         if last_only:
             ids, labels = put + reply + ids, put_labels + reply_labels + labels
         else:

@@ -1,34 +1,34 @@
 """Stage `base@model`: put one base model's checkpoint in place.
 
-Reads the shipped tiny checkpoint `<weights>/<model>/`, or for models of the hub the pins in the file `<weights>` and the
+Reads the checkpoint `<weights>/<model>/`, or for models of the hub the pins in the file `<weights>` and the
 model's files (see `hub.py`). Writes `base/<model>/checkpoint/` with a config, weights and tokenizer that plain transformers
 classes load, without remote code, and `metrics.json`; for a model of the hub also its license, and in `source.json` where each
-file came from. `generation_config.json` names the stop tokens of the study's chat format, whatever the model came with.
+file came from. `generation_config.json` names the stop tokens of the study's chat format, whatever the model came with; a model
+that is asked in its own format has its chat template in `chat_template.jinja`, with thinking off.
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-)
+from transformers import AutoModelForCausalLM
 
 from mi_llm import storage
 from mi_llm.engine import estimate
-from mi_llm.engine.load import chat_format, checkpoint, config_of, load
-from mi_llm.engine.template import ChatFormat
+from mi_llm.engine.load import chat_format, checkpoint, config_of, load_tokenizer
+from mi_llm.engine.own_format import GENERATION, OwnFormat, stops_named
+from mi_llm.engine.template import MARK, ChatFormat
 from mi_llm.models import hub
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
-GENERATION = "generation_config.json"
-CHECKPOINT = ("config.json", GENERATION, "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+TOKENIZER = ["tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"]
+TEMPLATE = "chat_template.jinja"
 INDEX = "model.safetensors.index.json"
 AGAIN = "run the stage again; if the files came from your own folder, copy them again"
 
@@ -42,24 +42,52 @@ def base(study: Study, model: str) -> None:
 
 
 def from_folder(study: Study, model: str) -> None:
-    """Copy a shipped checkpoint."""
+    """Copy a checkpoint that lies in a folder; its weights are checked by their headers and never loaded."""
     source = Path(study.weights) / model
     with stage(study, "base", model, [source]) as out:
-        if missing := [name for name in CHECKPOINT if not (source / name).is_file()]:
-            raise Problem(
-                str(source), f"no {', no '.join(missing)}", f"a checkpoint: {', '.join(CHECKPOINT)}", "add what is missing"
-            )
-        check_tokenizer(source, chat_format(study, model))
+        names = files_of(source)
+        form = chat_format(study, model, source)
+        vocabulary = check_tokenizer(source, form)
         target = checkpoint(study, model)
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
-        for name in CHECKPOINT:
-            with storage.replacing(target / name) as file:
-                file.write((source / name).read_bytes())
-        name_stops(target, chat_format(study, model))
-        loaded, tokenizer = load(target, "float32")
-        numbers = {"parameters": sum(weight.numel() for weight in loaded.parameters()), "vocabulary": len(tokenizer)}
-        storage.write_json(out / "metrics.json", numbers)
+        for name in names:
+            with storage.replacing(target / name) as copy, (source / name).open("rb") as file:
+                shutil.copyfileobj(file, copy, 1 << 22)
+        settle(target, form)
+        storage.write_json(out / "metrics.json", {"parameters": check_weights(target), "vocabulary": vocabulary})
+
+
+def files_of(folder: Path) -> list[str]:
+    """The files of a checkpoint that the study takes from a folder, with all its weight files.
+
+    Not the chat template: `settle` writes the one that is used, as it is used. Raises Problem for files that are missing.
+    """
+    weights = weight_files(folder)
+    needed = ["config.json", "tokenizer_config.json", *weights]
+    tokenizer = [name for name in TOKENIZER if (folder / name).is_file()]
+    missing = [name for name in needed if not (folder / name).is_file()] + ([] if tokenizer else TOKENIZER[:1])
+    if missing:
+        expected = f"a checkpoint: config.json, {GENERATION}, {', '.join(weights)}, {TOKENIZER[0]}, tokenizer_config.json"
+        raise Problem(str(folder), f"no {', no '.join(missing)}", expected, "add what is missing")
+    return [*needed, *tokenizer, *(name for name in (GENERATION, INDEX) if (folder / name).is_file())]
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The weight files of a checkpoint: those that its index names, or the one there is without an index.
+
+    Raises Problem for an index that is none, or that names files outside the folder.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        return ["model.safetensors"]
+    content = storage.read_json(index)
+    named = content.get("weight_map") if isinstance(content, dict) else None
+    names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
+    if not names or any(not re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
+        found = f"names {', '.join(map(repr, names[:3]))}" if names else "no weight_map"
+        raise Problem(str(index), found, "weight_map: the name of a safetensors file in this folder for each weight", AGAIN)
+    return names
 
 
 def from_hub(study: Study, model: str) -> None:
@@ -98,8 +126,8 @@ def from_hub(study: Study, model: str) -> None:
         if parameters != entry.parameters:
             raise Problem(str(target), f"{parameters} parameters", f"{entry.parameters} for {model}", AGAIN)
         vocabulary = check_tokenizer(target, chat_format(study, model))
-        if name_stops(target, chat_format(study, model)):
-            record["changed"] = ["generation_config.json"]
+        if changed := settle(target, chat_format(study, model)):
+            record["changed"] = changed
         numbers = {
             "parameters": parameters,
             "vocabulary": vocabulary,
@@ -172,11 +200,8 @@ def check_weights(folder: Path) -> int:
 
     The architecture is built from `config.json` on PyTorch's meta device, which has shapes and no memory.
     """
-    index = folder / INDEX
-    file_by_weight = storage.read_json(index)["weight_map"] if index.exists() else {}
-    files = sorted(set(file_by_weight.values())) or ["model.safetensors"]
     shapes: dict[str, list[int]] = {}
-    for name in files:
+    for name in weight_files(folder):
         shapes.update(header(folder / name))
     with torch.device("meta"):
         architecture = AutoModelForCausalLM.from_config(config_of(folder), trust_remote_code=False)
@@ -192,12 +217,15 @@ def check_tokenizer(folder: Path, form: ChatFormat) -> int:
     It must know the tokens that end a reply. Where `generation_config.json` names such tokens, at least one must be the format's:
     a tokenizer may know the tokens of several formats, of which the model was taught one.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    tokenizer = load_tokenizer(folder)
     known, expected = tokenizer.get_vocab(), f"the stop tokens of chat format {form.name}: {', '.join(form.stops)}"
     remedy = f"if this model was taught another chat format, correct base.formats; else {AGAIN}"
     for token in form.stops:
         if token not in known:
             raise Problem(f"{folder}: tokenizer", f"no token {token}", expected, remedy)
+    for mark in marks_of(form):
+        if mark not in known:
+            raise Problem(f"{folder}: tokenizer", f"no token {mark}", f"the marks of chat format {form.name}", remedy)
     named = stops_named(folder)
     if named and not {*named} & {*form.stop_ids(tokenizer)}:
         tokens = ", ".join(map(str, tokenizer.convert_ids_to_tokens(named)))
@@ -205,11 +233,25 @@ def check_tokenizer(folder: Path, form: ChatFormat) -> int:
     return len(tokenizer)
 
 
-def stops_named(folder: Path) -> list[int]:
-    """The ids of the tokens that end a reply by a checkpoint's `generation_config.json`; none where it does not say."""
-    path = folder / GENERATION
-    named = storage.read_json(path).get("eos_token_id") if path.exists() else None
-    return named if isinstance(named, list) else [] if named is None else [named]
+def marks_of(form: ChatFormat) -> list[str]:
+    """What a format of the paper writes around what is said: marks that must be tokens, or a model would read letters."""
+    if isinstance(form, OwnFormat):  # its marks are the checkpoint's own
+        return []
+    text = re.sub(r"\{#.*?#\}|\{%.*?%\}", "", form.template, flags=re.DOTALL)
+    return sorted({re.split(r"(?<=[>\]])", text[mark.start() - 1 :])[0] for mark in MARK.finditer(text)})
+
+
+def settle(folder: Path, form: ChatFormat) -> list[str]:
+    """Make a checkpoint say what this study does with it, to whatever program loads it; returns the files that changed.
+
+    `generation_config.json` names the tokens that end a reply here. A template of its own stands in `chat_template.jinja` as it
+    is used, with thinking off.
+    """
+    changed = [GENERATION] if name_stops(folder, form) else []
+    if isinstance(form, OwnFormat) and load_tokenizer(folder).chat_template != form.source:
+        storage.write_text(folder / TEMPLATE, form.source)
+        changed.append(TEMPLATE)
+    return changed
 
 
 def name_stops(folder: Path, form: ChatFormat) -> bool:
@@ -218,7 +260,7 @@ def name_stops(folder: Path, form: ChatFormat) -> bool:
     vLLM and transformers' `generate` end a reply at the tokens named there; a model may have come with fewer.
     """
     path = folder / GENERATION
-    stops = form.stop_ids(AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
+    stops = form.stop_ids(load_tokenizer(folder))
     if {*stops} == {*stops_named(folder)}:
         return False
     storage.write_json(path, (storage.read_json(path) if path.exists() else {}) | {"eos_token_id": stops})

@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from mi_llm.engine.load import chat_format
 from mi_llm.models import hub
 from mi_llm.study import Study
 
@@ -64,9 +65,11 @@ def source_of(study: Study, model: str) -> Source:
 
 def card(study: Study, model: str, source: Source, numbers: Mapping[str, float]) -> str:
     """The card's text, Markdown with a YAML head; `numbers` are those of `metrics.json`."""
+    form = chat_format(study, model)
+    options = form.records(study.finetune)
     values = {
-        "study": study, "options": study.finetune, "model": model, "source": source, "numbers": numbers,
-        "granularity": GRANULARITY[study.finetune.records],
+        "study": study, "options": options, "model": model, "source": source, "numbers": numbers, "chat_format": form.name,
+        "granularity": GRANULARITY[options.records],
     }  # fmt: skip
     return rendered(resources.files(__package__) / "card.md.jinja", values)
 

@@ -1,7 +1,8 @@
 """An adapter as a repository of the hub: what a tuned model must carry when it leaves the study. No stage; people call it.
 
 Reads `finetune/<model>/adapter/`, and of a model of the hub the license that `base` kept and the license's duties
-(`distribute.yaml`). Writes one folder: adapter, model card, license, notice, `SHA256SUMS`. Nothing is uploaded.
+(`distribute.yaml`). Writes one folder: adapter, tokenizer, chat template, generation settings, model card, license, notice,
+`SHA256SUMS`. Nothing is uploaded.
 """
 
 import re
@@ -17,13 +18,16 @@ from huggingface_hub.utils import validate_repo_id
 from pydantic import BaseModel, ConfigDict
 
 from mi_llm import storage
-from mi_llm.engine.load import checkpoint
+from mi_llm.engine.load import chat_format, checkpoint
+from mi_llm.engine.own_format import GENERATION
 from mi_llm.models import hub
+from mi_llm.models.base import TEMPLATE, TOKENIZER, weight_files
 from mi_llm.models.card import Source, rendered, source_of
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+MARKED = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 CURVE = Path("dvclive/plots/metrics/loss.tsv")
 NOT_CARRIED = "How to load it"  # the section of the training's card that names folders of the run
 
@@ -73,6 +77,7 @@ def export(study: Study, model: str, out: Path) -> None:
     try:
         for file in ADAPTER:
             copy(adapter / file, part / file)
+        write_chat_files(study, model, part)
         copy(tuned / CURVE, part / CURVE.name)
         if duties:
             licence = hub.entry_of(study, model).licence.file
@@ -88,6 +93,19 @@ def export(study: Study, model: str, out: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
         raise
     tell(study, out, listed(out))
+
+
+def write_chat_files(study: Study, model: str, out: Path) -> None:
+    """Write what a program needs to ask the model in its chat format: tokenizer, chat template, and what ends a reply.
+
+    The template is the one of training, without the marks that say what the loss sees; with it, plain transformers writes the
+    prompts that the adapter was trained on (`mi-llm template check`).
+    """
+    base = checkpoint(study, model)
+    for name in ("tokenizer_config.json", *(name for name in TOKENIZER if (base / name).is_file()), GENERATION):
+        copy(base / name, out / name)
+    template = MARKED.sub("", chat_format(study, model).template)
+    storage.write_text(out / TEMPLATE, template)
 
 
 def duties_of(model: str) -> Duties:
@@ -139,13 +157,14 @@ def card(
     study: Study, model: str, source: Source, *, name: str, duties: Duties | None, files: list[Listed], training: str
 ) -> str:
     """The repository's model card: its own head, and what the training's card says of data, settings, use and license."""
-    values: dict[str, Any] = {"study": study, "model": model, "name": name, "source": source, "duties": duties, "files": files}
-    weights = checkpoint(study, model) / "model.safetensors"
-    if not source.hub and not weights.is_file():
-        raise Problem(str(weights), "no such file", "the adapter's base", "run ./reproduce.sh, or `make pull-chat`")
-    base_sha256 = "" if source.hub else storage.sha256(weights)
+    values: dict[str, Any] = {
+        "study": study, "model": model, "name": name, "source": source, "duties": duties, "files": files,
+        "chat_format": study.chat_format(model),
+    }  # fmt: skip
+    base = checkpoint(study, model)
+    weights = {} if source.hub else {name: storage.sha256(base / name) for name in weight_files(base)}
     return rendered(
-        resources.files(__package__) / "hub_card.md.jinja", values | {"base_sha256": base_sha256, "training": sections(training)}
+        resources.files(__package__) / "hub_card.md.jinja", values | {"weights": weights, "training": sections(training)}
     )
 
 
@@ -161,5 +180,7 @@ def tell(study: Study, out: Path, files: list[Listed]) -> None:
     for file in files:
         print(f"{file.sha256}  {file.size:>12,}  {file.name}")
     print(f"written: {out}; nothing was uploaded (docs/remotes.md tells how)")
-    if study.training != "recorded":
+    if study.training == "corpus":
+        print("note: an adapter can repeat what it was trained on; whoever owns the dialogs decides whether you may pass it on")
+    elif study.training != "recorded":
         print("note: for the training dialogs their authors stated no license; ask them before you pass the adapter on")

@@ -38,18 +38,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
-from transformers import (
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    get_cosine_schedule_with_warmup,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
 from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.engine import estimate
+from mi_llm.engine.attention import beyond
 from mi_llm.engine.gradients import write_out
-from mi_llm.engine.load import chat_format, checkpoint, config_of, enough_memory, load_base, prepare_torch
+from mi_llm.engine.load import chat_format, checkpoint, config_of, enough_memory, load_base, load_tokenizer, prepare_torch
 from mi_llm.engine.packing import ATTENTION, Batch, loss_sum, pack, pad, shares
 from mi_llm.engine.processes import Processes
 from mi_llm.engine.template import IGNORED, ChatFormat, Encoded, encode, messages
@@ -78,6 +74,7 @@ def finetune(study: Study, model: str) -> None:
         identity = processes.from_main(identity_of(study, inputs) if processes.main else "")
         shared = is_shared(checkpoint(study, model), options, processes)
         loaded, tokenizer = load_base(study, model, options.precision, in_main_memory=shared)
+        options = laid_out(loaded, options)
         training_set = records_of(study, model, tokenizer)
         seed = study.seed_of("finetune", model)
         adapted = adapt(loaded, options, seed)
@@ -155,8 +152,11 @@ def labeled_tokens(record: Encoded) -> int:
 
 def records_of(study: Study, model: str, tokenizer: PreTrainedTokenizerBase) -> Records:
     """The training records of a study's model; says what was cut and left out."""
-    train = study.path("split", "train.jsonl")
-    training_set = records(read_dialogs(train), tokenizer, chat_format(study, model), study.finetune, prompts.instruction(study))
+    train, form, options = study.path("split", "train.jsonl"), chat_format(study, model), study.finetune
+    if form.records(options) != options and Processes().main:
+        why = "its chat template writes earlier replies of a dialog otherwise than the last"
+        print(f"finetune@{model}: {why}, so each round is a record, and the loss is on its reply", file=sys.stderr)
+    training_set = records(read_dialogs(train), tokenizer, form, options, prompts.instruction(study))
     if not training_set.encoded:
         raise Problem(
             str(train), "no record to train on", "dialogs with answered client turns", "raise finetune.cutoff, or look there"
@@ -177,6 +177,7 @@ def records(
     instruction: str,
 ) -> Records:
     """Encode the first `max_samples` training records, each at most `cutoff` tokens."""
+    options = form.records(options)
     training_set, samples = Records(), list[tuple[str, Sequence[Turn]]]()
     for dialog in dialogs:
         dialog_samples = list(samples_of(dialog, options))
@@ -246,6 +247,16 @@ def is_shared(folder: Path, options: Finetune, processes: Processes) -> bool:
     return not estimate.plan(shape, options, estimate.worst(options), room, processes=processes.count).fits
 
 
+def laid_out(model: PreTrainedModel, options: Finetune) -> Finetune:
+    """The options that suit a model: records are padded if its attention has what ours does not know."""
+    why = beyond(model) if options.packed else ""
+    if not why:
+        return options
+    if Processes().main:
+        print(f"{model.name_or_path}: its attention has {why}; records are padded, which takes longer", file=sys.stderr)
+    return options.model_copy(update={"packed": False})
+
+
 def lora_of(options: Finetune) -> LoraConfig:
     """The LoRA that the parameters describe, as peft takes it."""
     lora = options.lora
@@ -277,7 +288,8 @@ def make_ready(model: PeftModel, options: Finetune) -> None:
     """Set a model up for training: its attention, its layers' arithmetic, gradient checkpointing."""
     if options.packed:
         model.get_base_model().set_attn_implementation(ATTENTION)
-    write_out(model)
+    if (left := write_out(model)) and Processes().main:
+        print(f"{model.get_base_model().name_or_path}: gradients of {', '.join(left)} are left to autograd", file=sys.stderr)
     if options.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.get_base_model().model.layers[-1].gradient_checkpointing = False  # the first to go back
@@ -581,8 +593,7 @@ def dry_run(study: Study, model: str) -> None:
     prepare_torch(study)
     processes, options, folder = Processes(), study.finetune, checkpoint(study, model)
     refuse_idle(processes, options, f"finetune {model}")
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    training_set = records_of(study, model, tokenizer)
+    training_set = records_of(study, model, load_tokenizer(folder))
     lengths = [len(record.ids) for record in training_set.encoded]
     indices = order(len(lengths), options.epochs, study.seed_of("finetune", model))
     per_step = options.batch * options.accumulation

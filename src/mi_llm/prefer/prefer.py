@@ -266,7 +266,7 @@ def tokens_of(
     for pair, chat in zip(pairs, chats([pair.sample for pair in pairs], study), strict=True):
         prompt_ids = prompt(tokenizer, form, chat)
         answered = [[*chat, {"role": "assistant", "content": candidate.text}] for candidate in (pair.chosen, pair.rejected)]
-        chosen, rejected = (record.ids for record in encode(tokenizer, form, answered, sys.maxsize))
+        chosen, rejected = (record.ids for record in encode(tokenizer, form, answered, sys.maxsize, last_only=True))
         assert chosen[: len(prompt_ids)] == rejected[: len(prompt_ids)] == prompt_ids
         examples.append(
             {"prompt_ids": prompt_ids, "chosen_ids": chosen[len(prompt_ids) :], "rejected_ids": rejected[len(prompt_ids) :]}

@@ -62,7 +62,7 @@ def printed(study: Study, source: str, arm: str) -> tuple[str, str] | None:
     """The paper's columns in Tables 4 and 6 for an arm; None for an untuned model, or another one than the paper's."""
     if arm == REAL:
         return REAL_COLUMNS
-    known = models.of_format(study.base.formats[source]) if arm == "tuned" else None
+    known = models.of_format(study.chat_format(source)) if arm == "tuned" else None
     return (known.table_4, known.table_6) if known else None
 
 

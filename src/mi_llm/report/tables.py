@@ -12,6 +12,13 @@ from mi_llm.score.metrics import METRIC_NAMES, OTHER_NAMES
 from mi_llm.study import ARMS, Study
 
 CORPUS_NAMES: dict[str, str] = {name: module.NAME for name, module in modules(CORPORA).items()}
+
+
+def corpus_name(corpus: str) -> str:
+    """What people call a corpus; your own is called as in the parameters."""
+    return CORPUS_NAMES.get(corpus, corpus)
+
+
 SET_NAMES = {"test": "test rounds", "published": "as published", "aligned": "repaired"}
 BASELINE_NAMES = {
     "echo_client": "echo client: the client's own words",
@@ -49,7 +56,7 @@ def dialog_features(study: Study) -> pd.DataFrame:
     """Table 3 for every corpus that was read, the training dialogs and the test dialogs; with what the paper printed."""
     folder = study.path("read")
     dialog_sets = [
-        (str(corpus), CORPUS_NAMES[corpus], storage.read_json(folder / corpus / "metrics.json")) for corpus in study.corpora
+        (str(corpus), corpus_name(corpus), storage.read_json(folder / corpus / "metrics.json")) for corpus in study.corpora
     ]
     parts = storage.read_json(study.path("split", "metrics.json"))
     dialog_sets += [("train", "Training dialogs (MI style)", parts["train"]), ("test", "Test dialogs (MI style)", parts["test"])]
@@ -183,8 +190,8 @@ def sources(study: Study) -> pd.DataFrame:
     for corpus in study.corpora:
         numbers = storage.read_json(study.path("acquire", corpus, "metrics.json"))
         missing = len(pd.read_csv(study.path("acquire", corpus, "missing.csv")))
-        kind = "upstream" if corpus in study.acquire.upstream else "sample"
-        rows.append({"Dataset": CORPUS_NAMES[corpus], "Source": kind, "Files": numbers["files"], "Files unavailable": missing})
+        kind = "upstream" if corpus in study.acquire.upstream else "own" if study.corpora[corpus].paths else "sample"
+        rows.append({"Dataset": corpus_name(corpus), "Source": kind, "Files": numbers["files"], "Files unavailable": missing})
     return pd.DataFrame(rows).set_index("Dataset")
 
 
@@ -192,7 +199,7 @@ def not_had(study: Study) -> pd.DataFrame:
     """What the paper had and this run lacks: what, why, and how to get it."""
     rows = []
     for row in pd.read_csv(study.path("audit", "missing.csv"), dtype=str, keep_default_na=False).itertuples():
-        rows.append((f"{CORPUS_NAMES[row.corpus]}: {row.path}", row.why, row.remedy))
+        rows.append((f"{corpus_name(row.corpus)}: {row.path}", row.why, row.remedy))
     record = f"--study {study.params} --mode record"
     if not storage.read_json(study.path("rate", "metrics.json"))["rated"]:
         rows.append(("Ratings of the corpora", "not published, and none recorded", f"mi-llm rate {record}"))
@@ -213,7 +220,7 @@ def repairs(study: Study) -> pd.DataFrame:
     tables = []
     for corpus in study.corpora:
         table = pd.read_csv(study.path("read", corpus, "repairs.csv"))
-        table.insert(0, "corpus", CORPUS_NAMES[corpus])
+        table.insert(0, "corpus", corpus_name(corpus))
         tables.append(table)
     return pd.concat(tables).set_index("corpus")
 
@@ -221,7 +228,7 @@ def repairs(study: Study) -> pd.DataFrame:
 def rating_means(study: Study) -> pd.DataFrame:
     """The numbers of Figure 2: corpus and aspect with mean, interval, dialogs and the aspect's maximum; perhaps empty."""
     table = pd.read_csv(study.path("rate", "means.csv"))
-    table["corpus"] = table["corpus"].map(CORPUS_NAMES)
+    table["corpus"] = table["corpus"].map(corpus_name)
     return table.set_index("corpus")
 
 
@@ -231,7 +238,7 @@ def ratings(study: Study) -> pd.DataFrame:
     wide = {aspect: [interval(row) for _, row in rows.iterrows()] for aspect, rows in means.groupby("aspect", sort=False)}
     names = list(dict.fromkeys(means.index))
     table = pd.DataFrame(wide, index=pd.Index(names, name="Dataset"))
-    choice = choice.assign(corpus=choice["corpus"].map(CORPUS_NAMES)).set_index("corpus").loc[names]
+    choice = choice.assign(corpus=choice["corpus"].map(corpus_name)).set_index("corpus").loc[names]
     table["Rank"] = choice["rank"]
     table[f"Among the first {study.rate.top} in resamples"] = [f"{share:.0%}" for share in choice["chosen_share"]]
     table["Transcribed in this study"] = ["yes" if used else "no" for used in choice["transcribed"]]
@@ -241,13 +248,13 @@ def ratings(study: Study) -> pd.DataFrame:
 def chosen(study: Study) -> list[str]:
     """The names of the corpora that the totals choose."""
     choice = pd.read_csv(study.path("rate", "choice.csv"))
-    return [CORPUS_NAMES[corpus] for corpus in choice.loc[choice["chosen"], "corpus"]]
+    return [corpus_name(corpus) for corpus in choice.loc[choice["chosen"], "corpus"]]
 
 
 def screening(study: Study) -> pd.DataFrame:
     """Counts of screening decisions by source, decision, kinds of fault and who decided."""
     table = pd.read_csv(study.path("screen", "screening.csv"), keep_default_na=False)
-    table["Dataset"] = table["dialog"].str.split("/").str[0].map(CORPUS_NAMES)
+    table["Dataset"] = table["dialog"].str.split("/").str[0].map(corpus_name)
     table["kinds"] = table["kinds"].replace("", "nothing found")
     counts = table.groupby(["Dataset", "decision", "kinds", "who"]).size().rename("dialogs").reset_index()
     names = {"decision": "Decision", "kinds": "Found by the checks", "who": "Decided by", "dialogs": "Dialogs"}
