@@ -17,6 +17,7 @@ import typer
 from mi_llm.problem import Problem
 from mi_llm.report.stages import Stage, stages
 from mi_llm.study import Llm, Study, file_of, load
+from mi_llm.tools import commands as tools
 
 if TYPE_CHECKING:
     from mi_llm.llm.ask import Workload
@@ -354,6 +355,14 @@ def serve(
     run(settings, names, host, port, queue=queue, seconds=timeout)
 
 
+tool = typer.Typer(no_args_is_help=True, help="Single tools for your own files; they need no study.")
+app.add_typer(tool, name="tool", rich_help_panel=PEOPLE)
+tool.command("score")(tools.score)
+tool.command("code")(tools.code)
+tool.command("agree")(tools.agree)
+tool.command("tables")(tools.tables)
+
+
 desk = typer.Typer(help="The coding desk, where raters code blinded transcripts in a browser.")
 app.add_typer(desk, name="desk", rich_help_panel=PEOPLE)
 Packets = Annotated[Path, typer.Option(help="folder of blinded packets with raters.json")]
@@ -490,6 +499,17 @@ def export_adapter(
 
     settings = load(study)
     run(settings, member(model, settings.models, "models", settings), out)
+
+
+@exporting.command("llamafactory")
+def export_llamafactory(
+    out: Annotated[Path, typer.Option(help="folder to write")],
+    study: StudyFile = MINI,
+) -> None:
+    """Write the study's dialogs and settings for LLaMA-Factory: records, dataset_info.json, YAML files."""
+    from mi_llm.models.llamafactory import export as run
+
+    run(load(study), out)
 
 
 archive = typer.Typer(no_args_is_help=True, help="The archive: one zip file from which the study runs without a network.")

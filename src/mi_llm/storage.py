@@ -124,12 +124,17 @@ def no_formula(cell: Any) -> Any:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises Problem with the line that is wrong."""
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """What a JSON text holds; raises Problem with the line that is wrong."""
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise Problem(
-            f"{path}, line {error.lineno}", f"not JSON ({error.msg})", "a JSON document", "restore or repair the file"
-        ) from None
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        found = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        raise Problem(f"{where}{line}", f"not JSON ({found})", "a JSON document", "restore or repair the file") from None
 
 
 def read_yaml(path: Path | Traversable) -> Any:

@@ -2,8 +2,13 @@
 
 Reads `blind/packets/` and what the coder that `code.coder` names needs beside it (a module of `miti/coder/`): `codes.csv` and
 `globals.csv` of people (folder `code.human`), recorded answers of a language model (`llm/ask.py`), or nothing. Writes
-`code/codes.csv` and `globals.csv` (`codebook/tables.py`) and, of a model, `cassette.jsonl`, kept from run to run.
+`code/codes.csv` and `globals.csv` (`codebook/tables.py`) and, of a model, `cassette.jsonl`, kept from run to run. Where people's
+folder has a `consensus.csv`, the same two tables by consensus go to `code/consensus/`.
 """
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
 
 from mi_llm import registry, storage
 from mi_llm.codebook.packets import transcripts_of
@@ -21,6 +26,12 @@ def questions(study: Study) -> list[Question]:
     return list(coder.questions(study, "code", transcripts_of(study.path("blind", "packets"))))
 
 
+def write(folder: Path, codings: Sequence[Coding]) -> None:
+    """Write `codes.csv` and `globals.csv`."""
+    for name, table in zip(("codes", "globals"), tables(codings), strict=True):
+        storage.write_table(folder / f"{name}.csv", table)
+
+
 def code(study: Study) -> None:
     """Have all packets coded; see the module."""
     folder, coder = study.path("blind", "packets"), registry.modules(registry.CODERS)[study.code.coder]
@@ -29,8 +40,11 @@ def code(study: Study) -> None:
         codings: list[Coding] = coder.code(study, "code", transcripts)
         if not codings and hasattr(coder, "remedy"):
             print(f"code: nothing is coded; to get codes: {coder.remedy(study, 'code')}")
-        for name, table in zip(("codes", "globals"), tables(codings), strict=True):
-            storage.write_table(out / f"{name}.csv", table)
+        write(out, codings)
+        shutil.rmtree(out / "consensus", ignore_errors=True)  # the folder is kept from run to run
+        agreements = coder.consensus(study, codings) if hasattr(coder, "consensus") else None
+        if agreements is not None:
+            write(out / "consensus", agreements)
         numbers = {
             "packets": len(transcripts),
             "coded": len({coding.packet for coding in codings}),

@@ -34,7 +34,8 @@ NO_VALUE = {  # why a measure does not exist, where there is more than one trans
 }
 NEGATIVE = "below 0: the raters differ more within a transcript than the transcripts do"
 POOLED_BEHAVIOURS, POOLED_GLOBALS = "behaviours", "globals"  # in the column `code`: all codes of that kind together
-RATINGS = 5  # levels: a global is rated from 1 to 5
+ONE_CODE = "which code"  # in the column `code`: the codes of volleys that have one each, compared as names
+RATINGS = (1, 2, 3, 4, 5)  # of a global
 NOTHING = 1e-12  # a variance up to this counts as none
 
 
@@ -203,6 +204,7 @@ class Codings:
     raters: tuple[str, ...]
     packets: NDArray[np.str_]
     values: Numbers
+    codes: tuple[str, ...]
 
     @property
     def coded(self) -> NDArray[np.bool_]:
@@ -211,9 +213,10 @@ class Codings:
 
     def of(self, raters: Sequence[str], least: int) -> "Codings":
         """The codings of some raters, of the units that at least `least` of them coded."""
-        selected = Codings(tuple(raters), self.packets, self.values[:, [self.raters.index(rater) for rater in raters]])
+        values = self.values[:, [self.raters.index(rater) for rater in raters]]
+        selected = Codings(tuple(raters), self.packets, values, self.codes)
         enough = selected.coded.sum(axis=1) >= least
-        return Codings(selected.raters, selected.packets[enough], selected.values[enough])
+        return Codings(selected.raters, selected.packets[enough], selected.values[enough], self.codes)
 
     def summed(self, statistics: Numbers) -> Numbers:
         """Statistics of units (units x …), summed by packet."""
@@ -242,16 +245,25 @@ def gathered(frame: pd.DataFrame, unit: Sequence[str], codes: Sequence[str]) -> 
             cell[np.isnan(cell)] = 0
         if code:
             cell[depth[code]] = value
-    return Codings(tuple(raters), np.array([packet for packet, *_ in units], dtype=np.str_), values)
+    return Codings(tuple(raters), np.array([packet for packet, *_ in units], dtype=np.str_), values, tuple(map(str, codes)))
 
 
 def table(
-    codes: pd.DataFrame, ratings: pd.DataFrame, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 1
+    codes: pd.DataFrame,
+    ratings: pd.DataFrame,
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 1,
+    behaviours: Sequence[str] = tuple(Behaviour),
+    rated: Sequence[str] = tuple(Global),
+    scale: Sequence[float] = RATINGS,
 ) -> pd.DataFrame:
     """All measures for each pair of raters, and for all raters if there are more than two: columns as `COLUMNS`.
 
     `codes` has the columns rater, packet, volley, code (empty: coded, nothing there), `ratings` rater, packet, code, rating.
-    Only what two raters or more coded enters, so a single rater gives no row. `n` counts what a value rests on:
+    `behaviours` are the codes that may occur, `rated` those that are rated, `scale` the ratings in ascending order. Only what two
+    raters or more coded enters, so a single rater gives no row. `n` counts what a value rests on:
 
     - `kappa` (two raters) and `alpha` (nominal): whether a volley holds the behavior; n volleys, pooled n volleys x behaviors.
     - `alpha` (ordinal) of a global's ratings; n transcripts.
@@ -264,8 +276,8 @@ def table(
     """
     draw = partial(Bootstrap, resamples=resamples, confidence=confidence, seed=seed)
     kinds: tuple[tuple[Codings, Callable[[Codings, Draw], Iterator[Row]]], ...] = (
-        (gathered(codes, ("packet", "volley"), list(Behaviour)), of_behaviours),
-        (gathered(ratings, ("packet",), list(Global)), of_globals),
+        (gathered(codes, ("packet", "volley"), behaviours), of_behaviours),
+        (gathered(ratings, ("packet",), rated), partial(of_globals, scale=scale)),
     )
     rows: list[dict[str, Any]] = []
     for codings, measures in kinds:
@@ -307,26 +319,55 @@ def of_behaviours(codings: Codings, draw: Draw) -> Iterator[Row]:
     for measure, (tables, score) in measures.items():
         summed = codings.summed(tables)
         bootstrap = draw(len(summed))
-        for index, code in enumerate(Behaviour):
+        for index, code in enumerate(codings.codes):
             of_code = summed[:, index]
             yield measure, code, len(coded), bootstrap.estimate(of_code, score), equal(of_code.sum(axis=0))
         pooled = summed.sum(axis=1)
-        n = len(coded) * len(Behaviour)
+        n = len(coded) * len(codings.codes)
         yield measure, POOLED_BEHAVIOURS, n, bootstrap.estimate(pooled, score), equal(pooled.sum(axis=0))
     complete = codings.of(codings.raters, len(codings.raters))
-    yield from of_numbers(complete.summed(complete.values), list(Behaviour), draw)
+    yield from of_numbers(complete.summed(complete.values), codings.codes, draw)
 
 
-def of_globals(codings: Codings, draw: Draw) -> Iterator[Row]:
+def labels(codes: pd.DataFrame, *, resamples: int, confidence: float, seed: int) -> pd.DataFrame:
+    """κ (two raters) and nominal α of which code a volley got, for codes that exclude each other: rows as those of `table`.
+
+    Of `codes` (rater, packet, volley, code) no rater may have two rows of one volley; an empty code counts as a code.
+    """
+    draw = partial(Bootstrap, resamples=resamples, confidence=confidence, seed=seed)
+    present = sorted(set(codes["code"]))
+    rated = codes.assign(rating=[present.index(code) for code in codes["code"]], code=ONE_CODE)
+    codings = gathered(rated, ("packet", "volley"), [ONE_CODE])
+    rows: list[dict[str, Any]] = []
+    for raters in (*combinations(codings.raters, 2), *([codings.raters] if len(codings.raters) > 2 else [])):
+        selected = codings.of(raters, 2)
+        if not len(selected.packets):
+            continue
+        given = selected.values[:, :, 0]
+        measures: dict[str, tuple[Numbers, Score]] = {"alpha": (coincidences(given, len(present)), alphas)}
+        if len(raters) == 2:
+            seen = given[..., None] == np.arange(len(present))
+            measures["kappa"] = ((seen[:, 0, :, None] & seen[:, 1, None, :]).astype(float), kappas)
+        for measure, (units, score) in measures.items():
+            summed = selected.summed(units)
+            estimate = draw(len(summed)).estimate(summed, score)
+            row = {"measure": measure, "code": ONE_CODE, "raters": ", ".join(raters), "n": len(given), **vars(estimate)}
+            note = remark(measure, estimate, len(set(selected.packets)))
+            rows.append(row | {"agreement": equal(summed.sum(axis=0)), "note": note})
+    return pd.DataFrame(rows, columns=COLUMNS).round(4)
+
+
+def of_globals(codings: Codings, draw: Draw, scale: Sequence[float]) -> Iterator[Row]:
     """The measures of globals; see `table`."""
-    tables = coincidences(codings.values.swapaxes(1, 2) - 1, RATINGS)
+    levels = np.where(np.isnan(codings.values), np.nan, np.searchsorted(scale, codings.values))
+    tables = coincidences(levels.swapaxes(1, 2), len(scale))
     bootstrap = draw(len(tables))
-    for index, code in enumerate(Global):
+    for index, code in enumerate(codings.codes):
         of_code = tables[:, index]
         estimate = bootstrap.estimate(of_code, partial(alphas, ordinal=True))
         yield "alpha", code, len(tables), estimate, equal(of_code.sum(axis=0))
     complete = codings.of(codings.raters, len(codings.raters)).values
-    yield from of_numbers(complete, list(Global), draw)
+    yield from of_numbers(complete, codings.codes, draw)
     if len(codings.raters) == 2:
         sums = pearson_sums(complete.swapaxes(1, 2)).sum(axis=1)
         estimate = draw(len(complete)).estimate(sums, pearsons)
