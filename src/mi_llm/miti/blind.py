@@ -71,6 +71,16 @@ def formatted(turns: Sequence[Turn]) -> list[Turn]:
     return merged
 
 
+def anonymous(turns: Sequence[Turn], also: Sequence[str] = ()) -> tuple[list[Turn], list[tuple[int, str, str]]]:
+    """Turns without names of people, places or models or the words of `also`; and (turn, kind, replacement) of each removal."""
+    said, removed = [], []
+    for number, turn in enumerate(turns, 1):
+        text, removals = deidentified(turn.text, also)
+        said.append(Turn(role=turn.role, text=text))
+        removed += [(number, kind, instead) for kind, instead in removals]
+    return said, removed
+
+
 def suspected_names(turns: Sequence[Turn]) -> Iterator[tuple[int, str]]:
     """Yield (turn, word) of what jieba takes for persons' names; many are not, which a person sees at a glance."""
     for number, turn in enumerate(turns, 1):
@@ -202,11 +212,8 @@ def blind(study: Study) -> None:
         packets: dict[str, list[Turn]] = {}
         key, removed, suspected = [], [], []
         for name, (dialog, about) in zip(names(len(talks), chance), talks, strict=True):
-            turns = []
-            for number, turn in enumerate(formatted(dialog.turns), 1):
-                text, removals = deidentified(turn.text, options.remove)
-                turns.append(Turn(role=turn.role, text=text))
-                removed += [{"packet": name, "turn": number, "kind": kind, "instead": instead} for kind, instead in removals]
+            turns, removals = anonymous(formatted(dialog.turns), options.remove)
+            removed += [{"packet": name, "turn": number, "kind": kind, "instead": instead} for number, kind, instead in removals]
             suspected += [{"packet": name, "turn": number, "word": word} for number, word in suspected_names(turns)]
             packets[name] = turns
             key.append({"packet": name, **about, "dialog": dialog.id})
