@@ -20,6 +20,7 @@ from mi_llm.codebook.coding import Global
 from mi_llm.miti.code import code
 from mi_llm.miti.summary import summary
 from mi_llm.problem import Problem
+from mi_llm.report import manual
 from mi_llm.score.text import sample_scores
 from mi_llm.study import Study
 
@@ -321,7 +322,11 @@ def test_a_study_makes_table_6_by_consensus_too(study: Study, coded: Path) -> No
     }
     assert (made["table_6"]["CR", "tuned"], made["table_6_consensus"]["CR", "tuned"]) == (0.5, 1)
     assert made["table_6_consensus"]["Q", "real"] == made["table_6"]["Q", "real"] == 1
+    shown = manual.by_consensus(study)
+    assert shown is not None
+    assert shown.loc["Complex reflections"].to_list() == ["1.00", "0.00"]
     (coded / "consensus.csv").unlink()
     code(study)
     summary(study)
+    assert manual.by_consensus(study) is None
     assert not study.path("summary", "table_6_consensus.csv").exists()

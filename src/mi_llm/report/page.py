@@ -130,8 +130,9 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "not-had": tables.not_had(study),
         "provenance": provenance(study),
     }
-    agreement = manual.agreement(study)
-    return shown | ({"reliability": agreement} if len(agreement) else {})
+    agreement, settled = manual.agreement(study), manual.by_consensus(study)
+    shown |= {"reliability": agreement} if len(agreement) else {}
+    return shown | ({"indicators-consensus": settled} if settled is not None else {})
 
 
 def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
