@@ -67,7 +67,7 @@ def read(folder: Path, training: Path | None = None, gold: Path | None = None) -
     for path in filter(None, (folder, training)):
         if not path.is_dir():
             found = "a file" if path.exists() else "no such folder"
-            raise Problem(str(path), found, "a folder of packets", "name the folder that holds them")
+            raise Problem(str(path), found, "a folder of packets", "name it, or make packets of a folder with --transcripts")
     raters = _raters(folder / "raters.json")
     study = {name: _packet(folder / f"{name}.json") for name in sorted({name for names in raters.values() for name in names})}
     hidden = hidden_gold(gold, {name: packet.turns for name, packet in study.items()}) if gold else {}

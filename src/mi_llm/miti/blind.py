@@ -6,6 +6,7 @@ which; for nobody who codes), `removed.csv` (what was taken out), `suspected.csv
 at) and `leaks.csv` (what in the packets still tells the arms apart).
 """
 
+import logging
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.stage import stage
 from mi_llm.study import REAL, Study
 
+jieba.setLogLevel(logging.WARNING)
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # without letters that look alike
 PHRASES = 10  # listed for each contrast: those that tell its arms apart best
 COMMON = 0.2  # share of packets in which a phrase must occur: a rarer one may be the topic of a single talk
