@@ -39,7 +39,7 @@ class Reopening(BaseModel):
 
 @dataclass(frozen=True)
 class ToSettle:
-    """A packet whose raters differ: on how many items, and how many of them were settled."""
+    """A packet: on how many items its raters differ, and how many of them were settled."""
 
     packet: str
     differing: int
@@ -73,11 +73,10 @@ def decisions(finished: Finished, states: States) -> dict[tuple[str, Item], Sett
 
 
 def to_settle(finished: Finished, states: States) -> list[ToSettle]:
-    """The released packets whose raters differ."""
+    """The released packets, with the differences of their raters."""
     settled = decisions(finished, states)
     rows = []
     for name, codings in finished.items():
         items = differences(codings)
-        if items:
-            rows.append(ToSettle(name, len(items), sum((name, item) in settled for item in items)))
+        rows.append(ToSettle(name, len(items), sum((name, item) in settled for item in items)))
     return rows
