@@ -176,6 +176,7 @@ def test_the_coordinators_page_shows_icc_scores_drift_and_a_warning(desk: Runnin
 def test_settling_in_a_browser(desk: Running, browser: Any) -> None:
     for rater in ("rater-1", "rater-2"):
         code_all(desk.client(rater), rater, f"/packets/{SHARED}", {**CODED, 2: ["SR", "Q"]} if rater == "rater-2" else CODED)
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
     page = browser.new_context(locale="en").new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
@@ -187,10 +188,12 @@ def test_settling_in_a_browser(desk: Running, browser: Any) -> None:
     page.fill(f"{form} input[name=reason]", "adds a feeling")
     page.click(f"{form} button")
     page.wait_for_selector("text=1 of 1 settled")
+    assert axe.run(page).violations_count == 0
     assert page.is_checked(f"{form} input[value=CR]")
     page.fill("form[data-after] input[name=reason]", "missed a question")
     page.click("form[data-after] button")
     page.wait_for_selector("text=rater-1: missed a question")
+    assert axe.run(page).violations_count == 0
     assert complaints == []
 
 
