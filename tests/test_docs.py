@@ -2,7 +2,8 @@
 
 A fence of shell commands says in its info string how it is proven. `sh` alone: run here, page by page, in a fresh clone;
 `after=mini`: run here in a clone with the miniature's outputs; `test=FILE::NAME`: that test runs it; `needs=…`: nothing here can
-run it, so its syntax, programs and options are checked. `python file=…` and `diff file=…` are what the page has one write.
+run it, so its syntax, programs and options are checked. `python file=…` and `diff file=…` are what the page has one write;
+Python and texts with `test=…` belong to that test.
 """
 
 import os
@@ -89,7 +90,13 @@ SHELL = [block for block in BLOCKS if block.language == "sh"]
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_every_block_says_how_it_is_proven(block: Block) -> None:
-    allowed = {"sh": {"test", "needs", "after", "file"}, "yaml": {"into"}, "python": {"file"}, "diff": {"file"}, "text": set()}
+    allowed = {
+        "sh": {"test", "needs", "after", "file"},
+        "yaml": {"into"},
+        "python": {"file", "test"},
+        "diff": {"file"},
+        "text": {"file", "test"},
+    }
     assert block.language in allowed, f"a block of {block.language or 'no language'}: sh, yaml, python, diff or text"
     assert set(block.marks) <= allowed[block.language]
     assert len(set(block.marks) & {"test", "needs", "after"}) <= 1
@@ -145,7 +152,7 @@ def do(block: Block, folder: Path) -> None:
 
 
 def runs_here(block: Block) -> bool:
-    return not block.marks if block.language == "sh" else "file" in block.marks
+    return not block.marks if block.language == "sh" else "file" in block.marks and "test" not in block.marks
 
 
 RUN_HERE = [page for page in PAGES if page != ADDED_MODEL and any(map(runs_here, blocks(page)))]

@@ -17,6 +17,7 @@ import typer
 from mi_llm.problem import Problem
 from mi_llm.report.stages import Stage, stages
 from mi_llm.study import Llm, Study, file_of, load
+from mi_llm.tools import commands as tools
 
 if TYPE_CHECKING:
     from mi_llm.llm.ask import Workload
@@ -385,52 +386,83 @@ def serve(
     run(settings, names, host, port, queue=queue, seconds=timeout)
 
 
+tool = typer.Typer(no_args_is_help=True, help="Single tools for your own files; they need no study.")
+app.add_typer(tool, name="tool", rich_help_panel=PEOPLE)
+tool.command("score")(tools.score)
+tool.command("code")(tools.code)
+tool.command("agree")(tools.agree)
+tool.command("tables")(tools.tables)
+
+
 desk = typer.Typer(help="The coding desk, where raters code blinded transcripts in a browser.")
 app.add_typer(desk, name="desk", rich_help_panel=PEOPLE)
-Packets = Annotated[Path, typer.Option(help="folder of blinded packets with raters.json")]
-DeskData = Annotated[Path, typer.Option(help="folder for desk.sqlite")]
+Packets = Annotated[
+    Path | None, typer.Option(help="folder of blinded packets with raters.json (default: packets, in the folder of --data)")
+]
+DeskData = Annotated[Path, typer.Option(help="folder for desk.sqlite, and for packets made of --transcripts")]
+DESK = Path("desk")
 Address = Annotated[str | None, typer.Option(help="public address of the desk, if it is not host and port: https://…")]
 
 
 @desk.callback(invoke_without_command=True)
 def desk_open(  # noqa: PLR0917 — typer passes options by name
     context: typer.Context,
-    packets: Annotated[Path | None, typer.Option(help="folder of blinded packets with raters.json")] = None,
-    data: Annotated[Path | None, typer.Option(help="folder for desk.sqlite")] = None,
+    packets: Packets = None,
+    data: DeskData = DESK,
+    transcripts: Annotated[Path | None, typer.Option(help="your own sessions, to make packets of, without a study")] = None,
+    raters: Annotated[str, typer.Option(help="who codes those sessions: names, separated by commas")] = "",
+    overlap: Annotated[float, typer.Option(min=0, max=1, help="share of those sessions that all raters code")] = 0.3,
+    gold: Annotated[
+        Path | None, typer.Option(help="gold codes (codes.csv) of some sessions, which all raters code without knowing it")
+    ] = None,
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8808,
     training: Annotated[Path | None, typer.Option(help="folder of training packets with gold codes.csv and globals.csv")] = None,
+    training_first: Annotated[
+        bool, typer.Option("--training-first", help="packets open to a rater who has finished all exercises")
+    ] = False,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="agreement (κ) below which the coordinator is warned")] = 0.6,
     address: Address = None,
     proxies: Proxies = "",
 ) -> None:
     """Open the coding desk. Personal links are printed once."""
+    from mi_llm.apps.desk.prepare import GOLD, prepare
     from mi_llm.apps.desk.serve import serve
 
-    if context.invoked_subcommand is None:
-        if packets is None or data is None:
-            raise Problem("mi-llm desk", "no --packets or no --data", "both folders", "name them")
-        serve(packets, data, host, port, training=training, address=address, proxies=proxies)
+    if context.invoked_subcommand is not None:
+        return
+    if transcripts is not None:
+        names = [name.strip() for name in raters.split(",") if name.strip()]
+        packets = prepare(transcripts, data, names, overlap, gold)
+    if transcripts is not None or (packets is None and gold is None):  # the gold codes of our own packets lie beside them
+        gold = data / GOLD if (data / GOLD).is_file() else None
+    serve(
+        packets or data / "packets", data, host, port, training=training, training_first=training_first, gold=gold,
+        threshold=threshold, address=address, proxies=proxies,
+    )  # fmt: skip
 
 
 @desk.command("links")
 def desk_links(
-    packets: Packets,
-    data: DeskData,
+    packets: Packets = None,
+    data: DeskData = DESK,
     address: Annotated[str, typer.Option(help="public address of the desk")] = "http://127.0.0.1:8808",
     renew: Annotated[str | None, typer.Option(help="the person whose link is replaced")] = None,
 ) -> None:
     """Print links for people who have none yet, or replace one person's link."""
     from mi_llm.apps.desk.serve import links
 
-    links(packets, data, address, renew)
+    links(packets or data / "packets", data, address, renew)
 
 
 @desk.command("export")
-def desk_export(packets: Packets, data: DeskData, out: Annotated[Path, typer.Option(help="folder for the two files")]) -> None:
-    """Write codes.csv and globals.csv of the transcripts that all their raters finished."""
+def desk_export(
+    out: Annotated[Path, typer.Option(help="folder for the three files")], packets: Packets = None, data: DeskData = DESK
+) -> None:
+    """Write codes.csv, globals.csv, and consensus.csv of the transcripts that all their raters finished."""
     from mi_llm.apps.desk.serve import export
 
-    export(packets, data, out)
+    export(packets or data / "packets", data, out)
 
 
 cassette = typer.Typer(no_args_is_help=True, help="Show, check, merge, and export recorded answers.")
@@ -534,6 +566,17 @@ def export_adapter(
 
     settings = load(study)
     run(settings, member(model, settings.models, "models", settings), out)
+
+
+@exporting.command("llamafactory")
+def export_llamafactory(
+    out: Annotated[Path, typer.Option(help="folder to write")],
+    study: StudyFile = MINI,
+) -> None:
+    """Write the study's dialogs and settings for LLaMA-Factory: records, dataset_info.json, YAML files."""
+    from mi_llm.models.llamafactory import export as run
+
+    run(load(study), out)
 
 
 archive = typer.Typer(no_args_is_help=True, help="The archive: one zip file from which the study runs without a network.")

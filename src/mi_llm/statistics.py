@@ -115,6 +115,11 @@ class DialogBootstrap:
         return Estimate(value, *jackknife_interval(value, [left_out], self.confidence))
 
 
+def why_none(count: int, unit: str) -> str:
+    """Why a mean over so many dialogs, or whatever the unit is called, has no interval."""
+    return f"no interval: fewer than {FEWEST} {unit}" if count < FEWEST else f"no interval: the {unit} are too alike"
+
+
 def deviations(moments: Numbers, count: int) -> tuple[Numbers, Numbers]:
     """How far means of resampled dialogs lie from that of all, and their standard errors.
 

@@ -33,7 +33,7 @@ from repository import PROGRAMS, ROOT
 from mi_llm.apps.desk import agreement, saving, serve, words
 from mi_llm.apps.desk.store import Desk, Held, Store
 from mi_llm.codebook import packets
-from mi_llm.codebook.coding import Behaviour, Global, volley
+from mi_llm.codebook.coding import Behaviour, Global, Rating, volley
 from mi_llm.codebook.tables import ANSWERS
 from mi_llm.miti.reliability import cohen
 from mi_llm.problem import Problem
@@ -76,7 +76,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def training(tmp_path: Path) -> Path:
-    place = tmp_path / "training"
+    return lay_training(tmp_path / "training")
+
+
+def lay_training(place: Path) -> Path:
+    """A folder with one exercise and its gold codes."""
     place.mkdir()
     (place / f"{EXERCISE}.json").write_text(json.dumps(packet(EXERCISE), ensure_ascii=False))
     rows = [("gold", EXERCISE, number, code) for number, codes in GOLD.items() for code in codes or [""]]
@@ -107,10 +111,10 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, data: Path, training: Path | None = None) -> Iterator[Running]:
+def running(folder: Path, data: Path, training: Path | None = None, **options: Any) -> Iterator[Running]:
     code = f"""from pathlib import PosixPath
 from mi_llm.apps.desk.serve import serve
-serve({folder!r}, {data!r}, "127.0.0.1", 0, training={training!r})"""
+serve({folder!r}, {data!r}, "127.0.0.1", 0, training={training!r}, **{options!r})"""
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
@@ -702,13 +706,18 @@ def test_a_port_in_use_and_a_missing_desk_are_problems(folder: Path, tmp_path: P
 
 
 def test_pages_and_scripts_say_only_words_that_exist() -> None:
-    script = (DESK / "static" / "desk.js").read_text() + (DESK / "static" / "queue.js").read_text()
+    script = "".join((DESK / "static" / name).read_text() for name in ("desk.js", "queue.js", "settle.js"))
     used = set(re.findall(r"words\.(\w+)", script)) | {f"reason_{reason}" for reason in get_args(saving.Reason)}
     standing = "".join(line for line in script.splitlines() if re.search(r"this\.(status|trouble)", line))
     used |= set(re.findall(r'"(\w+)"', standing))
     assert used == set(words.SCRIPT)
     said = {name for page in (DESK / "templates").iterdir() for name in re.findall(r'say\("(\w+)"\)', page.read_text())}
-    told = said | set(words.SCRIPT) | {"is_done", "begun", "not_begun"} | {f"guess_{answer}" for answer in ANSWERS}
+    told = (
+        said
+        | set(words.SCRIPT)
+        | {"is_done", "begun", "not_begun", *get_args(Rating)}
+        | {f"guess_{answer}" for answer in ANSWERS}
+    )
     assert told == set(words.WORDS)
     acting = set(re.findall(r"(\w+|\"\?\")(?::|, n)", re.search(r"const acts = \{(.*?)\};", script, re.DOTALL)[1]))  # type: ignore[index]
     keys = list(words.KEYS.values())

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mi_llm import storage
-from mi_llm.codebook.tables import Coding, read_people, volleys
+from mi_llm.codebook.tables import Behaviours, Coding, Transcripts, coded_by_people, read_people, volleys
 from mi_llm.dialog import Turn
 from mi_llm.problem import Problem
 
@@ -43,37 +43,50 @@ class Packet(BaseModel):
 
 @dataclass(frozen=True)
 class Packets:
-    """All that can be coded: `raters` holds each rater's packets in the order to be coded; `training` is everybody's."""
+    """All that can be coded: `raters` holds each rater's packets in the order to be coded; `training` is everybody's.
+
+    `hidden` are gold codes of some of the study's packets, which nothing shows to raters.
+    """
 
     raters: Mapping[str, tuple[str, ...]]
     study: Mapping[str, Packet]
     training: Mapping[str, Packet] = field(default_factory=dict)
     gold: Mapping[str, Coding] = field(default_factory=dict)
+    hidden: Mapping[str, Behaviours] = field(default_factory=dict)
 
     def sharing(self, packet: str) -> tuple[str, ...]:
         """The raters who code a packet, by name."""
         return tuple(sorted(rater for rater, packets in self.raters.items() if packet in packets))
 
 
-def read(folder: Path, training: Path | None = None) -> Packets:
-    """Read the packets of a folder, and of a training folder where there is one.
+def read(folder: Path, training: Path | None = None, gold: Path | None = None) -> Packets:
+    """Read the packets of a folder, and of a training folder and a file of hidden gold codes where there are any.
 
     Raises Problem if a file is missing or malformed, or if gold codes do not fit their packets.
     """
     for path in filter(None, (folder, training)):
         if not path.is_dir():
             found = "a file" if path.exists() else "no such folder"
-            raise Problem(str(path), found, "a folder of packets", "name the folder that holds them")
+            raise Problem(str(path), found, "a folder of packets", "name it, or make packets of a folder with --transcripts")
     raters = _raters(folder / "raters.json")
     study = {name: _packet(folder / f"{name}.json") for name in sorted({name for names in raters.values() for name in names})}
+    hidden = hidden_gold(gold, {name: packet.turns for name, packet in study.items()}) if gold else {}
     if training is None:
-        return Packets(raters, study)
+        return Packets(raters, study, hidden=hidden)
     # a training folder may be an output of `blind`, whose packets lie in a folder of their own beside the codes
     packet_folder = training / "packets" if (training / "packets").is_dir() else training
     exercises = _packets(packet_folder)
     if not exercises:
         raise Problem(str(packet_folder), "no packet", "training packets, <packet>.json", "name the folder that holds them")
-    return Packets(raters, study, exercises, _gold(training, exercises))
+    return Packets(raters, study, exercises, _gold(training, exercises), hidden)
+
+
+def hidden_gold(path: Path, transcripts: Transcripts) -> dict[str, Behaviours]:
+    """The gold codes of some transcripts, by name; raises Problem for an unknown transcript, and for codes of several raters."""
+    coded = coded_by_people(path, transcripts)
+    if len(raters := sorted({rater for rater, _ in coded})) > 1:
+        raise Problem(str(path), f"raters {' and '.join(raters)}", "gold codes of one rater", "keep one rater's rows")
+    return {name: behaviours for (_, name), behaviours in coded.items()}
 
 
 def transcripts_of(folder: Path) -> dict[str, Sequence[Turn]]:

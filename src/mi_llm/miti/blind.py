@@ -6,6 +6,7 @@ which; for nobody who codes), `removed.csv` (what was taken out), `suspected.csv
 at) and `leaks.csv` (what in the packets still tells the arms apart).
 """
 
+import logging
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.stage import stage
 from mi_llm.study import REAL, Study
 
+jieba.setLogLevel(logging.WARNING)
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # without letters that look alike
 PHRASES = 10  # listed for each contrast: those that tell its arms apart best
 RELABELINGS = 9999  # of the packets, behind each p
@@ -72,6 +74,16 @@ def formatted(turns: Sequence[Turn]) -> list[Turn]:
         else:
             merged.append(Turn(role=turn.role, text=text))
     return merged
+
+
+def anonymous(turns: Sequence[Turn], also: Sequence[str] = ()) -> tuple[list[Turn], list[tuple[int, str, str]]]:
+    """Turns without names of people, places or models or the words of `also`; and (turn, kind, replacement) of each removal."""
+    said, removed = [], []
+    for number, turn in enumerate(turns, 1):
+        text, removals = deidentified(turn.text, also)
+        said.append(Turn(role=turn.role, text=text))
+        removed += [(number, kind, instead) for kind, instead in removals]
+    return said, removed
 
 
 def suspected_names(turns: Sequence[Turn]) -> Iterator[tuple[int, str]]:
@@ -249,11 +261,8 @@ def blind(study: Study) -> None:
         packets: dict[str, list[Turn]] = {}
         key, removed, suspected = [], [], []
         for name, (dialog, about) in zip(names(len(talks), chance), talks, strict=True):
-            turns = []
-            for number, turn in enumerate(formatted(dialog.turns), 1):
-                text, removals = deidentified(turn.text, options.remove)
-                turns.append(Turn(role=turn.role, text=text))
-                removed += [{"packet": name, "turn": number, "kind": kind, "instead": instead} for kind, instead in removals]
+            turns, removals = anonymous(formatted(dialog.turns), options.remove)
+            removed += [{"packet": name, "turn": number, "kind": kind, "instead": instead} for number, kind, instead in removals]
             suspected += [{"packet": name, "turn": number, "word": word} for number, word in suspected_names(turns)]
             packets[name] = turns
             key.append({"packet": name, **about, "dialog": dialog.id})

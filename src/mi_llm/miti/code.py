@@ -3,8 +3,14 @@
 Reads `blind/packets/` and what the coder that `code.coder` names needs beside it (a module of `miti/coder/`): `codes.csv`,
 `globals.csv` and perhaps `guesses.csv` of people (folder `code.human`), recorded answers of a language model (`llm/ask.py`), or
 nothing. Writes `code/codes.csv`, `globals.csv` and `guesses.csv` (`codebook/tables.py`) and, of a model, `cassette.jsonl`, kept
-from run to run.
+from run to run. Where people's folder has a `consensus.csv`, codes and globals by consensus go to `code/consensus/`.
 """
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
 
 from mi_llm import registry, storage
 from mi_llm.codebook.packets import transcripts_of
@@ -22,6 +28,12 @@ def questions(study: Study) -> list[Question]:
     return list(coder.questions(study, "code", transcripts_of(study.path("blind", "packets"))))
 
 
+def write(folder: Path, named: Mapping[str, pd.DataFrame]) -> None:
+    """Write each table as a CSV file of its name."""
+    for name, table in named.items():
+        storage.write_table(folder / f"{name}.csv", table)
+
+
 def code(study: Study) -> None:
     """Have all packets coded; see the module."""
     folder, coder = study.path("blind", "packets"), registry.modules(registry.CODERS)[study.code.coder]
@@ -30,8 +42,12 @@ def code(study: Study) -> None:
         codings: list[Coding] = coder.code(study, "code", transcripts)
         if not codings and hasattr(coder, "remedy"):
             print(f"code: nothing is coded; to get codes: {coder.remedy(study, 'code')}")
-        for name, table in tables(codings).items():
-            storage.write_table(out / f"{name}.csv", table)
+        write(out, tables(codings))
+        shutil.rmtree(out / "consensus", ignore_errors=True)  # the folder is kept from run to run
+        agreements = coder.consensus(study, codings) if hasattr(coder, "consensus") else None
+        if agreements is not None:
+            by_consensus = tables(agreements)
+            write(out / "consensus", {name: by_consensus[name] for name in ("codes", "globals")})
         numbers = {
             "packets": len(transcripts),
             "coded": len({coding.packet for coding in codings}),

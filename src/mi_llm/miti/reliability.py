@@ -38,7 +38,8 @@ NO_VALUE = {  # why a measure does not exist, where there is more than one trans
 }
 NEGATIVE = "below 0: the raters differ more within a transcript than the transcripts do"
 POOLED_BEHAVIOURS, POOLED_GLOBALS = "behaviours", "globals"  # in the column `code`: all codes of that kind together
-RATINGS = 5  # levels: a global is rated from 1 to 5
+ONE_CODE = "which code"  # in the column `code`: the codes of volleys that have one each, compared as names
+RATINGS = (1, 2, 3, 4, 5)  # of a global
 NOTHING = 1e-12  # a variance up to this counts as none
 
 
@@ -189,17 +190,13 @@ class Codings:
     raters: tuple[str, ...]
     packets: NDArray[np.str_]
     values: Numbers
-
-    @property
-    def coded(self) -> NDArray[np.bool_]:
-        """Who coded which unit (units x raters)."""
-        return np.asarray(~np.isnan(self.values).any(axis=2))
+    codes: tuple[str, ...]
 
     def of(self, raters: Sequence[str], least: int) -> "Codings":
         """The codings of some raters, of the units that at least `least` of them coded."""
-        selected = Codings(tuple(raters), self.packets, self.values[:, [self.raters.index(rater) for rater in raters]])
-        enough = selected.coded.sum(axis=1) >= least
-        return Codings(selected.raters, selected.packets[enough], selected.values[enough])
+        values = self.values[:, [self.raters.index(rater) for rater in raters]]
+        enough = (~np.isnan(values).any(axis=2)).sum(axis=1) >= least
+        return Codings(tuple(raters), self.packets[enough], values[enough], self.codes)
 
     def summed(self, statistics: Numbers) -> Numbers:
         """Statistics of units (units x …), summed by packet."""
@@ -207,6 +204,9 @@ class Codings:
         sums = np.zeros((len(names), *statistics.shape[1:]))
         np.add.at(sums, indices, statistics)
         return sums
+
+
+Measures = Callable[[Codings, float], Iterator[Row]]  # of some raters' codings, with a confidence
 
 
 def gathered(frame: pd.DataFrame, unit: Sequence[str], codes: Sequence[str]) -> Codings:
@@ -228,14 +228,23 @@ def gathered(frame: pd.DataFrame, unit: Sequence[str], codes: Sequence[str]) -> 
             cell[np.isnan(cell)] = 0
         if code:
             cell[depth[code]] = value
-    return Codings(tuple(raters), np.array([packet for packet, *_ in units], dtype=np.str_), values)
+    return Codings(tuple(raters), np.array([packet for packet, *_ in units], dtype=np.str_), values, tuple(map(str, codes)))
 
 
-def table(codes: pd.DataFrame, ratings: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+def table(
+    codes: pd.DataFrame,
+    ratings: pd.DataFrame,
+    confidence: float = 0.95,
+    *,
+    behaviours: Sequence[str] = tuple(Behaviour),
+    rated: Sequence[str] = tuple(Global),
+    scale: Sequence[float] = RATINGS,
+) -> pd.DataFrame:
     """All measures for each pair of raters, and for all raters if there are more than two: columns as `COLUMNS`.
 
     `codes` has the columns rater, packet, volley, code (empty: coded, nothing there), `ratings` rater, packet, code, rating.
-    Only what two raters or more coded enters, so a single rater gives no row. `n` counts what a value rests on:
+    `behaviours` are the codes that may occur, `rated` those that are rated, `scale` the ratings in ascending order. Only what two
+    raters or more coded enters, so a single rater gives no row. `n` counts what a value rests on:
 
     - `kappa` (two raters) and `alpha` (nominal): whether a volley holds the behavior; n volleys, pooled n volleys x behaviors.
     - `alpha` (ordinal) of a global's ratings; n transcripts.
@@ -246,19 +255,30 @@ def table(codes: pd.DataFrame, ratings: pd.DataFrame, confidence: float = 0.95) 
     for chance does not: raters who agree always, on a single code, have agreement 1 and no kappa. `note` says why a value or an
     interval is missing, and what a value below the measure's range means.
     """
-    kinds: tuple[tuple[Codings, Callable[[Codings, float], Iterator[Row]]], ...] = (
-        (gathered(codes, ("packet", "volley"), list(Behaviour)), of_behaviours),
-        (gathered(ratings, ("packet",), list(Global)), of_globals),
-    )
-    rows: list[dict[str, Any]] = []
-    for codings, measures in kinds:
-        all_raters = [codings.raters] if len(codings.raters) > 2 else []
-        for raters in (*combinations(codings.raters, 2), *all_raters):
-            selected = codings.of(raters, 2)
-            for measure, code, n, found, agreement in measures(selected, confidence) if len(selected.packets) else ():
-                row = {"measure": measure, "code": str(code), "raters": ", ".join(raters), "n": n, **vars(found)}
-                rows.append(row | {"agreement": agreement, "note": remark(measure, found, len(set(selected.packets)))})
-    return pd.DataFrame(rows, columns=COLUMNS).round(4)
+    of_codes = measured(gathered(codes, ("packet", "volley"), behaviours), of_behaviours, confidence)
+    of_ratings = measured(gathered(ratings, ("packet",), rated), partial(of_globals, scale=scale), confidence)
+    return pd.DataFrame([*of_codes, *of_ratings], columns=COLUMNS).round(4)
+
+
+def labels(codes: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """κ (two raters) and nominal α of which code a volley got, for codes that exclude each other: columns as `COLUMNS`.
+
+    Of `codes` (rater, packet, volley, code) no rater may have two rows of one volley; an empty code counts as a code.
+    """
+    present = sorted(set(codes["code"]))
+    numbered = codes.assign(rating=[present.index(code) for code in codes["code"]], code=ONE_CODE)
+    codings = gathered(numbered, ("packet", "volley"), [ONE_CODE])
+    return pd.DataFrame(measured(codings, partial(of_labels, levels=len(present)), confidence), columns=COLUMNS).round(4)
+
+
+def measured(codings: Codings, measures: Measures, confidence: float) -> Iterator[dict[str, Any]]:
+    """Yield the rows of each pair of raters who coded the same, and of all raters if there are more than two."""
+    all_raters = [codings.raters] if len(codings.raters) > 2 else []
+    for raters in (*combinations(codings.raters, 2), *all_raters):
+        selected = codings.of(raters, 2)
+        for measure, code, n, found, agreement in measures(selected, confidence) if len(selected.packets) else ():
+            row = {"measure": measure, "code": str(code), "raters": ", ".join(raters), "n": n, **vars(found)}
+            yield row | {"agreement": agreement, "note": remark(measure, found, len(set(selected.packets)))}
 
 
 def remark(measure: str, found: Estimate, transcripts: int) -> str:
@@ -282,32 +302,47 @@ def equal_numbers(scores: Numbers) -> float:
 
 def of_behaviours(codings: Codings, confidence: float) -> Iterator[Row]:
     """The measures of behaviors; see `table`."""
+    if not codings.codes:
+        return
     coded = codings.values.swapaxes(1, 2)  # units x behaviors x raters
-    measures: dict[str, tuple[Numbers, Score, float]] = {"alpha": (coincidences(coded, 2), alphas, -np.inf)}
-    if len(codings.raters) == 2:
-        seen = coded[..., None] == np.arange(2)
-        measures["kappa"] = ((seen[:, :, 0, :, None] & seen[:, :, 1, None, :]).astype(float), kappas, -1)
-    for measure, (tables, score, least) in measures.items():
+    for measure, tables, score, least in nominal(coded, 2):
         summed = codings.summed(tables)
-        for index, code in enumerate(Behaviour):
+        for index, code in enumerate(codings.codes):
             of_code = summed[:, index]
             yield measure, code, len(coded), estimate(of_code, score, confidence, least), equal(of_code.sum(axis=0))
         pooled = summed.sum(axis=1)
-        n = len(coded) * len(Behaviour)
+        n = len(coded) * len(codings.codes)
         yield measure, POOLED_BEHAVIOURS, n, estimate(pooled, score, confidence, least), equal(pooled.sum(axis=0))
     complete = codings.of(codings.raters, len(codings.raters))
-    yield from of_numbers(complete.summed(complete.values), list(Behaviour), confidence)
+    yield from of_numbers(complete.summed(complete.values), codings.codes, confidence)
 
 
-def of_globals(codings: Codings, confidence: float) -> Iterator[Row]:
+def of_labels(codings: Codings, confidence: float, levels: int) -> Iterator[Row]:
+    """The measures of which code a volley got; see `labels`."""
+    given = codings.values[:, :, 0]
+    for measure, tables, score, least in nominal(given, levels):
+        summed = codings.summed(tables)
+        yield measure, ONE_CODE, len(given), estimate(summed, score, confidence, least), equal(summed.sum(axis=0))
+
+
+def nominal(given: Numbers, levels: int) -> Iterator[tuple[str, Numbers, Score, float]]:
+    """Yield α and, of two raters, κ of codes from 0 to levels - 1 (… x raters): name, table of each unit, score, least value."""
+    yield "alpha", coincidences(given, levels), alphas, -np.inf
+    if given.shape[-1] == 2:
+        seen = given[..., None] == np.arange(levels)
+        yield "kappa", (seen[..., 0, :, None] & seen[..., 1, None, :]).astype(float), kappas, -1
+
+
+def of_globals(codings: Codings, confidence: float, scale: Sequence[float]) -> Iterator[Row]:
     """The measures of globals; see `table`."""
-    tables = coincidences(codings.values.swapaxes(1, 2) - 1, RATINGS)
-    for index, code in enumerate(Global):
+    levels = np.where(np.isnan(codings.values), np.nan, np.searchsorted(scale, codings.values))
+    tables = coincidences(levels.swapaxes(1, 2), len(scale))
+    for index, code in enumerate(codings.codes):
         of_code = tables[:, index]
         found = estimate(of_code, partial(alphas, ordinal=True), confidence)
         yield "alpha", code, len(tables), found, equal(of_code.sum(axis=0))
     complete = codings.of(codings.raters, len(codings.raters)).values
-    yield from of_numbers(complete, list(Global), confidence)
+    yield from of_numbers(complete, codings.codes, confidence)
     if len(codings.raters) == 2:
         sums = pearson_sums(complete.swapaxes(1, 2)).sum(axis=1)
         paired = complete.swapaxes(1, 2).reshape(-1, 2)

@@ -4,10 +4,11 @@ Reads `blind/packets`, `blind/key.csv` and `code/{codes,globals,guesses}.csv`. W
 transcript's globals, counts, summary scores), `table_2.csv` (the formulas), `table_4.csv` (lengths), `table_5.csv` (topics),
 `table_6.csv` (mean, SD and interval of every indicator and arm, rates per round, ratios both ways), `tests.csv` (tuned against
 base, tuned against real), `power.csv` (what these tests could find), `reliability.csv`, `guesses.csv` (how often raters guessed
-the arm) and `metrics.json`. Arms without a transcript have no row.
+the arm) and `metrics.json`; where `code/consensus/` exists, `table_6_consensus.csv` too. Arms without a transcript have no row.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -75,17 +76,16 @@ def read_key(study: Study) -> pd.DataFrame:
     return pd.read_csv(study.path("blind", "key.csv"), dtype=str, keep_default_na=False)
 
 
-def transcripts(study: Study, packets: Transcripts) -> pd.DataFrame:
-    """One row per coded transcript: what it is (`ABOUT`), its rounds (counselor volleys), and every indicator."""
-    codes, ratings = read_tables(study.path("code"))
+def transcripts(codes: pd.DataFrame, ratings: pd.DataFrame, key: pd.DataFrame) -> pd.DataFrame:
+    """One row per coded transcript, in the key's order: what it is (`ABOUT`), its rounds (coded volleys), and every indicator."""
     counts, global_means = counts_of(codes), globals_of(ratings)
-    table = read_key(study).set_index("packet").join(counts, how="inner").join(global_means, how="left")
+    table = key.set_index("packet").join(counts, how="inner").join(global_means, how="left")
     table = table.rename_axis("packet").reset_index()[[*ABOUT, *counts, *global_means]]
-    table.insert(len(ABOUT), "rounds", [sum(turn.role == "counselor" for turn in packets[name]) for name in table["packet"]])
+    rounds = codes.groupby("packet")["volley"].nunique()
+    table.insert(len(ABOUT), "rounds", [int(rounds[name]) for name in table["packet"]])
     for summary in SUMMARIES:
         table[summary.code] = [summed(summary, row) for row in table.to_dict("records")]
-    order = {source: index for index, source in enumerate((*study.models, "annomi"))}
-    return table.sort_values(["source", "arm", "packet"], key=lambda column: column.map(lambda name: order.get(name, name)))
+    return table
 
 
 def table_2() -> pd.DataFrame:
@@ -125,13 +125,14 @@ def table_5(key: pd.DataFrame, packets: Transcripts) -> pd.DataFrame:
     return counted.sort_values(["source", "arm", "n", "topic"], ascending=[True, True, False, True], kind="stable")
 
 
-def table_6(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+def table_6(table: pd.DataFrame, *, resamples: int, confidence: float, seed_of: Callable[[str, str, str], int]) -> pd.DataFrame:
     """Every indicator of every arm, over its transcripts: n, mean, sample SD, interval of the mean.
 
-    The interval is the bootstrap-t's, within the indicator's range; where no transcript has a count, the exact limit of a mean
-    count. Fewer than `FEWEST` transcripts have none, and neither have transcripts too alike; `values` then lists all. `per_round`
-    is the sum of counts over the sum of rounds. For ratios `mean` is the mean of ratios, as in the paper, over the transcripts that
-    have one, and `ratio_of_means` the ratio of the summed counts.
+    `table` is that of `transcripts`; `seed_of` gives a seed for each source, arm and indicator. The interval is the
+    bootstrap-t's, within the indicator's range; where no transcript has a count, the exact limit of a mean count. Fewer than
+    `FEWEST` transcripts have none, and neither have transcripts too alike; `values` then lists all. `per_round` is the sum of
+    counts over the sum of rounds. For ratios `mean` is the mean of ratios, as in the paper, over the transcripts that have one, and
+    `ratio_of_means` the ratio of the summed counts.
     """
     rows = []
     for (source, arm), arm_rows in table.groupby(["source", "arm"], sort=False):
@@ -142,13 +143,10 @@ def table_6(table: pd.DataFrame, study: Study) -> pd.DataFrame:
             if not len(values):
                 continue
             names = [str(index) for index in range(len(values))]
-            bootstrap = DialogBootstrap(
-                names, study.score.resamples, study.score.confidence, study.seed_of("summary", source, arm, code)
-            )
-            estimate = bootstrap.estimate(values)
+            estimate = DialogBootstrap(names, resamples, confidence, seed_of(str(source), str(arm), code)).estimate(values)
             lo, hi = np.clip([estimate.lo, estimate.hi], *SCALES.get(code, (0.0, np.inf)))
             if code in COUNTED and len(values) >= FEWEST and not values.any():
-                lo, hi = 0.0, limit_of_none(len(values), study.score.confidence)
+                lo, hi = 0.0, limit_of_none(len(values), confidence)
             per_round = arm_rows[code].sum() / arm_rows["rounds"].sum() if code in COUNTED else float("nan")
             shown = "; ".join(f"{value:.2f}" for value in sorted(values)) if np.isnan(lo) else ""
             rows.append(
@@ -298,20 +296,27 @@ def summary(study: Study) -> None:
         key = read_key(study)
         order = {source: index for index, source in enumerate((*study.models, "annomi"))}
         key = key.sort_values(["source", "arm", "packet"], key=lambda column: column.map(lambda name: order.get(name, name)))
-        table = transcripts(study, packets)
         codes, ratings = read_tables(study.path("code"))
+        table = transcripts(codes, ratings, key)
+        options = study.score
+        arms = partial(
+            table_6, resamples=options.resamples, confidence=options.confidence, seed_of=partial(study.seed_of, "summary")
+        )
         made = tests(table, study, at_chance(set(codes["rater"])))
         tables = {
             "transcripts": table.round(4),
             "table_2": table_2(),
             "table_4": table_4(key, packets),
             "table_5": table_5(key, packets),
-            "table_6": table_6(table, study),
+            "table_6": arms(table),
             "tests": made,
             "power": power_table(made, study),
-            "reliability": reliability.table(codes, ratings, study.score.confidence),
-            "guesses": guessing(read_guesses(study.path("code")), key, study.score.confidence),
+            "reliability": reliability.table(codes, ratings, options.confidence),
+            "guesses": guessing(read_guesses(study.path("code")), key, options.confidence),
         }
+        (out / "table_6_consensus.csv").unlink(missing_ok=True)
+        if (consensus := study.path("code", "consensus")).is_dir():
+            tables["table_6_consensus"] = arms(transcripts(*read_tables(consensus), key))
         for name, frame in tables.items():
             storage.write_table(out / f"{name}.csv", frame)
         storage.write_json(out / "metrics.json", numbers_of(tables["table_6"], len(packets), len(table)))

@@ -8,6 +8,8 @@ Reads `finetune/<model>/adapter/`, and of a model of the hub the license that `b
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -64,17 +66,10 @@ def export(study: Study, model: str, out: Path) -> None:
     name, source = out.absolute().name, source_of(study, model)
     duties = duties_of(model) if source.hub else None
     check_name(name, out, duties, source)
-    if out.exists():
-        raise Problem(str(out), "is there already", "a folder that does not exist yet", "remove it, or name another one in --out")
     tuned = study.path("finetune", model)
     adapter = tuned / "adapter"
     training = storage.read_text(adapter / "README.md")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{name}.", suffix=".part"))
-    except OSError as error:
-        raise Problem(str(out.parent), f"{error.strerror}", "a writable folder", "name another one in --out") from None
-    try:
+    with new_folder(out) as part:
         for file in ADAPTER:
             copy(adapter / file, part / file)
         write_chat_files(study, model, part)
@@ -87,12 +82,29 @@ def export(study: Study, model: str, out: Path) -> None:
         storage.write_text(part / "README.md", text)
         sums = "".join(f"{file.sha256}  {file.name}\n" for file in listed(part))
         storage.write_text(part / "SHA256SUMS", sums)
+    tell(study, out, listed(out))
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder that becomes `out` when the block is left, or leaves no trace where the block raised.
+
+    Raises Problem if there is something at `out`, or if it cannot be written.
+    """
+    if out.exists():
+        raise Problem(str(out), "is there already", "a folder that does not exist yet", "remove it, or name another one in --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
+    except OSError as error:
+        raise Problem(str(out.parent), f"{error.strerror}", "a writable folder", "name another one in --out") from None
+    try:
+        yield part
         part.chmod(0o755)
         part.rename(out)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    tell(study, out, listed(out))
 
 
 def write_chat_files(study: Study, model: str, out: Path) -> None:

@@ -112,15 +112,22 @@ def topics(study: Study) -> pd.DataFrame:
     return wide.rename_axis(index="Topic", columns=None)
 
 
-def indicators(study: Study) -> pd.DataFrame:
+def by_consensus(study: Study) -> pd.DataFrame:
+    """Table 6 of what raters agree on and their coordinator settled; empty where nothing was settled."""
+    if not study.path("summary", "table_6_consensus.csv").exists():
+        return pd.DataFrame()
+    return indicators(study, "table_6_consensus", paper=False)
+
+
+def indicators(study: Study, name: str = "table_6", *, paper: bool = True) -> pd.DataFrame:
     """Table 6, one row per indicator: each arm's mean (SD), and what the paper printed for it."""
-    table = read(study, "table_6")
+    table = read(study, name)
     columns: dict[str, dict[str, str]] = {}
     for (source, arm), arm_rows in table.groupby(["source", "arm"], sort=False):
-        name = arm_name(str(source), str(arm))
-        columns[name] = {row.indicator: mean_sd(row.mean, row.sd) for row in arm_rows.itertuples()}
-        if column := printed(study, str(source), str(arm)):
-            columns[f"{name}, paper"] = {code: claimed(f"T6-{code}-{column[1]}") for code in NAMES}
+        title = arm_name(str(source), str(arm))
+        columns[title] = {row.indicator: mean_sd(row.mean, row.sd) for row in arm_rows.itertuples()}
+        if paper and (column := printed(study, str(source), str(arm))):
+            columns[f"{title}, paper"] = {code: claimed(f"T6-{code}-{column[1]}") for code in NAMES}
     wide = pd.DataFrame(columns).reindex(list(NAMES)).fillna("—")
     return wide.rename(index=NAMES).rename_axis("Indicator")
 

@@ -132,7 +132,11 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "not-had": tables.not_had(study),
         "provenance": provenance(study),
     }
-    by_people = {"reliability": manual.agreement(study), "guesses": manual.guesses(study)}
+    by_people = {
+        "reliability": manual.agreement(study),
+        "guesses": manual.guesses(study),
+        "indicators-consensus": manual.by_consensus(study),
+    }
     return shown | {name: table for name, table in by_people.items() if len(table)}
 
 

@@ -1,25 +1,29 @@
-"""Scores with other settings than the paper's, by the libraries that define them: sacreBLEU (zh), chrF, rouge-score.
+"""Scores with other settings than the paper's, by the libraries that define them: sacreBLEU, chrF, rouge-score.
 
 sacreBLEU and chrF are scores of a whole corpus: their matches are summed over all rounds. For a single round,
-sacreBLEU uses effective order, as its manual advises. rouge-score sees characters, since its own tokenizer drops Chinese.
+sacreBLEU uses effective order, as its manual advises. A language decides what a word is: in Chinese sacreBLEU's `zh` tokens, and
+for rouge-score characters, since its own tokenizer drops Chinese; in English sacreBLEU's `13a` tokens and rouge-score's stems.
 """
 
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.scoring import fmeasure
-from rouge_score.tokenizers import Tokenizer
+from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 from sacrebleu.metrics import BLEU, CHRF
 
 from mi_llm.score.text import Score, common_subsequence
 
+Language = Literal["zh", "en"]
+SACREBLEU: dict[Language, str] = {"zh": "zh", "en": "13a"}  # names of its tokenizers
 POOLED = ("sacrebleu_zh", "chrf")
 ROUGE = ("rouge_score_1", "rouge_score_2", "rouge_score_l")
 ROUGE_SIGNATURE = f"rouge_score|v:{version('rouge_score')}|tok:char|f|mean"
+ROUGE_SIGNATURE_EN = f"rouge_score|v:{version('rouge_score')}|tok:default-porter|f|mean"
 
 
 class Pooled(NamedTuple):
@@ -39,11 +43,12 @@ class Pooled(NamedTuple):
         return [self.score_of_round(row) for row in self.counts.tolist()]
 
 
-def pooled_scores(replies: Sequence[str], references: Sequence[str]) -> dict[str, Pooled]:
-    """sacreBLEU with the `zh` tokenizer and chrF, each 0 to 100."""
+def pooled_scores(replies: Sequence[str], references: Sequence[str], language: Language = "zh") -> dict[str, Pooled]:
+    """sacreBLEU with the language's tokenizer (`sacrebleu_zh`, `sacrebleu_13a`) and chrF, each 0 to 100."""
+    tokenizer = SACREBLEU[language]
     scores = {}
     for name, metric, single in (
-        ("sacrebleu_zh", BLEU(tokenize="zh"), BLEU(tokenize="zh", effective_order=True)),
+        (f"sacrebleu_{tokenizer}", BLEU(tokenize=tokenizer), BLEU(tokenize=tokenizer, effective_order=True)),
         ("chrf", CHRF(), CHRF()),
     ):
         counts = np.array(metric._extract_corpus_statistics(list(replies), [list(references)]), dtype=np.int64)
@@ -64,12 +69,12 @@ class Characters(Tokenizer):  # type: ignore[misc]
         return [character for character in text if not character.isspace()]
 
 
-def rouge_scores(replies: Sequence[str], references: Sequence[str]) -> list[dict[str, float]]:
-    """rouge-score's F of ROUGE-1, -2 and -L on characters: one row per round, 0 to 100.
+def rouge_scores(replies: Sequence[str], references: Sequence[str], language: Language = "zh") -> list[dict[str, float]]:
+    """rouge-score's F of ROUGE-1, -2 and -L on characters, or on stems of English words: one row per round, 0 to 100.
 
     ROUGE-L takes our common subsequence: the library's table would need memory for the product of the lengths.
     """
-    tokenizer = Characters()
+    tokenizer = Characters() if language == "zh" else DefaultTokenizer(use_stemmer=True)
     scorer = RougeScorer(["rouge1", "rouge2"], tokenizer=tokenizer)
     rows = []
     for reply, reference in zip(replies, references, strict=True):

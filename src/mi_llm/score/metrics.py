@@ -6,8 +6,9 @@ families whose scores are means over rounds. A further score is an entry of `FAM
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from mi_llm.score.libraries import POOLED, ROUGE, ROUGE_SIGNATURE, rouge_scores
+from mi_llm.score.libraries import POOLED, ROUGE, ROUGE_SIGNATURE, ROUGE_SIGNATURE_EN, rouge_scores
 from mi_llm.score.text import LLAMA_FACTORY
 
 Rows = list[dict[str, float]]  # the scores of each round, by name
@@ -25,9 +26,13 @@ class Family:
     of_rounds: Callable[[Sequence[str], Sequence[str]], Rows]
 
 
+ROUGE_NAMES = dict(zip(ROUGE, ("rouge-score 1", "rouge-score 2", "rouge-score L"), strict=True))
 FAMILIES = (
-    Family(dict(zip(ROUGE, ("rouge-score 1", "rouge-score 2", "rouge-score L"), strict=True)), ROUGE_SIGNATURE, rouge_scores),
-)
+    Family(ROUGE_NAMES, ROUGE_SIGNATURE, rouge_scores),
+)  # fmt: skip
+FAMILIES_EN = (
+    Family(ROUGE_NAMES, ROUGE_SIGNATURE_EN, partial(rouge_scores, language="en")),
+)  # fmt: skip
 METRIC_NAMES = dict(zip(LLAMA_FACTORY, ("BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L"), strict=True))
 OTHER_NAMES = dict(zip(POOLED, ("sacreBLEU (zh)", "chrF"), strict=True)) | {
     name: title for family in FAMILIES for name, title in family.names.items()

@@ -19,7 +19,7 @@ from mi_llm.problem import Problem
 from mi_llm.score.baselines import baselines
 from mi_llm.score.diagnostics import diagnostics, repeated_4grams
 from mi_llm.score.libraries import POOLED, Pooled, pooled_scores
-from mi_llm.score.metrics import FAMILIES
+from mi_llm.score.metrics import FAMILIES, Family
 from mi_llm.score.text import LLAMA_FACTORY, SIGNATURES, all_scores
 from mi_llm.stage import stage
 from mi_llm.statistics import DialogBootstrap, d_z, holm, p_of_swaps, superiority
@@ -104,15 +104,29 @@ def sample_table(rounds: Sequence[Round], texts: dict[Arm, list[str]], pooled: d
 
 def scores_of(arm: Arm, samples: pd.DataFrame, pooled: dict[str, Pooled], bootstrap: DialogBootstrap) -> list[dict[str, Any]]:
     """One arm's scores with their intervals and signatures: the mean over rounds, or sacreBLEU's and chrF's of all together."""
-    signatures = SIGNATURES | {name: score.signature for name, score in pooled.items()}
-    signatures |= {name: family.signature for family in FAMILIES for name in family.names}
+    return [{"model": arm[0], "arm": arm[1], **row} for row in estimates(samples, pooled, FAMILIES, bootstrap, SIGNATURES)]
+
+
+def estimates(
+    samples: pd.DataFrame,
+    pooled: dict[str, Pooled],
+    families: Sequence[Family],
+    bootstrap: DialogBootstrap,
+    signatures: dict[str, str],
+) -> list[dict[str, Any]]:
+    """One row per score (metric, mean, lo, hi, signature): those that `signatures` name, then the pooled ones and the families'.
+
+    `samples` has a row per reply and a column per score.
+    """
+    signatures = signatures | {name: score.signature for name, score in pooled.items()}
+    signatures |= {name: family.signature for family in families for name in family.names}
     rows = []
     for metric, signature in signatures.items():
         if metric in pooled:
             estimate = bootstrap.estimate_pooled(pooled[metric].counts, pooled[metric].score)
         else:
             estimate = bootstrap.estimate(samples[metric])
-        rows.append({"model": arm[0], "arm": arm[1], "metric": metric, **estimate.rounded(), "signature": signature})
+        rows.append({"metric": metric, **estimate.rounded(), "signature": signature})
     return rows
 
 

@@ -1,4 +1,5 @@
-"""What is computed from codes once they may be seen: the export, the raters' agreement, a trainee's agreement with the gold.
+"""What is computed from codes once they may be seen: the export, the raters' agreement, MITI's summary scores, and how far a
+trainee agrees with the gold.
 
 A packet is *released* when everybody who codes it is done. Before that nobody, the coordinator included, sees a code of it. The
 export holds the codes as given; agreement is computed after the codebook's rules for a volley.
@@ -6,17 +7,23 @@ export holds the codes as given; agreement is computed after the codebook's rule
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from math import isnan
+from typing import Any
+
+import pandas as pd
 
 from mi_llm import storage
+from mi_llm.apps.desk import settling
 from mi_llm.apps.desk.saving import missing
 from mi_llm.apps.desk.store import Desk, Held, State
-from mi_llm.codebook.coding import BEHAVIOURS, Behaviour, Global, volley
+from mi_llm.codebook import consensus
+from mi_llm.codebook.coding import BEHAVIOURS, THRESHOLDS, Behaviour, Global, volley
 from mi_llm.codebook.packets import Packet, Packets
 from mi_llm.codebook.tables import Coding, tables
-from mi_llm.miti.reliability import cohen
+from mi_llm.miti.reliability import cohen, table
+from mi_llm.miti.summary import transcripts
 
 States = Mapping[Desk, State]
 Volleys = Sequence[tuple[frozenset[Behaviour], frozenset[Behaviour]]]
@@ -55,6 +62,7 @@ class Pair:
     volleys: int
     behaviours: Sequence[Agreement]
     globals: Sequence[Difference]
+    icc: Mapping[str, float] = field(default_factory=dict)  # ICC(2,1) of counts and ratings, by code, where it exists
 
 
 @dataclass(frozen=True)
@@ -98,16 +106,52 @@ def released(packets: Packets, states: States) -> list[str]:
 
 
 def export(packets: Packets, states: States) -> dict[str, str]:
-    """The released packets' codes, ratings and guesses as the pipeline reads them, by the file's name, sorted."""
-    finished = [(name, rater) for name in released(packets, states) for rater in packets.sharing(name)]
-    codings = [coding(packets.study[name], rater, states) for name, rater in finished]
-    return {f"{name}.csv": storage.table_text(table, index=False) for name, table in tables(codings).items()}
+    """What the pipeline reads of the released packets, by the file's name: codes, ratings and guesses, and what was settled."""
+    codings = finished(packets, states)
+    given = [coding for together in codings.values() for coding in together]
+    files = {f"{name}.csv": storage.table_text(table, index=False) for name, table in tables(given).items()}
+    rows = consensus.written(settling.decisions(codings, states))
+    return files | {"consensus.csv": storage.csv_text(consensus.COLUMNS, rows)}
+
+
+def finished(packets: Packets, states: States) -> dict[str, list[Coding]]:
+    """The codings of each released packet, as given."""
+    return {
+        name: [coding(packets.study[name], rater, states) for rater in packets.sharing(name)]
+        for name in released(packets, states)
+    }
+
+
+def counted(coding: Coding) -> Coding:
+    """A coding by the codebook's rule for a volley."""
+    return replace(coding, behaviours={number: volley(seen) for number, seen in coding.behaviours.items()})
+
+
+def scores(packets: Packets, states: States) -> list[dict[str, Any]]:
+    """MITI's summary scores of each released packet, of its raters' means: packet, and by code a number or None."""
+    codings = [counted(coding) for together in finished(packets, states).values() for coding in together]
+    if not codings:
+        return []
+    made = tables(codings)
+    key = pd.DataFrame({"packet": sorted({coding.packet for coding in codings}), "source": "", "arm": "", "profile": ""})
+    rows = transcripts(made["codes"], made["globals"], key).to_dict("records")
+    return [
+        {"packet": row["packet"]} | {code: None if isnan(row[code]) else float(row[code]) for code in THRESHOLDS} for row in rows
+    ]
+
+
+def locked(packets: Packets, states: States, rater: str) -> bool:
+    """Whether a rater, who must train first, still has exercises to finish; whoever has begun a packet may go on."""
+    begun = any(states.get(Desk(rater, "packets", name)) for name in packets.raters[rater])
+    return not begun and not all(
+        states.get(Desk(rater, "training", name), {}).get("done", Held()).value for name in packets.training
+    )
 
 
 def coding(packet: Packet, rater: str, states: States) -> Coding:
     """One rater's finished coding of one packet."""
     state = states[Desk(rater, "packets", packet.packet)]
-    behaviours = {number: frozenset(_codes(state, number)) for number in packet.volleys}
+    behaviours = {number: frozenset(codes_of(state, number)) for number in packet.volleys}
     return Coding(rater, packet.packet, behaviours, _ratings(state), state.get("guess", Held()).value or "")
 
 
@@ -123,19 +167,25 @@ def notes(packets: Packets, states: States) -> list[tuple[str, str, str]]:
 
 def reliability(packets: Packets, states: States) -> list[Pair]:
     """The agreement of every two raters who share released packets."""
-    shared: dict[tuple[str, str], list[str]] = {}
-    for name in released(packets, states):
-        for pair in combinations(packets.sharing(name), 2):
-            shared.setdefault(pair, []).append(name)
+    shared: dict[tuple[str, str], list[tuple[Coding, Coding]]] = {}
+    for codings in finished(packets, states).values():
+        for first, second in combinations(map(counted, codings), 2):
+            shared.setdefault((first.rater, second.rater), []).append((first, second))
     pairs = []
-    for (first, second), names in sorted(shared.items()):
-        volleys, ratings = [], []
-        for name in names:
-            left, right = (states[Desk(rater, "packets", name)] for rater in (first, second))
-            volleys += [(volley(_codes(left, number)), volley(_codes(right, number))) for number in packets.study[name].volleys]
-            ratings += [(_ratings(left), _ratings(right))]
-        pairs.append(Pair((first, second), len(names), len(volleys), agreements(volleys), differences(ratings)))
+    for raters, both in sorted(shared.items()):
+        volleys = [(first.behaviours[number], second.behaviours[number]) for first, second in both for number in first.behaviours]
+        ratings = [(first.ratings, second.ratings) for first, second in both]
+        icc = iccs([coding for pair in both for coding in pair])
+        pairs.append(Pair(raters, len(both), len(volleys), agreements(volleys), differences(ratings), icc))
     return pairs
+
+
+def iccs(codings: Sequence[Coding]) -> dict[str, float]:
+    """ICC(2,1) of each behavior's count and each global's rating, where it exists; the export has what intervals need."""
+    made = tables(codings)
+    measures = table(made["codes"], made["globals"])
+    single = measures[(measures["measure"] == "ICC(2,1)") & measures["value"].notna()]
+    return dict(zip(single["code"], single["value"], strict=True))
 
 
 def training(packets: Packets, states: States, rater: str, names: Iterable[str]) -> Pair | None:
@@ -146,7 +196,7 @@ def training(packets: Packets, states: States, rater: str, names: Iterable[str])
         if state.get("done", Held()).value:
             gold = packets.gold[name]
             count += 1
-            volleys += [(volley(gold.behaviours[number]), volley(_codes(state, number))) for number in gold.behaviours]
+            volleys += [(volley(gold.behaviours[number]), volley(codes_of(state, number))) for number in gold.behaviours]
             ratings += [(gold.ratings, _ratings(state))]
     return Pair(("gold", rater), count, len(volleys), agreements(volleys), differences(ratings)) if count else None
 
@@ -154,9 +204,9 @@ def training(packets: Packets, states: States, rater: str, names: Iterable[str])
 def agreements(volleys: Volleys) -> list[Agreement]:
     """Agreement on each behavior that either coder saw, and on all behaviors pooled."""
     kinds = [entry.code for entry in BEHAVIOURS]
-    table = [_agreement(code, [(code in first, code in second) for first, second in volleys]) for code in kinds]
+    rows = [_agreement(code, [(code in first, code in second) for first, second in volleys]) for code in kinds]
     pooled = _agreement(None, [(code in first, code in second) for code, (first, second) in product(kinds, volleys)])
-    return [row for row in table if any(row.seen)] + [pooled]
+    return [row for row in rows if any(row.seen)] + [pooled]
 
 
 def _agreement(behaviour: Behaviour | None, decisions: Sequence[tuple[bool, bool]]) -> Agreement:
@@ -168,16 +218,17 @@ def _agreement(behaviour: Behaviour | None, decisions: Sequence[tuple[bool, bool
 
 def differences(ratings: Sequence[tuple[Mapping[Global, int], Mapping[Global, int]]]) -> list[Difference]:
     """For each global the mean ratings of both coders, and the shares of packets rated equal, and within one point."""
-    table = []
+    rows = []
     for code in Global:
         pairs = [(first[code], second[code]) for first, second in ratings]
         apart = Counter(abs(first - second) for first, second in pairs)
         means = (sum(first for first, _ in pairs) / len(pairs), sum(second for _, second in pairs) / len(pairs))
-        table.append(Difference(code, means, apart[0] / len(pairs), (apart[0] + apart[1]) / len(pairs)))
-    return table
+        rows.append(Difference(code, means, apart[0] / len(pairs), (apart[0] + apart[1]) / len(pairs)))
+    return rows
 
 
-def _codes(state: State, number: int) -> list[Behaviour]:
+def codes_of(state: State, number: int) -> list[Behaviour]:
+    """What was given to a coded volley."""
     return [Behaviour(code) for code in state[f"volley-{number}"].value]
 
 

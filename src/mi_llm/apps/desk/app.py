@@ -5,6 +5,7 @@ A request without a session, with a guessed link, or for another's packet gets t
 
 import sqlite3
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -13,31 +14,46 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from mi_llm.apps import web
-from mi_llm.apps.desk import agreement, saving
+from mi_llm.apps.desk import agreement, saving, settling
+from mi_llm.apps.desk.drift import KAPPA, drift
 from mi_llm.apps.desk.store import SESSION_DAYS, Desk, Part, Store
 from mi_llm.apps.desk.words import KEYS, SCRIPT, WORDS
-from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS
+from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, THRESHOLDS, Global, rating
+from mi_llm.codebook.consensus import differences
 from mi_llm.codebook.packets import COORDINATOR, Packets
-from mi_llm.codebook.tables import ANSWERS
+from mi_llm.codebook.tables import ANSWERS, Coding
+from mi_llm.miti.summary import SUMMARIES
 
 SITE = web.Site(__package__, WORDS, forms="'none'")
 SITE.templates.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys in the codebook's order
 SITE.templates.globals.update(behaviours=BEHAVIOURS, keys=KEYS, globals=GLOBALS, answers=ANSWERS)
 
 
-def create(packets: Packets, store: Store) -> FastAPI:
-    """The application."""
+@dataclass(frozen=True)
+class Opened:
+    """What the desk's routes work on: packets, database, whether training comes first, and the κ below which to warn."""
+
+    packets: Packets
+    store: Store
+    training_first: bool
+    threshold: float
+
+
+def create(packets: Packets, store: Store, *, training_first: bool = False, threshold: float = KAPPA) -> FastAPI:
+    """The application; see `serve` for the options."""
+    opened = Opened(packets, store, training_first, threshold)
     app = SITE.application()
     app.add_exception_handler(404, missing)
     app.add_exception_handler(405, missing)
     app.add_exception_handler(sqlite3.OperationalError, unwritable)
-    coordinator_pages(app, packets, store)
-    desk_pages(app, packets, store)
+    coordinator_pages(app, opened)
+    desk_pages(app, opened)
     return app
 
 
-def desk_pages(app: FastAPI, packets: Packets, store: Store) -> None:
+def desk_pages(app: FastAPI, opened: Opened) -> None:
     """Routes of signing in, a rater's list, the coding page and its changes; `/health` for whoever runs the desk."""
+    packets, store = opened.packets, opened.store
 
     @app.get("/health")
     def health() -> Response:
@@ -56,9 +72,9 @@ def desk_pages(app: FastAPI, packets: Packets, store: Store) -> None:
     def first(request: Request) -> Response:
         person = signed_in(request, packets, store)
         if person == COORDINATOR:
-            return coordinator(request, packets, store)
+            return coordinator(request, opened)
         if person:
-            return rater_page(request, packets, store, person)
+            return rater_page(request, opened, person)
         if request.headers.get("sec-fetch-site") == "cross-site":
             # a strict cookie does not travel with a redirect that began on another site (web mail); with this page's it does
             return SITE.page(request, "entering.html.jinja")
@@ -66,17 +82,17 @@ def desk_pages(app: FastAPI, packets: Packets, store: Store) -> None:
 
     @app.get("/{part}/{name}")
     def coding(request: Request, part: str, name: str) -> Response:
-        return coding_page(request, packets, store, own(request, packets, store, part, name))
+        return coding_page(request, packets, store, own(request, opened, part, name))
 
     @app.get("/{part}/{name}/state")
     def state(request: Request, part: str, name: str) -> Response:
-        return JSONResponse(current(packets, store, own(request, packets, store, part, name)))
+        return JSONResponse(current(packets, store, own(request, opened, part, name)))
 
     @app.post("/{part}/{name}/changes")
     async def changes(request: Request, part: str, name: str) -> Response:
         if not web.own_origin(request):
             return PlainTextResponse("from another site", 403)
-        desk = await run_in_threadpool(own, request, packets, store, part, name)
+        desk = await run_in_threadpool(own, request, opened, part, name)
         try:
             sent = saving.Changes.model_validate_json(await request.body())
         except ValidationError as error:
@@ -88,8 +104,62 @@ def desk_pages(app: FastAPI, packets: Packets, store: Store) -> None:
         return JSONResponse([outcome.model_dump(mode="json") for outcome in outcomes])
 
 
-def coordinator_pages(app: FastAPI, packets: Packets, store: Store) -> None:
-    """The route of the export; the coordinator's page itself is `/`."""
+def coordinator_pages(app: FastAPI, opened: Opened) -> None:
+    """Routes of the export, of settling differences, and of opening a packet again; the coordinator's page itself is `/`."""
+    packets, store = opened.packets, opened.store
+
+    def finished(request: Request, name: str) -> dict[str, list[Coding]]:
+        """The codings of one finished packet, for the coordinator; raises 404 for everything else."""
+        codings = agreement.finished(packets, store.states()) if signed_in(request, packets, store) == COORDINATOR else {}
+        if name not in codings:
+            raise HTTPException(404)
+        return {name: codings[name]}
+
+    def settle(name: str, codings: list[Coding], decision: settling.Decision) -> Response:
+        item = next((item for item in differences(codings) if settling.item_name(item) == decision.item), None)
+        if item is None or isinstance(decision.value, int) != isinstance(item, Global):
+            return PlainTextResponse("nothing to settle", 409)
+        store.settle(name, decision.item, {
+            "value": decision.value, "reason": decision.reason, "of": settling.given(codings, item),
+        })  # fmt: skip
+        return PlainTextResponse("settled")
+
+    @app.get("/settle/{name}")
+    def settling_page(request: Request, name: str) -> Response:
+        codings = finished(request, name)[name]
+        items = differences(codings)
+        settled = settling.decisions({name: codings}, store.states())
+        return SITE.page(
+            request, "settle.html.jinja", packet=packets.study[name], raters=packets.sharing(name), codings=codings,
+            open_items={settling.item_name(item): settling.given(codings, item) for item in items},
+            settled={settling.item_name(item): decision for (_, item), decision in settled.items()},
+            data=script_data(request, path=f"/settle/{name}"),
+        )  # fmt: skip
+
+    @app.post("/settle/{name}")
+    async def settled(request: Request, name: str) -> Response:
+        if not web.own_origin(request):
+            return PlainTextResponse("from another site", 403)
+        codings = (await run_in_threadpool(finished, request, name))[name]
+        try:
+            decision = settling.Decision.model_validate_json(await request.body())
+        except ValidationError:
+            return PlainTextResponse("no decision with a reason", 422)
+        return await run_in_threadpool(settle, name, codings, decision)
+
+    @app.post("/reopen/{name}")
+    async def reopened(request: Request, name: str) -> Response:
+        if not web.own_origin(request):
+            return PlainTextResponse("from another site", 403)
+        await run_in_threadpool(finished, request, name)
+        try:
+            sent = settling.Reopening.model_validate_json(await request.body())
+        except ValidationError:
+            return PlainTextResponse("no rater with a reason", 422)
+        if sent.rater not in packets.sharing(name):
+            return PlainTextResponse("nobody who codes it", 422)
+        await run_in_threadpool(store.reopen, name, sent.rater, sent.reason)
+        return PlainTextResponse("reopened")
 
     @app.get("/export/{name}")
     def export(request: Request, name: str) -> Response:
@@ -109,11 +179,13 @@ def signed_in(request: Request, packets: Packets, store: Store) -> str | None:
     return person if person == COORDINATOR or person in packets.raters else None
 
 
-def own(request: Request, packets: Packets, store: Store, part: str, name: str) -> Desk:
-    """The packet that a request is about, if it is the rater's; raises 404 for everything else."""
+def own(request: Request, opened: Opened, part: str, name: str) -> Desk:
+    """The packet that a request is about, if it is the rater's and open to them; raises 404 for everything else."""
+    packets, store = opened.packets, opened.store
     person = signed_in(request, packets, store)
     if person is not None and person in packets.raters:
-        if part == "packets" and name in packets.raters[person]:
+        trained = not (opened.training_first and part == "packets" and agreement.locked(packets, store.states(), person))
+        if part == "packets" and name in packets.raters[person] and trained:
             return Desk(person, "packets", name)
         if part == "training" and name in packets.training:
             return Desk(person, "training", name)
@@ -133,16 +205,19 @@ async def unwritable(request: Request, error: Exception) -> Response:
     return PlainTextResponse("not saved", 503)
 
 
-def rater_page(request: Request, packets: Packets, store: Store, rater: str) -> Response:
+def rater_page(request: Request, opened: Opened, rater: str) -> Response:
     """A rater's transcripts, how far each is, and the training."""
+    packets, store = opened.packets, opened.store
+    states = store.states()
 
     def rows(part: Part, names: Any) -> list[agreement.Progress]:
         desks = [Desk(rater, part, name) for name in names]
         return [agreement.progress(saving.packet_of(packets, desk), desk, store.state(desk)) for desk in desks]
 
-    result = agreement.training(packets, store.states(), rater, packets.training)
+    result = agreement.training(packets, states, rater, packets.training)
+    locked = opened.training_first and agreement.locked(packets, states, rater)
     return SITE.page(
-        request, "rater.html.jinja", rater=rater, rows=rows("packets", packets.raters[rater]),
+        request, "rater.html.jinja", rater=rater, locked=locked, rows=rows("packets", packets.raters[rater]),
         exercises=rows("training", packets.training), result=result, data=script_data(request, rater=rater),
     )  # fmt: skip
 
@@ -175,9 +250,11 @@ def script_data(request: Request, **data: Any) -> dict[str, Any]:
     return {**data, "lang": tongue, "words": SITE.said(SCRIPT, tongue)}
 
 
-def coordinator(request: Request, packets: Packets, store: Store) -> Response:
-    """The coordinator's page: everybody's progress; reliability, notes and export of the released packets."""
+def coordinator(request: Request, opened: Opened) -> Response:
+    """The coordinator's page: everybody's progress, and of released packets agreement, scores, differences, notes, and export."""
+    packets, store = opened.packets, opened.store
     states = store.states()
+    changes = drift(packets, states, store.finished())
 
     def row(rater: str, part: Part, name: str) -> agreement.Progress:
         desk = Desk(rater, part, name)
@@ -188,5 +265,8 @@ def coordinator(request: Request, packets: Packets, store: Store) -> Response:
     return SITE.page(
         request, "coordinator.html.jinja", progress=progress, trained=trained, training=len(packets.training),
         released=agreement.released(packets, states), total=len(packets.study),
-        pairs=agreement.reliability(packets, states), notes=agreement.notes(packets, states),
+        pairs=agreement.reliability(packets, states), notes=agreement.notes(packets, states), drift=changes,
+        threshold=opened.threshold, warnings=changes.below(opened.threshold), log=store.reopenings(),
+        to_settle=settling.to_settle(agreement.finished(packets, states), states),
+        scores=agreement.scores(packets, states), summaries=SUMMARIES, thresholds=THRESHOLDS, rating=rating,
     )  # fmt: skip

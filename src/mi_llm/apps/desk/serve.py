@@ -1,6 +1,7 @@
 """`mi-llm desk`: the desk as a service on one machine, its links, and the export into the files that the stage `code` reads.
 
-Reads the packets' folder and, where there is one, a training folder; writes `desk.sqlite` in the data folder.
+Reads the packets' folder and, where there are any, a training folder and hidden gold codes; writes `desk.sqlite` in the data
+folder.
 """
 
 from contextlib import suppress
@@ -10,6 +11,7 @@ from mi_llm import storage
 from mi_llm.apps import web
 from mi_llm.apps.desk import agreement
 from mi_llm.apps.desk.app import create
+from mi_llm.apps.desk.drift import KAPPA
 from mi_llm.apps.desk.store import Store
 from mi_llm.codebook.packets import COORDINATOR, Packets, read
 from mi_llm.problem import Problem
@@ -22,16 +24,23 @@ def serve(
     port: int,
     *,
     training: Path | None = None,
+    training_first: bool = False,
+    gold: Path | None = None,
+    threshold: float = KAPPA,
     address: str | None = None,
     proxies: str = "",
 ) -> None:
     """Run the desk until it is interrupted. Links of people who have none are made and printed, once.
 
-    `address` is where people reach the desk, where that is not host and port: for instance an https proxy. `proxies` are the
-    proxies' addresses and networks.
+    `training_first`: a rater's packets open when all exercises are finished. `gold`: a file of gold codes of some packets, which
+    nothing shows to raters. Agreement (κ) below `threshold` is a warning on the coordinator's page. `address` is where people
+    reach the desk, where that is not host and port: for instance an https proxy. `proxies` are the proxies' addresses and
+    networks.
     """
     known = web.trusted(proxies)
-    desk = read(packets, training)
+    if training_first and training is None:
+        raise Problem("--training-first", "no --training", "a folder of exercises", "name it with --training")
+    desk = read(packets, training, gold)
     listening = web.listen(host, port)
     store = Store(data)
     store.pin(desk)
@@ -45,7 +54,7 @@ def serve(
     print(f"The desk is open: {here}   Ctrl+C closes it; saved work stays in {store.path}", flush=True)
     try:
         with suppress(KeyboardInterrupt):  # which a shell's background process does not get
-            web.run(create(desk, store), listening, known)
+            web.run(create(desk, store, training_first=training_first, threshold=threshold), listening, known)
     finally:
         store.close()
     print("\nThe desk is closed.")
@@ -62,7 +71,7 @@ def links(packets: Path, data: Path, address: str, renew: str | None = None) -> 
 
 
 def export(packets: Path, data: Path, out: Path) -> None:
-    """Write `codes.csv`, `globals.csv` and `guesses.csv` of the packets that all their raters finished."""
+    """Write `codes.csv`, `globals.csv`, `guesses.csv` and `consensus.csv` of the packets that all their raters finished."""
     if not (data / "desk.sqlite").is_file():
         raise Problem(str(data / "desk.sqlite"), "no such file", "a desk's data", "correct --data")
     desk, store = read(packets), Store(data)

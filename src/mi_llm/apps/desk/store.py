@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mi_llm import storage
-from mi_llm.codebook.packets import Packet, Packets
+from mi_llm.codebook.packets import COORDINATOR, Packet, Packets
 from mi_llm.problem import Problem
 
 Part = Literal["packets", "training"]
+Own = Literal["settled", "reopened"]  # the coordinator's: what was settled, and the log of reopening
+SETTLED: Own = "settled"
+REOPENED: Own = "reopened"
 SCHEMA = 1
 SESSION_DAYS = 30
 _TABLES = """
@@ -44,10 +47,10 @@ CREATE TRIGGER event_unchanged BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 
 
 @dataclass(frozen=True)
 class Desk:
-    """One rater's coding of one packet; `part` is the study's packets or the training."""
+    """One rater's coding of one packet; `part` is the study's packets or the training, or one of the coordinator's own."""
 
     rater: str
-    part: Part
+    part: Part | Own
     packet: str
 
     @property
@@ -178,6 +181,37 @@ class Store:
             for rater, part, packet, item, value, version in database.execute("SELECT * FROM state"):
                 states.setdefault(Desk(rater, part, packet), {})[item] = Held(json.loads(value), version)
         return states
+
+    def settle(self, packet: str, item: str, value: Any) -> None:
+        """Write what the coordinator settled for an item of a packet; what was settled before stays among the events."""
+        desk = Desk(COORDINATOR, SETTLED, packet)
+        with self.writing() as database:
+            before = state(database, desk).get(item, Held())
+            write(database, desk, item, value, before=before, base=before.version, change=secrets.token_hex(16), undoes=None)
+
+    def reopen(self, packet: str, rater: str, reason: str) -> None:
+        """Open a rater's finished packet again, and write who did so and why."""
+        desk, log = Desk(rater, "packets", packet), Desk(COORDINATOR, REOPENED, packet)
+        with self.writing() as database:
+            done = state(database, desk).get("done", Held())
+            write(database, desk, "done", None, before=done, base=done.version, change=secrets.token_hex(16), undoes=None)
+            before = state(database, log).get(rater, Held())
+            write(database, log, rater, reason, before=before, base=before.version, change=secrets.token_hex(16), undoes=None)
+
+    def reopenings(self) -> list[tuple[str, str, str, str]]:
+        """The log of reopened packets, oldest first: time (UTC), packet, rater, reason."""
+        with self.reading() as database:
+            rows = database.execute("SELECT made, packet, item, value FROM event WHERE part = ? ORDER BY number", (REOPENED,))
+            return [(made, packet, rater, json.loads(reason)) for made, packet, rater, reason in rows]
+
+    def finished(self) -> dict[tuple[str, str], str]:
+        """When each rater finished each packet, for the last time: UTC, by rater and packet."""
+        with self.reading() as database:
+            rows = database.execute(
+                "SELECT rater, packet, MAX(made) FROM event WHERE part = 'packets' AND item = 'done' AND value = 'true'"
+                " GROUP BY rater, packet"
+            )
+            return {(rater, packet): made for rater, packet, made in rows}
 
     def history(self, desk: Desk) -> list[dict[str, Any]]:
         """The changes that can still be undone, oldest first: id, item, and the value before."""

@@ -1,0 +1,25 @@
+// The coordinator's forms: each sends what it holds, and the page is loaded again with what was written.
+const { words } = JSON.parse(document.getElementById("data").textContent);
+
+function content(form) {
+  const fields = new FormData(form);
+  const reason = String(fields.get("reason")).trim();
+  if (!form.dataset.item) return { rater: fields.get("rater"), reason };
+  const { item } = form.dataset;
+  const values = fields.getAll("value");
+  return { item, value: item.startsWith("global-") ? Number(values[0]) : values, reason };
+}
+
+for (const form of document.querySelectorAll("form[data-post]")) {
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const status = form.querySelector("[role=status]");
+    const body = content(form);
+    if (!body.reason) { status.textContent = words.needs_reason; return; }
+    const headers = { "Content-Type": "application/json" };
+    const answer = await fetch(form.dataset.post, { method: "POST", headers, body: JSON.stringify(body) }).catch(() => null);
+    if (!answer?.ok) { status.textContent = words.not_sent; return; }
+    if (form.dataset.after) location.assign(form.dataset.after);
+    else location.reload();
+  });
+}
