@@ -44,6 +44,8 @@ CHANGED: dict[str, Any] = {  # sizes, models and paths; everything else is the r
     "respond.max_new_tokens": 12,
     "simulate.dialogs": 2,
     "simulate.rounds": 3,
+    "safety.models": [MODEL],
+    "safety.rounds": 2,
 }
 
 

@@ -17,7 +17,7 @@ from mi_llm import __version__, storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.dialog import Dialog, read_dialogs
 from mi_llm.miti.summary import COUNTED
-from mi_llm.report import documents, figures, manual, published, tables
+from mi_llm.report import documents, figures, manual, published, safety, tables
 from mi_llm.report.checklist import as_table, checklist
 from mi_llm.report.chinese import chinese
 from mi_llm.report.rounds import ShownRound, page_of_rounds, shown_rounds
@@ -25,7 +25,7 @@ from mi_llm.report.stages import before, stages
 from mi_llm.stage import stage
 from mi_llm.study import ARMS, Study
 
-PAGES = ("index", "rounds", "models", "data", "checklist")
+PAGES = ("index", "rounds", "safety", "models", "data", "checklist")
 SUFFIXES = {"en": "", "zh": ".zh"}
 
 
@@ -124,6 +124,10 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "leaks": manual.leaks(study),
         "coder-validation": manual.validation(study),
         "coder-quality": manual.quality(study),
+        "safety": safety.outcomes(study, pooled=True),
+        "safety-by-risk": safety.outcomes(study, pooled=False),
+        "safety-guard": safety.guarded(study),
+        "safety-validation": safety.validation(study),
         "published": numbers,
         "sources": tables.sources(study),
         "repairs": tables.repairs(study),
@@ -165,6 +169,8 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "losses": figure_losses(shown["loss"]),
         "examples": examples(study, rounds),
         "example_talk": example_talk(study),
+        "danger_talks": safety.example_talks(study),
+        "dimension_names": safety.NAMES,
         "division": storage.read_json(study.path("split", "metrics.json")),
         "cards": documents.cards(study),
         "datasheet": documents.datasheet(),
