@@ -2,10 +2,12 @@
 
 Reads `blind/packets/` and what the coder that `code.coder` names needs beside it (a module of `miti/coder/`): `codes.csv` and
 `globals.csv` of people (folder `code.human`), recorded answers of a language model (`llm/ask.py`), or nothing. Writes
-`code/codes.csv` and `globals.csv` (`codebook/tables.py`) and, of a model, `cassette.jsonl`, kept from run to run.
+`code/codes.csv` and `globals.csv` (`codebook/tables.py`), `client.csv` (what clients say of change, by words alone and by the
+model that codes) and, of a model, `cassette.jsonl`, kept from run to run.
 """
 
 from mi_llm import registry, storage
+from mi_llm.codebook import client
 from mi_llm.codebook.packets import transcripts_of
 from mi_llm.codebook.tables import Coding, tables
 from mi_llm.llm.cassette import Question
@@ -31,6 +33,11 @@ def code(study: Study) -> None:
             print(f"code: nothing is coded; to get codes: {coder.remedy(study, 'code')}")
         for name, table in zip(("codes", "globals"), tables(codings), strict=True):
             storage.write_table(out / f"{name}.csv", table)
+        listeners = {"lexical": registry.modules(registry.CODERS)["lexical"], study.code.coder: coder}
+        heard = [
+            one for module in listeners.values() if hasattr(module, "client") for one in module.client(study, "code", transcripts)
+        ]
+        storage.write_table(out / "client.csv", client.table(heard))
         numbers = {
             "packets": len(transcripts),
             "coded": len({coding.packet for coding in codings}),

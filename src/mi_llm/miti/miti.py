@@ -1,7 +1,8 @@
 """Stage `miti`: how far automatic coders may be trusted, and what the lexical one sees in the dialogs that the authors released.
 
 Reads `acquire/annomi/files.tar`, `read/annomi/` and, where the study has the release, `read/release/`. Writes `miti/`:
-`coder_validation.csv` (kappa with AnnoMI's experts, and the experts' own), `quality.csv` (whether a coder's scores tell sessions
+`coder_validation.csv` (kappa with AnnoMI's experts, and the experts' own), `client_language.csv` (what AnnoMI's clients say of
+change, as experts and coders hear it), `quality.csv` (whether a coder's scores tell sessions
 of high from those of low quality), `released.csv` (lexical codes of the released dialogs and of AnnoMI) and `features.csv` (their
 Table 4); where a language model codes the study, its recorded answers about AnnoMI too, in `cassette.jsonl`.
 
@@ -23,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from mi_llm import registry, storage
+from mi_llm.codebook.client import ClientCoding, Talk
 from mi_llm.codebook.coding import (
     ADHERENT,
     ADHERENT_RATIO,
@@ -41,6 +43,7 @@ from mi_llm.corpora.files import from_archive
 from mi_llm.corpora.labels import ROLES
 from mi_llm.dialog import Dialog, Turn, read_dialogs, volley_lengths
 from mi_llm.llm.cassette import Question
+from mi_llm.miti import client_language
 from mi_llm.miti.coder.lexical import by_words
 from mi_llm.miti.reliability import Bootstrap, Estimate, Numbers, kappas
 from mi_llm.stage import stage
@@ -59,6 +62,8 @@ CODES = ("main behavior", "question", "reflection", COMPLEX, "input", "informati
 TOLD_BY_EXPERTS = REFLECTION | {Behaviour.QUESTION}
 RATIOS = (COMPLEX_SHARE, REFLECTIONS_TO_QUESTIONS, ADHERENT_RATIO)
 TOTALS = (REFLECTIONS, ADHERENT, NONADHERENT)
+CLIENT = "client talk"
+CLIENT_CODES = (CLIENT, *(f"{talk} talk" for talk in Talk))
 VALIDATION = ["coder", "code", "kappa", "lo", "hi", "n"]
 QUALITY = ["coder", "measure", "unit", "auc", "lo", "hi", "high", "low"]
 RELEASED = ["source", "arm", "rater", "code", "n", "mean", "sd", "ratio_of_means", "per_round"]
@@ -67,12 +72,14 @@ FEATURES = ["source", "arm", "n"] + [f"{what}_{how}" for what in ("rounds", "cou
 
 @dataclass(frozen=True)
 class Session:
-    """An AnnoMI transcript: its quality, one turn per utterance, and each expert's labels of the counselor's turns."""
+    """An AnnoMI transcript: its quality, one turn per utterance, each expert's labels of the counselor's turns (`experts`) and of
+    the client's (`heard`)."""
 
     name: str
     quality: str
     turns: list[Turn] = field(default_factory=list)
     experts: dict[str, Rated] = field(default_factory=dict)
+    heard: dict[str, Rated] = field(default_factory=dict)
 
 
 def sessions_of(rows: Iterable[tuple[str, dict[str, str]]]) -> list[Session]:
@@ -87,8 +94,11 @@ def sessions_of(rows: Iterable[tuple[str, dict[str, str]]]) -> list[Session]:
         for number, (_, experts) in enumerate(sorted(utterances.items()), 1):
             role = ROLES[experts[0]["interlocutor"]]
             session.turns.append(Turn(role=role, text=experts[0]["utterance_text"]))
-            for row in experts if role == "counselor" else ():
-                session.experts.setdefault(row["annotator_id"], {})[number] = labels_of_row(row)
+            for row in experts:
+                if role == "counselor":
+                    session.experts.setdefault(row["annotator_id"], {})[number] = labels_of_row(row)
+                elif row["client_talk_type"] in list(Talk):
+                    session.heard.setdefault(row["annotator_id"], {})[number] = labels_of_talk(Talk(row["client_talk_type"]))
         sessions.append(session)
     return sessions
 
@@ -104,6 +114,11 @@ def labels_of_row(row: Mapping[str, str]) -> Labels:
         "advice": str(row["therapist_input_subtype"] == "advice"),
     }
     return row_labels | ({COMPLEX: row["reflection_subtype"]} if row["reflection_subtype"] != "n/a" else {})
+
+
+def labels_of_talk(talk: Talk) -> Labels:
+    """The labels of a client's turn: its code, and for each code whether it is this one."""
+    return {CLIENT: str(talk)} | {f"{other} talk": str(talk is other) for other in Talk}
 
 
 def labels(seen: frozenset[Behaviour]) -> Labels:
@@ -162,7 +177,24 @@ def halves(sessions: Sequence[Session], seed: int = 1) -> tuple[list[Session], l
     ]
 
 
-def agreement(coder: str, comparisons: Sequence[Sequence[tuple[Rated, Rated]]], bootstrap: Bootstrap) -> list[dict[str, Any]]:
+def heard_by_most(session: Session) -> Rated:
+    """The code that most experts give each client turn; of codes given equally often, the one of the expert listed first."""
+    numbers = sorted({number for rated in session.heard.values() for number in rated})
+    votes = {number: Counter(rated[number][CLIENT] for rated in session.heard.values() if number in rated) for number in numbers}
+    return {number: labels_of_talk(Talk(counts.most_common(1)[0][0])) for number, counts in votes.items()}
+
+
+def heard_by(rater: str, session: Session, rated: Rated) -> ClientCoding:
+    """Labels of client turns as a coding."""
+    return ClientCoding(rater, session.name, {number: Talk(turn_labels[CLIENT]) for number, turn_labels in rated.items()})
+
+
+def agreement(
+    coder: str,
+    comparisons: Sequence[Sequence[tuple[Rated, Rated]]],
+    bootstrap: Bootstrap,
+    codes: Sequence[str] = CODES,
+) -> list[dict[str, Any]]:
     """Cohen's kappa of each code, and its interval over the sessions: rows with the columns `VALIDATION`.
 
     A comparison is a pair of raters: for each session, the labels of the first and those of the second. With several pairs, kappa
@@ -170,7 +202,7 @@ def agreement(coder: str, comparisons: Sequence[Sequence[tuple[Rated, Rated]]], 
     reflections are compared where both raters saw a reflection.
     """
     rows = []
-    for code in CODES:
+    for code in codes:
         rated = [volleys for pairs in comparisons for pair in pairs for volleys in pair]
         known = sorted({volley_labels[code] for volleys in rated for volley_labels in volleys.values() if code in volley_labels})
         tables = np.zeros((len(comparisons[0]), len(comparisons), len(known), len(known)))
@@ -198,9 +230,9 @@ def mean_kappas(tables: Numbers) -> Numbers:
     return np.where(none, np.nan, np.where(known, values, 0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1))
 
 
-def among_experts(sessions: Sequence[Session]) -> list[list[tuple[Rated, Rated]]]:
-    """The comparisons of every two experts, over the sessions that several of them coded."""
-    shared = [session.experts for session in sessions if len(session.experts) > 1]
+def among_experts(coded: Sequence[Mapping[str, Rated]]) -> list[list[tuple[Rated, Rated]]]:
+    """The comparisons of every two experts, over the sessions that several of them coded; `coded`: by session, by expert."""
+    shared = [experts for experts in coded if len(experts) > 1]
     names = sorted({name for experts in shared for name in experts})
     return [[(experts.get(first, {}), experts.get(second, {})) for experts in shared] for first, second in combinations(names, 2)]
 
@@ -346,9 +378,13 @@ def miti(study: Study) -> None:
         all_sessions = annotated(study)
         _, held_out = halves(all_sessions)
         validation, qualities = [], []
-        comparisons = among_experts(all_sessions)
-        if comparisons:
-            validation += agreement(EXPERTS, comparisons, draw(len(comparisons[0]), "sessions"))
+        for coded, codes in (
+            ([session.experts for session in all_sessions], CODES),
+            ([s.heard for s in all_sessions], CLIENT_CODES),
+        ):
+            if comparisons := among_experts(coded):
+                validation += agreement(EXPERTS, comparisons, draw(len(comparisons[0]), "sessions"), codes)
+        language = [heard_by(EXPERTS, session, heard_by_most(session)) for session in all_sessions if session.heard]
         expert_scores = {session.name: scores(behaviours_of(consensus(session)), TOLD_BY_EXPERTS) for session in held_out}
         qualities += quality(EXPERTS, expert_scores, held_out, draw)
         sessions = {session.name: session for session in held_out}
@@ -360,12 +396,23 @@ def miti(study: Study) -> None:
                 pairs = [(labelled(coding.behaviours), consensus(session)) for coding, session in zip(codings, own, strict=True)]
                 validation += agreement(codings[0].rater, [pairs], draw(len(pairs), "sessions"))
                 qualities += quality(codings[0].rater, {coding.packet: of_coding(coding) for coding in codings}, own, draw)
-            elif held_out and hasattr(coder, "remedy"):
+            if hasattr(coder, "client"):
+                heard: list[ClientCoding] = coder.client(study, "miti", transcripts_for(study, coder, held_out))
+                own = [sessions[one.packet] for one in heard]
+                pairs = [
+                    ({number: labels_of_talk(talk) for number, talk in one.talks.items()}, heard_by_most(session))
+                    for one, session in zip(heard, own, strict=True)
+                ]
+                if pairs:
+                    validation += agreement(heard[0].rater, [pairs], draw(len(pairs), "sessions"), CLIENT_CODES)
+                language += heard
+            if not codings and held_out and hasattr(coder, "remedy"):
                 print(f"miti: nothing is coded; to get codes: {coder.remedy(study, 'miti')}")
         groups = arms(study)
         tables = {
             "coder_validation": pd.DataFrame(validation, columns=VALIDATION),
             "quality": pd.DataFrame(qualities, columns=QUALITY),
+            "client_language": pd.DataFrame(of_quality(study, all_sessions, language), columns=client_language.COLUMNS),
             "released": pd.DataFrame(
                 [row for key, dialogs in groups.items() for row in released(*key, dialogs)], columns=RELEASED
             ),
@@ -382,6 +429,18 @@ def miti(study: Study) -> None:
         storage.write_json(
             out / "metrics.json", numbers | {"dialogs": {" ".join(key): len(dialogs) for key, dialogs in groups.items()}}
         )
+
+
+def of_quality(study: Study, sessions: Sequence[Session], codings: Sequence[ClientCoding]) -> list[dict[str, Any]]:
+    """Client language of AnnoMI's sessions of either quality, by rater: experts on all sessions, coders on those held out."""
+    quality_of = {session.name: session.quality for session in sessions}
+    return [
+        row
+        for kind in dict.fromkeys(quality_of.values())
+        for row in client_language.rows(
+            study, "annomi", f"{kind} quality", [one for one in codings if quality_of[one.packet] == kind]
+        )
+    ]
 
 
 def of_coding(coding: Coding) -> dict[tuple[str, str], float | None]:

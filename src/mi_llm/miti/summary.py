@@ -1,9 +1,10 @@
 """Stage `summary`: what the coders saw, arm by arm (paper, Manual Evaluation, Tables 2, 4, 5 and 6).
 
-Reads `blind/packets`, `blind/key.csv` and `code/{codes,globals}.csv`. Writes to `summary/`: `transcripts.csv` (each coded
+Reads `blind/packets`, `blind/key.csv` and `code/{codes,globals,client}.csv`. Writes to `summary/`: `transcripts.csv` (each coded
 transcript's globals, counts, summary scores), `table_2.csv` (the formulas), `table_4.csv` (lengths), `table_5.csv` (topics),
 `table_6.csv` (mean, SD and interval of every indicator and arm, rates per round, ratios both ways), `tests.csv` (tuned against
-base, tuned against real), `reliability.csv` and `metrics.json`. Arms without a transcript have no row.
+base, tuned against real), `reliability.csv`, `client_language.csv` (change talk by arm, with the globals that it answers to) and
+`metrics.json`. Arms without a transcript have no row.
 """
 
 from collections.abc import Mapping
@@ -14,13 +15,13 @@ import pandas as pd
 from scipy import stats
 
 from mi_llm import storage
-from mi_llm.codebook import coding
+from mi_llm.codebook import client, coding
 from mi_llm.codebook.coding import Behaviour, Global, Summary
 from mi_llm.codebook.packets import transcripts_of
 from mi_llm.codebook.tables import Transcripts, read_tables
 from mi_llm.codebook.topics import topic, words
 from mi_llm.dialog import Dialog, deviation, volley_lengths
-from mi_llm.miti import reliability
+from mi_llm.miti import client_language, reliability
 from mi_llm.stage import stage
 from mi_llm.statistics import DialogBootstrap, holm
 from mi_llm.study import ARMS, REAL, Study
@@ -214,6 +215,20 @@ def tested(tuned: "pd.Series[float]", control: "pd.Series[float]", study: Study,
     return {"n": count, "difference": float(result.statistic), "p": float(result.pvalue)}
 
 
+def of_clients(study: Study, key: pd.DataFrame, ratings: pd.DataFrame) -> pd.DataFrame:
+    """Client language of each arm, and beside it how counselors cultivate change talk and soften sustain talk, by rater."""
+    codings = client.read_table(study.path("code", "client.csv"))
+    rows = []
+    for (source, arm), arm_rows in key.groupby(["source", "arm"], sort=False):
+        packets = set(arm_rows["packet"])
+        rows += client_language.rows(study, source, arm, [coding for coding in codings if coding.packet in packets])
+        own = ratings[ratings["packet"].isin(packets)]
+        for code in (Global.CULTIVATING, Global.SOFTENING):
+            for rater, rated in own[own["code"] == code].groupby("rater"):
+                rows += client_language.row(study, (source, arm, str(rater), str(code)), rated["rating"].astype(float).tolist())
+    return pd.DataFrame(rows, columns=client_language.COLUMNS).round(4)
+
+
 def summary(study: Study) -> None:
     """Make the tables of the manual evaluation; see the module."""
     inputs = [study.path("blind", "packets"), study.path("blind", "key.csv"), study.path("code")]
@@ -231,6 +246,7 @@ def summary(study: Study) -> None:
             "table_5": table_5(key, packets),
             "table_6": table_6(table, study),
             "tests": tests(table, study),
+            "client_language": of_clients(study, key, ratings),
             "reliability": reliability.table(
                 codes,
                 ratings,
