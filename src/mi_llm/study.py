@@ -340,10 +340,12 @@ class Blind(Section):
 class Code(Section):
     """Who codes the packets, a module of `miti/coder/`: `lexical` (words alone), `llm` (the model of section `llm`), or `human`.
 
-    `human` is also the folder in which people's codes.csv and globals.csv are.
+    `human` is also the folder in which people's codes.csv and globals.csv are. `globals`: rated by the coder, or by the language
+    model (`llm`) beside whoever codes the behaviors.
     """
 
     coder: Coder
+    globals: Literal["coder", "llm"]
     human: str
     temperature: float = Field(ge=0, le=2)
 

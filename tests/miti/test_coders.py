@@ -292,6 +292,16 @@ def test_a_model_cuts_then_codes_and_what_it_said_is_replayed(blinded: Study, co
     assert {name: after[name] for name in before} == before
 
 
+def test_a_model_rates_globals_beside_words_alone(blinded: Study, coder: type[Coder]) -> None:
+    study = recording(blinded, coder)
+    beside = study.model_copy(update={"code": study.code.model_copy(update={"coder": "lexical", "globals": "llm"})})
+    assert ask.workload(beside, "code", stage.questions(beside)).count == 2
+    stage.code(beside)
+    assert {line.split(",")[0] for line in written(beside)[1:]} == {"lexical"}
+    assert {line.split(",")[0] for line in written(beside, "globals")[1:]} == {"llm:some-model"}
+    assert len(coder.asked) == 2
+
+
 def test_unusable_answers_are_asked_for_again_and_kept_as_such(blinded: Study, coder: type[Coder]) -> None:
     coder.spoilt = {"utterances", "codes", "globals"}
     study = recording(blinded, coder)

@@ -6,11 +6,14 @@ Reads `blind/packets/` and what the coder that `code.coder` names needs beside i
 model that codes) and, of a model, `cassette.jsonl`, kept from run to run.
 """
 
+from dataclasses import replace
+
 from mi_llm import registry, storage
 from mi_llm.codebook import client
 from mi_llm.codebook.packets import transcripts_of
 from mi_llm.codebook.tables import Coding, tables
 from mi_llm.llm.cassette import Question
+from mi_llm.miti.coder import llm
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
@@ -19,7 +22,8 @@ def questions(study: Study) -> list[Question]:
     """The requests that the stage's coder makes; none where no model codes."""
     coder = registry.modules(registry.CODERS)[study.code.coder]
     if not hasattr(coder, "questions"):
-        return []
+        transcripts = transcripts_of(study.path("blind", "packets")) if study.code.globals == "llm" else {}
+        return list(llm.rating(study, transcripts).values())
     return list(coder.questions(study, "code", transcripts_of(study.path("blind", "packets"))))
 
 
@@ -29,6 +33,8 @@ def code(study: Study) -> None:
     with stage(study, "code", None, [folder, *(coder.inputs(study) if hasattr(coder, "inputs") else [])]) as out:
         transcripts = transcripts_of(folder)
         codings: list[Coding] = coder.code(study, "code", transcripts)
+        if study.code.globals == "llm" and study.code.coder != "llm":
+            codings = [*(replace(coding, ratings={}) for coding in codings), *llm.rate(study, "code", transcripts)]
         if not codings and hasattr(coder, "remedy"):
             print(f"code: nothing is coded; to get codes: {coder.remedy(study, 'code')}")
         for name, table in zip(("codes", "globals"), tables(codings), strict=True):

@@ -1,20 +1,23 @@
 """The report's tables of the manual evaluation (paper, Tables 2, 4, 5 and 6), with the paper's printed numbers beside ours.
 
-Reads `summary/*.csv`, `blind/leaks.csv`, `miti/*.csv` and the raters in `code/codes.csv`; printed numbers are the audit's claims.
+Reads `summary/*.csv`, `blind/leaks.csv`, `miti/*.csv`, the raters in `code/codes.csv` and clients' readiness in `simulate/`; printed numbers are the audit's claims.
 A study's model stands beside the paper's model with the same chat format.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from mi_llm import registry
 from mi_llm.codebook import coding
-from mi_llm.codebook.tables import coder_of, read_tables
+from mi_llm.codebook.tables import automatic, coder_of, read_tables
+from mi_llm.dialog import read_dialogs
 from mi_llm.paper import models
 from mi_llm.paper.claims import claims
 from mi_llm.report.tables import claimed, interval, p_value
+from mi_llm.statistics import DialogBootstrap
 from mi_llm.study import REAL, Study
 
 REAL_COLUMNS = ("real", models.REAL)  # the real sessions' columns in Tables 4 and 6
@@ -209,6 +212,75 @@ def quality(study: Study) -> pd.DataFrame:
         }
     )
     return shown.set_index("Coder")
+
+
+KAPPA = {"en": "κ with AnnoMI's experts", "zh": "与 AnnoMI 专家的 κ"}
+UNKNOWN = {"en": "not known", "zh": "不详"}
+BEHAVIORS_KNOWN = ("main behavior", "question", "reflection", "complex reflection", "information", "advice")
+
+
+def kappas(study: Study) -> dict[tuple[str, str], str]:
+    """What an automatic code is worth: by coder and code, Cohen's kappa with AnnoMI's experts, its interval and n."""
+    table = pd.read_csv(study.path("miti", "coder_validation.csv"))
+    return {(row.coder, row.code): f"{around(row.kappa, row.lo, row.hi)}, n = {row.n}" for row in table.itertuples()}
+
+
+def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
+    """For captions: each program that coded the packets, and what its codes are worth; empty where people alone coded.
+
+    Codes that AnnoMI's experts did not give, and globals, are said to be not known.
+    """
+    codes, ratings = read_tables(study.path("code"))
+    known = kappas(study)
+    raters = sorted({*codes["rater"], *ratings["rater"]})
+    said = []
+    for rater in filter(automatic, raters):
+        parts = [f"{word(code)} {known[rater, code]}" for code in BEHAVIORS_KNOWN if (rater, code) in known]
+        rest = {"en": "other behaviors and globals", "zh": "其他行为与整体评分"}[lang]
+        text = f"{'; '.join(parts)}; {rest} {UNKNOWN[lang]}" if parts else UNKNOWN[lang]
+        said.append(f"{word(rater)}: {KAPPA[lang]}: {text}")
+    return " | ".join(said)
+
+
+def client_language(study: Study) -> pd.DataFrame:
+    """Change talk by arm, its course, and how counselors answer to it: ours, and AnnoMI's sessions as experts and coders hear them."""
+    tables = [read(study, "client_language"), pd.read_csv(study.path("miti", "client_language.csv"))]
+    table, known = pd.concat([table for table in tables if len(table)] or tables[:1]), kappas(study)
+    rows = []
+    for row in table.itertuples():
+        heard = row.measure in ("share of change talk", "slope")
+        value = known.get((row.rater, "client talk"), "—") if heard else "—"
+        rows.append(
+            {
+                "Arm": arm_name(row.source, row.arm) if row.source != "annomi" or row.arm == REAL else f"AnnoMI, {row.arm}",
+                "Measure": NAMES.get(str(row.measure), row.measure),
+                "Coder": row.rater,
+                "Mean [interval]": around(row.mean, row.lo, row.hi),
+                "Transcripts": row.n,
+                "κ with AnnoMI's experts, client talk": value,
+            }
+        )
+    return pd.DataFrame(rows, columns=None if rows else ["Arm"]).set_index("Arm")
+
+
+def readiness(study: Study) -> pd.DataFrame:
+    """The standardized clients' readiness to change (0 to 10) before and after a talk, by arm."""
+    rows = []
+    for model in study.models:
+        for arm in study.arms(model):
+            talks = read_dialogs(study.path("simulate", model, f"{arm}.jsonl"))
+            ends = [talk.meta["readiness"] for talk in talks if talk.meta.get("readiness")]
+            if not ends:
+                continue
+            seed = study.seed_of("readiness", model, arm)
+            names = [str(index) for index in range(len(ends))]
+            bootstrap = DialogBootstrap(names, study.score.resamples, study.score.confidence, seed)
+            shown = [
+                bootstrap.estimate(values) for values in (*zip(*ends, strict=True), [after - before for before, after in ends])
+            ]
+            before, after, change = (around(estimate.mean, estimate.lo, estimate.hi) for estimate in shown)
+            rows.append({"Arm": arm_name(model, arm), "Talks": len(ends), "Before": before, "After": after, "Change": change})
+    return pd.DataFrame(rows, columns=None if rows else ["Arm"]).set_index("Arm")
 
 
 def agreement(study: Study) -> pd.DataFrame:

@@ -122,6 +122,8 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "rates": manual.rates(study),
         "contrasts": manual.contrasts(study),
         "leaks": manual.leaks(study),
+        "client-language": manual.client_language(study),
+        "readiness": manual.readiness(study),
         "coder-validation": manual.validation(study),
         "coder-quality": manual.quality(study),
         "safety": safety.outcomes(study, pooled=True),
@@ -191,6 +193,7 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
         "tables": {name: in_words(table, lang) for name, table in shown.items()},
         "figures_3": {word(name): drawn for name, drawn in both["drawn_3"].items()},
         "coder": manual.coders(study, lang),
+        "worth": manual.worth(study, lang, word),
         "findings": [words[lang] for words in storage.read_json(study.path("audit", "findings.json"))],
         **(chinese_title if lang == "zh" else {"title": study.title, "notice": study.report.notice}),
     }

@@ -189,6 +189,16 @@ def rating(study: Study, transcripts: Transcripts) -> dict[str, Question]:
     }
 
 
+def rate(study: Study, stage: str, transcripts: Transcripts) -> list[Coding]:
+    """The globals alone, as they are recorded for a stage; nothing where nothing is recorded."""
+    asked = rating(study, transcripts)
+    answers = ask.answers(study, stage, list(asked.values()))
+    return [
+        Coding(f"llm:{study.llm.model}", packet, {}, ratings_of(text_of(answer)))
+        for packet, answer in zip(asked, answers, strict=False)
+    ]
+
+
 def talks_of(answer: str, numbers: Sequence[int]) -> dict[int, Talk]:
     """The codes that an answer gives to the client's turns with these numbers. Raises ValueError."""
     entries = content(answer, "codes", list)
