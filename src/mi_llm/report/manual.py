@@ -1,7 +1,7 @@
 """The report's tables of the manual evaluation (paper, Tables 2, 4, 5 and 6), with the paper's printed numbers beside ours.
 
-Reads `summary/*.csv`, `blind/leaks.csv`, `miti/*.csv`, the raters in `code/codes.csv` and clients' readiness in `simulate/`; printed numbers are the audit's claims.
-A study's model stands beside the paper's model with the same chat format.
+Reads `summary/*.csv`, `blind/leaks.csv`, `miti/*.csv`, the raters in `code/codes.csv`, and clients' readiness in `simulate/`;
+printed numbers are the audit's claims. A study's model stands beside the paper's model with the same chat format.
 """
 
 import math
@@ -243,7 +243,7 @@ def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
 
 
 def client_language(study: Study) -> pd.DataFrame:
-    """Change talk by arm, its course, and how counselors answer to it: ours, and AnnoMI's sessions as experts and coders hear them."""
+    """Change talk by arm, its course, and how counselors answer to it; then AnnoMI's sessions, as experts and coders hear them."""
     tables = [read(study, "client_language"), pd.read_csv(study.path("miti", "client_language.csv"))]
     table, known = pd.concat([table for table in tables if len(table)] or tables[:1]), kappas(study)
     rows = []
