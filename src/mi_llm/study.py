@@ -351,9 +351,13 @@ class Code(Section):
 
 
 class Miti(Section):
-    """On how many held-out AnnoMI transcripts a coding language model is compared with the experts."""
+    """On how many held-out AnnoMI transcripts a coding language model is compared with the experts.
+
+    `globals`: the folder with dialogs and the globals that experts gave them, if you have such.
+    """
 
     transcripts: PositiveInt
+    globals: str
 
 
 class Report(Section):

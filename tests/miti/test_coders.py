@@ -302,6 +302,20 @@ def test_a_model_rates_globals_beside_words_alone(blinded: Study, coder: type[Co
     assert len(coder.asked) == 2
 
 
+def test_a_models_globals_are_held_against_experts_where_there_is_a_table(study: Study, coder: type[Coder]) -> None:
+    folder = Path(study.miti.globals)
+    turns = [{"role": role, "text": text} for role, text in SAID["aaaaaa"]]
+    storage.write_lines(folder / "dialogs.jsonl", [{"id": name, "source": "x", "turns": turns} for name in ("a", "b")])
+    rows = [f"expert,{name},{code},{rating}" for name, rating in (("a", 3), ("b", 4)) for code in Global]
+    storage.write_text(folder / "globals.csv", "\n".join(["rater,packet,code,rating", *rows]) + "\n")
+    assert validation.globals_validation(study).empty, "nobody is asked"
+    asked = recording(study, coder).model_copy(update={"code": study.code.model_copy(update={"globals": "llm"})})
+    table = validation.globals_validation(asked).set_index(["measure", "code"])
+    assert table.loc[("alpha", "EMP"), "raters"] == "expert, llm:some-model"
+    assert table.loc[("alpha", "EMP"), "n"] == 2
+    assert table.loc[("alpha", "EMP"), "agreement"] == 0.5
+
+
 def test_unusable_answers_are_asked_for_again_and_kept_as_such(blinded: Study, coder: type[Coder]) -> None:
     coder.spoilt = {"utterances", "codes", "globals"}
     study = recording(blinded, coder)

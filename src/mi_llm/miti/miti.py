@@ -1,10 +1,11 @@
 """Stage `miti`: how far automatic coders may be trusted, and what the lexical one sees in the dialogs that the authors released.
 
-Reads `acquire/annomi/files.tar`, `read/annomi/` and, where the study has the release, `read/release/`. Writes `miti/`:
-`coder_validation.csv` (kappa with AnnoMI's experts, and the experts' own), `client_language.csv` (what AnnoMI's clients say of
-change, as experts and coders hear it), `quality.csv` (whether a coder's scores tell sessions
-of high from those of low quality), `released.csv` (lexical codes of the released dialogs and of AnnoMI) and `features.csv` (their
-Table 4); where a language model codes the study, its recorded answers about AnnoMI too, in `cassette.jsonl`.
+Reads `acquire/annomi/files.tar`, `read/annomi/` and, where the study has them, `read/release/` and experts' globals
+(`miti.globals`). Writes `miti/`: `coder_validation.csv` (kappa with AnnoMI's experts, and the experts' own),
+`globals_validation.csv` (a language model's globals against experts'), `client_language.csv` (what AnnoMI's clients say of change,
+as experts and coders hear it), `quality.csv` (whether a coder's scores tell sessions of high from those of low quality),
+`released.csv` (lexical codes of the released dialogs and of AnnoMI) and `features.csv` (their Table 4); where a language model
+codes the study, its recorded answers too, in `cassette.jsonl`.
 
 AnnoMI's annotators (Wu et al. 2022, doi:10.1109/ICASSP43922.2022.9746035) coded every counselor utterance of 133 English
 transcripts, ten of them the same seven. Their codes are coarser than MITI's. *Therapist input* (information, advice, options,
@@ -17,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -37,15 +39,18 @@ from mi_llm.codebook.coding import (
     Behaviour,
     Summary,
 )
-from mi_llm.codebook.tables import PEOPLE, Behaviours, Coding
+from mi_llm.codebook.tables import PEOPLE, Behaviours, Coding, rated_by_people
+from mi_llm.codebook.tables import tables as tables_of
 from mi_llm.corpora import annomi
 from mi_llm.corpora.files import from_archive
 from mi_llm.corpora.labels import ROLES
 from mi_llm.dialog import Dialog, Turn, read_dialogs, volley_lengths
 from mi_llm.llm.cassette import Question
 from mi_llm.miti import client_language
+from mi_llm.miti.coder import llm
 from mi_llm.miti.coder.lexical import by_words
 from mi_llm.miti.reliability import Bootstrap, Estimate, Numbers, kappas
+from mi_llm.miti.reliability import table as reliability_table
 from mi_llm.stage import stage
 from mi_llm.study import REAL, Study
 
@@ -351,9 +356,30 @@ def annotated(study: Study) -> list[Session]:
 def questions(study: Study) -> list[Question]:
     """The requests that validating the model takes."""
     coder = registry.modules(registry.CODERS)[study.code.coder]
+    on_globals = list(llm.rating(study, rated_dialogs(study)).values())
     if not hasattr(coder, "questions"):
-        return []
-    return list(coder.questions(study, "miti", transcripts_for(study, coder, halves(annotated(study))[1])))
+        return on_globals
+    return [*coder.questions(study, "miti", transcripts_for(study, coder, halves(annotated(study))[1])), *on_globals]
+
+
+def rated_dialogs(study: Study) -> dict[str, Sequence[Turn]]:
+    """The dialogs whose globals experts gave, by name; none without their table, or where no language model gives globals."""
+    folder = Path(study.miti.globals)
+    asked = "llm" in (study.code.coder, study.code.globals)
+    if not asked or not (folder / "globals.csv").exists():
+        return {}
+    return {dialog.id: dialog.turns for dialog in read_dialogs(folder / "dialogs.jsonl")}
+
+
+def globals_validation(study: Study) -> pd.DataFrame:
+    """How far a language model's globals agree with experts', and experts among themselves: columns `reliability.COLUMNS`."""
+    dialogs = rated_dialogs(study)
+    people = rated_by_people(Path(study.miti.globals) / "globals.csv", dialogs) if dialogs else {}
+    codings = [Coding(*key, {}, ratings) for key, ratings in people.items()]
+    codings += llm.rate(study, "miti", dialogs) if dialogs else []
+    codes, ratings = tables_of(codings)
+    seed = study.seed_of("miti", "globals")
+    return reliability_table(codes, ratings, resamples=study.score.resamples, confidence=study.score.confidence, seed=seed)
 
 
 def arms(study: Study) -> dict[tuple[str, str], list[Dialog]]:
@@ -412,6 +438,7 @@ def miti(study: Study) -> None:
         tables = {
             "coder_validation": pd.DataFrame(validation, columns=VALIDATION),
             "quality": pd.DataFrame(qualities, columns=QUALITY),
+            "globals_validation": globals_validation(study),
             "client_language": pd.DataFrame(of_quality(study, all_sessions, language), columns=client_language.COLUMNS),
             "released": pd.DataFrame(
                 [row for key, dialogs in groups.items() for row in released(*key, dialogs)], columns=RELEASED

@@ -243,7 +243,7 @@ def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
 
 
 def client_language(study: Study) -> pd.DataFrame:
-    """Change talk by arm, its course, and how counselors answer to it; then AnnoMI's sessions, as experts and coders hear them."""
+    """Change talk by arm, its course, and how counselors answer to it; then AnnoMI's, as experts and coders hear them."""
     tables = [read(study, "client_language"), pd.read_csv(study.path("miti", "client_language.csv"))]
     table, known = pd.concat([table for table in tables if len(table)] or tables[:1]), kappas(study)
     rows = []
@@ -261,6 +261,21 @@ def client_language(study: Study) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, columns=None if rows else ["Arm"]).set_index("Arm")
+
+
+def globals_worth(study: Study) -> pd.DataFrame:
+    """How far a language model's globals agree with experts'; empty where there is no table of experts' globals."""
+    table = pd.read_csv(study.path("miti", "globals_validation.csv"))
+    shown = pd.DataFrame(
+        {
+            "Measure": table["measure"],
+            "Code": [NAMES.get(str(code), code) for code in table["code"]],
+            "Raters": table["raters"],
+            "n": table["n"],
+            "Value [interval]": [around(row.value, row.lo, row.hi) for row in table.itertuples()],
+        }
+    )
+    return shown.set_index("Measure")
 
 
 def readiness(study: Study) -> pd.DataFrame:

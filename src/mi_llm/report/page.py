@@ -123,6 +123,7 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "contrasts": manual.contrasts(study),
         "leaks": manual.leaks(study),
         "client-language": manual.client_language(study),
+        "globals-validation": manual.globals_worth(study),
         "readiness": manual.readiness(study),
         "coder-validation": manual.validation(study),
         "coder-quality": manual.quality(study),
