@@ -2,8 +2,8 @@
 
 Reads `acquire/annomi/files.tar`, `read/annomi/` and, where the study has them, `read/release/` and experts' globals
 (`miti.globals`). Writes `miti/`: `coder_validation.csv` (kappa with AnnoMI's experts, and the experts' own),
-`globals_validation.csv` (a language model's globals against experts'), `client_language.csv` (what AnnoMI's clients say of change,
-as experts and coders hear it), `quality.csv` (whether a coder's scores tell sessions of high from those of low quality),
+`globals_validation.csv` (a language model's globals against experts'), `client_language.csv` (what AnnoMI's clients say of
+change, as experts and coders hear it), `quality.csv` (whether a coder's scores tell sessions of high from those of low quality),
 `released.csv` (lexical codes of the released dialogs and of AnnoMI) and `features.csv` (their Table 4); where a language model
 codes the study, its recorded answers too, in `cassette.jsonl`.
 
