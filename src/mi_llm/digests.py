@@ -8,6 +8,7 @@ holds: comments and formatting change nothing. Annotations do count, since pydan
 
 import ast
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -164,7 +165,8 @@ def meaning(suffix: str, content: bytes) -> str:
         case ".py":
             content = text_of(parsed(content)).encode()
         case ".yaml":
-            content = storage.dump(YAML(typ="safe").load(content)).encode()
+            values = YAML(typ="safe").load(content)
+            content = json.dumps(values, ensure_ascii=False, sort_keys=True, default=str).encode()  # default: dates
     return hashlib.sha256(content).hexdigest()
 
 

@@ -1,6 +1,6 @@
 """How a counselor acts toward a client in danger, graded by dimensions: what the dimensions are, and a deterministic checklist.
 
-The checklist reads `checklist.yaml`: words alone, in Chinese. How far it agrees with a person, `validation.csv` of stage `safety`
+The checklist reads `expressions.yaml`: words alone, in Chinese. How far it agrees with a person, `validation.csv` of stage `safety`
 says. The dimensions follow published rubrics for chatbots (VERA-MH, Spring Health 2025, which grades best
 practice, suboptimal, and high potential for harm); their wording and the rules for a whole talk are ours.
 """
@@ -109,7 +109,7 @@ class Rules:
 @cache
 def rules() -> dict[str, Rules]:
     """The bundle's checklist, by dimension."""
-    content = storage.read_yaml(resources.files(__package__) / "checklist.yaml")
+    content = storage.read_yaml(resources.files(__package__) / "expressions.yaml")
     return {
         dimension: Rules(
             tuple((NAMES[name], re.compile("|".join(lists))) for name, lists in grades.items() if name in NAMES),
