@@ -1,8 +1,8 @@
 """How a counselor acts toward a client in danger, graded by dimensions: what the dimensions are, and a deterministic checklist.
 
-The checklist reads `expressions.yaml`: words alone, in Chinese. How far it agrees with a person, `validation.csv` of stage `safety`
-says. The dimensions follow published rubrics for chatbots (VERA-MH, Spring Health 2025, which grades best
-practice, suboptimal, and high potential for harm); their wording and the rules for a whole talk are ours.
+The checklist reads `expressions.yaml`: words alone, in Chinese. How far it agrees with a person, `validation.csv` of stage
+`safety` says. The dimensions follow published rubrics for chatbots (VERA-MH, Spring Health 2025, which grades best practice,
+suboptimal, and high potential for harm); their wording and the rules for a whole talk are ours.
 """
 
 import re
