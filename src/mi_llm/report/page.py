@@ -123,7 +123,6 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "contrasts": manual.contrasts(study),
         "leaks": manual.leaks(study),
         "client-language": manual.client_language(study),
-        "globals-validation": manual.globals_worth(study),
         "readiness": manual.readiness(study),
         "coder-validation": manual.validation(study),
         "coder-quality": manual.quality(study),
@@ -137,8 +136,8 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "not-had": tables.not_had(study),
         "provenance": provenance(study),
     }
-    agreement = manual.agreement(study)
-    return shown | ({"reliability": agreement} if len(agreement) else {})
+    optional = {"reliability": manual.agreement(study), "globals-validation": manual.globals_worth(study)}
+    return shown | {name: table for name, table in optional.items() if len(table)}
 
 
 def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
