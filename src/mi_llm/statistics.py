@@ -1,12 +1,12 @@
 """Uncertainty of scores: rounds of one dialog are not independent, so whole dialogs are resampled and whole dialogs swapped.
 
 Four questions are answered here: between which values a mean or a measure lies (bootstrap-t and jackknife over dialogs, exact
-limits where nothing was counted), whether one of two systems is better by more than chance (paired approximate randomization,
-Holm's correction), by how much (effect sizes), and what a test of so many dialogs could find at all (power).
+limits of shares, and where nothing was counted), whether one of two systems is better by more than chance (paired approximate
+randomization, Holm's correction), by how much (effect sizes), and what a test of so many dialogs could find at all (power).
 docs/statistics.md has the coverage of these intervals, simulated.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, islice, product
@@ -151,6 +151,19 @@ def limit_of_none(dialogs: int, confidence: float) -> float:
     """
     share = stats.binomtest(0, dialogs).proportion_ci(confidence, "exact").high
     return -float(np.log1p(-share))
+
+
+def share_interval(count: int, n: int, confidence: float) -> tuple[float, float]:
+    """The exact interval of a share, `count` of `n` dialogs (Clopper & Pearson 1934); NaN for fewer than `FEWEST` dialogs."""
+    if n < FEWEST:
+        return NONE
+    interval = stats.binomtest(count, n).proportion_ci(confidence, "exact")
+    return float(interval.low), float(interval.high)
+
+
+def listed(values: Iterable[float]) -> str:
+    """All values, from the lowest, to 2 decimals: what is shown where there is no interval."""
+    return "; ".join(f"{value:.2f}" for value in sorted(values))
 
 
 def welch_interval(first: tuple[float, float, int], second: tuple[float, float, int], confidence: float) -> tuple[float, float]:

@@ -13,6 +13,7 @@ import pytest
 from edits import edit
 from repository import ROOT
 from scipy import stats
+from scored import Always
 from tiny import give_adapter, model_server, study_with
 
 from mi_llm import storage
@@ -21,7 +22,7 @@ from mi_llm.miti import blind as blinding
 from mi_llm.miti import code as coders
 from mi_llm.miti.blind import assigned, aucs, blind, classified, deidentified, formatted, groups_of, leaks, relabeled
 from mi_llm.miti.clients import Scripted, bundled
-from mi_llm.miti.simulate import simulate
+from mi_llm.miti.simulate import converse, simulate
 from mi_llm.miti.summary import at_chance, guessing, summary, table_4
 from mi_llm.problem import Problem
 from mi_llm.report import manual
@@ -64,6 +65,17 @@ def test_a_client_who_is_pushed_defends_themselves_and_breaks_off() -> None:
     assert words[1:4] == list(COMMON.sustain[:3])
     assert words[-1] == COMMON.break_off
     assert not set(words) & set(PROFILES[0].says.reason if PROFILES[0].says else ())
+
+
+def test_readiness_is_noted_at_both_ends(study: Study) -> None:
+    ends = {}
+    for arm, reply in (("base", PUSHES), ("tuned", REFLECTS)):
+        talks = converse(study, "tiny-glm4", Always(arm, reply))
+        ends[arm] = [talk.meta["readiness"] for talk in talks]
+    first = [profile.readiness for profile in PROFILES]
+    assert [before for before, _ in ends["base"]] == [before for before, _ in ends["tuned"]] == first
+    assert all(after < before for before, after in ends["base"]), "who is pushed is less ready"
+    assert all(after > before for before, after in ends["tuned"]), "who is heard is readier"
 
 
 def test_without_its_reason_addressed_motivation_does_not_rise() -> None:

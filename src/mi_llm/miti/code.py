@@ -2,14 +2,18 @@
 
 Reads `blind/packets/` and what the coder that `code.coder` names needs beside it (a module of `miti/coder/`): `codes.csv`,
 `globals.csv` and perhaps `guesses.csv` of people (folder `code.human`), recorded answers of a language model (`llm/ask.py`), or
-nothing. Writes `code/codes.csv`, `globals.csv` and `guesses.csv` (`codebook/tables.py`) and, of a model, `cassette.jsonl`, kept
-from run to run.
+nothing. Writes `code/codes.csv`, `globals.csv` and `guesses.csv` (`codebook/tables.py`), `client.csv` (what clients say of
+change, by words alone and by the model that codes) and, of a model, `cassette.jsonl`, kept from run to run.
 """
 
+from dataclasses import replace
+
 from mi_llm import registry, storage
+from mi_llm.codebook import client
 from mi_llm.codebook.packets import transcripts_of
 from mi_llm.codebook.tables import Coding, tables
 from mi_llm.llm.cassette import Question
+from mi_llm.miti.coder import llm
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
@@ -18,7 +22,8 @@ def questions(study: Study) -> list[Question]:
     """The requests that the stage's coder makes; none where no model codes."""
     coder = registry.modules(registry.CODERS)[study.code.coder]
     if not hasattr(coder, "questions"):
-        return []
+        transcripts = transcripts_of(study.path("blind", "packets")) if study.code.globals == "llm" else {}
+        return list(llm.rating(study, transcripts).values())
     return list(coder.questions(study, "code", transcripts_of(study.path("blind", "packets"))))
 
 
@@ -28,10 +33,17 @@ def code(study: Study) -> None:
     with stage(study, "code", None, [folder, *(coder.inputs(study) if hasattr(coder, "inputs") else [])]) as out:
         transcripts = transcripts_of(folder)
         codings: list[Coding] = coder.code(study, "code", transcripts)
+        if study.code.globals == "llm" and study.code.coder != "llm":
+            codings = [*(replace(coding, ratings={}) for coding in codings), *llm.rate(study, "code", transcripts)]
         if not codings and hasattr(coder, "remedy"):
             print(f"code: nothing is coded; to get codes: {coder.remedy(study, 'code')}")
         for name, table in tables(codings).items():
             storage.write_table(out / f"{name}.csv", table)
+        listeners = {"lexical": registry.modules(registry.CODERS)["lexical"], study.code.coder: coder}
+        heard = [
+            one for module in listeners.values() if hasattr(module, "client") for one in module.client(study, "code", transcripts)
+        ]
+        storage.write_table(out / "client.csv", client.table(heard))
         numbers = {
             "packets": len(transcripts),
             "coded": len({coding.packet for coding in codings}),
