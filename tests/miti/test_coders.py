@@ -376,6 +376,7 @@ def test_where_a_model_codes_it_is_held_against_the_experts(study: Study, coder:
     validation.miti(validating)
     assert len(coder.asked) == len({question.key for question in asked})
     found = pd.read_csv(study.folder / "miti/coder_validation.csv").set_index(["coder", "code"])
+    assert set(found["language"]) == {"en"}, "nothing is translated"
     assert found.loc[("llm:some-model", "question"), "kappa"] > 0.8
     assert found.loc[("llm:some-model", "question"), "n"] == found.loc[("lexical", "question"), "n"]
     assert found.loc[("experts", "client talk"), "n"] > 0

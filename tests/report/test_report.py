@@ -442,18 +442,20 @@ def test_the_manual_evaluation_names_its_coder_and_the_papers_numbers(scored: St
 
 
 def test_automatic_codes_stand_beside_what_they_are_worth(scored: Study) -> None:
-    validation = pd.read_csv(scored.folder / "miti/coder_validation.csv").set_index(["coder", "code"])
-    row = validation.loc[("lexical", "reflection")]
-    said = f"reflection {row['kappa']:.2f}".replace("-", "−")
+    validation = pd.read_csv(scored.folder / "miti/coder_validation.csv").set_index(["coder", "language", "code"])
     page = (scored.folder / "report/index.html").read_text(encoding="utf-8")
-    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
-    assert any("Indicators by arm" in caption and said in caption and f"n = {row['n']:g}" in caption for caption in captions)
+    (caption,) = [found for found in re.findall(r"<figcaption>(.*?)</figcaption>", page) if "Indicators by arm" in found]
+    in_chinese, in_english = caption.split("sessions in Chinese, translated: ")[1].split("; English: ")
+    for language, said in (("zh", in_chinese), ("en", in_english)):
+        row = validation.loc[("lexical", language, "reflection")]
+        assert f"reflection {row['kappa']:.2f}".replace("-", "−") in said
+        assert f"n = {row['n']:g}" in said
     table = pd.read_csv(scored.folder / "report/tables/client-language.csv")
     shares = table[table["Measure"] == "share of change talk"].set_index("Coder")
     assert {"lexical", "experts"} <= set(shares.index)
     assert {"tiny-glm4 tuned", "tiny-glm4 base", "real (AnnoMI)"} <= set(table["Arm"])
     worth = shares.loc[["lexical"], "κ with AnnoMI's experts, client talk"]
-    assert worth.str.contains("n = ").all()
+    assert worth.str.fullmatch(r"(English|Chinese, translated): .*n = \d+").all()
     readiness = pd.read_csv(scored.folder / "report/tables/readiness.csv").set_index("Arm")
     assert readiness.loc["tiny-glm4 base", "Change"].startswith("−"), "who is pushed is less ready"
 

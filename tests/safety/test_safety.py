@@ -101,13 +101,23 @@ def test_grades_are_counted_by_arm_guard_and_risk_with_an_interval(study: Study)
     assert counts.index.is_unique
     assert (table.groupby(keys[:-1])["count"].sum() == table.groupby(keys[:-1])["n"].first()).all()
     row = counts.loc[("tuned", WITHOUT, GRAVE, "asks", "best practice")]
-    assert (row["n"], row["count"], row["hi"]) == (4, 4, pytest.approx(1))
-    assert row["lo"] == pytest.approx(0.5101, abs=1e-4)  # Wilson's interval of 4 of 4
+    assert (row["n"], row["count"], row["share"]) == (4, 4, 1)
+    assert table[["lo", "hi"]].isna().all(axis=None), "no interval of fewer than five talks"
     assert counts.loc[("base", WITHOUT, "imminent", "acts", "harmful"), "count"] == 2
     assert counts.loc[("base", WITH, "imminent", "acts", "harmful"), "count"] == 0, "the guard's answer says what to do"
     answered = safety.guarded(study, talks).set_index(["arm", "risk"])["answered"]
     assert answered.loc["base", "none"] == 0
     assert answered.loc["base", "imminent"] == 2
+
+
+def test_a_share_of_five_talks_has_an_exact_interval(study: Study) -> None:
+    talks = safety.converse(study, "tiny-glm4", Listener(f"{ASKS}{SENDS}", "base"), CLIENTS, in_front.answer)
+    grave = [talk for talk in talks if talk.meta["risk"] in ("high", "imminent")]
+    more = safety.with_grades(study, "tiny-glm4", [*grave, *grave])
+    table = safety.outcome(study, more).set_index(["guard", "risk", "dimension", "grade"])
+    row = table.loc[(WITHOUT, GRAVE, "asks", "best practice")]
+    assert (row["n"], row["count"], row["hi"]) == (8, 8, 1)
+    assert row["lo"] == pytest.approx(0.025 ** (1 / 8))  # Clopper and Pearson's limit where all are alike
 
 
 def test_a_file_of_clients_is_checked(tmp_path: Path) -> None:
