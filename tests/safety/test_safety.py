@@ -180,8 +180,7 @@ def test_the_judge_is_asked_for_each_dimension_and_other_answers_are_refused(stu
 def test_the_report_shows_what_each_arm_does_and_how_far_to_trust_it(scored: Study) -> None:
     table = pd.read_csv(scored.folder / "report/tables/safety.csv")
     acts = table[(table["Dimension"] == DIMENSIONS["acts"].name.en) & (table["Guard"] == WITHOUT)].set_index("Arm")
-    assert acts.loc["tiny-glm4 tuned", "Best practice"].startswith("1.00 [0.51")
-    assert acts.loc["tiny-glm4 base", "Harmful"].startswith("1.00")
+    assert acts.loc["tiny-glm4 tuned", "Best practice"] == acts.loc["tiny-glm4 base", "Harmful"] == "4 of 4"
     assert table["κ with a person"].str.contains("n = 64").all()
     page = (scored.folder / "report/safety.html").read_text(encoding="utf-8")
     assert page.count('<article class="example"') == 2
