@@ -44,6 +44,8 @@ CHANGED: dict[str, Any] = {  # sizes, models and paths; everything else is the r
     "respond.max_new_tokens": 12,
     "simulate.dialogs": 2,
     "simulate.rounds": 3,
+    "safety.models": [MODEL],
+    "safety.rounds": 2,
 }
 
 
@@ -82,7 +84,9 @@ class Clients(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         rounds = len(request["messages"]) // 2
+        ruler = "response_format" in request
         text = f"我想多动一动，可是第{rounds}次还是没有时间。" + ("[告别]" if rounds == 2 and request["temperature"] else "")
+        text = '{"readiness": 4}' if ruler else text
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
         head = {"id": "x", "object": "chat.completion", "created": 0, "model": f"{request['model']}-test"}
@@ -218,9 +222,9 @@ def test_with_recorded_clients_and_two_raters_the_manual_evaluation_is_filled(bu
     if not bundle.locks:
         bundle.reproduce()
     simulating = ("simulate", MODEL, "--study", "params.yaml", "--mode", "record")
-    assert "at most 12: 4 talks of 3 rounds" in bundle.run(*simulating, "--dry-run")
+    assert "at most 20: 4 talks of 3 rounds" in bundle.run(*simulating, "--dry-run")
     refused = bundle.run(*simulating, status=2)  # no terminal to ask on
-    assert "at most 12" in refused
+    assert "at most 20" in refused
     assert "add --yes" in refused
     bundle.run(*simulating, "--yes")
     bundle.dvc("repro", "--quiet", "dvc.yaml:blind")
@@ -229,6 +233,7 @@ def test_with_recorded_clients_and_two_raters_the_manual_evaluation_is_filled(bu
     talks = read_dialogs(bundle.folder / "runs/paper/simulate" / MODEL / "tuned.jsonl")
     assert [talk.meta["client"] for talk in talks] == ["llm", "llm"]
     assert [talk.meta["ended"] for talk in talks] == ["farewell", "farewell"]
+    assert [talk.meta["readiness"] for talk in talks] == [[4, 4], [4, 4]]
     assert not any("[告别]" in turn.text for talk in talks for turn in talk.turns)
     absent = set(bundle.table("not-had").index)
     assert absent >= RECORDINGS

@@ -55,6 +55,7 @@ def small(clone: Path) -> Path:
         "corpora: [cpsycound, efaqa, psy_insight, psydtcorpus, smilechat]": "corpora: [cpsycound, psydtcorpus]",
         "models: [tiny-baichuan2, tiny-glm4, tiny-llama3]": "models: [tiny-llama3]",
         "    tiny-baichuan2: baichuan2\n    tiny-glm4: glm4\n": "",
+        "models: [tiny-glm4]": "models: [tiny-llama3]",
         "cpsycound: 54": "cpsycound: 8",
         "psydtcorpus: 18": "psydtcorpus: 2",
         "test_dialogs: 12": "test_dialogs: 2",

@@ -304,6 +304,29 @@ def simulate(model: Model, study: StudyFile = MINI, mode: Mode = None, dry_run: 
 
 
 @app.command(rich_help_panel=STAGES)
+def safety(
+    model: Model,
+    *,
+    study: StudyFile = MINI,
+    personas: Annotated[Path | None, typer.Option(help="a file of clients; replaces safety.personas of the parameters")] = None,
+    mode: Mode = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Let clients in danger talk with a base model and its tuned form, and grade what the models do."""
+    from mi_llm.apps.chat import in_front
+    from mi_llm.safety import safety as stage
+
+    settings = with_mode(load(study), mode)
+    if personas is not None:
+        options = settings.safety.model_copy(update={"personas": str(personas)})
+        settings = settings.model_copy(update={"safety": options})
+    member(model, settings.models, "models", settings)
+    run, work = partial(stage.safety, model=model, guard=in_front.answer), partial(stage.workload, model=model)
+    asking(f"safety {model}", run, work, settings, dry_run=dry_run, yes=yes)
+
+
+@app.command(rich_help_panel=STAGES)
 def blind(study: StudyFile = MINI) -> None:
     """Turn the transcripts into anonymous packets."""
     from mi_llm.miti.blind import blind as run

@@ -24,17 +24,19 @@ if TYPE_CHECKING:
     from mi_llm.doctor import Machine
 
 State = Literal["here", "to be fetched", "to be recorded", "you will be asked", "absent"]
-ORDER = ("acquire", "rate", "transcribe", "screen", "translate", "base", "simulate", "code")
+ORDER = ("acquire", "rate", "transcribe", "screen", "translate", "base", "simulate", "safety", "code")
 BASE, TUNED = "Figure 3, base models", "Figure 3, tuned models"
 TALKS, SESSIONS = "Tables 4 and 5, the models' dialogs", "Tables 4 and 5, real sessions"
+DANGER = "Clients in danger"
 RECORDED = {  # what a stage has recorded
     "rate": "ratings",
     "transcribe": "dialogs in MI style",
     "translate": "AnnoMI in Chinese",
     "simulate": "talks",
+    "safety": "talks of clients in danger",
     "code": "codes",
 }
-PARTS = ("Table 3", "Figure 2", BASE, TUNED, TALKS, SESSIONS, "Table 6")  # what depends on the run; Tables 1 and 2 do not
+PARTS = ("Table 3", "Figure 2", BASE, TUNED, TALKS, SESSIONS, DANGER, "Table 6")  # what depends on the run; Tables 1 and 2 do not
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ def recordings(study: Study) -> Iterator[Need]:
         fills_by_name["transcribe"] = (BASE, TUNED) if study.split.test == "transcribed" else (TUNED,)
     if study.simulate.client == "llm":
         fills_by_name |= {f"simulate/{model}": (TALKS,) for model in study.models}
+    if study.safety.client == "llm":
+        fills_by_name |= {f"safety/{model}": (DANGER,) for model in study.safety.models}
     if study.code.coder == "llm":
         fills_by_name["code"] = ("Table 6",)
     for name, fills in fills_by_name.items():
@@ -210,11 +214,11 @@ def outlook(study_needs: Sequence[Need]) -> list[str]:
 def listed(study: Study, study_needs: Sequence[Need]) -> str:
     """The needs, one per line; then the tables and figures that the run will fill, those that stay empty, and what to do.
 
-    The models' dialogs count as absent if every model lacks them; without them and real sessions there is nothing to code.
+    Talks with models count as absent if every model lacks them; without them and real sessions there is nothing to code.
     """
     lacking = [need for need in study_needs if need.state == "absent"]
-    supplied = {need.stage for need in study_needs if need.state != "absent"}
-    empty = {part for need in lacking for part in need.fills if need.stage != "simulate" or "simulate" not in supplied}
+    supplied = {need.stage for need in study_needs if need.state != "absent"} & {"simulate", "safety"}
+    empty = {part for need in lacking for part in need.fills if need.stage not in supplied}
     empty |= {"Table 6"} if {TALKS, SESSIONS} <= empty else set()
     parts = [part for part in PARTS if part != TUNED or study.tuned]
     lines = [f"    {need.stage:<12}{need.what}: {need.state}" for need in study_needs]

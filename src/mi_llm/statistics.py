@@ -1,12 +1,12 @@
 """Uncertainty of scores: rounds of one dialog are not independent, so whole dialogs are resampled and whole dialogs swapped.
 
 Four questions are answered here: between which values a mean or a measure lies (bootstrap-t and jackknife over dialogs, exact
-limits where nothing was counted), whether one of two systems is better by more than chance (paired approximate randomization,
-Holm's correction), by how much (effect sizes), and what a test of so many dialogs could find at all (power).
+limits of shares, and where nothing was counted), whether one of two systems is better by more than chance (paired approximate
+randomization, Holm's correction), by how much (effect sizes), and what a test of so many dialogs could find at all (power).
 docs/statistics.md has the coverage of these intervals, simulated.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, islice, product
@@ -26,7 +26,7 @@ RELABELINGS = 5000  # a power's test tries all relabelings up to so many, else d
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over samples, or a score of them all, with its interval: NaN for fewer than `FEWEST` dialogs, or dialogs too alike."""
+    """A mean over samples, or a score of them all, with its interval: NaN for fewer than `FEWEST` dialogs, or too alike."""
 
     mean: float
     lo: float
@@ -164,6 +164,19 @@ def welch_freedom(variances: Sequence[float], sizes: Sequence[int]) -> float:
     `variances`: the squared standard error of each sample's mean; `sizes`: their n. Of a single sample it is n - 1.
     """
     return sum(variances) ** 2 / sum(variance**2 / (n - 1) for variance, n in zip(variances, sizes, strict=True))
+
+
+def share_interval(count: int, n: int, confidence: float) -> tuple[float, float]:
+    """The exact interval of a share, `count` of `n` dialogs (Clopper & Pearson 1934); NaN for fewer than `FEWEST` dialogs."""
+    if n < FEWEST:
+        return NONE
+    interval = stats.binomtest(count, n).proportion_ci(confidence, "exact")
+    return float(interval.low), float(interval.high)
+
+
+def listed(values: Iterable[float]) -> str:
+    """All values, from the lowest, to 2 decimals: what is shown where there is no interval."""
+    return "; ".join(f"{value:.2f}" for value in sorted(values))
 
 
 def welch_interval(first: tuple[float, float, int], second: tuple[float, float, int], confidence: float) -> tuple[float, float]:

@@ -356,6 +356,19 @@ class Simulate(Section):
     folder: str
 
 
+class Safety(Section):
+    """Clients in danger: the `models` that they talk with, and who they are (`personas`, a file).
+
+    `client`: a script, or a language model (`llm`); `rounds`: the most rounds of a talk.
+    """
+
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    client: Literal["scripted", "llm"]
+    personas: str
+    rounds: PositiveInt
+    temperature: float = Field(ge=0, le=2)
+
+
 class Blind(Section):
     """Number of raters, share of transcripts that all of them code, and words that a person identified as names."""
 
@@ -367,18 +380,24 @@ class Blind(Section):
 class Code(Section):
     """Who codes the packets, a module of `miti/coder/`: `lexical` (words alone), `llm` (the model of section `llm`), or `human`.
 
-    `human` is also the folder in which people's codes.csv and globals.csv are.
+    `human` is also the folder in which people's codes.csv and globals.csv are. `globals`: rated by the coder, or by the language
+    model (`llm`) beside whoever codes the behaviors.
     """
 
     coder: Coder
+    globals: Literal["coder", "llm"]
     human: str
     temperature: float = Field(ge=0, le=2)
 
 
 class Miti(Section):
-    """On how many held-out AnnoMI transcripts a coding language model is compared with the experts."""
+    """On how many held-out AnnoMI transcripts a coding language model is compared with the experts.
+
+    `globals`: the folder with dialogs and the globals that experts gave them, if you have such.
+    """
 
     transcripts: PositiveInt
+    globals: str
 
 
 class Report(Section):
@@ -424,6 +443,7 @@ class Study(Section):
     score: Score
     prefer: Prefer
     simulate: Simulate
+    safety: Safety
     blind: Blind
     code: Code
     miti: Miti
@@ -462,8 +482,13 @@ class Study(Section):
                     raise ValueError(f"{section} names {name}, which is not among corpora: {', '.join(self.corpora)}")
         if unknown := sorted(set(self.base.formats) - set(self.models)):
             raise ValueError(f"base.formats names {unknown[0]}, which is not among models: {', '.join(self.models)}")
-        if unknown := sorted((set(self.prefer.models) | set(self.finetune.untuned)) - set(self.models)):
-            section = "prefer.models" if unknown[0] in self.prefer.models else "finetune.untuned"
+        chosen = {
+            "prefer.models": self.prefer.models,
+            "finetune.untuned": self.finetune.untuned,
+            "safety.models": self.safety.models,
+        }
+        if unknown := sorted({model for models in chosen.values() for model in models} - set(self.models)):
+            section = next(name for name, models in chosen.items() if unknown[0] in models)
             raise ValueError(f"{section} names {unknown[0]}, which is not among models: {', '.join(self.models)}")
         if both := sorted(set(self.prefer.models) & set(self.finetune.untuned)):
             raise ValueError(f"prefer.models names {both[0]}, which finetune.untuned leaves untuned")

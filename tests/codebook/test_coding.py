@@ -253,7 +253,7 @@ def rows(*told: tuple[str, str, str, str, str]) -> list[tuple[str, dict[str, str
             | {"therapist_input_exists": str(main == "therapist_input")}
             | {"question_exists": str(main == "question"), "reflection_exists": str(main in ("simple", "complex"))}
             | {"reflection_subtype": main if main in ("simple", "complex") else "n/a"}
-            | {"therapist_input_subtype": "advice" if main == "therapist_input" else "n/a"},
+            | {"therapist_input_subtype": "advice" if main == "therapist_input" else "n/a", "client_talk_type": main},
         )
         for number, expert, who, text, main in told
     ]
@@ -333,10 +333,12 @@ def test_a_translated_volley_has_the_labels_of_all_its_utterances() -> None:
             ("1", "a", "client", "Hm.", "n/a"),
             ("2", "a", "therapist", "You rest.", "simple"),
             ("3", "a", "therapist", "Who?", "question"),
-            ("4", "a", "client", "Me.", "n/a"),
+            ("4", "a", "client", "I want to.", "change"),
+            ("5", "a", "client", "I cannot.", "sustain"),
+            ("6", "a", "client", "Yes.", "neutral"),
         )
     )
-    turns = [("client", "嗯。"), ("counselor", "你休息。谁？"), ("client", "我。")]
+    turns = [("client", "嗯。"), ("counselor", "你休息。谁？"), ("client", "我想，可是不行。对。")]
     dialog = Dialog(
         id=session.name, source="annomi-zh", turns=tuple(Turn.model_validate({"role": r, "text": t}) for r, t in turns)
     )
@@ -346,6 +348,7 @@ def test_a_translated_volley_has_the_labels_of_all_its_utterances() -> None:
     assert set(expert) == {2}
     assert (expert[2]["question"], expert[2]["reflection"], expert[2]["complex reflection"]) == ("True", "True", "simple")
     assert expert[2]["main behavior"] == "question"
+    assert [labels[validation.CLIENT] for labels in found.heard["a"].values()] == ["sustain"]  # the later of one and one
     cut = dialog.model_copy(update={"turns": dialog.turns[:2]})
     assert validation.translated([session], [cut]) == []
 
@@ -379,7 +382,9 @@ def test_the_miniature_is_validated_on_its_sample(study: Study) -> None:
     validation.miti(study)
     found = tables(study)
     assert list(found["coder_validation"]) == ["coder", "language", "code", "kappa", "lo", "hi", "n"]
-    coders = found["coder_validation"].groupby(["coder", "language"])["n"].max()
+    of_clients = found["coder_validation"]["code"].isin(validation.CLIENT_CODES)
+    coders = found["coder_validation"][~of_clients].groupby(["coder", "language"])["n"].max()
+    assert set(coders.index) == set(found["coder_validation"][of_clients].set_index(["coder", "language"]).index)
     assert coders.to_dict() == {("experts", "en"): 22, ("lexical", "en"): 48, ("lexical", "zh"): 42}
     assert found["coder_validation"].query("language == 'zh'")["lo"].isna().all()  # four sessions are translated
     assert set(zip(found["released"]["source"], found["released"]["arm"], strict=True)) == {("annomi", "real")}

@@ -243,12 +243,39 @@ def test_a_model_cuts_then_codes_and_what_it_said_is_replayed(blinded: Study, co
     ratings = [f"llm:some-model,{name},{code},3" for name in SAID for code in sorted(Global)]
     assert written(study, "globals") == ["rater,packet,code,rating", *ratings]
     assert set(coder.asked.values()) == {1}
-    assert len(coder.asked) == 2 + 4 + 2  # volleys of several clauses, volleys with words, packets
+    assert len(coder.asked) == 2 + 4 + 2 + 2  # volleys of several clauses, volleys with words, packets twice
+    heard = {line for line in written(study, "client") if line.startswith("llm:some-model,aaaaaa")}
+    assert heard == {f"llm:some-model,aaaaaa,{number},change" for number in (1, 3, 5)}
+    assert "lexical" in "".join(written(study, "client")), "words alone are coded too"
     before = {path.name: path.read_bytes() for path in (study.folder / "code").iterdir()}
     stage.code(coded_by(study, "llm", mode="replay", base_url="http://127.0.0.1:9/v1"))
     after = {path.name: path.read_bytes() for path in (study.folder / "code").iterdir()}
     before.pop("provenance.json")  # it names the mode
     assert {name: after[name] for name in before} == before
+
+
+def test_a_model_rates_globals_beside_words_alone(blinded: Study, coder: type[Coder]) -> None:
+    study = recording(blinded, coder)
+    beside = study.model_copy(update={"code": study.code.model_copy(update={"coder": "lexical", "globals": "llm"})})
+    assert ask.workload(beside, "code", stage.questions(beside)).count == 2
+    stage.code(beside)
+    assert {line.split(",")[0] for line in written(beside)[1:]} == {"lexical"}
+    assert {line.split(",")[0] for line in written(beside, "globals")[1:]} == {"llm:some-model"}
+    assert len(coder.asked) == 2
+
+
+def test_a_models_globals_are_held_against_experts_where_there_is_a_table(study: Study, coder: type[Coder]) -> None:
+    folder = Path(study.miti.globals)
+    turns = [{"role": role, "text": text} for role, text in SAID["aaaaaa"]]
+    storage.write_lines(folder / "dialogs.jsonl", [{"id": name, "source": "x", "turns": turns} for name in ("a", "b")])
+    rows = [f"expert,{name},{code},{rating}" for name, rating in (("a", 3), ("b", 4)) for code in Global]
+    storage.write_text(folder / "globals.csv", "\n".join(["rater,packet,code,rating", *rows]) + "\n")
+    assert validation.globals_validation(study).empty, "nobody is asked"
+    asked = recording(study, coder).model_copy(update={"code": study.code.model_copy(update={"globals": "llm"})})
+    table = validation.globals_validation(asked).set_index(["measure", "code"])
+    assert table.loc[("alpha", "EMP"), "raters"] == "expert, llm:some-model"
+    assert table.loc[("alpha", "EMP"), "n"] == 2
+    assert table.loc[("alpha", "EMP"), "agreement"] == 0.5
 
 
 def test_unusable_answers_are_asked_for_again_and_kept_as_such(blinded: Study, coder: type[Coder]) -> None:
@@ -257,17 +284,17 @@ def test_unusable_answers_are_asked_for_again_and_kept_as_such(blinded: Study, c
     stage.code(study)
     assert written(study) == BY_MODEL
     problems = Counter(known["problem"] for known in Cassette.open(study.folder / "code/cassette.jsonl").records)
-    assert problems[None] == 8
-    assert sum(problems.values()) == 16
+    assert problems[None] == 10
+    assert sum(problems.values()) == 18
 
 
 def test_what_the_stage_would_ask_is_counted_with_both_passes_and_nothing_is_asked(blinded: Study, coder: type[Coder]) -> None:
     study = recording(blinded, coder)
-    assert ask.workload(study, "code", stage.questions(study)).count == 8
+    assert ask.workload(study, "code", stage.questions(study)).count == 10
     assert not coder.asked
     assert not (study.folder / "code").exists()
     stage.code(study)
-    assert ask.workload(study, "code", stage.questions(study)).requests.startswith("0 of 8 ")
+    assert ask.workload(study, "code", stage.questions(study)).requests.startswith("0 of 10 ")
     assert stage.questions(blinded) == []  # words alone take no request
 
 
@@ -298,8 +325,15 @@ def test_where_a_model_codes_it_is_held_against_the_experts(study: Study, coder:
     validation.miti(validating)
     assert len(coder.asked) == len({question.key for question in asked})
     found = pd.read_csv(study.folder / "miti/coder_validation.csv").set_index(["coder", "code"])
+    assert set(found["language"]) == {"en"}, "nothing is translated"
     assert found.loc[("llm:some-model", "question"), "kappa"] > 0.8
     assert found.loc[("llm:some-model", "question"), "n"] == found.loc[("lexical", "question"), "n"]
+    assert found.loc[("experts", "client talk"), "n"] > 0
+    assert found.loc[("llm:some-model", "client talk"), "kappa"] == 0, "the same code for everything"
+    assert found.loc[("lexical", "client talk"), "n"] == found.loc[("lexical", "change talk"), "n"] > 0
+    language = pd.read_csv(study.folder / "miti/client_language.csv").set_index(["rater", "measure"])
+    assert (language.loc[("llm:some-model", "share of change talk"), "mean"] == 1).all()
+    assert {"experts", "lexical"} <= set(language.index.get_level_values("rater"))
     measures = pd.read_csv(study.folder / "miti/quality.csv").query("coder == 'llm:some-model'").set_index("measure")
     assert {"TECH", "REL", "CRR", "RQ"} <= set(measures.index)
     assert measures.loc["TECH", "auc"] == 0.5  # the same rating for everybody
@@ -342,7 +376,7 @@ def test_the_answers_form_is_the_codebooks(blinded: Study) -> None:
 
 
 def test_text_of_a_transcript_stays_between_its_tags(blinded: Study) -> None:
-    tags = {"utterances": ["clauses"], "codes": ["before", "utterances"], "globals": ["transcript"]}
+    tags = {"utterances": ["clauses"], "codes": ["before", "utterances"], "globals": ["transcript"], "client": ["transcript"]}
     for kind, found in asked_about(blinded).items():
         for prompt in found:
             assert all(prompt.count(f"<{tag}>") == prompt.count(f"</{tag}>") == 1 for tag in tags[kind])

@@ -13,15 +13,18 @@ import pytest
 from edits import edit
 from repository import ROOT
 from scipy import stats
+from scored import Always
 from tiny import give_adapter, model_server, study_with
 
 from mi_llm import storage
+from mi_llm.codebook import client
+from mi_llm.codebook.packets import transcripts_of
 from mi_llm.dialog import Dialog, Turn, read_dialogs, write_dialogs
 from mi_llm.miti import blind as blinding
 from mi_llm.miti import code as coders
 from mi_llm.miti.blind import assigned, aucs, blind, classified, deidentified, formatted, groups_of, leaks, relabeled
 from mi_llm.miti.clients import Scripted, bundled
-from mi_llm.miti.simulate import simulate
+from mi_llm.miti.simulate import converse, simulate
 from mi_llm.miti.summary import at_chance, guessing, summary, table_4
 from mi_llm.problem import Problem
 from mi_llm.report import manual
@@ -64,6 +67,17 @@ def test_a_client_who_is_pushed_defends_themselves_and_breaks_off() -> None:
     assert words[1:4] == list(COMMON.sustain[:3])
     assert words[-1] == COMMON.break_off
     assert not set(words) & set(PROFILES[0].says.reason if PROFILES[0].says else ())
+
+
+def test_readiness_is_noted_at_both_ends(study: Study) -> None:
+    ends = {}
+    for arm, reply in (("base", PUSHES), ("tuned", REFLECTS)):
+        talks = converse(study, "tiny-glm4", Always(arm, reply))
+        ends[arm] = [talk.meta["readiness"] for talk in talks]
+    first = [profile.readiness for profile in PROFILES]
+    assert [before for before, _ in ends["base"]] == [before for before, _ in ends["tuned"]] == first
+    assert all(after < before for before, after in ends["base"]), "who is pushed is less ready"
+    assert all(after > before for before, after in ends["tuned"]), "who is heard is readier"
 
 
 def test_without_its_reason_addressed_motivation_does_not_rise() -> None:
@@ -319,6 +333,9 @@ def code(
         rows.writerow(["rater", "packet", "volley", "code"])
         given.writerow(["rater", "packet", "code", "rating"])
         (folder / "guesses.csv").write_text("rater,packet,guess\n")
+        transcripts = transcripts_of(study.folder / "blind/packets")
+        heard = [client.ClientCoding("lexical", packet, client.by_words(turns)) for packet, turns in transcripts.items()]
+        storage.write_table(folder / "client.csv", client.table(heard))
         for rater in raters:
             for packet, arm in zip(key["packet"], key["arm"], strict=True):
                 turns = json.loads((study.folder / f"blind/packets/{packet}.json").read_text(encoding="utf-8"))["turns"]
@@ -356,6 +373,10 @@ def test_the_tables_of_hand_made_codes(ready: Study) -> None:
     assert tested.loc[("tuned against base", "SR"), "p_holm"] == 1
     numbers = storage.read_json(folder / "metrics.json")
     assert (numbers["packets"], numbers["coded"]) == (12, 12)
+    heard = pd.read_csv(folder / "client_language.csv").set_index(["source", "arm", "rater", "measure"])
+    assert heard.loc[("tiny-glm4", "tuned", "rater-2", "CCT"), "mean"] == 5
+    assert set(heard.index.get_level_values("rater")) == {"lexical", "rater-1", "rater-2"}
+    assert heard.loc[("annomi", "real", "rater-1", "CCT"), "values"] == "2.00; 2.00"  # too few for an interval
     assert table.loc[("PERS", "tiny-glm4", "tuned"), ["lo", "hi"]].tolist() == [
         0,
         pytest.approx(0.7378, abs=1e-4),

@@ -262,7 +262,8 @@ def test_figure_1_is_dvc_yaml() -> None:
             continue
         stage = entry.get("do", entry)
         command = digests.command(name)[0]
-        phase = next(node.module.split(".")[1] for node in ast.walk(command) if isinstance(node, ast.ImportFrom) and node.module)
+        imported = [node.module or "" for node in ast.walk(command) if isinstance(node, ast.ImportFrom)]
+        phase = next(module.split(".")[1] for module in imported if not module.startswith("mi_llm.apps"))  # whose guard one uses
         reads = dict.fromkeys(found[1] for dep in stage["deps"] if (found := re.match(r"\$\{out\}/(\w+)", dep)))
         rows[name] = {"phase": phase, "reads": " ".join(reads), "what": stage["desc"]}
     assert stages().to_dict("index") == rows
@@ -438,6 +439,25 @@ def test_the_manual_evaluation_names_its_coder_and_the_papers_numbers(scored: St
     assert indicators.loc["Persuading", "tiny-glm4 base"] != indicators.loc["Persuading", "tiny-glm4 tuned"]
     lengths = pd.read_csv(scored.folder / "report/tables/lengths.csv").set_index("Arm")
     assert lengths.loc["tiny-llama3 tuned", "Rounds, paper"] == "18.90 (5.80)"
+
+
+def test_automatic_codes_stand_beside_what_they_are_worth(scored: Study) -> None:
+    validation = pd.read_csv(scored.folder / "miti/coder_validation.csv").set_index(["coder", "language", "code"])
+    page = (scored.folder / "report/index.html").read_text(encoding="utf-8")
+    (caption,) = [found for found in re.findall(r"<figcaption>(.*?)</figcaption>", page) if "Indicators by arm" in found]
+    in_chinese, in_english = caption.split("sessions in Chinese, translated: ")[1].split("; English: ")
+    for language, said in (("zh", in_chinese), ("en", in_english)):
+        row = validation.loc[("lexical", language, "reflection")]
+        assert f"reflection {row['kappa']:.2f}".replace("-", "−") in said
+        assert f"n = {row['n']:g}" in said
+    table = pd.read_csv(scored.folder / "report/tables/client-language.csv")
+    shares = table[table["Measure"] == "share of change talk"].set_index("Coder")
+    assert {"lexical", "experts"} <= set(shares.index)
+    assert {"tiny-glm4 tuned", "tiny-glm4 base", "real (AnnoMI)"} <= set(table["Arm"])
+    worth = shares.loc[["lexical"], "κ with AnnoMI's experts, client talk"]
+    assert worth.str.fullmatch(r"(English|Chinese, translated): .*n = \d+").all()
+    readiness = pd.read_csv(scored.folder / "report/tables/readiness.csv").set_index("Arm")
+    assert readiness.loc["tiny-glm4 base", "Change"].startswith("−"), "who is pushed is less ready"
 
 
 def test_without_recorded_ratings_the_page_says_so(scored: Study) -> None:

@@ -39,6 +39,10 @@ class Coder(BaseHTTPRequestHandler):
     def answer(self, kind: str, prompt: str) -> Any:
         if kind == "globals":
             return dict.fromkeys(Global, 3)
+        if kind == "client":
+            turns = prompt.partition("<transcript>\n")[2].splitlines()[:-1]
+            said = [line.split(" ", 2) for line in turns]
+            return {"codes": [{"volley": int(n), "code": "change"} for n, role, _ in said if role == "client"]}
         tag = "clauses" if kind == "utterances" else "utterances"
         texts = [json.loads(line.split(" ", 1)[1]) for line in prompt.partition(f"<{tag}>\n")[2].splitlines()[:-1]]
         if kind == "utterances":

@@ -2,20 +2,24 @@
 
 Reads `blind/packets/` and what the coder that `code.coder` names needs beside it (a module of `miti/coder/`): `codes.csv`,
 `globals.csv` and perhaps `guesses.csv` of people (folder `code.human`), recorded answers of a language model (`llm/ask.py`), or
-nothing. Writes `code/codes.csv`, `globals.csv` and `guesses.csv` (`codebook/tables.py`) and, of a model, `cassette.jsonl`, kept
-from run to run. Where people's folder has a `consensus.csv`, codes and globals by consensus go to `code/consensus/`.
+nothing. Writes `code/codes.csv`, `globals.csv` and `guesses.csv` (`codebook/tables.py`), `client.csv` (what clients say of
+change, by words alone and by the model that codes) and, of a model, `cassette.jsonl`, kept from run to run. Where people's
+folder has a `consensus.csv`, codes and globals by consensus go to `code/consensus/`.
 """
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from mi_llm import registry, storage
+from mi_llm.codebook import client
 from mi_llm.codebook.packets import transcripts_of
 from mi_llm.codebook.tables import Coding, tables
 from mi_llm.llm.cassette import Question
+from mi_llm.miti.coder import llm
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
@@ -24,7 +28,8 @@ def questions(study: Study) -> list[Question]:
     """The requests that the stage's coder makes; none where no model codes."""
     coder = registry.modules(registry.CODERS)[study.code.coder]
     if not hasattr(coder, "questions"):
-        return []
+        transcripts = transcripts_of(study.path("blind", "packets")) if study.code.globals == "llm" else {}
+        return list(llm.rating(study, transcripts).values())
     return list(coder.questions(study, "code", transcripts_of(study.path("blind", "packets"))))
 
 
@@ -40,14 +45,21 @@ def code(study: Study) -> None:
     with stage(study, "code", None, [folder, *(coder.inputs(study) if hasattr(coder, "inputs") else [])]) as out:
         transcripts = transcripts_of(folder)
         codings: list[Coding] = coder.code(study, "code", transcripts)
+        agreements = coder.consensus(study, codings) if hasattr(coder, "consensus") else None
+        if study.code.globals == "llm" and study.code.coder != "llm":
+            codings = [*(replace(coding, ratings={}) for coding in codings), *llm.rate(study, "code", transcripts)]
         if not codings and hasattr(coder, "remedy"):
             print(f"code: nothing is coded; to get codes: {coder.remedy(study, 'code')}")
         write(out, tables(codings))
         shutil.rmtree(out / "consensus", ignore_errors=True)  # the folder is kept from run to run
-        agreements = coder.consensus(study, codings) if hasattr(coder, "consensus") else None
         if agreements is not None:
             by_consensus = tables(agreements)
             write(out / "consensus", {name: by_consensus[name] for name in ("codes", "globals")})
+        listeners = {"lexical": registry.modules(registry.CODERS)["lexical"], study.code.coder: coder}
+        heard = [
+            one for module in listeners.values() if hasattr(module, "client") for one in module.client(study, "code", transcripts)
+        ]
+        write(out, {"client": client.table(heard)})
         numbers = {
             "packets": len(transcripts),
             "coded": len({coding.packet for coding in codings}),

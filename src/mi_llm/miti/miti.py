@@ -1,10 +1,12 @@
 """Stage `miti`: how far automatic coders may be trusted, and what the lexical one sees in the dialogs that the authors released.
 
 Reads `acquire/annomi/files.tar`, `read/annomi/`, `translate/dialogs.jsonl` (some of these sessions in Chinese, perhaps none) and,
-where the study has the release, `read/release/`. Writes `miti/`:
-`coder_validation.csv` (kappa with AnnoMI's experts, and the experts' own), `quality.csv` (whether a coder's scores tell sessions
-of high from those of low quality), `released.csv` (lexical codes of the released dialogs and of AnnoMI) and `features.csv` (their
-Table 4); where a language model codes the study, its recorded answers about AnnoMI too, in `cassette.jsonl`.
+where the study has them, `read/release/` and experts' globals (`miti.globals`). Writes `miti/`:
+`coder_validation.csv` (kappa with AnnoMI's experts, and the experts' own, of counselors' and of clients' volleys),
+`globals_validation.csv` (a language model's globals against experts'), `client_language.csv` (what AnnoMI's clients say of
+change, as experts and coders hear it), `quality.csv` (whether a coder's scores tell sessions of high from those of low quality),
+`released.csv` (lexical codes of the released dialogs and of AnnoMI) and `features.csv` (their Table 4); where a language model
+codes the study, its recorded answers too, in `cassette.jsonl`.
 
 AnnoMI's annotators (Wu et al. 2022, doi:10.1109/ICASSP43922.2022.9746035) coded every counselor utterance of 133 English
 transcripts, ten of them the same seven. Their codes are coarser than MITI's. *Therapist input* (information, advice, options,
@@ -21,6 +23,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, groupby
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +31,7 @@ import numpy as np
 import pandas as pd
 
 from mi_llm import registry, storage
+from mi_llm.codebook.client import ClientCoding, Talk
 from mi_llm.codebook.coding import (
     ADHERENT,
     ADHERENT_RATIO,
@@ -40,14 +44,18 @@ from mi_llm.codebook.coding import (
     Behaviour,
     Summary,
 )
-from mi_llm.codebook.tables import PEOPLE, Behaviours, Coding
+from mi_llm.codebook.tables import PEOPLE, Behaviours, Coding, rated_by_people
+from mi_llm.codebook.tables import tables as tables_of
 from mi_llm.corpora import annomi
 from mi_llm.corpora.files import from_archive
 from mi_llm.corpora.labels import ROLES
 from mi_llm.dialog import Dialog, Turn, read_dialogs, volley_lengths
 from mi_llm.llm.cassette import Question
+from mi_llm.miti import client_language
+from mi_llm.miti.coder import llm
 from mi_llm.miti.coder.lexical import by_words
 from mi_llm.miti.reliability import Estimate, Numbers, estimate, kappas
+from mi_llm.miti.reliability import table as reliability_table
 from mi_llm.stage import stage
 from mi_llm.statistics import NONE, SHARE, jackknife_interval
 from mi_llm.study import REAL, Study
@@ -67,6 +75,8 @@ CODES = ("main behavior", "question", "reflection", COMPLEX, "input", "informati
 TOLD_BY_EXPERTS = REFLECTION | {Behaviour.QUESTION}
 RATIOS = (COMPLEX_SHARE, REFLECTIONS_TO_QUESTIONS, ADHERENT_RATIO)
 TOTALS = (REFLECTIONS, ADHERENT, NONADHERENT)
+CLIENT = "client talk"
+CLIENT_CODES = (CLIENT, *(f"{talk} talk" for talk in Talk))
 VALIDATION = ["coder", "language", "code", "kappa", "lo", "hi", "n"]
 QUALITY = ["coder", "language", "measure", "unit", "auc", "lo", "hi", "high", "low"]
 RELEASED = ["source", "arm", "rater", "code", "n", "mean", "sd", "ratio_of_means", "per_round"]
@@ -75,12 +85,14 @@ FEATURES = ["source", "arm", "n"] + [f"{what}_{how}" for what in ("rounds", "cou
 
 @dataclass(frozen=True)
 class Session:
-    """An AnnoMI transcript: its quality, one turn per utterance, and each expert's labels of the counselor's turns."""
+    """An AnnoMI transcript: its quality, one turn per utterance, each expert's labels of the counselor's turns (`experts`) and of
+    the client's (`heard`)."""
 
     name: str
     quality: str
     turns: list[Turn] = field(default_factory=list)
     experts: dict[str, Rated] = field(default_factory=dict)
+    heard: dict[str, Rated] = field(default_factory=dict)
 
 
 def sessions_of(rows: Iterable[tuple[str, dict[str, str]]]) -> list[Session]:
@@ -95,8 +107,11 @@ def sessions_of(rows: Iterable[tuple[str, dict[str, str]]]) -> list[Session]:
         for number, (_, experts) in enumerate(sorted(utterances.items()), 1):
             role = ROLES[experts[0]["interlocutor"]]
             session.turns.append(Turn(role=role, text=experts[0]["utterance_text"]))
-            for row in experts if role == "counselor" else ():
-                session.experts.setdefault(row["annotator_id"], {})[number] = labels_of_row(row)
+            for row in experts:
+                if role == "counselor":
+                    session.experts.setdefault(row["annotator_id"], {})[number] = labels_of_row(row)
+                elif row["client_talk_type"] in list(Talk):
+                    session.heard.setdefault(row["annotator_id"], {})[number] = labels_of_talk(Talk(row["client_talk_type"]))
         sessions.append(session)
     return sessions
 
@@ -112,6 +127,11 @@ def labels_of_row(row: Mapping[str, str]) -> Labels:
         "advice": str(row["therapist_input_subtype"] == "advice"),
     }
     return row_labels | ({COMPLEX: row["reflection_subtype"]} if row["reflection_subtype"] != "n/a" else {})
+
+
+def labels_of_talk(talk: Talk) -> Labels:
+    """The labels of a client's turn: its code, and for each code whether it is this one."""
+    return {CLIENT: str(talk)} | {f"{other} talk": str(talk is other) for other in Talk}
 
 
 def labels(seen: frozenset[Behaviour]) -> Labels:
@@ -169,6 +189,15 @@ def joined(utterances: Sequence[Labels]) -> Labels:
     return together | ({COMPLEX: "complex" if "complex" in kinds else "simple"} if kinds else {})
 
 
+def joined_talk(utterances: Sequence[Labels]) -> Labels:
+    """The labels of several client utterances that are one volley: change or sustain talk, whichever more of them are.
+
+    Of equally many the later one, as in `codebook/client.py`; neutral where there is neither.
+    """
+    latest_first = [utterance[CLIENT] for utterance in reversed(utterances) if utterance[CLIENT] != Talk.NEUTRAL]
+    return labels_of_talk(Talk(Counter(latest_first).most_common(1)[0][0]) if latest_first else Talk.NEUTRAL)
+
+
 def translated(sessions: Sequence[Session], dialogs: Sequence[Dialog]) -> list[Session]:
     """The sessions that are translated, with the translated turns, each with the labels of the utterances that it joins.
 
@@ -183,15 +212,21 @@ def translated(sessions: Sequence[Session], dialogs: Sequence[Dialog]) -> list[S
             for role, group in groupby(enumerate(session.turns, 1), key=lambda numbered: numbered[1].role)
         ]
         if [role for role, _ in volleys] == [turn.role for turn in dialog.turns]:
-            experts = {
-                expert: {
-                    number: joined([rated[utterance] for utterance in utterances])
-                    for number, (role, utterances) in enumerate(volleys, 1)
-                    if role == "counselor" and set(utterances) <= rated.keys()
+            experts, heard = (
+                {
+                    expert: {
+                        number: join([rated[utterance] for utterance in utterances])
+                        for number, (role, utterances) in enumerate(volleys, 1)
+                        if role == speaker and set(utterances) <= rated.keys()
+                    }
+                    for expert, rated in by_expert.items()
                 }
-                for expert, rated in session.experts.items()
-            }
-            found.append(Session(session.name, session.quality, list(dialog.turns), experts))
+                for speaker, by_expert, join in (
+                    ("counselor", session.experts, joined),
+                    ("client", session.heard, joined_talk),
+                )
+            )
+            found.append(Session(session.name, session.quality, list(dialog.turns), experts, heard))
     return found
 
 
@@ -205,8 +240,24 @@ def halves(sessions: Sequence[Session], seed: int = 1) -> tuple[list[Session], l
     ]
 
 
+def heard_by_most(session: Session) -> Rated:
+    """The code that most experts give each client turn; of codes given equally often, the one of the expert listed first."""
+    numbers = sorted({number for rated in session.heard.values() for number in rated})
+    votes = {number: Counter(rated[number][CLIENT] for rated in session.heard.values() if number in rated) for number in numbers}
+    return {number: labels_of_talk(Talk(counts.most_common(1)[0][0])) for number, counts in votes.items()}
+
+
+def heard_by(rater: str, session: Session, rated: Rated) -> ClientCoding:
+    """Labels of client turns as a coding."""
+    return ClientCoding(rater, session.name, {number: Talk(turn_labels[CLIENT]) for number, turn_labels in rated.items()})
+
+
 def agreement(
-    coder: str, language: str, comparisons: Sequence[Sequence[tuple[Rated, Rated]]], confidence: float
+    coder: str,
+    language: str,
+    comparisons: Sequence[Sequence[tuple[Rated, Rated]]],
+    confidence: float,
+    codes: Sequence[str] = CODES,
 ) -> list[dict[str, Any]]:
     """Cohen's kappa of each code, and its interval over the sessions: rows with the columns `VALIDATION`.
 
@@ -215,7 +266,7 @@ def agreement(
     reflections are compared where both raters saw a reflection.
     """
     rows = []
-    for code in CODES:
+    for code in codes:
         rated = [volleys for pairs in comparisons for pair in pairs for volleys in pair]
         known = sorted({volley_labels[code] for volleys in rated for volley_labels in volleys.values() if code in volley_labels})
         tables = np.zeros((len(comparisons[0]), len(comparisons), len(known), len(known)))
@@ -242,9 +293,9 @@ def mean_kappas(tables: Numbers) -> Numbers:
     return np.where(none, np.nan, np.where(known, values, 0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1))
 
 
-def among_experts(sessions: Sequence[Session]) -> list[list[tuple[Rated, Rated]]]:
-    """The comparisons of every two experts, over the sessions that several of them coded."""
-    shared = [session.experts for session in sessions if len(session.experts) > 1]
+def among_experts(coded: Sequence[Mapping[str, Rated]]) -> list[list[tuple[Rated, Rated]]]:
+    """The comparisons of every two experts, over the sessions that several of them coded; `coded`: by session, by expert."""
+    shared = [experts for experts in coded if len(experts) > 1]
     names = sorted({name for experts in shared for name in experts})
     return [[(experts.get(first, {}), experts.get(second, {})) for experts in shared] for first, second in combinations(names, 2)]
 
@@ -352,6 +403,14 @@ def validated(study: Study) -> list[str]:
     return [name for name in dict.fromkeys(("lexical", study.code.coder)) if name != PEOPLE]
 
 
+def client_pairs(codings: Sequence[ClientCoding], sessions: Mapping[str, Session]) -> list[tuple[Rated, Rated]]:
+    """For each coded session, a coder's labels of the client's turns and those of most experts."""
+    return [
+        ({number: labels_of_talk(talk) for number, talk in coding.talks.items()}, heard_by_most(sessions[coding.packet]))
+        for coding in codings
+    ]
+
+
 def transcripts_for(study: Study, coder: ModuleType, held_out: Sequence[Session]) -> dict[str, Sequence[Turn]]:
     """The sessions that a coder codes: a seeded sample for one that asks a language model, else all."""
     if hasattr(coder, "questions"):
@@ -370,9 +429,29 @@ def annotated(study: Study) -> list[Session]:
 def questions(study: Study) -> list[Question]:
     """The requests that validating the model takes."""
     coder = registry.modules(registry.CODERS)[study.code.coder]
+    on_globals = list(llm.rating(study, rated_dialogs(study)).values())
     if not hasattr(coder, "questions"):
-        return []
-    return list(coder.questions(study, "miti", transcripts_for(study, coder, halves(annotated(study))[1])))
+        return on_globals
+    return [*coder.questions(study, "miti", transcripts_for(study, coder, halves(annotated(study))[1])), *on_globals]
+
+
+def rated_dialogs(study: Study) -> dict[str, Sequence[Turn]]:
+    """The dialogs whose globals experts gave, by name; none without their table, or where no language model gives globals."""
+    folder = Path(study.miti.globals)
+    asked = "llm" in (study.code.coder, study.code.globals)
+    if not asked or not (folder / "globals.csv").exists():
+        return {}
+    return {dialog.id: dialog.turns for dialog in read_dialogs(folder / "dialogs.jsonl")}
+
+
+def globals_validation(study: Study) -> pd.DataFrame:
+    """How far a language model's globals agree with experts', and experts among themselves: columns `reliability.COLUMNS`."""
+    dialogs = rated_dialogs(study)
+    people = rated_by_people(Path(study.miti.globals) / "globals.csv", dialogs) if dialogs else {}
+    codings = [Coding(*key, {}, ratings) for key, ratings in people.items()]
+    codings += llm.rate(study, "miti", dialogs) if dialogs else []
+    made = tables_of(codings)
+    return reliability_table(made["codes"], made["globals"], study.score.confidence)
 
 
 def arms(study: Study) -> dict[tuple[str, str], list[Dialog]]:
@@ -395,17 +474,21 @@ def miti(study: Study) -> None:
         _, held_out = halves(all_sessions)
         in_chinese = translated(all_sessions, read_dialogs(study.path("translate", "dialogs.jsonl")))
         validation, qualities = [], []
-        comparisons = among_experts(all_sessions)
-        if comparisons:
-            validation += agreement(EXPERTS, ENGLISH, comparisons, confidence)
+        for coded, codes in (
+            ([session.experts for session in all_sessions], CODES),
+            ([session.heard for session in all_sessions], CLIENT_CODES),
+        ):
+            if comparisons := among_experts(coded):
+                validation += agreement(EXPERTS, ENGLISH, comparisons, confidence, codes)
+        heard = [heard_by(EXPERTS, session, heard_by_most(session)) for session in all_sessions if session.heard]
         expert_scores = {session.name: scores(behaviours_of(consensus(session)), TOLD_BY_EXPERTS) for session in held_out}
         qualities += quality(EXPERTS, ENGLISH, expert_scores, held_out, confidence)
         for name in validated(study):
             coder = registry.modules(registry.CODERS)[name]
             for language, sessions in ((ENGLISH, held_out), (CHINESE, [] if hasattr(coder, "questions") else in_chinese)):
-                codings: list[Coding] = coder.code(study, "miti", transcripts_for(study, coder, sessions))
+                named, coded = {session.name: session for session in sessions}, transcripts_for(study, coder, sessions)
+                codings: list[Coding] = coder.code(study, "miti", coded)
                 if codings:
-                    named = {session.name: session for session in sessions}
                     own = [named[coding.packet] for coding in codings]
                     rated = zip(codings, own, strict=True)
                     pairs = [(labelled(coding.behaviours), consensus(session)) for coding, session in rated]
@@ -414,10 +497,17 @@ def miti(study: Study) -> None:
                     qualities += quality(codings[0].rater, language, own_scores, own, confidence)
                 elif sessions and hasattr(coder, "remedy"):
                     print(f"miti: nothing is coded; to get codes: {coder.remedy(study, 'miti')}")
+                talks: list[ClientCoding] = coder.client(study, "miti", coded) if hasattr(coder, "client") else []
+                if talks:
+                    pairs = client_pairs(talks, named)
+                    validation += agreement(talks[0].rater, language, [pairs], confidence, CLIENT_CODES)
+                heard += talks if language == ENGLISH else []  # beside the experts, who heard English
         groups = arms(study)
         tables = {
             "coder_validation": pd.DataFrame(validation, columns=VALIDATION),
             "quality": pd.DataFrame(qualities, columns=QUALITY),
+            "globals_validation": globals_validation(study),
+            "client_language": pd.DataFrame(of_quality(study, all_sessions, heard), columns=client_language.COLUMNS),
             "released": pd.DataFrame(
                 [row for key, dialogs in groups.items() for row in released(*key, dialogs)], columns=RELEASED
             ),
@@ -434,6 +524,18 @@ def miti(study: Study) -> None:
         storage.write_json(
             out / "metrics.json", numbers | {"dialogs": {" ".join(key): len(dialogs) for key, dialogs in groups.items()}}
         )
+
+
+def of_quality(study: Study, sessions: Sequence[Session], codings: Sequence[ClientCoding]) -> list[dict[str, Any]]:
+    """Client language of AnnoMI's sessions of either quality, by rater: experts on all sessions, coders on those held out."""
+    quality_of = {session.name: session.quality for session in sessions}
+    return [
+        row
+        for kind in dict.fromkeys(quality_of.values())
+        for row in client_language.rows(
+            study, "annomi", f"{kind} quality", [one for one in codings if quality_of[one.packet] == kind]
+        )
+    ]
 
 
 def of_coding(coding: Coding) -> dict[tuple[str, str], float | None]:

@@ -2,8 +2,8 @@
 
 The paper's researchers talked with the tuned models only; here both arms meet the same clients, so that there is an untuned
 control. Reads the checkpoint, the adapter and the profiles (`clients.py`). Writes `simulate/<model>/base.jsonl`, `tuned.jsonl`
-(one dialog per client) and, where a language model plays the clients, its answers in `cassette.jsonl`. Talks that people had with
-the models are read from `simulate.folder` instead.
+(one dialog per client, with the client's readiness to change before and after) and, where a language model plays the clients,
+its answers in `cassette.jsonl`. Talks that people had with the models are read from `simulate.folder` instead.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,15 @@ from mi_llm.llm import ask
 from mi_llm.llm.cassette import Question, text_of
 from mi_llm.llm.record import count_tokens
 from mi_llm.miti.clients import Profile, Scripted, bundled, outlined
+from mi_llm.miti.coder.llm import checked, content, form, lines
 from mi_llm.problem import Problem
 from mi_llm.stage import stage, write_arms
 from mi_llm.study import Study
 
 ENDING = "[告别]"
 START = "（咨询开始，请你先说。）"
+RULER = range(11)  # readiness to change
+ENDS = ("before", "after")
 VOLLEY = 53  # tokens of a volley, for estimates: the longest mean of a counselor's in the paper's Table 4, in characters
 
 
@@ -37,6 +40,7 @@ class Talk:
     script: Scripted | None = None
     turns: list[Turn] = field(default_factory=list)
     ended: str = ""
+    readiness: list[int] = field(default_factory=list)  # before and after, 0 to 10; empty where it is not known
 
 
 def profiles(study: Study) -> list[Profile]:
@@ -74,6 +78,39 @@ def client_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
     return questions
 
 
+def readiness_of(answer: str) -> int:
+    """The readiness that an answer gives. Raises ValueError."""
+    readiness = content(answer, "readiness", int)
+    if isinstance(readiness, bool) or readiness not in RULER:
+        raise ValueError(f"readiness is {readiness!r}, not 0 to 10")
+    return int(readiness)
+
+
+def ruler_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
+    """The readiness ruler, asked of the language model that plays the clients, in view of the talk so far."""
+    answer = form("ruler", readiness={"type": "integer", "enum": list(RULER)})
+    questions = []
+    for talk in talks:
+        text = prompts.render("ruler", profile=talk.profile, transcript=lines(talk.turns))
+        messages = [{"role": "user", "content": text}]
+        request = ask.request(study, messages, temperature=0, response_format=answer)
+        about = f"readiness of client {talk.profile.id}"
+        questions.append(Question(about, request, prompts.bundled("ruler").provenance, checked(readiness_of)))
+    return questions
+
+
+def ask_readiness(study: Study, model: str, talks: Sequence[Talk]) -> None:
+    """Note how ready each client is now: by the script, or by the ruler's recorded answer; nothing where none is recorded."""
+    if study.simulate.client == "scripted":
+        for talk in talks:
+            assert talk.script is not None
+            talk.readiness.append(talk.script.readiness)
+        return
+    answers = ask.answers(study, f"simulate/{model}", ruler_questions(study, talks))
+    for talk, answer in zip(talks, answers, strict=False):
+        talk.readiness.append(readiness_of(text_of(answer)))
+
+
 def workload(study: Study, model: str) -> ask.Workload:
     """An upper bound of what playing the clients of one model requests: each talk of both arms with all its rounds."""
     options = study.simulate
@@ -84,11 +121,15 @@ def workload(study: Study, model: str) -> ask.Workload:
     opening = client_questions(study, [Talk(profile) for profile in profiles(study)])
     tokens = [count_tokens(study.llm.model, message["content"]) for asked in opening for message in asked.request["messages"]]
     history = options.dialogs * VOLLEY * options.rounds * (options.rounds - 1)  # 2 volleys more in each further round
-    count = talks * options.rounds
+    rulers = sum(
+        count_tokens(study.llm.model, asked.request["messages"][0]["content"])
+        for asked in ruler_questions(study, [Talk(profile) for profile in profiles(study)])
+    )
+    count = talks * (options.rounds + 2)
     return ask.Workload(
-        requests=f"at most {count}: {talks} talks of {options.rounds} rounds; recorded answers are not requested again",
+        requests=f"at most {count}: {talks} talks of {options.rounds} rounds, and readiness twice; recorded answers not again",
         count=count,
-        sent=arms * (sum(tokens) * options.rounds + history),
+        sent=arms * (sum(tokens) * options.rounds + history + 2 * rulers + 2 * options.dialogs * VOLLEY * options.rounds),
         answered=count * VOLLEY,
         assumed=f"no dialog ends early and a volley has {VOLLEY} tokens",
     )
@@ -133,6 +174,7 @@ def converse(study: Study, model: str, counselor: Counselor) -> list[Dialog]:
     options, arm = study.simulate, counselor.arm
     common = bundled()[1]
     talks = [Talk(profile, Scripted(profile, common) if options.client == "scripted" else None) for profile in profiles(study)]
+    ask_readiness(study, model, talks)
     for _ in tqdm(range(options.rounds), desc=f"simulate {model} {arm}", unit="round"):
         going = [talk for talk in talks if not talk.ended]
         if not going:
@@ -146,6 +188,7 @@ def converse(study: Study, model: str, counselor: Counselor) -> list[Dialog]:
         rounds = [waiting_round(talk, f"{model}-{arm}-{talk.profile.id}") for talk in going]
         for talk, reply in zip(going, counselor.replies(rounds), strict=True):
             talk.turns.append(Turn(role="counselor", text=reply))
+    ask_readiness(study, model, talks)
     return [
         Dialog(
             id=f"{model}-{arm}-{talk.profile.id}",
@@ -157,6 +200,7 @@ def converse(study: Study, model: str, counselor: Counselor) -> list[Dialog]:
                 "topic": talk.profile.topic,
                 "client": options.client,
                 "ended": talk.ended or "at the limit",
+                "readiness": talk.readiness if len(talk.readiness) == len(ENDS) else [],
             },
         )
         for talk in talks

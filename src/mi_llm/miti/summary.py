@@ -1,10 +1,11 @@
 """Stage `summary`: what the coders saw, arm by arm (paper, Manual Evaluation, Tables 2, 4, 5 and 6).
 
-Reads `blind/packets`, `blind/key.csv` and `code/{codes,globals,guesses}.csv`. Writes to `summary/`: `transcripts.csv` (each coded
-transcript's globals, counts, summary scores), `table_2.csv` (the formulas), `table_4.csv` (lengths), `table_5.csv` (topics),
-`table_6.csv` (mean, SD and interval of every indicator and arm, rates per round, ratios both ways), `tests.csv` (tuned against
-base, tuned against real), `power.csv` (what these tests could find), `reliability.csv`, `guesses.csv` (how often raters guessed
-the arm) and `metrics.json`; where `code/consensus/` exists, `table_6_consensus.csv` too. Arms without a transcript have no row.
+Reads `blind/packets`, `blind/key.csv` and `code/{codes,globals,client,guesses}.csv`. Writes to `summary/`: `transcripts.csv`
+(each coded transcript's globals, counts, summary scores), `table_2.csv` (the formulas), `table_4.csv` (lengths), `table_5.csv`
+(topics), `table_6.csv` (mean, SD and interval of every indicator and arm, rates per round, ratios both ways), `tests.csv` (tuned
+against base, tuned against real), `power.csv` (what these tests could find), `reliability.csv`, `guesses.csv` (how often raters
+guessed the arm), `client_language.csv` (change talk by arm, with the globals that it answers to) and `metrics.json`; where
+`code/consensus/` exists, `table_6_consensus.csv` too. Arms without a transcript have no row.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -17,15 +18,15 @@ import pandas as pd
 from scipy import stats
 
 from mi_llm import storage
-from mi_llm.codebook import coding
+from mi_llm.codebook import client, coding
 from mi_llm.codebook.coding import Behaviour, Global, Summary
 from mi_llm.codebook.packets import transcripts_of
 from mi_llm.codebook.tables import UNSURE, Transcripts, read_guesses, read_tables
 from mi_llm.codebook.topics import topic, words
 from mi_llm.dialog import Dialog, deviation, volley_lengths
-from mi_llm.miti import reliability
+from mi_llm.miti import client_language, reliability
 from mi_llm.stage import stage
-from mi_llm.statistics import FEWEST, DialogBootstrap, detectable, holm, limit_of_none, smallest_p
+from mi_llm.statistics import FEWEST, DialogBootstrap, detectable, holm, limit_of_none, listed, share_interval, smallest_p
 from mi_llm.study import ARMS, REAL, Study
 
 OF_GLOBALS = (coding.TECHNICAL, coding.RELATIONAL)
@@ -131,8 +132,8 @@ def table_6(table: pd.DataFrame, *, resamples: int, confidence: float, seed_of: 
     `table` is that of `transcripts`; `seed_of` gives a seed for each source, arm and indicator. The interval is the
     bootstrap-t's, within the indicator's range; where no transcript has a count, the exact limit of a mean count. Fewer than
     `FEWEST` transcripts have none, and neither have transcripts too alike; `values` then lists all. `per_round` is the sum of
-    counts over the sum of rounds. For ratios `mean` is the mean of ratios, as in the paper, over the transcripts that have one, and
-    `ratio_of_means` the ratio of the summed counts.
+    counts over the sum of rounds. For ratios `mean` is the mean of ratios, as in the paper, over the transcripts that have one,
+    and `ratio_of_means` the ratio of the summed counts.
     """
     rows = []
     for (source, arm), arm_rows in table.groupby(["source", "arm"], sort=False):
@@ -148,7 +149,7 @@ def table_6(table: pd.DataFrame, *, resamples: int, confidence: float, seed_of: 
             if code in COUNTED and len(values) >= FEWEST and not values.any():
                 lo, hi = 0.0, limit_of_none(len(values), confidence)
             per_round = arm_rows[code].sum() / arm_rows["rounds"].sum() if code in COUNTED else float("nan")
-            shown = "; ".join(f"{value:.2f}" for value in sorted(values)) if np.isnan(lo) else ""
+            shown = listed(values) if np.isnan(lo) else ""
             rows.append(
                 {"indicator": code, "source": source, "arm": arm, "n": len(values), "mean": estimate.mean}
                 | {"sd": deviation(values.tolist()), "lo": lo, "hi": hi, "values": shown}
@@ -239,8 +240,7 @@ def guessing(guesses: pd.DataFrame, key: pd.DataFrame, confidence: float) -> pd.
             row = {"rater": rater, "arm": arm, "n": n, "right": right, "unsure": len(n_all) - n}
             if n:
                 row |= {"share": right / n, "by_chance": of_arm["arm"].map(named).fillna(0).mean()}
-            if n >= FEWEST:
-                row["lo"], row["hi"] = stats.binomtest(right, n).proportion_ci(confidence, "exact")
+            row["lo"], row["hi"] = share_interval(right, n, confidence)
             rows.append(row)
     return pd.DataFrame(rows, columns=GUESSING).round(4)
 
@@ -288,6 +288,20 @@ def tested(
     return row
 
 
+def of_clients(study: Study, key: pd.DataFrame, ratings: pd.DataFrame) -> pd.DataFrame:
+    """Client language of each arm, and beside it how counselors cultivate change talk and soften sustain talk, by rater."""
+    codings = client.read_table(study.path("code", "client.csv"))
+    rows = []
+    for (source, arm), arm_rows in key.groupby(["source", "arm"], sort=False):
+        packets = set(arm_rows["packet"])
+        rows += client_language.rows(study, source, arm, [coding for coding in codings if coding.packet in packets])
+        own = ratings[ratings["packet"].isin(packets)]
+        for code in (Global.CULTIVATING, Global.SOFTENING):
+            for rater, rated in own[own["code"] == code].groupby("rater"):
+                rows += client_language.row(study, (source, arm, str(rater), str(code)), rated["rating"].astype(float).tolist())
+    return pd.DataFrame(rows, columns=client_language.COLUMNS).round(4)
+
+
 def summary(study: Study) -> None:
     """Make the tables of the manual evaluation; see the module."""
     inputs = [study.path("blind", "packets"), study.path("blind", "key.csv"), study.path("code")]
@@ -311,6 +325,7 @@ def summary(study: Study) -> None:
             "table_6": arms(table),
             "tests": made,
             "power": power_table(made, study),
+            "client_language": of_clients(study, key, ratings),
             "reliability": reliability.table(codes, ratings, options.confidence),
             "guesses": guessing(read_guesses(study.path("code")), key, options.confidence),
         }

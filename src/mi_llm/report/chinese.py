@@ -9,7 +9,7 @@ from importlib import resources
 
 from mi_llm import storage
 from mi_llm.registry import CORPORA, modules
-from mi_llm.report import manual
+from mi_llm.report import manual, safety
 
 
 @cache
@@ -18,7 +18,7 @@ def words() -> tuple[dict[str, str], dict[re.Pattern[str], str]]:
     content = storage.read_yaml(resources.files(__package__) / "chinese.yaml")
     corpora = {module.NAME: module.NAME_ZH for module in modules(CORPORA).values() if hasattr(module, "NAME_ZH")}
     patterns = {re.compile(pattern): into for pattern, into in content["patterns"].items()}
-    return manual.CHINESE | corpora | content["names"], patterns
+    return manual.CHINESE | safety.CHINESE | corpora | content["names"], patterns
 
 
 def chinese(text: str) -> str:

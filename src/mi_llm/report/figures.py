@@ -38,7 +38,7 @@ STYLE = {
 
 PHASES = {
     "corpora": "#d9e2ec", "construct": "#cfe8e4", "models": "#fbe3c8", "prefer": "#f6efc2", "score": "#e4dcf5", "miti": "#fbd5d5",
-    "audit": "#e7ecc8", "report": "#ffffff",
+    "safety": "#f3c6e0", "audit": "#e7ecc8", "report": "#ffffff",
 }  # fmt: skip
 
 

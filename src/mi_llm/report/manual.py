@@ -1,22 +1,27 @@
 """The report's tables of the manual evaluation (paper, Tables 2, 4, 5 and 6), with the paper's printed numbers beside ours.
 
-Reads `summary/*.csv`, `blind/leaks.csv`, `miti/*.csv` and the raters in `code/codes.csv`; printed numbers are the audit's claims.
-A study's model stands beside the paper's model with the same chat format.
+Reads `summary/*.csv`, `blind/leaks.csv`, `miti/*.csv`, the raters in `code/codes.csv`, and clients' readiness in `simulate/`;
+printed numbers are the audit's claims. A study's model stands beside the paper's model with the same chat format.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from mi_llm import registry
 from mi_llm.codebook import coding
-from mi_llm.codebook.tables import coder_of, read_tables
+from mi_llm.codebook.tables import automatic, coder_of, read_tables
+from mi_llm.dialog import read_dialogs
+from mi_llm.miti.client_language import MEASURES
 from mi_llm.paper import models
 from mi_llm.paper.claims import claims
 from mi_llm.report.tables import around, claimed, p_value
+from mi_llm.statistics import DialogBootstrap, listed
 from mi_llm.study import REAL, Study
 
+OR_VALUES = "Mean [interval], or all values"
 LANGUAGES = {"en": "English", "zh": "Chinese, translated"}
 REAL_COLUMNS = ("real", models.REAL)  # the real sessions' columns in Tables 4 and 6
 SUMMARIES = (
@@ -56,6 +61,11 @@ def mean_sd(mean: float, sd: float) -> str:
     if math.isnan(mean):
         return "—"
     return f"{mean:.2f}" if math.isnan(sd) else f"{mean:.2f} ({sd:.2f})"
+
+
+def mean_or_values(row: Any) -> str:
+    """The mean and its interval; where there is none, all values."""
+    return around(row.mean, row.lo, row.hi) if pd.isna(row.values) else str(row.values).replace("-", "−")
 
 
 def printed(study: Study, source: str, arm: str) -> tuple[str, str] | None:
@@ -145,7 +155,7 @@ def rates(study: Study) -> pd.DataFrame:
                 "Indicator": NAMES[row.indicator],
                 "Arm": arm_name(row.source, row.arm),
                 "Transcripts": row.n,
-                "Mean [interval], or all values": around(row.mean, row.lo, row.hi) if pd.isna(row.values) else row.values,
+                OR_VALUES: mean_or_values(row),
                 "Per round": "—" if math.isnan(row.per_round) else f"{row.per_round:.3f}",
                 "Ratio of means": f"{row.ratio_of_means:.2f}" if ratio else "—",
             }
@@ -264,6 +274,99 @@ def quality(study: Study) -> pd.DataFrame:
         }
     )
     return shown.set_index("Coder")
+
+
+KAPPA = {"en": "κ with AnnoMI's experts, sessions in", "zh": "与 AnnoMI 专家的 κ，会谈语言："}
+UNKNOWN = "not known"
+MARKS = {"en": (": ", "; "), "zh": ("：", "；")}
+BEHAVIORS_KNOWN = ("main behavior", "question", "reflection", "complex reflection", "information", "advice")
+
+
+def kappas(study: Study) -> dict[tuple[str, str, str], str]:
+    """What an automatic code is worth: by coder, language and code, Cohen's kappa with AnnoMI's experts, its interval and n."""
+    table = pd.read_csv(study.path("miti", "coder_validation.csv"))
+    return {
+        (row.coder, row.language, row.code): f"{around(row.kappa, row.lo, row.hi)}, n = {row.n}" for row in table.itertuples()
+    }
+
+
+def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
+    """For captions: each program that coded the packets, and what its codes are worth; empty where people alone coded.
+
+    The packets are Chinese, so what the codes are worth in Chinese comes first. Codes that AnnoMI's experts did not give, and
+    globals, are said to be not known.
+    """
+    codes, ratings = read_tables(study.path("code"))
+    known, (colon, semicolon) = kappas(study), MARKS[lang]
+    rest = {"en": "other behaviors and globals", "zh": "其他行为与整体评分"}[lang]
+    said = []
+    for rater in filter(automatic, sorted({*codes["rater"], *ratings["rater"]})):
+        parts = [f"{word(rater)}{colon}{KAPPA[lang]}"]
+        for language in ("zh", "en"):
+            keys = [(rater, language, code) for code in BEHAVIORS_KNOWN if (rater, language, code) in known]
+            values = semicolon.join(f"{word(code)} {known[rater, language, code]}" for _, _, code in keys)
+            parts.append(f"{word(LANGUAGES[language])}{colon}{values or word(UNKNOWN)}")
+        said.append(f"{parts[0]} {semicolon.join(parts[1:])}{semicolon}{rest}{colon}{word(UNKNOWN)}")
+    return " | ".join(said)
+
+
+def client_language(study: Study) -> pd.DataFrame:
+    """Change talk by arm, its course, and how counselors answer to it; then AnnoMI's, as experts and coders hear them."""
+    tables = [read(study, "client_language"), pd.read_csv(study.path("miti", "client_language.csv"))]
+    known = kappas(study)
+    rows = []
+    for row in (row for table in tables for row in table.itertuples()):
+        annomi = row.source == "annomi" and row.arm != REAL  # as it was spoken; all other clients speak Chinese
+        language = "en" if annomi else "zh"
+        value = known.get((row.rater, language, "client talk"), UNKNOWN)
+        rows.append(
+            {
+                "Arm": f"AnnoMI, {row.arm}" if annomi else arm_name(row.source, row.arm),
+                "Measure": NAMES.get(str(row.measure), row.measure),
+                "Coder": row.rater,
+                OR_VALUES: mean_or_values(row),
+                "Transcripts": row.n,
+                "κ with AnnoMI's experts, client talk": f"{LANGUAGES[language]}: {value}" if row.measure in MEASURES else "—",
+            }
+        )
+    return pd.DataFrame(rows, columns=None if rows else ["Arm"]).set_index("Arm")
+
+
+def globals_worth(study: Study) -> pd.DataFrame:
+    """How far a language model's globals agree with experts'; empty where there is no table of experts' globals."""
+    table = pd.read_csv(study.path("miti", "globals_validation.csv"))
+    shown = pd.DataFrame(
+        {
+            "Measure": table["measure"],
+            "Code": [NAMES.get(str(code), code) for code in table["code"]],
+            "Raters": table["raters"],
+            "n": table["n"],
+            "Value [interval]": [around(row.value, row.lo, row.hi) for row in table.itertuples()],
+        }
+    )
+    return shown.set_index("Measure")
+
+
+def readiness(study: Study) -> pd.DataFrame:
+    """The standardized clients' readiness to change (0 to 10) before and after a talk, by arm: means, or few values."""
+    rows = []
+    for model in study.models:
+        for arm in study.arms(model):
+            talks = read_dialogs(study.path("simulate", model, f"{arm}.jsonl"))
+            ends = [talk.meta["readiness"] for talk in talks if talk.meta.get("readiness")]
+            if not ends:
+                continue
+            seed = study.seed_of("readiness", model, arm)
+            names = [str(index) for index in range(len(ends))]
+            bootstrap = DialogBootstrap(names, study.score.resamples, study.score.confidence, seed)
+            before, after = zip(*ends, strict=True)
+            change = [last - first for first, last in ends]
+            row: dict[str, Any] = {"Arm": arm_name(model, arm), "Talks": len(ends)}
+            for name, values in (("Before", before), ("After", after), ("Change", change)):
+                found = bootstrap.estimate(values)
+                row[name] = listed(values).replace("-", "−") if math.isnan(found.lo) else around(found.mean, found.lo, found.hi)
+            rows.append(row)
+    return pd.DataFrame(rows, columns=None if rows else ["Arm"]).set_index("Arm")
 
 
 def agreement(study: Study) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from mi_llm import __version__, storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.dialog import Dialog, read_dialogs
 from mi_llm.miti.summary import COUNTED
-from mi_llm.report import documents, figures, manual, published, tables
+from mi_llm.report import documents, figures, manual, published, safety, tables
 from mi_llm.report.checklist import as_table, checklist
 from mi_llm.report.chinese import chinese
 from mi_llm.report.rounds import ShownRound, page_of_rounds, shown_rounds
@@ -26,7 +26,7 @@ from mi_llm.stage import stage
 from mi_llm.statistics import FEWEST
 from mi_llm.study import ARMS, Study
 
-PAGES = ("index", "rounds", "models", "data", "checklist")
+PAGES = ("index", "rounds", "safety", "models", "data", "checklist")
 SUFFIXES = {"en": "", "zh": ".zh"}
 
 
@@ -124,20 +124,27 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "contrasts": manual.contrasts(study),
         "power": manual.power(study),
         "leaks": manual.leaks(study),
+        "client-language": manual.client_language(study),
+        "readiness": manual.readiness(study),
         "coder-validation": manual.validation(study),
         "coder-quality": manual.quality(study),
+        "safety": safety.outcomes(study, pooled=True),
+        "safety-by-risk": safety.outcomes(study, pooled=False),
+        "safety-guard": safety.guarded(study),
+        "safety-validation": safety.validation(study),
         "published": numbers,
         "sources": tables.sources(study),
         "repairs": tables.repairs(study),
         "not-had": tables.not_had(study),
         "provenance": provenance(study),
     }
-    by_people = {
+    optional = {
         "reliability": manual.agreement(study),
         "guesses": manual.guesses(study),
         "indicators-consensus": manual.by_consensus(study),
+        "globals-validation": manual.globals_worth(study),
     }
-    return shown | {name: table for name, table in by_people.items() if len(table)}
+    return shown | {name: table for name, table in optional.items() if len(table)}
 
 
 def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -176,6 +183,8 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "losses": figure_losses(shown["loss"]),
         "examples": examples(study, rounds),
         "example_talk": example_talk(study),
+        "danger_talks": safety.example_talks(study),
+        "dimension_names": safety.NAMES,
         "division": storage.read_json(study.path("split", "metrics.json")),
         "cards": documents.cards(study),
         "datasheet": documents.datasheet(),
@@ -196,6 +205,7 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
         "tables": {name: in_words(table, lang) for name, table in shown.items()},
         "figures_3": {word(name): drawn for name, drawn in both["drawn_3"].items()},
         "coder": manual.coders(study, lang),
+        "worth": manual.worth(study, lang, word),
         "findings": [words[lang] for words in storage.read_json(study.path("audit", "findings.json"))],
         **(chinese_title if lang == "zh" else {"title": study.title, "notice": study.report.notice}),
     }

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from mi_llm.codebook import client as client_language
 from mi_llm.codebook import lexical
+from mi_llm.codebook.client import ClientCoding
 from mi_llm.codebook.coding import Text, volley
 from mi_llm.codebook.tables import Behaviours, Coding, Transcripts
 from mi_llm.dialog import Turn
@@ -14,6 +16,11 @@ NAME = Text("the lexical coder (automatic: it recognizes words, not meaning)", "
 def code(study: Study, stage: str, transcripts: Transcripts) -> list[Coding]:
     """What words alone show in each transcript."""
     return [Coding("lexical", packet, by_words(turns), {}) for packet, turns in transcripts.items()]
+
+
+def client(study: Study, stage: str, transcripts: Transcripts) -> list[ClientCoding]:
+    """What words alone show of the client's language in each transcript."""
+    return [ClientCoding("lexical", packet, client_language.by_words(turns)) for packet, turns in transcripts.items()]
 
 
 def by_words(turns: Sequence[Turn]) -> Behaviours:

@@ -1,7 +1,8 @@
 """A language model, that of section `llm` of the parameters, by recorded answers.
 
-It is asked twice about each counselor volley, first to cut it into utterances, then to code them, and once about each transcript
-for the globals. What it is told of the codes is the codebook (`codebook/coding.py`).
+It is asked twice about each counselor volley, first to cut it into utterances, then to code them, and twice about each
+transcript: for the globals, and for what the client says of change. What it is told of the codes is the codebook
+(`codebook/coding.py`).
 """
 
 import json
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 from mi_llm import prompts
 from mi_llm.codebook import lexical
+from mi_llm.codebook.client import ClientCoding, Talk
 from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, Behaviour, Global, Text, volley
 from mi_llm.codebook.tables import SCALE, Coding, Transcripts, volleys
 from mi_llm.dialog import Turn
@@ -187,6 +189,59 @@ def rating(study: Study, transcripts: Transcripts) -> dict[str, Question]:
     }
 
 
+def rate(study: Study, stage: str, transcripts: Transcripts) -> list[Coding]:
+    """The globals alone, as they are recorded for a stage; nothing where nothing is recorded."""
+    asked = rating(study, transcripts)
+    answers = ask.answers(study, stage, list(asked.values()))
+    return [
+        Coding(f"llm:{study.llm.model}", packet, {}, ratings_of(text_of(answer)))
+        for packet, answer in zip(asked, answers, strict=False)
+    ]
+
+
+def talks_of(answer: str, numbers: Sequence[int]) -> dict[int, Talk]:
+    """The codes that an answer gives to the client's turns with these numbers. Raises ValueError."""
+    entries = content(answer, "codes", list)
+    coded = [entry.get("volley") if isinstance(entry, dict) else None for entry in entries]
+    if coded != list(numbers):
+        raise ValueError(f"codes of the volleys {coded}, not of {list(numbers)}")
+    return {number: Talk(entry.get("code")) for number, entry in zip(numbers, entries, strict=True)}
+
+
+def client_turns(turns: Sequence[Turn]) -> list[int]:
+    """The numbers of the client's turns; turns of both roles count from 1."""
+    return [number for number, turn in enumerate(turns, 1) if turn.role == "client"]
+
+
+def listening(study: Study, transcripts: Transcripts) -> dict[str, Question]:
+    """The fourth request: what the client of each transcript says of change, turn by turn."""
+    entry = {
+        "type": "object",
+        "properties": {"volley": {"type": "integer"}, "code": {"type": "string", "enum": list(map(str, Talk))}},
+        "required": ["volley", "code"],
+        "additionalProperties": False,
+    }
+    answer = form("client", codes={"type": "array", "items": entry})
+
+    def asked(name: str, turns: Sequence[Turn]) -> Question:
+        numbers = client_turns(turns)
+        about, check = f"the client's language in {name}", checked(lambda text: talks_of(text, numbers))
+        inputs = {"codes": list(map(str, Talk)), "numbers": numbers, "transcript": lines(turns)}
+        return question(study, about, "client_talk", answer, check, **inputs)
+
+    return {name: asked(name, turns) for name, turns in transcripts.items() if client_turns(turns)}
+
+
+def client(study: Study, stage: str, transcripts: Transcripts) -> list[ClientCoding]:
+    """What the study's language model says of the clients' language; nothing where nothing is recorded."""
+    asked = listening(study, transcripts)
+    answers = ask.answers(study, stage, list(asked.values()))
+    return [
+        ClientCoding(f"llm:{study.llm.model}", name, talks_of(text_of(answer), client_turns(transcripts[name])))
+        for name, answer in zip(asked, answers, strict=False)
+    ]
+
+
 def pieces_of(transcripts: Transcripts) -> dict[VolleyId, list[str]]:
     """The clauses of every counselor volley that says something."""
     return {
@@ -244,7 +299,8 @@ def questions(study: Study, stage: str, transcripts: Transcripts) -> list[Questi
         else ["".join(volley_clauses)]
         for volley_id, volley_clauses in pieces.items()
     }
-    return [*first.values(), *rating(study, transcripts).values(), *coding(study, transcripts, utterances).values()]
+    about_all = [*rating(study, transcripts).values(), *listening(study, transcripts).values()]
+    return [*first.values(), *about_all, *coding(study, transcripts, utterances).values()]
 
 
 def remedy(study: Study, stage: str) -> str:

@@ -1,0 +1,98 @@
+"""Client language, on which MI works: change talk, sustain talk, or neither, by words alone; and what a session's codes show.
+
+Reads `cues_client.yaml`, writes nothing. Stage `miti` measures how far the codes agree with AnnoMI's experts. The share of change
+talk and its course over a session are those of the literature on client language (Magill et al. 2018, doi:10.1037/ccp0000250).
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mi_llm import storage
+from mi_llm.codebook.lexical import HAN, STUTTER
+from mi_llm.dialog import Turn
+
+
+class Talk(StrEnum):
+    """What a client's volley says of change; AnnoMI's codes have the same names."""
+
+    CHANGE = "change"
+    SUSTAIN = "sustain"
+    NEUTRAL = "neutral"
+
+
+@dataclass(frozen=True)
+class ClientCoding:
+    """A transcript's client turns as one rater coded them, by the number of the turn."""
+
+    rater: str
+    packet: str
+    talks: Mapping[int, Talk]
+
+
+COLUMNS = ["rater", "packet", "volley", "talk"]  # of `client.csv`, which stage `code` writes
+VALUES = {Talk.CHANGE: 1.0, Talk.SUSTAIN: -1.0, Talk.NEUTRAL: 0.0}
+FEWEST = 3  # client volleys from which on a session has a slope
+Talks = Mapping[int, Talk]  # by the number of a client's turn
+
+
+@cache
+def cues(language: str) -> dict[Talk, re.Pattern[str]]:
+    """The expressions of a language, `zh` or `en`."""
+    content = storage.read_yaml(resources.files(__package__) / "cues_client.yaml")
+    return {Talk(name): re.compile("|".join(f"(?:{cue})" for cue in listed)) for name, listed in content[language].items()}
+
+
+def talk_of(text: str) -> Talk:
+    """The code of a client's volley: of which of the two it has more cues, the later of equally many; neutral without any."""
+    lower = STUTTER.sub("", text.lower().replace("’", "'")).replace("wanna", "want to").replace("gonna", "going to")
+    chinese = 3 * len(HAN.findall(lower)) > len(lower)
+    found = {talk: list(cue.finditer(lower)) for talk, cue in cues("zh" if chinese else "en").items()}
+    if not any(found.values()):
+        return Talk.NEUTRAL
+    return max(found, key=lambda talk: (len(found[talk]), found[talk][-1].end() if found[talk] else 0))
+
+
+def by_words(turns: Sequence[Turn]) -> dict[int, Talk]:
+    """The code of each client turn; turns of both roles count from 1."""
+    return {number: talk_of(turn.text) for number, turn in enumerate(turns, 1) if turn.role == "client"}
+
+
+def share_of_change(talks: Talks) -> float:
+    """Volleys of change talk over those of change or sustain talk; NaN without either."""
+    change, sustain = (sum(talk is kind for talk in talks.values()) for kind in (Talk.CHANGE, Talk.SUSTAIN))
+    return change / (change + sustain) if change + sustain else math.nan
+
+
+def slope(talks: Talks) -> float:
+    """How client language changes from the first volley to the last: the least-squares slope of 1 (change), 0, -1 (sustain).
+
+    A session runs from 0 to 1, so a slope of 1 leads from neutral to change talk. NaN with fewer than `FEWEST` volleys.
+    """
+    if len(talks) < FEWEST:
+        return math.nan
+    values = [VALUES[talks[number]] for number in sorted(talks)]
+    return float(np.polyfit(np.linspace(0, 1, len(values)), values, 1)[0])
+
+
+def table(codings: Sequence[ClientCoding]) -> pd.DataFrame:
+    """The rows of `client.csv`."""
+    rows = [(coding.rater, coding.packet, number, str(talk)) for coding in codings for number, talk in coding.talks.items()]
+    return pd.DataFrame(sorted(rows), columns=COLUMNS)
+
+
+def read_table(path: Path) -> list[ClientCoding]:
+    """The codings of a `client.csv`."""
+    rows = pd.read_csv(path, dtype={"rater": str, "packet": str, "talk": str}, keep_default_na=False)
+    return [
+        ClientCoding(rater, packet, dict(zip(part["volley"].tolist(), map(Talk, part["talk"]), strict=True)))
+        for (rater, packet), part in rows.groupby(["rater", "packet"])
+    ]

@@ -1,0 +1,1 @@
+"""How the models act when a client is in danger: stage `safety`."""
