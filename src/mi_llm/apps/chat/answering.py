@@ -53,7 +53,7 @@ class Answering:
                 shown, ready = len(reply.visible), showable(reply.text)
                 if ready < shown + STEP:
                     continue
-                if guard.fault(reply.text[max(0, shown - LOOKED) :]) and guard.fault(reply.text):
+                if await asyncio.to_thread(faulty, reply.text, shown):
                     break
                 self.queue.put_nowait({"side": side, "text": reply.text[shown:ready]})
                 reply.visible = reply.text[:ready]
@@ -102,6 +102,11 @@ class Answering:
                 yield f"data: {json.dumps(event)}\n\n"
         finally:
             self.stop()
+
+
+def faulty(text: str, shown: int) -> bool:
+    """Whether what has come of a reply must not be shown: the new part with what stands before it, and the whole."""
+    return guard.fault(text[max(0, shown - LOOKED) :]) is not None and guard.fault(text) is not None
 
 
 def showable(text: str) -> int:
