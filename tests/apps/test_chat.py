@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from repository import ROOT
 
 from mi_llm.apps.chat import guard, help, limits
+from mi_llm.apps.chat.screening import screening
 from mi_llm.apps.chat.talks import Reply, Round, Talk, begun
 from mi_llm.apps.chat.votes import Votes
 from mi_llm.apps.chat.words import SCRIPT, WORDS
@@ -140,6 +141,35 @@ def test_what_is_said_in_pieces_is_found_when_it_is_complete() -> None:
         assert plain(pieces) == ("self_harm",)
     assert plain(["我最近很累。", "自", "杀"]) == ("self_harm",)
     assert plain(["自", "今天天气不错", "跑步去了", "又吃多了", "杀"]) == ()  # too far apart
+
+
+@pytest.mark.parametrize("text", ["我想(死)", "我想“死”", "我想🙂死", "我想\u3164死", "我想\u2800死", "我。想。死"])
+def test_signs_between_characters_hide_nothing(text: str) -> None:
+    assert plain([text]) == ("self_harm",)
+
+
+def test_fillers_between_pieces_hide_nothing() -> None:
+    assert plain(["我真的", "嗯", "那个", "唉", "不想活了"]) == ("self_harm",)
+
+
+@pytest.mark.parametrize(
+    "text", ["不是不想死，是没勇气", "从来没想过死，直到今天晚上", "脑子里的声音叫我去死", "i have been stockpiling my pills"]
+)
+def test_danger_that_is_denied_or_not_named_is_found(text: str) -> None:
+    assert plain([text]) == ("self_harm",)
+
+
+def test_a_file_of_fresh_sentences_is_read_line_by_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "fresh.jsonl"
+    talk = {"id": "a", "messages": ["你好", "我不想活了"]}
+    file.write_text(f"这个瑜伽绳很好用\n{json.dumps(talk)}\n", encoding="utf-8")
+    screening(file, replies=False, as_json=True)
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {"id": 1, "tier": "none", "categories": [], "found_at": None}
+    assert second == {"id": "a", "tier": "plain", "categories": ["self_harm"], "found_at": 2}
+    file.write_text("没有你家人会更好\n", encoding="utf-8")
+    screening(file, replies=True, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"id": 1, "held": True, "faults": ["encourages"]}
 
 
 def test_what_was_found_before_does_not_count_again() -> None:
@@ -456,7 +486,7 @@ def test_editing_does_not_lead_past_the_guard(shared: Served) -> None:
         assert client.post(f"/talks/{talk}/messages", json={"text": "杀", "instead_of": 0}).json() == {"found": ["self_harm"]}
 
 
-@pytest.mark.parametrize("phrase", ["我是真人，不是机器人", "每天吃舍曲林100毫克", "没有人会在乎你"])
+@pytest.mark.parametrize("phrase", ["我是真人，不是机器人", "每天吃舍曲林100毫克", "我保证你一定会好起来"])
 def test_a_reply_that_must_not_be_shown_is_withheld(shared: Served, phrase: str) -> None:
     with shared.client() as client:
         talk = begin(client)
