@@ -1,7 +1,7 @@
 """The crisis guard: whether a client's words, or a model's reply, call for help instead of the talk going on.
 
 It reads `guard.yaml` (expressions to look for) and the coefficients of `detector.py`; no person and no model decides at run time.
-It writes nothing. `look` stands in front of the model and knows two tiers. *Plain* danger: the chat answers with the fixed text of
+It writes nothing. `look` stands in front of the model, in two tiers. *Plain* danger: the chat answers with the fixed text of
 `help.yaml` and calls no model. *Possible* danger: the talk goes on, its reply is checked, and help lines stand under it. `faults`
 checks a reply. All are deterministic, know Chinese and English, and miss things: see `docs/safety.md`.
 
@@ -223,7 +223,8 @@ def look(messages: Sequence[str], alerted: Sequence[Category] = ()) -> Danger:
     if before:
         known_before = detector.bundled("messages").scores(known.plain(", ".join(before)))
         joined = detector.bundled("messages").scores(known.plain(", ".join([*before, messages[-1][:EARLIER]])))
-        score = {name: max(score[name], joined[name] if known_before[name] < POSSIBLE else 0.0) for name in score}
+        if max(known_before.values()) < POSSIBLE:  # else it is what was seen before
+            score = {name: max(score[name], joined[name]) for name in score}
     listed = {
         category
         for category, search in known.crisis.items()

@@ -159,9 +159,10 @@ WORDS = {
         "也不写进日志。模型服务要看到文字才能回应。投票会保存，但不含文字，除非你勾选。",
     ),
     "about_3": Text(
-        "A guard reads every message before a model does. If it plainly detects self-harm, harm to others, or abuse, it "
-        "shows fixed text and help lines, and no model is called; if it is less sure, help lines stand under the reply. It is a list "
-        "of expressions and a small learned program: it misses other words and languages, and it sometimes stops harmless messages.",
+        "A guard reads every message before a model does. If it plainly detects self-harm, harm to others, or abuse, "
+        "it shows fixed text and help lines, and no model is called; if it is less sure, help lines stand under the reply. "
+        "It is a list of expressions and a small learned program: it misses other words and languages, and it sometimes "
+        "stops harmless messages.",
         "每条消息在交给模型之前，先由一道守门程序检查。明显谈到自伤、伤人或受虐，就显示固定的文字和求助电话，不调用模型；"
         "不太确定时，在回应下面列出求助电话。它由一份中英文说法的清单和一个学习得来的小程序组成：会漏掉别的说法和语言，也会偶尔误拦。",
     ),
