@@ -37,7 +37,7 @@ class Clause:
 def concepts() -> dict[str, str]:
     """The concept of each phrase: Chinese as it is written, English as words with one space between."""
     content = storage.read_yaml(resources.files(__package__) / "concepts.yaml")
-    known = {}
+    known: dict[str, str] = {}
     for concept, line in content.items():
         chinese, _, english = line.partition("|")
         for phrase in (*chinese.split(), *(part.strip() for part in english.split(","))):

@@ -32,7 +32,7 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 WINDOW = 8  # client messages that are also read as one text
 EARLIER = 200  # characters of each message before the latest that are read with it
 LONGEST = 4000  # characters of a text that are read; of a longer one the first and the last half of them
-PLAIN, POSSIBLE, WITHHELD = 0.5, 0.15, 0.45  # the detector's probabilities from which a tier is reached, a reply is withheld
+PLAIN, POSSIBLE, WITHHELD = 0.6, 0.15, 0.45  # the detector's probabilities from which a tier is reached, a reply is withheld
 DOUBTED = 0.02  # below it what the lists find is only possible danger
 ALERT = 3  # client messages after an answer of the guard in which a weaker sign suffices
 

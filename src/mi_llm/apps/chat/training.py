@@ -108,7 +108,8 @@ def fit(x: csr_matrix, target: np.ndarray, weight: np.ndarray, penalty: float = 
         error = weight * (1 / (1 + np.exp(-z)) - target) / total
         return value, np.append(x.T @ error + 2 * penalty / 1000 * theta[:-1], error.sum())
 
-    return minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 400}).x
+    theta: np.ndarray = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 400}).x
+    return theta
 
 
 def training() -> None:
