@@ -493,7 +493,7 @@ def tool_guard(
 
 @tool.command("guard-train")
 def tool_guard_train() -> None:
-    """Fit the crisis guard's detectors again from their training sentences, after these or the concepts changed."""
+    """Fit the crisis guard's detectors again from their training sentences, after these changed."""
     from mi_llm.apps.chat.training import training
 
     training()

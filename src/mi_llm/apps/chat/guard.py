@@ -32,8 +32,9 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 WINDOW = 8  # client messages that are also read as one text
 EARLIER = 200  # characters of each message before the latest that are read with it
 LONGEST = 4000  # characters of a text that are read; of a longer one the first and the last half of them
-PLAIN, POSSIBLE, WITHHELD = 0.6, 0.15, 0.45  # the detector's probabilities from which a tier is reached, a reply is withheld
-DOUBTED = 0.02  # below it what the lists find is only possible danger
+PLAIN, POSSIBLE, WITHHELD = 0.54, 0.35, 0.6  # the detector's scores from which a tier is reached, a reply is withheld
+LATER = 0.8  # instead of `PLAIN` for a message that is not the first: a talk has many, and each could alarm needlessly
+DOUBTED = 0.15  # below it what the lists find is only possible danger
 ALERT = 3  # client messages after an answer of the guard in which a weaker sign suffices
 
 HAN = r"\u3400-\u9fff"
@@ -220,21 +221,19 @@ def look(messages: Sequence[str], alerted: Sequence[Category] = ()) -> Danger:
     earlier = known.calm(known.folded(run_on(before)))
     together = known.calm(known.folded(run_on([*before, spoken(messages[-1][:LONGEST])])))
     score = detector.bundled("messages").scores(known.plain(messages[-1]))
-    if before:
-        known_before = detector.bundled("messages").scores(known.plain(", ".join(before)))
-        joined = detector.bundled("messages").scores(known.plain(", ".join([*before, messages[-1][:EARLIER]])))
-        if max(known_before.values()) < POSSIBLE:  # else it is what was seen before
-            score = {name: max(score[name], joined[name]) for name in score}
+    joined = detector.bundled("messages").scores(known.plain(", ".join([*before, messages[-1][:EARLIER]]))) if before else score
     listed = {
         category
         for category, search in known.crisis.items()
         if search.count(latest) or (before and search.count(together) > search.count(earlier))
     }
-    surest = max(score.values())
-    plain = {name for name in CATEGORIES if score[name] >= PLAIN} | (listed if surest >= DOUBTED else set())
+    surest = score[detector.ANY]
+    learned = {name for name in CATEGORIES if score[name] == max(score[other] for other in CATEGORIES)}
+    plain = learned if surest >= (LATER if before else PLAIN) else set()
+    plain |= listed if surest >= DOUBTED else set()
     if not plain and alerted and known.after.count(latest):
         plain = set(alerted)
-    possible = listed | {name for name in CATEGORIES if score[name] >= POSSIBLE}
+    possible = listed | (learned if max(surest, joined[detector.ANY]) >= POSSIBLE else set())
     tier: Tier = "plain" if plain else "possible" if possible else "none"
     return Danger(tier, tuple(category for category in CATEGORIES if category in (plain or possible)))
 
@@ -287,4 +286,7 @@ def faults(reply: str) -> tuple[Fault, ...]:
     text = known.folded(reply).without(known.denials)
     listed = {name for name, search in known.replies.items() if search.count(text)}
     score = detector.bundled("replies").scores(known.plain(reply))
-    return tuple(name for name in FAULTS if name in listed or score.get(name, 0.0) >= WITHHELD)
+    learned = max(FAULTS, key=lambda name: score.get(name, 0.0))
+    if score[detector.ANY] >= WITHHELD:
+        listed.add(learned)
+    return tuple(name for name in FAULTS if name in listed)

@@ -1,8 +1,9 @@
 """How the guard's detectors are made: `mi-llm tool guard-train` fits the coefficients that `detector.py` reads.
 
-Reads the sentences in `sentences/` (see docs/safety.md) and `concepts.yaml`, writes `detector_messages.csv` and
-`detector_replies.csv`. A line `{a|b} c` stands for several sentences, which weigh as much together as the square root of their
-number. Each label is a logistic regression with a quadratic penalty, fitted by L-BFGS from zero: nothing is drawn by chance.
+Reads the sentences in `sentences/` (see docs/safety.md), writes `detector_messages.csv` and `detector_replies.csv`. A line
+`{a|b} c` stands for several sentences. Sentences written one by one by several hands weigh most (`WEIGHTS`). Each label, and
+whether there is any (`ANY`), is a logistic regression with a quadratic penalty, fitted by L-BFGS from zero: nothing is drawn by
+chance.
 """
 
 import itertools
@@ -22,24 +23,23 @@ from mi_llm import storage
 from mi_llm.apps.chat import detector, guard
 
 HERE = Path(__file__).parent
-MOST = 24  # sentences of one line
-PENALTY = 0.001
-POSSIBLE = 0.5  # the target of a sentence that may mean danger
+MOST = 4  # sentences of one line
+WEIGHTS = {"hand": 1.0, "samples": 0.05}  # of a line, by the first word of its file's name
+SINGLE, SEVERAL = 0.3, 0.12  # of a line in any other file: of one that is one sentence, and of one that stands for several
+PENALTY = 0.01
 RARE = 2  # a feature must occur in this many lines
-LEAST = 0.02  # smaller coefficients are left out
+LEAST = 0.05  # smaller coefficients are left out
 CHOICE = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One sentence: what it is an example of, with what target and weight, and the line and part it comes from."""
+    """One sentence: what it is an example of, its weight, and the line that it comes from."""
 
     text: str
     label: str
-    target: float
     weight: float
     line: str
-    part: str
 
 
 def spelled(line: str) -> list[str]:
@@ -54,46 +54,38 @@ def spelled(line: str) -> list[str]:
 
 
 def examples(folder: Path) -> list[Example]:
-    """All examples of a folder's files; a heading `## label tier` holds for the lines below it, `# part` names a part."""
+    """All examples of a folder's files; a heading `## label tier` holds for the lines below it."""
     found = []
     for path in sorted(folder.glob("*.txt")):
-        label, target, part = "none", 0.0, ""
+        label = "none"
         for line in storage.read_text(path).splitlines():
             if line.startswith("## "):
-                label, _, tier = line[3:].partition(" ")
-                target = {"plain": 1.0, "possible": POSSIBLE, "": 0.0}[tier]
-                part = line[3:]
-            elif line.startswith("# "):
-                part = f"{label} {line[2:]}"
-            elif line.strip():
+                label = line.split()[1]
+            elif line.strip() and not line.startswith("# "):
                 texts = spelled(line)
-                found += [Example(text, label, target, len(texts) ** -0.5, line, part) for text in texts]
+                weight = WEIGHTS.get(path.stem.split("_")[0], SINGLE if len(texts) == 1 else SEVERAL)
+                found += [Example(text, label, weight / len(texts), line) for text in texts]
     return found
 
 
-def rows(example: Example) -> list[dict[str, float]]:
-    """The features that an example is learned by: danger as one window, an ordinary text as each of its windows."""
-    text = guard.rules().plain(example.text)
-    return [detector.features(detector.clauses(text))] if example.target else list(detector.windows(text))
+def whole(text: str) -> frozenset[str]:
+    """The features of a text, all of it as one window."""
+    return frozenset().union(*map(detector.features, detector.BREAKS.split(guard.rules().plain(text))))
 
 
-def matrix(found: Sequence[dict[str, float]], names: dict[str, int]) -> csr_matrix:
-    """One row per window; a column per known feature."""
-    data, columns, starts = [], [], [0]
-    for window in found:
-        for name, value in window.items():
-            if name in names:
-                data.append(value)
-                columns.append(names[name])
-        starts.append(len(data))
-    return csr_matrix((data, columns, starts), shape=(len(starts) - 1, len(names)))
+def matrix(found: Sequence[frozenset[str]], names: dict[str, int]) -> csr_matrix:
+    """One row per text; a column per known feature."""
+    known = [sorted(names[name] for name in features if name in names) for features in found]
+    data = [1 / math.sqrt(len(features)) for features, columns in zip(found, known, strict=True) for _ in columns]
+    starts = [0, *itertools.accumulate(map(len, known))]
+    return csr_matrix((data, [at for columns in known for at in columns], starts), shape=(len(found), len(names)))
 
 
-def common(examples: Sequence[Example], windows: Sequence[dict[str, float]]) -> dict[str, int]:
+def common(examples: Sequence[Example], found: Sequence[frozenset[str]]) -> dict[str, int]:
     """A column for each feature that occurs in at least `RARE` lines."""
     lines: dict[str, set[str]] = {}
-    for example, window in zip(examples, windows, strict=True):
-        for name in window:
+    for example, features in zip(examples, found, strict=True):
+        for name in features:
             lines.setdefault(name, set()).add(example.line)
     return {name: at for at, name in enumerate(sorted(name for name, within in lines.items() if len(within) >= RARE))}
 
@@ -121,20 +113,19 @@ def training() -> None:
 def train(folder: Path, out: Path) -> None:
     """Fit the coefficients for a folder of sentences and write them as CSV: a label a column, the bias first."""
     read = examples(folder)
-    pairs = [(example, window) for example in read for window in rows(example)]
-    found, seen = [example for example, _ in pairs], [window for _, window in pairs]
-    names = common(found, seen)
+    seen = [whole(example.text) for example in read]
+    names = common(read, seen)
     x = matrix(seen, names)
-    weight = np.array([example.weight for example in found])
-    labels = [label for label in dict.fromkeys((*guard.CATEGORIES, *guard.FAULTS)) if any(e.label == label for e in found)]
-    fitted = [fit(x, np.array([e.target if e.label == label else 0.0 for e in found]), weight) for label in labels]
+    weight = np.array([example.weight for example in read])
+    labels = [label for label in (*guard.CATEGORIES, *guard.FAULTS) if any(example.label == label for example in read)]
+    targets = [[example.label != "none" for example in read], *([e.label == label for e in read] for label in labels)]
+    fitted = [fit(x, np.array(target, dtype=float), weight) for target in targets]
     table = [["", *(f"{theta[-1]:.3f}" for theta in fitted)]]
     for name, at in names.items():
         values = [theta[at] for theta in fitted]
-        if max(map(abs, values)) >= LEAST:
-            table.append([name, *(f"{value:.2f}" for value in values)])
-    storage.write_text(out, storage.csv_text(["feature", *labels], table))
-    kinds = Counter((example.label, example.target) for example in read)
-    print(
-        f"{out}: {len(table) - 1} coefficients from {len(read)} sentences in {len({e.line for e in read})} lines; {dict(kinds)}"
-    )
+        if abs(values[0]) >= LEAST:
+            table.append([name, *(f"{value:.1f}" if abs(value) >= LEAST else "" for value in values)])
+    storage.write_text(out, storage.csv_text(["feature", detector.ANY, *labels], table))
+    kinds = Counter(example.label for example in read)
+    lines = len({example.line for example in read})
+    print(f"{out}: {len(table) - 1} coefficients from {len(read)} sentences in {lines} lines; {dict(kinds)}")
