@@ -4,8 +4,8 @@
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# Two workers; the tests of a module run in one of them, the longest modules first (tests/conftest.py).
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three workers for two cores, since some wait; the tests of a module run in one, the longest modules first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: data remotes
 	$(PYTEST) -m "not slow"

@@ -205,6 +205,7 @@ def form_faults(*_: object) -> Iterator[str]:
 """
 
 
+@pytest.mark.slow
 def test_dvc_runs_the_stages_whose_code_changed(bundle: Path) -> None:
     assert ran(bundle) == []
     code = bundle / "src" / "mi_llm"

@@ -17,7 +17,7 @@ from repository import PROGRAMS, ROOT
 from tiny import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
-from mi_llm.doctor import fitting, gpus, machine, outdated, ways_on
+from mi_llm.doctor import fitting, machine, outdated, ways_on
 from mi_llm.engine.estimate import (
     Card,
     Load,
@@ -33,6 +33,7 @@ from mi_llm.engine.estimate import (
     worst,
 )
 from mi_llm.engine.load import config_of, load
+from mi_llm.engine.nvidia import gpus
 from mi_llm.engine.packing import pack
 from mi_llm.engine.template import Encoded
 from mi_llm.models import hub

@@ -88,6 +88,22 @@ def test_yaml_that_would_fill_the_memory_is_refused(tmp_path: Path, text: str, f
     assert refusal.value.found.startswith(found)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("[" * 90_000, "nested too deeply"), ("9" * 5000, "a number of more digits"), ('{"a"', "not JSON (Expecting")],
+)
+def test_json_that_cannot_be_read_is_named_with_its_line(tmp_path: Path, text: str, found: str) -> None:
+    (tmp_path / "lines.jsonl").write_text(f"{{}}\n{text}\n", encoding="utf-8")
+    with pytest.raises(Problem) as refusal:
+        list(storage.read_lines(tmp_path / "lines.jsonl"))
+    assert refusal.value.where.endswith("lines.jsonl, line 2")
+    assert refusal.value.found.startswith(found)
+    (tmp_path / "file.json").write_text(text, encoding="utf-8")
+    with pytest.raises(Problem) as refusal:
+        storage.read_json(tmp_path / "file.json")
+    assert refusal.value.where.endswith("file.json, line 1")
+
+
 def test_canonical_json_does_not_depend_on_order() -> None:
     assert storage.dump({"b": "，", "a": 1}) == storage.dump({"a": 1, "b": "，"}) == '{"a": 1, "b": "，"}'
 

@@ -7,6 +7,7 @@ holds: comments and formatting change nothing. Annotations do count, since pydan
 """
 
 import ast
+import gc
 import hashlib
 import re
 from collections.abc import Iterable
@@ -27,7 +28,12 @@ NAME = "digests.yaml"
 def digests(study: Study) -> None:
     """Write the digest of each stage of the study's `dvc.yaml`; see the module."""
     stages = storage.read_yaml(study.beside("dvc.yaml"))["stages"]
-    lines = [f"{stage}: {digest(stage)}\n" for stage in sorted(stages) if stage != "digests"]
+    gc.disable()  # half of the time that syntax trees take is the collector's, which finds nothing in them
+    try:
+        lines = [f"{stage}: {digest(stage)}\n" for stage in sorted(stages) if stage != "digests"]
+    finally:
+        gc.freeze()  # nor later in what is kept of them
+        gc.enable()
     study.folder.mkdir(parents=True, exist_ok=True)
     storage.write_text(study.folder / NAME, "".join(lines))
 
@@ -108,6 +114,8 @@ def reached(module: str) -> frozenset[Path]:
 @cache
 def registered(source: bytes) -> frozenset[str]:
     """The packages whose modules a module takes from the registry, `modules(CORPORA)`: no import statement names those."""
+    if b"modules(" not in source:
+        return frozenset()
     calls = [node for node in ast.walk(parsed(source)) if isinstance(node, ast.Call) and len(node.args) == 1]
     names = [(getattr(call.func, "attr", getattr(call.func, "id", "")), call.args[0]) for call in calls]
     kinds = [getattr(kind, "attr", getattr(kind, "id", "")) for function, kind in names if function == "modules"]
@@ -142,15 +150,16 @@ def data_of(modules: Iterable[Path]) -> set[Path]:
 @cache
 def named_in(module: bytes, folder: Path) -> frozenset[Path]:
     """The data files that a module names: in a string, or by an f-string's pattern among the files of the module's folder."""
-    named, patterns = set[Path](), list[str]()
-    for node in ast.walk(parsed(module)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in data_files():
-            named.add(data_files()[node.value])
+    named, patterns, files = set[Path](), list[str](), data_files()
+    mentions = any(suffix.encode() in module for suffix in {path.suffix for path in files.values()})  # most name none
+    for node in ast.walk(parsed(module)) if mentions else ():
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in files:
+            named.add(files[node.value])
         elif isinstance(node, ast.JoinedStr):
             parts = [re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in node.values]
             if "." in parts[-1].removeprefix(".+"):
                 patterns.append("".join(parts))
-    beside = [path for path in data_files().values() if path.parent in (folder, folder / "templates")]
+    beside = [path for path in files.values() if path.parent in (folder, folder / "templates")] if patterns else []
     return frozenset(named | {path for path in beside for pattern in patterns if re.fullmatch(pattern, path.name)})
 
 
@@ -164,7 +173,7 @@ def meaning(suffix: str, content: bytes) -> str:
         case ".py":
             content = text_of(parsed(content)).encode()
         case ".yaml":
-            content = storage.dump(YAML(typ="safe").load(content)).encode()
+            content = repr(YAML(typ="safe").load(content)).encode()
     return hashlib.sha256(content).hexdigest()
 
 

@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ import psutil
 
 from mi_llm.disk import held
 from mi_llm.engine.estimate import Card, Plan, Shape, after_tuning, duration, gib, instead, peak_of, plans
+from mi_llm.engine.nvidia import Gpu, answer, gpus
 from mi_llm.git import head
 from mi_llm.models import hub
 from mi_llm.needs import Need, listed, needs
@@ -37,15 +37,6 @@ DRIVER_SINCE = {
     13: 580,
 }  # CUDA's major version: its first driver on Linux (NVIDIA's table of CUDA compatibility)
 COMMON = {"RTX 3060": 12, "RTX 4090": 24, "A100": 80}  # cards shown where there is none, with their GiB
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One NVIDIA GPU as its driver describes it: memory in bytes, CUDA compute capability."""
-
-    name: str
-    memory: float
-    capability: float
 
 
 @dataclass(frozen=True)
@@ -78,38 +69,6 @@ class Machine:
             return None
         least = min(self.gpus, key=lambda gpu: gpu.memory)
         return Card(least.name, least.memory, peak_of(least.name), len(self.gpus))
-
-
-def lines(*command: str) -> list[str]:
-    """The lines a command prints; none if it is missing or fails."""
-    if shutil.which(command[0]) is None:
-        return []
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=20, check=False)  # noqa: S603 — fixed commands
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.decode(errors="replace").strip().splitlines() if done.returncode == 0 else []
-
-
-def answer(*command: str) -> str | None:
-    """The first line a command prints, or None if it is missing or fails."""
-    return next(iter(lines(*command)), None)
-
-
-def gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs: `nvidia-smi` prints one line per GPU with name, memory in MiB and compute capability.
-
-    A card that does not report its memory (some share the processor's) is left out: what fits it is unknown.
-    """
-    cards = []
-    for line in lines("nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"):
-        name, _, rest = line.partition(",")
-        memory, _, capability = rest.partition(",")
-        try:
-            cards.append(Gpu(name.strip(), float(memory) * 2**20, float(capability)))
-        except ValueError:
-            continue
-    return tuple(cards)
 
 
 def pytorch(driver: str | None) -> tuple[str, str | None]:

@@ -9,23 +9,21 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import psutil
 from dvc.cli import main as dvc
+from dvc.exceptions import DvcException
 from dvc.utils.serialize import modify_yaml
 
 from mi_llm import storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.certificate.certify import certify
 from mi_llm.compare import lock_of, outputs, stages
-from mi_llm.disk import held, link_bases
-from mi_llm.doctor import fitting, machine
+from mi_llm.digests import digests
+from mi_llm.disk import held, link_bases, repository
 from mi_llm.git import committed, head
-from mi_llm.models import hub
-from mi_llm.needs import Need, listed, needs, outlook
 from mi_llm.parent import RUN
 from mi_llm.problem import Problem
 from mi_llm.study import Study, file_of, load
@@ -37,6 +35,8 @@ AUDIT_MINUTES = 3  # measured on two CPU cores with a mirror folder
 def chosen(name: str) -> Study:
     """The study that a name on the command line means."""
     if name == "auto":
+        from mi_llm.doctor import machine
+
         name = "paper" if machine().gpu and machine().engine else "mini"
         print(f"chosen for this machine: {name}", file=sys.stderr)
     params = file_of(Path("paper" if name == "audit" else name))
@@ -172,14 +172,16 @@ def audit(study: Study) -> int:
 
 def accept_licences(study: Study) -> None:
     """Ask for the licenses of all models whose weights are still to be fetched, so that nobody is asked hours later."""
+    from mi_llm.models import hub
+
     for model in study.models if study.base.source == "hub" else ():
         entry = hub.entry_of(study, model)
         if not hub.in_place(study, model, entry):
             hub.accept_licence(study, model, entry)
 
 
-def plan(study: Study, study_needs: Sequence[Need]) -> None:
-    """Print what will happen, where, what it takes, what it needs, and what it will produce."""
+def plan(study: Study, needed: str) -> None:
+    """Print what will happen, where, what it takes, what is needed, and what it will produce."""
     free, holds = shutil.disk_usage(Path.cwd()).free / 1e9, held(study)
     expect = study.expect
     print(
@@ -189,9 +191,52 @@ def plan(study: Study, study_needs: Sequence[Need]) -> None:
         f"  takes   {expect.disk_gb:g} GB of disk ({holds:.1f} GB are taken already, {free:.0f} GB are free)\n"
         f"          and {expect.minutes} minutes ({expect.measured_on})\n"
         f"  stops   at any moment (Ctrl-C), and continues when run again\n"
-        f"  needs\n{listed(study, study_needs)}\n",
+        f"  needs\n{needed}\n",
         file=sys.stderr,
     )
+
+
+def finished(study: Study) -> bool:
+    """Whether nothing is left to run: DVC finds no change once the digests of the code are renewed."""
+    pipeline = str(study.beside("dvc.yaml"))
+    if not study.folder.exists():
+        return False
+    digests(study)
+    try:
+        with repository() as repo:
+            return bool(repo.status([pipeline]) == {f"{pipeline}:digests": ["always changed"]})
+    except DvcException:  # the run says it
+        return False
+
+
+def run(study: Study, yes: bool, pull: bool) -> int:
+    """Fetch and make what is not done yet; returns the exit status: 0 all is done, 1 the run was declined, else DVC's."""
+    from mi_llm.doctor import fitting, machine
+    from mi_llm.needs import listed, needs, outlook
+
+    mend(study)
+    pull_shipped(*SHIPPED)
+    study_needs = needs(study, machine())
+    if missing := fitting(study, machine(), [] if pull else study_needs):  # what is finished elsewhere needs nothing here
+        optional = "".join(f"\n  - not needed to begin: {line}" for line in outlook(study_needs))
+        raise Problem(
+            f"study {study.name}",
+            "this is missing:" + "".join(f"\n  - {line}" for line in missing) + optional,
+            "everything that the run needs",
+            "get it, and run the same command again; or run ./reproduce.sh mini, which needs none of it",
+        )
+    plan(study, listed(study, study_needs))
+    if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":
+        return 1
+    accept_licences(study)
+    for target in targets(study):
+        if status := dvc(["repro", target, *(fetching(study) if pull else [])]):
+            message = "the run stopped; the message above says why. What is done is kept: run the same command again."
+            print(f"\n{message}", file=sys.stderr)
+            return int(status)
+        link_bases(study)
+    put_in_order(lock_of(study))
+    return 0
 
 
 def reproduce(name: str, yes: bool, pull: bool) -> int:
@@ -204,28 +249,10 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
     if name == "audit":
         return audit(study)
     wait_for_others(study)
-    mend(study)
-    pull_shipped(*SHIPPED)
-    study_needs = needs(study, machine())
-    if missing := fitting(study, machine(), [] if pull else study_needs):  # what is finished elsewhere needs nothing here
-        optional = "".join(f"\n  - not needed to begin: {line}" for line in outlook(study_needs))
-        raise Problem(
-            f"study {study.name}",
-            "this is missing:" + "".join(f"\n  - {line}" for line in missing) + optional,
-            "everything that the run needs",
-            "get it, and run the same command again; or run ./reproduce.sh mini, which needs none of it",
-        )
-    plan(study, study_needs)
-    if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":
-        return 1
-    accept_licences(study)
     retry_missing(study)
-    for target in targets(study):
-        if status := dvc(["repro", target, *(fetching(study) if pull else [])]):
-            message = "the run stopped; the message above says why. What is done is kept: run the same command again."
-            print(f"\n{message}", file=sys.stderr)
-            return int(status)
-        link_bases(study)
-    put_in_order(lock_of(study))
+    if finished(study):
+        print(f"\n{study.title}: all stages are done, nothing has changed", file=sys.stderr)
+    elif status := run(study, yes=yes, pull=pull):
+        return status
     print(f"\nreport: {study.out}/report/index.html")
     return certify(study)

@@ -124,12 +124,20 @@ def no_formula(cell: Any) -> Any:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises Problem with the line that is wrong."""
+    return parse_json(read_text(path), path, "a JSON document")
+
+
+def parse_json(text: str, path: Path, expected: str, line: int = 1) -> Any:
+    """What a JSON text holds that begins at this line; raises Problem if it is none, too deep, or holds too long a number."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise Problem(
-            f"{path}, line {error.lineno}", f"not JSON ({error.msg})", "a JSON document", "restore or repair the file"
-        ) from None
+        found, line = f"not JSON ({error.msg})", line + error.lineno - 1
+    except RecursionError:
+        found = "nested too deeply"
+    except ValueError:
+        found = "a number of more digits than can be read"
+    raise Problem(f"{path}, line {line}", found, expected, "restore or repair the file")
 
 
 def read_yaml(path: Path | Traversable) -> Any:
@@ -163,15 +171,10 @@ def written_size(value: Any, sizes: dict[int, int]) -> int:
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """Yield the records of a JSON Lines file."""
+    """Yield the records of a JSON Lines file; raises Problem with the line that is wrong."""
     lines = read_text(path).split("\n")  # only there: splitlines would also cut at U+2028 and U+0085 in a text
     for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, 1):
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise Problem(
-                f"{path}, line {number}", f"not JSON ({error.msg})", "one JSON object per line", "restore or repair the file"
-            ) from None
+        yield parse_json(line, path, "one JSON object per line", number)
 
 
 def read_text(path: Path | Traversable) -> str:

@@ -34,6 +34,7 @@ from mi_llm.apps.desk import agreement, saving, serve, words
 from mi_llm.apps.desk.store import Desk, Held, Store
 from mi_llm.codebook import packets
 from mi_llm.codebook.coding import Behaviour, Global, volley
+from mi_llm.codebook.tables import ANSWERS
 from mi_llm.miti.reliability import cohen
 from mi_llm.problem import Problem
 
@@ -155,11 +156,13 @@ def send(client: httpx2.Client, rater: str, path: str, *changes: dict[str, Any])
 
 CODED = {2: ["SR", "CR", "Q"], 4: ["CR"], 6: ["AF"], 8: ["PERS", "PwP"], 10: []}
 RATED = {"CCT": 4, "SST": 3, "EMP": 5, "PAR": 1}
+GUESS = "real"
 
 
 def code_all(client: httpx2.Client, rater: str, path: str, coded: dict[int, list[str]] = CODED) -> None:
     changes = [change(f"volley-{number}", codes) for number, codes in coded.items()]
     changes += [change(f"global-{code}", rating) for code, rating in RATED.items()]
+    changes += [change("guess", GUESS)] if path.startswith("/packets/") else []
     assert all(outcome["status"] == "saved" for outcome in send(client, rater, path, *changes, change("done", True)))
 
 
@@ -319,7 +322,23 @@ def test_no_page_tells_the_arm(desk: Running) -> None:
     for person in ("rater-1", "coordinator"):
         client = desk.client(person)
         for path in ("/", f"/packets/{SHARED}", f"/packets/{SHARED}/state"):
-            assert not re.search("glm|tuned|base model|llama|annomi|alcohol", client.get(path).text, re.IGNORECASE)
+            text = re.sub('<fieldset class="global guess">.*?</fieldset>', "", client.get(path).text, flags=re.DOTALL)
+            assert not re.search("glm|tuned|base model|llama|annomi|alcohol", text, re.IGNORECASE)
+
+
+def test_a_guess_is_asked_of_every_packet_alike_and_comes_last(desk: Running) -> None:
+    client, path = desk.client("rater-1"), f"/packets/{FIRST}"
+    offered = [re.findall('name="guess" value="([a-z]+)"', client.get(f"/packets/{name}").text) for name in (SHARED, FIRST)]
+    assert offered == [list(ANSWERS)] * 2
+    assert "guess" not in re.findall('name="([a-z]+)"', client.get(f"/training/{EXERCISE}").text)
+    assert send(client, "rater-1", path, change("guess", "tuned"))[0]["reason"] == "incomplete"
+    everything = [change(f"volley-{number}", codes) for number, codes in CODED.items()]
+    everything += [change(f"global-{code}", rating) for code, rating in RATED.items()]
+    *_, unguessed = send(client, "rater-1", path, *everything, change("done", True))
+    assert unguessed["reason"] == "incomplete"
+    assert send(client, "rater-1", path, change("guess", "yes"))[0]["reason"] == "unknown"
+    saved = send(client, "rater-1", path, change("guess", "tuned"), change("done", True))
+    assert [outcome["status"] for outcome in saved] == ["saved", "saved"]
 
 
 def test_the_key_is_not_opened_and_no_text_is_logged(folder: Path, tmp_path: Path) -> None:
@@ -432,13 +451,15 @@ def test_no_code_is_seen_before_all_who_share_a_packet_are_done(desk: Running, f
     ratings = rows(coordinator.get("/export/globals.csv").text)
     assert [tuple(row.values()) for row in ratings[:4]] == [("rater-1", SHARED, code, str(RATED[code])) for code in sorted(RATED)]
     assert len(ratings) == 12
+    guesses = [("rater-1", SHARED, GUESS), ("rater-2", SHARED, GUESS), ("rater-2", SECOND, GUESS)]
+    assert [tuple(row.values()) for row in rows(coordinator.get("/export/guesses.csv").text)] == guesses
     after = coordinator.get("/").text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in after
     assert "<script>alert" not in after
     assert "rater-1 – rater-2" in after
 
     serve.export(folder, tmp_path / "data", tmp_path / "out")
-    for name in ("codes.csv", "globals.csv"):
+    for name in ("codes.csv", "globals.csv", "guesses.csv"):
         assert (tmp_path / "out" / name).read_text() == coordinator.get(f"/export/{name}").text
 
 
@@ -686,7 +707,7 @@ def test_pages_and_scripts_say_only_words_that_exist() -> None:
     used |= set(re.findall(r'"(\w+)"', standing))
     assert used == set(words.SCRIPT)
     said = {name for page in (DESK / "templates").iterdir() for name in re.findall(r'say\("(\w+)"\)', page.read_text())}
-    told = said | set(words.SCRIPT) | {"is_done", "begun", "not_begun"}
+    told = said | set(words.SCRIPT) | {"is_done", "begun", "not_begun"} | {f"guess_{answer}" for answer in ANSWERS}
     assert told == set(words.WORDS)
     acting = set(re.findall(r"(\w+|\"\?\")(?::|, n)", re.search(r"const acts = \{(.*?)\};", script, re.DOTALL)[1]))  # type: ignore[index]
     keys = list(words.KEYS.values())
@@ -819,9 +840,12 @@ def test_two_raters_code_in_a_browser_and_the_export_is_what_they_typed(desk: Ru
     press(page, "n", "Enter")
     assert page.inner_text("#progress") == "5 of 5 volleys · 0 of 4 globals"
     assert page.is_disabled("#finish")
+    assert page.is_disabled("input[name=guess][value=real]")
     for code, rating in RATED.items():
         page.focus(f"input[name={code}][value='3']")
         press(page, str(rating))
+    assert page.is_disabled("#finish")
+    page.check("input[name=guess][value=real]")
     note = "<script>alert('x')</script> & <b>后半段</b>\n第二行"
     page.fill("#note", note)
     chromium.shot(page, "globals")
@@ -850,6 +874,7 @@ def test_two_raters_code_in_a_browser_and_the_export_is_what_they_typed(desk: Ru
     assert fits(page)
     for code, rating in RATED.items():
         page.locator(f"input[name={code}][value='{rating}']").locator("xpath=..").tap()
+    page.locator("input[name=guess][value=unsure]").locator("xpath=..").tap()
     chromium.shot(page, "phone-globals")
     assert fits(page)
     page.tap("#finish")
@@ -871,6 +896,10 @@ def test_two_raters_code_in_a_browser_and_the_export_is_what_they_typed(desk: Ru
         coordinator.click("text=globals.csv")
     ratings = [(row["rater"], row["code"], int(row["rating"])) for row in rows(download.value.path().read_text())]
     assert ratings == [(rater, code, RATED[code]) for rater in ("rater-1", "rater-2") for code in sorted(RATED)]
+    with coordinator.expect_download() as download:
+        coordinator.click("text=guesses.csv")
+    guesses = [(row["rater"], row["guess"]) for row in rows(download.value.path().read_text())]
+    assert guesses == [("rater-1", "real"), ("rater-2", "unsure")]
 
     assert chromium.complaints == []
     assert chromium.asked == {urlsplit(desk.url).netloc}

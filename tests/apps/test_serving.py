@@ -90,7 +90,7 @@ def ask(**changes: Any) -> dict[str, Any]:
     return {"model": "tiny-llama3", "messages": CHAT, "temperature": 0} | changes
 
 
-@pytest.mark.parametrize("decoding", ["greedy", "sample"])
+@pytest.mark.parametrize("decoding", ["greedy", pytest.param("sample", marks=pytest.mark.slow)])
 def test_the_replies_are_those_of_respond(
     place: tuple[Path, Study], server: Server, sample_dialogs: list[Dialog], decoding: str
 ) -> None:
@@ -412,12 +412,12 @@ def test_a_fuzzer_finds_no_server_error(server: Server) -> None:
 
     chance = random.Random(1)
     runs = [(operation, GenerationMode.POSITIVE, 5) for operation in operations if operation.method == "get"]
-    runs += [(operation, mode, 150) for operation in operations if operation.method == "post" for mode in GenerationMode]
+    runs += [(operation, mode, 60) for operation in operations if operation.method == "post" for mode in GenerationMode]
     for operation, mode, examples in runs:
         checked = given(case=operation.as_strategy(mode))(tried)
         settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))(checked)()
-    assert statuses[200] > 20
-    assert statuses[400] > 50
+    assert statuses[200] > 5
+    assert statuses[400] > 20
     assert server.get("/health").json() == {"status": "ok"}
 
 

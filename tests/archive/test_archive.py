@@ -439,6 +439,13 @@ def test_everything_pinned_is_on_the_list() -> None:
     assert all(row.why and row.fetch for row in rows)
 
 
+def test_what_was_not_quoted_of_the_authors_dialogs_is_on_the_list(archive: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        rows = list(csv.DictReader(io.StringIO(opened.read("left-out.csv").decode())))
+    (row,) = [row for row in rows if "except the word that decides the topic" in row["what"]]
+    assert row["licence"] == "none stated"
+
+
 def test_the_packages_are_those_of_the_lock() -> None:
     rows = packages.read(packages.shipped())
     assert packages.against(storage.read_text(ROOT / LOCK), rows) == []

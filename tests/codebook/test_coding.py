@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from scipy import stats
 
+from mi_llm import storage
 from mi_llm.audit import annomi as audit_annomi
 from mi_llm.audit import codes
 from mi_llm.audit.evidence import Evidence
@@ -37,11 +38,12 @@ from mi_llm.codebook.coding import (
     rating,
     volley,
 )
+from mi_llm.construct.translate import translate
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
-from mi_llm.dialog import Dialog, Turn
+from mi_llm.dialog import Dialog, Turn, write_dialogs
 from mi_llm.miti import miti as validation
-from mi_llm.miti.reliability import Bootstrap, Estimate, cohen
+from mi_llm.miti.reliability import cohen
 from mi_llm.study import Study, load
 
 TABLE_6 = {  # means of the behavior counts as printed
@@ -291,7 +293,7 @@ def agreement(seen: dict[int, Behaviour]) -> dict[str, dict[str, Any]]:
     (session,) = validation.sessions_of(SESSION)
     coded = validation.labelled({number: frozenset({behaviour}) for number, behaviour in seen.items()})
     pairs = [[(coded, validation.consensus(session))]]
-    return {row["code"]: row for row in validation.agreement("someone", pairs, Bootstrap(1, 10, 0.95, 1))}
+    return {row["code"]: row for row in validation.agreement("someone", "en", pairs, 0.95)}
 
 
 def test_agreement_is_cohens_kappa_and_one_for_a_perfect_coder() -> None:
@@ -315,15 +317,37 @@ def test_a_coder_is_told_by_what_annomi_would_say() -> None:
 
 
 def test_separation_is_the_share_of_pairs_in_their_order() -> None:
-    def draw(transcripts: int, purpose: str) -> Bootstrap:
-        return Bootstrap(transcripts, 500, 0.95, seed=len(purpose))
+    high, low = [3.0, 2.0, 2.0, 5.0, 1.0], [1.0, 2.0, 4.0, 0.0, 1.0, 2.0]
+    found = validation.separation(high, low, 0.95)
+    assert found.value == pytest.approx(stats.mannwhitneyu(high, low).statistic / 30)
+    assert 0 < found.lo < found.value < found.hi < 1
+    reverse = validation.separation(low, high, 0.95)
+    assert (reverse.lo, reverse.hi) == pytest.approx((1 - found.hi, 1 - found.lo))
+    for higher, lower in (([2.0, 3.0], [0.0, 1.0]), (high[:4], low), ([3.0] * 5, [1.0] * 5), ([2.0, 3.0], [1.0])):
+        assert math.isnan(validation.separation(higher, lower, 0.95).lo)  # too few on one side, or perfect
 
-    high, low = [3.0, 2.0, 2.0, 5.0], [1.0, 2.0, 4.0]
-    found = validation.separation(high, low, draw)
-    assert found.value == pytest.approx(stats.mannwhitneyu(high, low).statistic / 12)
-    assert found.lo < found.value < found.hi
-    assert validation.separation([2.0, 3.0], [0.0, 1.0], draw) == Estimate(1.0, 1.0, 1.0)
-    assert math.isnan(validation.separation([2.0, 3.0], [1.0], draw).lo)
+
+def test_a_translated_volley_has_the_labels_of_all_its_utterances() -> None:
+    (session,) = validation.sessions_of(
+        rows(
+            ("1", "a", "client", "Hm.", "n/a"),
+            ("2", "a", "therapist", "You rest.", "simple"),
+            ("3", "a", "therapist", "Who?", "question"),
+            ("4", "a", "client", "Me.", "n/a"),
+        )
+    )
+    turns = [("client", "嗯。"), ("counselor", "你休息。谁？"), ("client", "我。")]
+    dialog = Dialog(
+        id=session.name, source="annomi-zh", turns=tuple(Turn.model_validate({"role": r, "text": t}) for r, t in turns)
+    )
+    (found,) = validation.translated([session], [dialog])
+    (expert,) = found.experts.values()
+    assert found.turns == list(dialog.turns)
+    assert set(expert) == {2}
+    assert (expert[2]["question"], expert[2]["reflection"], expert[2]["complex reflection"]) == ("True", "True", "simple")
+    assert expert[2]["main behavior"] == "question"
+    cut = dialog.model_copy(update={"turns": dialog.turns[:2]})
+    assert validation.translated([session], [cut]) == []
 
 
 def test_totals_are_told_a_volley_and_ratios_only_where_they_exist() -> None:
@@ -342,6 +366,7 @@ def acquired(study: Study) -> Study:
     for corpus in ("annomi", *(("release",) if "release" in study.corpora else ())):
         acquire(study, corpus)
         read(study, corpus)
+    write_dialogs(study.path("translate", "dialogs.jsonl"), [])
     return study
 
 
@@ -350,10 +375,13 @@ def tables(study: Study) -> dict[str, pd.DataFrame]:
 
 
 def test_the_miniature_is_validated_on_its_sample(study: Study) -> None:
-    validation.miti(acquired(study))
+    translate(acquired(study))
+    validation.miti(study)
     found = tables(study)
-    assert list(found["coder_validation"]) == ["coder", "code", "kappa", "lo", "hi", "n"]
-    assert set(found["coder_validation"]["coder"]) == {"lexical", "experts"}
+    assert list(found["coder_validation"]) == ["coder", "language", "code", "kappa", "lo", "hi", "n"]
+    coders = found["coder_validation"].groupby(["coder", "language"])["n"].max()
+    assert coders.to_dict() == {("experts", "en"): 22, ("lexical", "en"): 48, ("lexical", "zh"): 42}
+    assert found["coder_validation"].query("language == 'zh'")["lo"].isna().all()  # four sessions are translated
     assert set(zip(found["released"]["source"], found["released"]["arm"], strict=True)) == {("annomi", "real")}
     assert set(found["released"]["rater"]) == {"lexical"}
     assert len(found["features"]) == 0
@@ -382,6 +410,7 @@ def test_experts_words_and_the_authors_dialogs(workspace: Path, mirror: Path, mo
     names = {"main_behaviour": "main behavior", "question_present": "question", "reflection_present": "reflection"}
     for theirs, ours in (names | {"reflection_type": "complex reflection"}).items():
         assert kappa.loc[("experts", ours), "kappa"] == pytest.approx(audited[theirs], abs=1e-4)
+    assert set(kappa["language"]) == {"en"}
     words = kappa.loc["lexical"]
     assert words.loc["question", "n"] == 2742
     assert (words["lo"] < words["kappa"]).all()
@@ -391,7 +420,11 @@ def test_experts_words_and_the_authors_dialogs(workspace: Path, mirror: Path, mo
     auc = found["quality"].set_index(["coder", "measure"])
     for row in (("experts", "RQ"), ("experts", "TR"), ("lexical", "ADH")):
         assert auc.loc[row, "lo"] > 0.5, row
-    assert auc.loc[("lexical", "MINA"), "hi"] < 0.5
+    for code, measured in storage.read_yaml(resources.files("mi_llm.miti") / "validity.yaml")["lexical"].items():
+        names = {"Q": "question", "GI": "information", "PERS": "advice", "PwP": "advice", "CR": "complex reflection"}
+        for kind, numbers in measured.items():
+            row = auc.loc[("lexical", code)] if kind == "auc" else words.loc[names[code]]
+            assert [round(row[name], 3) for name in (kind, "lo", "hi")] == pytest.approx(numbers, abs=1.1e-3), code
     counts = found["released"].query("code == 'Q'").set_index(["source", "arm"])["n"]
     assert counts.xs("tuned", level="arm").sum() == 29
     assert counts.xs("base", level="arm").sum() == 30

@@ -19,7 +19,7 @@ from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, Behaviour, Global
 from mi_llm.codebook.tables import read_tables
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
-from mi_llm.dialog import Dialog, Turn
+from mi_llm.dialog import Dialog, Turn, write_dialogs
 from mi_llm.llm import ask
 from mi_llm.llm.cassette import Cassette
 from mi_llm.miti import code as stage
@@ -145,6 +145,19 @@ def test_a_file_saved_by_a_spreadsheet_is_read(human: Study) -> None:
     put(human, "\ufeff" + CODES.replace("\n", "\r\n") + "\r\n", RATINGS)
     stage.code(human)
     assert len(written(human)) == 7
+
+
+def test_what_people_guessed_is_kept_and_read_strictly(human: Study) -> None:
+    stage.code(human)
+    assert written(human, "guesses") == ["rater,packet,guess"]
+    path = Path(human.code.human) / "guesses.csv"
+    path.write_text("rater,packet,guess\nr2,aaaaaa,tuned\nr1,bbbbbb,unsure\n")
+    stage.code(human)
+    assert written(human, "guesses") == ["rater,packet,guess", "r1,bbbbbb,unsure", "r2,aaaaaa,tuned"]
+    for row, said in (("r2,aaaaaa,model", "the guess 'model'"), ("r1,bbbbbb,real", "a second guess")):
+        path.write_text(f"rater,packet,guess\nr1,bbbbbb,unsure\n{row}\n")
+        with pytest.raises(Problem, match=f"guesses.csv, row 3: {said}"):
+            stage.code(human)
 
 
 def test_before_anybody_has_coded_there_are_no_codes(human: Study, capsys: pytest.CaptureFixture[str]) -> None:
@@ -326,6 +339,7 @@ def test_half_a_recording_names_what_is_missing(blinded: Study, coder: type[Code
 def test_where_a_model_codes_it_is_held_against_the_experts(study: Study, coder: type[Coder]) -> None:
     acquire(study, "annomi")
     read(study, "annomi")
+    write_dialogs(study.path("translate", "dialogs.jsonl"), [])
     validating = recording(study, coder).model_copy(update={"miti": study.miti.model_copy(update={"transcripts": 5})})
     asked = validation.questions(validating)
     validation.miti(validating)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,17 @@ import pandas as pd
 import pytest
 from edits import edit
 from repository import ROOT
+from scipy import stats
 from tiny import give_adapter, model_server, study_with
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs, write_dialogs
+from mi_llm.miti import blind as blinding
 from mi_llm.miti import code as coders
-from mi_llm.miti.blind import assigned, auc, blind, classified, deidentified, formatted, leaks
+from mi_llm.miti.blind import assigned, aucs, blind, classified, deidentified, formatted, groups_of, leaks, relabeled
 from mi_llm.miti.clients import Scripted, bundled
 from mi_llm.miti.simulate import simulate
-from mi_llm.miti.summary import summary, table_4
+from mi_llm.miti.summary import at_chance, guessing, summary, table_4
 from mi_llm.problem import Problem
 from mi_llm.report import manual
 from mi_llm.study import Study
@@ -83,11 +86,11 @@ def test_the_topics_are_those_of_table_5_in_the_papers_numbers() -> None:
 
 @pytest.fixture
 def ready(workspace: Path) -> Study:
-    """A study with one tiny model, its adapter, and four clients who stay for three rounds at most."""
+    """A study with one tiny model, its adapter, and five clients who stay for three rounds at most."""
     (workspace / "pretrain").symlink_to(ROOT / "pretrain")
     others = {"    tiny-baichuan2: baichuan2\n": "", "    tiny-llama3: llama3\n": ""}
     edit(Path("mini/params.yaml"), others | {"models: [tiny-baichuan2, tiny-glm4, tiny-llama3]": "models: [tiny-glm4]"})
-    study = study_with(threads="1", max_new_tokens="12", simulate_dialogs="4", simulate_rounds="3")
+    study = study_with(threads="1", max_new_tokens="12", simulate_dialogs="5", simulate_rounds="3")
     give_adapter(study, "tiny-glm4")
     return study
 
@@ -97,7 +100,7 @@ def test_both_arms_meet_the_same_clients(ready: Study) -> None:
     arms = {arm: read_dialogs(ready.folder / "simulate/tiny-glm4" / f"{arm}.jsonl") for arm in ("base", "tuned")}
     profiles = [[dialog.meta["profile"] for dialog in dialogs] for dialogs in arms.values()]
     assert profiles[0] == profiles[1]
-    assert len(set(profiles[0])) == 4
+    assert len(set(profiles[0])) == 5
     assert [dialog.turns[0] for dialog in arms["base"]] == [dialog.turns[0] for dialog in arms["tuned"]]
     assert [dialog.turns[1] for dialog in arms["base"]] != [dialog.turns[1] for dialog in arms["tuned"]]
     for dialog in arms["base"]:
@@ -115,7 +118,7 @@ def test_a_server_is_asked_for_each_reply_once_until_the_talks_are_there(ready: 
         with pytest.raises(Problem, match="could not be written"):
             simulate(study, "tiny-glm4")
         asked = log.read_text().splitlines()
-        assert len(asked) == 2 * 4 * 3  # arms, clients, rounds
+        assert len(asked) == 2 * 5 * 3  # arms, clients, rounds
         (out / "base.jsonl").rmdir()
         simulate(study, "tiny-glm4")
         assert log.read_text().splitlines() == asked
@@ -203,7 +206,7 @@ def blinded(study: Study) -> Path:
 def test_packets_do_not_tell_where_they_come_from(ready: Study) -> None:
     folder = blinded(ready)
     key = pd.read_csv(folder / "key.csv", keep_default_na=False)
-    assert len(key) == 4 + 4 + 2
+    assert len(key) == 5 + 5 + 2
     files = sorted((folder / "packets").glob("*.json"))
     assert {path.stem for path in files} == {*key["packet"], "raters"}
     text = "".join(path.read_text(encoding="utf-8") for path in files)
@@ -229,35 +232,76 @@ def test_a_phrase_that_tells_the_arm_is_found() -> None:
         ]
         for place, arm in enumerate(arms)
     }
-    found = leaks(packets, key).set_index("what")
+    found = leaks(packets, key.assign(source="m", profile=[str(place % 12) for place in range(24)]), 1).set_index("what")
     assert found.loc["抱歉", "auc"] == 0
+    assert found.loc["抱歉", "p"] == pytest.approx(2 / 2**12, abs=6e-4)
+    assert found.loc["characters per client volley", "p"] > 0.05
     assert found.loc["慢慢来", "auc"] == 1
     assert 0.2 < found.loc["characters per client volley", "auc"] < 0.8
     assert found.loc["all measures together", "auc"] > 0.9
 
 
-def test_what_tells_nothing_has_an_auc_of_a_half() -> None:
-    assert auc(np.array([1.0, 2.0]), np.array([1.0, 2.0]))[0] == 0.5
-    values = np.random.default_rng(1).normal(size=(60, 5))
-    second = np.arange(60) % 2 == 0
-    scores = classified(values, second)
-    assert 0.3 < auc(scores[~second], scores[second])[0] < 0.7
-    shifted = values + np.where(second, 3.0, 0.0)[:, None]
-    scores = classified(shifted, second)
-    assert auc(scores[~second], scores[second])[0] > 0.99
+def test_the_auc_is_that_of_mann_and_whitney() -> None:
+    values, second = np.random.default_rng(1).integers(0, 5, size=30).astype(float), np.arange(30) % 3 == 0
+    expected = stats.mannwhitneyu(values[second], values[~second]).statistic / (10 * 20)
+    assert aucs(values, second[None])[0] == pytest.approx(expected)
+    assert aucs(np.ones(30), second[None])[0] == 0.5
 
 
-def test_a_packet_is_not_judged_by_itself() -> None:
-    values, second = np.random.default_rng(2).normal(size=(20, 4)), np.arange(20) < 9
-    found = classified(values, second)
+def test_a_packet_is_not_judged_by_itself_nor_by_the_talks_of_its_client() -> None:
+    values, second, groups = np.random.default_rng(2).normal(size=(20, 4)), np.arange(20) < 9, np.arange(20) // 2
+    found = classified(values, second[None], groups)[0]
     spread = (values - values.mean(axis=0)) / values.std(axis=0)
     design = np.column_stack([spread, np.ones(20)])
     target = np.where(second, 1 / 9, -1 / 11)
     for place in range(20):
-        rest = np.arange(20) != place
+        rest = groups != groups[place]
         ridge = np.diag([1.0, 1.0, 1.0, 1.0, 1e-9])
         weights = np.linalg.solve(design[rest].T @ design[rest] + ridge, design[rest].T @ target[rest])
         assert found[place] == pytest.approx(design[place] @ weights)
+
+
+def keyed(arms: list[str], profiles: list[str]) -> pd.DataFrame:
+    return pd.DataFrame({"packet": [str(place) for place in range(len(arms))], "source": "m", "arm": arms, "profile": profiles})
+
+
+def test_labels_move_within_a_client_and_clients_keep_together() -> None:
+    chance = np.random.default_rng(1)
+    met_both = keyed(["base", "tuned"] * 6, [str(place // 2) for place in range(12)])
+    labels = relabeled((met_both["arm"] == "tuned").to_numpy(), met_both, 200, chance)
+    assert (labels.reshape(200, 6, 2).sum(axis=2) == 1).all()
+    assert 0.4 < labels[:, 0].mean() < 0.6
+    apart = keyed(["tuned"] * 6 + ["real"] * 3, [*"aabbcc", "", "", ""])
+    labels = relabeled((apart["arm"] == "tuned").to_numpy(), apart, 200, chance)
+    assert (labels[:, :6:2] == labels[:, 1:6:2]).all()
+    assert len(set(map(tuple, labels.tolist()))) == 20  # three of six
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_where_nothing_tells_one_leak_in_twenty_passes_five_percent(paired: bool) -> None:
+    """Mann and Whitney's P of the same left-out scores passed in 18 to 20 % of cases."""
+    chance = np.random.default_rng(3)
+    profiles = [str(place // 2) for place in range(20)] if paired else [""] * 20
+    key = keyed(["base", "tuned"] * 10, profiles)
+    second, passed = (key["arm"] == "tuned").to_numpy(), []
+    for _ in range(400):
+        values = chance.normal(size=(20, 5)) + chance.normal(size=(10, 5)).repeat(2, axis=0) * paired
+        labels = np.vstack([second, relabeled(second, key, 199, chance)])
+        areas = aucs(classified(values, labels, groups_of(key)), labels)
+        passed.append((areas >= areas[0] - 1e-9).mean() <= 0.05)
+    assert np.mean(passed) == pytest.approx(0.05, abs=0.03)
+
+
+def test_the_best_of_many_phrases_is_judged_as_such() -> None:
+    chance = np.random.default_rng(4)
+    second = np.arange(20) % 2 == 0
+    best = []
+    for _ in range(200):
+        labels = np.vstack([second, relabeled(second, keyed(["tuned", "base"] * 10, [""] * 20), 199, chance)])
+        presence = (chance.random((60, 20)) < 0.4).astype(float)
+        areas = np.stack([aucs(column, labels) for column in presence], axis=1)
+        best.append(min(row["p"] for row in blinding.family("phrase", list(map(str, range(60))), areas)))
+    assert np.mean(np.array(best) <= 0.05) < 0.09
 
 
 def code(
@@ -274,6 +318,7 @@ def code(
         rows, given = csv.writer(codes), csv.writer(ratings)
         rows.writerow(["rater", "packet", "volley", "code"])
         given.writerow(["rater", "packet", "code", "rating"])
+        (folder / "guesses.csv").write_text("rater,packet,guess\n")
         for rater in raters:
             for packet, arm in zip(key["packet"], key["arm"], strict=True):
                 turns = json.loads((study.folder / f"blind/packets/{packet}.json").read_text(encoding="utf-8"))["turns"]
@@ -306,13 +351,42 @@ def test_the_tables_of_hand_made_codes(ready: Study) -> None:
     assert table.loc[("CCT", "tiny-glm4", "tuned"), "mean"] == 4.5
     assert table.loc[("TECH", "annomi", "real"), "mean"] == 2.5
     tested = pd.read_csv(folder / "tests.csv").set_index(["contrast", "indicator"])
-    assert tested.loc[("tuned against base", "SR"), "p"] == 2 / 2**4  # four clients: only two of the 16 sign patterns are as far
+    assert tested.loc[("tuned against base", "SR"), "p"] == 2 / 2**5  # five clients: only two of the 32 sign patterns are as far
     assert tested.loc[("tuned against base", "Q"), "p"] == 1
     assert tested.loc[("tuned against base", "SR"), "p_holm"] == 1
     numbers = storage.read_json(folder / "metrics.json")
-    assert (numbers["packets"], numbers["coded"]) == (10, 10)
+    assert (numbers["packets"], numbers["coded"]) == (12, 12)
+    assert table.loc[("PERS", "tiny-glm4", "tuned"), ["lo", "hi"]].tolist() == [
+        0,
+        pytest.approx(0.7378, abs=1e-4),
+    ]  # none in five
+    assert table.loc[("SR", "annomi", "real"), "values"] == "0.00; 0.00"
+    assert table.loc[("CCT", "annomi", "real"), ["lo", "hi"]].isna().all()
+    against_real = tested.loc["tuned against real"]
+    assert (against_real["p"].isna() & (against_real["note"] == "no test: fewer than 5 sessions")).all()
+    (found,) = pd.read_csv(folder / "power.csv").to_dict("records")
+    assert found["contrast"] == "tuned against base"
+    assert found["smallest_p_holm"] == min(1, found["tests"] * 2 / 2**5)
+    assert math.isnan(found["detectable"])  # five pairs cannot give a P below .05
     topics = pd.read_csv(folder / "table_5.csv")
     assert topics[topics["arm"] == "real"]["topic"].tolist() == ["Quitting smoking"]
+
+
+def test_programs_are_not_tested_where_their_validity_is_chance() -> None:
+    assert set(at_chance({"lexical"})) == {"TR", "CRR", "RQ", "MINA"}
+    assert at_chance({"lexical"})["RQ"] == "no test: validity at chance, auc 0.48 [0.31, 0.66]"
+    assert at_chance({"r1", "r2"}) == at_chance({"r1"}) == {}
+
+
+def test_guesses_are_counted_against_chance() -> None:
+    key = keyed(["base"] * 6 + ["tuned"] * 6 + ["real"], [""] * 13)
+    guess = ["base"] * 5 + ["tuned"] + ["tuned"] * 3 + ["base"] * 3 + ["unsure"]
+    found = guessing(pd.DataFrame({"rater": "r", "packet": key["packet"], "guess": guess}), key, 0.95).set_index("arm")
+    assert found.loc["base", ["n", "right", "unsure", "share"]].tolist() == [6, 5, 0, 0.8333]
+    assert found.loc["real", ["n", "unsure"]].tolist() == [0, 1]
+    assert found.loc["all", ["n", "right"]].tolist() == [12, 8]
+    assert found.loc["all", "by_chance"] == 0.5  # 8 of 12 guesses say base, 4 tuned: (6 * 8 / 12 + 6 * 4 / 12) / 12
+    assert found.loc["all", ["lo", "hi"]].tolist() == pytest.approx([0.3489, 0.9008], abs=1e-4)
 
 
 def test_two_of_two_raters_count_by_their_mean(ready: Study) -> None:
@@ -338,7 +412,7 @@ def test_a_rater_is_called_as_they_like(ready: Study) -> None:
             path.write_text("".join(line for line in lines if not line.startswith(f"rater-2,{alone},")), encoding="utf-8")
         summary(ready)
         table = pd.read_csv(ready.folder / "summary/transcripts.csv").set_index("packet")
-        assert len(table) == 10
+        assert len(table) == 12
         assert table.loc[alone, "CCT"] == 3
         assert (table["CCT"].drop(alone) == 3.5).all()
         assert set(pd.read_csv(ready.folder / "summary/reliability.csv")["raters"]) == {f"{name}, rater-2"}
@@ -383,6 +457,7 @@ def test_a_pair_is_a_profile_however_many_talks_it_had(ready: Study) -> None:
     had(study, "tuned", [("b", "你抽了多久？"), ("a", "你抽了多久？"), ("", "嗯。"), ("d", REFLECTS)])
     found = coded_by_words(study)
     assert set(found["n"]) == {2}
+    assert found["p"].isna().all()
     assert found.loc["Q", "difference"] == 1
     assert (
         found.loc["SR", "difference"] + found.loc["CR", "difference"] == -0.25

@@ -18,14 +18,17 @@ from scipy import stats
 from mi_llm.codebook.coding import Behaviour, Global
 from mi_llm.miti.reliability import (
     COLUMNS,
+    EQUAL,
+    FEW,
+    HANGS,
     NEGATIVE,
     NO_VALUE,
     SINGLE,
-    Bootstrap,
     Numbers,
     alphas,
     cohen,
     coincidences,
+    estimate,
     fleiss,
     icc_sums,
     iccs,
@@ -201,23 +204,32 @@ def test_what_does_not_vary_has_no_agreement() -> None:
     assert math.isnan(float(kappas(np.zeros((2, 2)))))
 
 
-def test_an_interval_is_that_of_transcripts_drawn_and_counted_one_by_one() -> None:
+def test_an_interval_is_made_of_the_measure_without_each_transcript() -> None:
     chance = np.random.default_rng(7)
-    transcripts = [chance.integers(0, 2, size=(size, 2)) * varied for size, varied in ((5, 0), (9, 1), (1, 0), (12, 1), (4, 0))]
-    tables = np.zeros((5, 2, 2))
+    transcripts = [chance.integers(0, 2, size=(size, 2)) for size in (5, 9, 4, 12, 4, 8)]
+    tables = np.zeros((6, 2, 2))
     for place, pairs in enumerate(transcripts):
         np.add.at(tables[place], tuple(pairs.T), 1)
-    bootstrap = Bootstrap(5, 200, 0.9, seed=3)
-    drawn = []
-    for weights in bootstrap.weights.astype(int):
-        assert weights.sum() == 5
-        pairs = np.concatenate([transcripts[place] for place, often in enumerate(weights) for _ in range(often)])
-        drawn.append(cohen(pairs[:, 0].tolist(), pairs[:, 1].tolist()))
-    found = bootstrap.estimate(tables, kappas)
-    known = [value for value in drawn[1:] if not math.isnan(value)]
-    assert found.value == pytest.approx(drawn[0])
-    assert (found.lo, found.hi) == pytest.approx(tuple(np.percentile(known, [5, 95])))
-    assert len(known) < 200  # some draws hold one code only, and are left out
+    found = estimate(tables, kappas, 0.9)
+    without = []
+    for left_out in range(6):
+        pairs = np.concatenate([pairs for place, pairs in enumerate(transcripts) if place != left_out])
+        without.append(cohen(pairs[:, 0].tolist(), pairs[:, 1].tolist()))
+    error = math.sqrt(5 / 6 * sum((value - sum(without) / 6) ** 2 for value in without))
+    half = stats.t.ppf(0.95, 5) * error / (1 - found.value)
+    assert found.value == pytest.approx(cohen(*np.concatenate(transcripts).T.tolist()))
+    assert (found.lo, found.hi) == pytest.approx(tuple(1 - (1 - found.value) * math.exp(side * half) for side in (1, -1)))
+    assert estimate(tables, kappas, 0.9, least=0.0).lo == max(found.lo, 0.0)
+
+
+def test_an_interval_that_does_not_exist_says_why() -> None:
+    agree = np.tile(np.diag([2.0, 3.0]), (6, 1, 1))
+    assert estimate(agree, kappas, 0.95).note == f"no interval: {EQUAL}"
+    assert estimate(np.tile([[2.0, 1.0], [1.0, 3.0]], (4, 1, 1)), kappas, 0.95).note == f"no interval: {FEW}"
+    one = np.tile(np.array([[2.0, 0.0], [0.0, 0.0]]), (6, 1, 1))
+    one[0] = [[1.0, 1.0], [0.0, 1.0]]  # without it, there is a single code
+    found = estimate(one, kappas, 0.95)
+    assert (math.isnan(found.value), math.isnan(found.lo), found.note) == (False, True, f"no interval: {HANGS}")
 
 
 def frames(rows: list[tuple[str, str, int, str]], ratings: dict[tuple[str, str], str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -260,7 +272,7 @@ TWO = frames(
 
 
 def test_the_table_holds_what_the_functions_give_of_what_both_coded() -> None:
-    found = table(*TWO, resamples=200)
+    found = table(*TWO)
     assert list(found.columns) == COLUMNS
     assert set(found["raters"]) == {"r1, r2"}
     value = {(row.measure, row.code): (row.value, row.n) for row in found.itertuples()}
@@ -294,17 +306,17 @@ def test_the_table_holds_what_the_functions_give_of_what_both_coded() -> None:
 
 def test_the_table_does_not_depend_on_the_order_of_rows_nor_on_how_an_empty_field_was_read() -> None:
     codes, ratings = TWO
-    again = table(codes.sample(frac=1, random_state=1), ratings.sample(frac=1, random_state=2), resamples=50)
-    pd.testing.assert_frame_equal(again, table(codes, ratings, resamples=50))
+    again = table(codes.sample(frac=1, random_state=1), ratings.sample(frac=1, random_state=2))
+    pd.testing.assert_frame_equal(again, table(codes, ratings))
     codes = codes.assign(code=codes["code"].replace("", None))  # as pandas reads an empty field
-    pd.testing.assert_frame_equal(again, table(codes, ratings, resamples=50))
+    pd.testing.assert_frame_equal(again, table(codes, ratings))
 
 
 def test_what_does_not_exist_is_said_with_the_reason_beside_the_share_of_equal_decisions() -> None:
     always = [row for packet in "pqst" for rater in ("r1", "r2") for row in spread(rater, packet, "Q Q Q")]
     pairs = {"p": ("3333", "3333"), "q": ("3333", "3333"), "s": ("3333", "4333"), "t": ("4333", "3333")}
     ratings = {(rater, packet): rated[index] for packet, rated in pairs.items() for index, rater in enumerate(("r1", "r2"))}
-    found = table(*frames(always, ratings), resamples=200).set_index(["measure", "code"])
+    found = table(*frames(always, ratings)).set_index(["measure", "code"])
     for measure, why in (("kappa", "both raters always gave the same single code"), ("alpha", "the codes do not vary")):
         for code in ("Q", "SR"):  # seen always, and never
             row = found.loc[(measure, code)]
@@ -315,15 +327,17 @@ def test_what_does_not_exist_is_said_with_the_reason_beside_the_share_of_equal_d
     icc_of_mean = found.loc[("ICC(2,k)", "CCT")]  # 3 3, 3 3, 3 4, 4 3: half are equal, and the rest is swapped
     assert icc_of_mean["value"] == -2
     assert icc_of_mean["agreement"] == 0.5
-    assert icc_of_mean["note"].startswith("below 0: the raters differ more within a transcript than the transcripts do; interval")
+    assert icc_of_mean["note"].startswith(
+        "below 0: the raters differ more within a transcript than the transcripts do; no interval"
+    )
     assert (found["note"] != "")[found["value"].isna() | found["lo"].isna()].all()
     assert found.loc[("alpha", "CCT"), "agreement"] == found.loc[("pearson", "CCT"), "agreement"] == 0.5
 
 
 def test_a_reason_is_said_in_chinese_too() -> None:
     for note in (
-        *(f"no value: {why}" for why in NO_VALUE.values()), f"no value: {SINGLE}", f"no interval: {SINGLE}", NEGATIVE,
-        f"{NEGATIVE}; interval without 5 of 200 resamples, which have no value",
+        *(f"no value: {why}" for why in NO_VALUE.values()), f"no value: {SINGLE}", NEGATIVE,
+        *(f"no interval: {why}" for why in (FEW, HANGS, EQUAL)), f"{NEGATIVE}; no interval: {FEW}",
     ):  # fmt: skip
         assert not re.search("[a-z]", chinese(note))
 
@@ -342,14 +356,14 @@ def test_a_single_transcript_has_values_and_no_interval() -> None:
     assert row["value"] == pytest.approx(cohen([1, 1, 0], [1, 0, 0]), abs=1e-4)
     assert math.isnan(row["lo"])
     assert math.isnan(row["hi"])
-    assert row["note"] == "no interval: a single transcript"
+    assert row["note"] == "no interval: fewer than 5 transcripts"
 
 
 def test_three_raters_are_compared_two_by_two_and_all_together() -> None:
     said = {"a": "Q SR - Q", "b": "Q - - Q", "c": "- SR - Q"}
     rows = [row for packet in ("p", "q", "s") for rater, volleys in said.items() for row in spread(rater, packet, volleys)]
     rows += [*spread("a", "more", "SR"), *spread("c", "more", "Q")]
-    found = table(*frames(rows, {}), resamples=50)
+    found = table(*frames(rows, {}))
     raters = ["a, b", "a, c", "b, c", "a, b, c"]
     assert list(dict.fromkeys(found["raters"])) == raters
     n = found[found["code"] == "Q"].pivot_table(index="raters", columns="measure", values="n", aggfunc="first")
@@ -371,7 +385,7 @@ def test_sixty_packets_of_two_raters_take_seconds() -> None:
     ]
     ratings = {(rater, name): "".join(map(str, chance.integers(1, 6, 4))) for rater in ("r1", "r2") for name in names}
     began = time.process_time()
-    found = table(*frames(rows, ratings), resamples=10_000)
+    found = table(*frames(rows, ratings))
     assert time.process_time() - began < 20
     assert len(found) == 2 * 11 + 3 * 10 + 4 * 4 + 1
     inside = found.dropna()
@@ -386,6 +400,6 @@ def test_kappa_of_raters_who_code_by_chance_is_near_zero() -> None:
         for packet, volley in combinations(range(2, 42, 2), 2)
         for rater in ("r1", "r2")
     ]
-    row = table(*frames(rows, {}), resamples=500).set_index(["measure", "code"]).loc[("kappa", "Q")]
+    row = table(*frames(rows, {})).set_index(["measure", "code"]).loc[("kappa", "Q")]
     assert row["lo"] < 0 < row["hi"]
     assert abs(row["value"]) < 0.15

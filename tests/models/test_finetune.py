@@ -278,6 +278,7 @@ def until_saved(state: Path, run: ForkServerProcess | subprocess.Popen[str]) -> 
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 def test_training_killed_at_any_moment_ends_in_the_same_bytes(ready: Study) -> None:
     finetune(ready, "tiny-llama3")
     folder = ready.folder / "finetune" / "tiny-llama3"

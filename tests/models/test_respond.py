@@ -214,6 +214,7 @@ def lines_of(journals: Sequence[Path]) -> list[list[bytes]]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_same_file_and_no_round_twice(ready: Study) -> None:
     folder = ready.folder / "respond"
     assert ended([start(partial(respond, ready, "tiny-llama3"))]) == [0]

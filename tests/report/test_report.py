@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import math
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from repository import PROGRAMS, ROOT
 from ruamel.yaml import YAML
+from scipy import stats
 from scored import Page
 
 from mi_llm import digests, storage
@@ -24,7 +26,7 @@ from mi_llm.miti.blind import blind
 from mi_llm.miti.code import code
 from mi_llm.miti.summary import summary
 from mi_llm.needs import needs
-from mi_llm.paper.claims import Printed, claims
+from mi_llm.paper.claims import claims
 from mi_llm.problem import Problem
 from mi_llm.report import published, tables
 from mi_llm.report.chinese import chinese
@@ -88,9 +90,10 @@ def test_tuned_is_compared_with_base_and_with_other_tuned_models(scored: Study) 
     assert gains["p_holm"].tolist() == pytest.approx([24 * 2 / 2**12] * 12, abs=1e-6)
     assert (gains["superiority"] > 0.9).all()
     alike = paired.loc[[("tiny-baichuan2 tuned", "tiny-glm4 tuned")]]
-    assert (alike[["mean", "lo", "hi"]] == 0).all().all()
+    assert (alike["mean"] == 0).all()
+    assert alike[["lo", "hi"]].isna().all().all()  # equal replies have no interval
     assert (alike[["p", "p_holm"]] == 1).all().all()
-    assert alike["d"].isna().all()
+    assert alike["d_z"].isna().all()
     assert (alike["superiority"] == 0.5).all()
 
 
@@ -237,7 +240,7 @@ def test_both_languages_show_the_same(scored: Study, page: str) -> None:
 
 
 def test_every_heading_has_a_chinese_name(scored: Study) -> None:
-    own = re.compile(r"tiny-\S+|BLEU-4|ROUGE-.|sacreBLEU \(zh\)|chrF|rouge-score .|Distinct-.|C?MMLU|C-Eval|AUC|P|n|Cohen's d")
+    own = re.compile(r"tiny-\S+|BLEU-4|ROUGE-.|sacreBLEU \(zh\)|chrF|rouge-score .|Distinct-.|C?MMLU|C-Eval|AUC|P|n|d_z")
     for path in sorted((scored.folder / "report/tables").glob("*.csv")):
         if path.stem in ("stages", "checklist", "loss"):  # shown as a figure or a list
             continue
@@ -265,13 +268,55 @@ def test_figure_1_is_dvc_yaml() -> None:
 
 
 def test_a_verdict_needs_the_papers_own_material() -> None:
-    printed = Printed.of("5.84")
-    assert published.verdict(printed, published.Own("x", 5.8, 5.5, 6.1, True)) == "agrees"
-    assert published.verdict(printed, published.Own("x", 5.8, 5.845, 6.1, True)) == "agrees"  # 5.84 may have been 5.845
-    assert published.verdict(printed, published.Own("x", 5.8, 5.85, 6.1, True)) == "differs"
-    assert published.verdict(printed, published.Own("x", 5.8431, same=True)) == "agrees"
-    assert published.verdict(printed, published.Own("x", 5.85, same=True)) == "differs"
-    assert published.verdict(printed, published.Own("x", 5.84, 5.5, 6.1)) == "other scale"
+    bleu = claims()["X-bleu-ft-Baichuan2"]
+
+    def verdict(value: float, lo: float = math.nan, hi: float = math.nan, *, same: bool = True, audited: str = "") -> str:
+        return published.verdict(bleu, published.Own("x", value, lo, hi, same, audited=audited), 0.95)
+
+    assert bleu.reported == "5.84"
+    assert verdict(5.8, 5.5, 6.1) == "agrees"
+    assert verdict(5.8, 5.845, 6.1) == "agrees"  # 5.84 may have been 5.845
+    assert verdict(5.8, 5.85, 6.1) == "differs"
+    assert verdict(5.8431) == "agrees"
+    assert verdict(5.85) == "differs"
+    assert verdict(5.84, 5.5, 6.1, same=False) == "other scale"
+    assert verdict(5.84, audited="inconsistent") == "inconsistent"
+    assert verdict(5.84, audited="close") == "differs"
+
+
+def test_a_mean_agrees_by_the_interval_of_the_difference() -> None:
+    """Both means have an error: an interval of our own alone would call 5 % and more of equal means different."""
+    printed = claims()["T4-bai-rounds"]
+    assert (printed.reported, printed.reported_sd, printed.n) == ("18.30", "7.27", "10")
+    own = published.Own("x", 12.9, 10.0, 15.8, same=True, sd=4.0, n=10)  # our own interval does not hold 18.30
+    assert stats.ttest_ind_from_stats(12.9, 4.0, 10, 18.3, 7.27, 10, equal_var=False).pvalue > 0.05
+    assert published.verdict(printed, own, 0.95) == "agrees"
+    assert published.verdict(printed, replace(own, value=11.0), 0.95) == "differs"
+    assert published.verdict(printed, replace(own, n=4), 0.95) == "other scale"  # too few to judge
+
+
+def recounted(study: Study, verdicts: dict[str, str]) -> None:
+    """Give the audit of a study a recount of Table 3: each printed number, with the verdicts by claim, else `reproduced`."""
+    path = study.folder / "audit" / "claims.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    rows = table["id"].str.startswith("T3-")
+    assert rows.sum() == 12
+    table.loc[rows, "recomputed"], table.loc[rows, "recomputed_sd"] = table["reported"], table["reported_sd"]
+    table.loc[rows, "verdict"] = [verdicts.get(name, "reproduced") for name in table.loc[rows, "id"]]
+    table.to_csv(path, index=False)
+
+
+def test_table_3_has_the_audits_numbers_and_verdicts(scored: Study) -> None:
+    recounted(scored, {"T3-test-counselor": "inconsistent", "T3-test-client": "close"})
+    theirs = scored.model_copy(update={"split": scored.split.model_copy(update={"test": "release"})})
+    found = published.published(theirs)
+    judged = found.set_index("claim")["Verdict"]
+    assert judged[["T3-test-rounds", "T3-test-counselor", "T3-test-client"]].tolist() == ["agrees", "inconsistent", "differs"]
+    assert judged["T3-CPsy-rounds"] == "other scale"  # the bundle's sample
+    row = published.dialog_features(theirs, found).loc["Test dialogs (MI style)"]
+    assert row["Verdict"] == "agrees 1 of 3, inconsistent 1"
+    assert chinese(row["Verdict"]) == "1 / 3 相符，1 矛盾"
+    assert row["Dialog rounds, mean (SD)"] == "7.53 (4.12)"  # the audit's, not what the study's own rule counts
 
 
 def test_the_miniature_is_never_judged_and_the_authors_dialogs_are(scored: Study) -> None:
@@ -287,7 +332,7 @@ def test_the_miniature_is_never_judged_and_the_authors_dialogs_are(scored: Study
     assert judged["X-40"] == "differs"  # the miniature has 12
     assert judged["X-2000"] == "other scale"
     table = published.dialog_features(theirs, published.published(theirs))
-    assert table.loc["Test dialogs (MI style)", "Verdict"] == "agrees 0 of 3"
+    assert table.loc["Test dialogs (MI style)", "Verdict"] == "other scale"  # the audit has no recount of the bundle's samples
     assert table.loc["AnnoMI", "Verdict"] == "—"
 
 
@@ -322,6 +367,7 @@ def test_a_run_at_the_papers_scale_gets_verdicts_and_no_reserve(scored: Study) -
     sections = {name: getattr(scored, name).model_copy(update=change) for name, change in changes.items()}
     pins = YAML(typ="safe").load(ROOT / "src/mi_llm/models/hub.yaml")
     YAML(typ="safe").dump(dict(zip(scored.models, pins.values(), strict=True)), Path("hub.yaml"))
+    recounted(scored, {})
     report(scored.model_copy(update={**sections, "weights": "hub.yaml"}))
     found = pd.read_csv(scored.folder / "report/tables/published.csv")
     real = found["claim"].str.contains("-real-|-Real$")

@@ -1,7 +1,6 @@
 """Scores and their uncertainty: against LLaMA-Factory's metric, the libraries behind it, literal values and the formulas."""
 
 import json
-import math
 import resource
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from mi_llm.score.baselines import baselines
 from mi_llm.score.diagnostics import diagnostics, repeated_4grams
 from mi_llm.score.libraries import Characters, corpus_scores, pooled_scores, rouge_scores
 from mi_llm.score.text import LLAMA_FACTORY, all_scores, common_subsequence, sample_scores
-from mi_llm.statistics import DialogBootstrap, cohens_d, holm, p_of_swaps, superiority
+from mi_llm.statistics import DialogBootstrap, jackknife_interval, p_of_swaps
 
 REFERENCE = ROOT / "tests" / "references" / "metric.json"
 PARTS = [
@@ -186,61 +185,18 @@ def test_rouge_scores_longest_subsequence_is_the_librarys(reply: str, reference:
     assert rouge_scores([reply], [reference])[0]["rouge_score_l"] == pytest.approx(100 * expected)
 
 
-def test_the_interval_is_over_dialogs_not_rounds() -> None:
-    values = [0.0] * 50 + [10.0] * 50
-    clustered = DialogBootstrap(["a"] * 50 + ["b"] * 50, 4000, 0.95, seed=1).estimate(values)
-    independent = DialogBootstrap([str(place) for place in range(100)], 4000, 0.95, seed=1).estimate(values)
-    assert (clustered.mean, clustered.lo, clustered.hi) == (5.0, 0.0, 10.0)
-    assert independent.lo == pytest.approx(4.0, abs=0.2)
-    assert independent.hi == pytest.approx(6.0, abs=0.2)
-
-
-def test_the_same_seed_gives_the_same_interval() -> None:
-    dialogs, values = [str(place // 3) for place in range(60)], [place**0.5 for place in range(60)]
-    first = DialogBootstrap(dialogs, 500, 0.95, seed=7).estimate(values)
-    assert first == DialogBootstrap(dialogs, 500, 0.95, seed=7).estimate(values)
-    assert first != DialogBootstrap(dialogs, 500, 0.95, seed=8).estimate(values)
-
-
-def test_a_pooled_score_is_resampled_by_dialog() -> None:
-    replies, references = ["戒烟很难", "今天天气好", "我想戒烟"], ["戒烟很难", "戒烟不难", "我想戒烟"]
-    pooled = pooled_scores(replies, references)["sacrebleu_zh"]
-    found = DialogBootstrap(["a", "b", "a"], 400, 0.95, seed=1).estimate_pooled(pooled.counts, pooled.score)
-    assert found.mean == pytest.approx(corpus_scores(replies, references)["sacrebleu_zh"].value)
-    assert found.lo == pytest.approx(corpus_scores(replies[1:2], references[1:2])["sacrebleu_zh"].value)
-    assert found.hi == pytest.approx(100)
-
-
-def test_swapping_dialogs_a_worked_example() -> None:
-    # Sums by dialog 3, 2, 1: of 8 ways of signs, only +++ and --- give a sum of 6 or more.
-    assert p_of_swaps([1.0, 2.0, 2.0, 1.0], ["a", "a", "b", "c"], 8, seed=1) == 2 / 8
-    # With sums 3, 2, -1 the sum is 4: also ++- and --+, ++-'s mirror, and +++ and --- reach 4.
-    assert p_of_swaps([1.0, 2.0, 2.0, -1.0], ["a", "a", "b", "c"], 8, seed=1) == 4 / 8
-    assert p_of_swaps([0.0, 0.0, 0.0], ["a", "b", "c"], 8, seed=1) == 1
-    assert p_of_swaps([1.0, 2.0], ["a", "a"], 8, seed=1) == 1
-    # 0.1 + 0.2 - 0.3 is 0, whatever its last digit
-    assert p_of_swaps([0.1, 0.2, -0.3], ["a", "b", "c"], 8, seed=1) == 1
-
-
-def test_drawn_swaps_come_near_all_swaps() -> None:
-    differences, dialogs = np.random.default_rng(3).normal(0.6, 1, size=9).tolist(), [str(place) for place in range(9)]
-    drawn = p_of_swaps(differences, dialogs, 511, seed=1)
-    assert drawn == p_of_swaps(differences, dialogs, 511, seed=1) != p_of_swaps(differences, dialogs, 511, seed=2)
-    assert drawn == pytest.approx(p_of_swaps(differences, dialogs, 512, seed=1), abs=0.06)
-    assert p_of_swaps([1.0] * 100, [str(place) for place in range(100)], 999, seed=1) == 1 / 1000  # never 0
-
-
-def test_holms_correction_of_holms_kind() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.6]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-def test_effect_sizes_of_hand_worked_differences() -> None:
-    # Mean differences by dialog 1, 2, 3: mean 2, SD 1.
-    assert cohens_d([0.0, 2.0, 2.0, 3.0], ["a", "a", "b", "c"]) == pytest.approx(2.0)
-    assert math.isnan(cohens_d([1.0, 1.0], ["a", "b"]))
-    assert superiority([3.0, -1.0, 0.0, 2.0]) == (2 + 0.5) / 4
+def test_a_pooled_scores_interval_is_made_of_the_score_without_each_dialog() -> None:
+    replies, references = (
+        ["戒烟很难", "今天天气好", "我想戒烟", "你想戒烟", "好", "慢慢来"],
+        ["戒烟很难", "戒烟不难", "我想戒烟", "想戒烟", "好的", "慢慢"],
+    )
+    dialogs = ["a", "b", "a", "c", "d", "e"]
+    pooled = pooled_scores(replies, references)["chrf"]
+    found = DialogBootstrap(dialogs, 400, 0.95, seed=1).estimate_pooled(pooled.counts, pooled.score)
+    assert found.mean == pytest.approx(corpus_scores(replies, references)["chrf"].value)
+    rest = [[index for index, name in enumerate(dialogs) if name != dialog] for dialog in "abcde"]
+    without = [corpus_scores([replies[i] for i in kept], [references[i] for i in kept])["chrf"].value for kept in rest]
+    assert (found.lo, found.hi) == pytest.approx(jackknife_interval(found.mean, [np.array(without)], 0.95), abs=1e-6)
 
 
 def test_all_comparisons_take_a_second_or_so() -> None:

@@ -32,7 +32,7 @@ EVERY_FILE, EVERY_SUM = "every file with its size and license", "every file's SH
 DESCRIPTION = "all of this for machines (RO-Crate 1.2, Workflow Run Crate)"
 PAPER_RUN = "MIT AND CC-BY-4.0"  # our words and numbers, with values and phrases of the paper (CC BY 4.0)
 BUNDLE = "MIT AND CC0-1.0 AND CC-BY-4.0"
-PUBLISHED = ("audit", "miti")  # the stages of the paper's study whose outputs hold no upstream text
+PUBLISHED = ("audit", "miti")  # the stages of the paper's study whose outputs hold no upstream text but single words
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,8 @@ def not_here(items: list[Item], image: bool) -> str:
             for path, (stage, md5) in sorted(outputs(lock).items())
             if stage.split("@", maxsplit=1)[0] not in PUBLISHED
         ]
+    if any(item.name.startswith("runs/paper/audit/") for item in items):
+        rows.append(left_out.quoted())
     if not any(item.name.startswith("runs/paper/") for item in items):
         rows.append(
             left_out.LeftOut(

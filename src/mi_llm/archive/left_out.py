@@ -40,6 +40,18 @@ def corpora() -> list[LeftOut]:
     return rows
 
 
+def quoted() -> LeftOut:
+    """The simulated dialogs' words beyond what the audit quotes of them."""
+    release = sources()["release"]
+    return LeftOut(
+        "release: what clients of the simulated dialogs say, except the word that decides the topic (audit/simulated_topics.csv)",
+        release.licence,
+        f"{release.left_out}; a quotation needs that word only",
+        "./reproduce.sh audit --mirror DIR; the dialogs are then in runs/paper/read/release/simulated.jsonl",
+        "",
+    )
+
+
 def weights() -> list[LeftOut]:
     """The weights of the paper's models, which hub.yaml pins."""
     path = Path(str(resources.files(models) / "hub.yaml"))

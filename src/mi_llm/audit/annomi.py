@@ -1,10 +1,12 @@
 """AnnoMI's own expert codes: what real MI looks like in the paper's measures, and how far its annotators agree on them."""
 
-from collections.abc import Callable
-from itertools import combinations
+import math
+from collections.abc import Callable, Sequence
+from itertools import chain, combinations
 from statistics import fmean
 
 import pandas as pd
+from scipy import stats
 
 from mi_llm.audit.evidence import Evidence
 from mi_llm.miti.reliability import cohen, fleiss
@@ -17,6 +19,7 @@ CODES: dict[
     "question_present": lambda table: table["question_exists"],
     "reflection_type": lambda table: table["reflection_subtype"],
 }
+FEW = 5  # transcripts below which no interval is given
 
 
 def behaviours(evidence: Evidence) -> pd.DataFrame:
@@ -77,10 +80,12 @@ def by_quality(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def agreement(evidence: Evidence) -> pd.DataFrame:
-    """Agreement of the annotators of the shared transcripts: columns code, n_items, n_pairs, kappa_mean, kappa_min, kappa_max, fleiss.
+    """Agreement of the annotators of the shared transcripts, one row per code.
 
-    Items are counselor utterances of transcripts that more than one annotator coded; Cohen's kappa of each pair of annotators over
-    the items that both coded. `reflection_type` (simple or complex) looks only at utterances in which both found a reflection.
+    Columns: code, n_items, n_pairs, kappa_mean, kappa_min, kappa_max, fleiss, lo, hi. Items are counselor utterances of transcripts
+    that more than one annotator coded; Cohen's kappa of each pair of annotators over the items that both coded, Fleiss' kappa over all
+    with its 95 % interval (`jackknife`). `reflection_type` (simple or complex) looks only at utterances in which both found a
+    reflection.
     """
     table = evidence.annomi[evidence.annomi["interlocutor"] == "therapist"]
     shared = table.groupby("transcript_id")["annotator_id"].nunique()
@@ -91,8 +96,12 @@ def agreement(evidence: Evidence) -> pd.DataFrame:
             index=["transcript_id", "utterance_id"], columns="annotator_id", values="code", aggfunc="first"
         )
         wide = wide.where((wide != "n/a") & wide.notna(), None)
-        items = [[value for value in row if isinstance(value, str)] for row in wide.to_numpy().tolist()]
-        items = [codes for codes in items if len(codes) > 1]
+        items_by_transcript: dict[str, list[list[str]]] = {}
+        for (transcript, _), row in zip(wide.index, wide.to_numpy().tolist(), strict=True):
+            codes = [value for value in row if isinstance(value, str)]
+            if len(codes) > 1:
+                items_by_transcript.setdefault(str(transcript), []).append(codes)
+        items = list(chain.from_iterable(items_by_transcript.values()))
         if not items:
             continue
         kappas = []
@@ -100,8 +109,30 @@ def agreement(evidence: Evidence) -> pd.DataFrame:
             both = wide[[first, second]].dropna()
             if len(both):
                 kappas.append(cohen(both[first].tolist(), both[second].tolist()))
+        lo, hi = jackknife(list(items_by_transcript.values()))
         rows.append(
             {"code": code, "n_items": len(items), "n_pairs": len(kappas), "kappa_mean": fmean(kappas)}
-            | {"kappa_min": min(kappas), "kappa_max": max(kappas), "fleiss": fleiss(items)}
+            | {"kappa_min": min(kappas), "kappa_max": max(kappas), "fleiss": fleiss(items), "lo": lo, "hi": hi}
         )
-    return pd.DataFrame(rows, columns=["code", "n_items", "n_pairs", "kappa_mean", "kappa_min", "kappa_max", "fleiss"]).round(4)
+    columns = ["code", "n_items", "n_pairs", "kappa_mean", "kappa_min", "kappa_max", "fleiss", "lo", "hi"]
+    return pd.DataFrame(rows, columns=columns).round(4)
+
+
+def jackknife(transcripts: Sequence[Sequence[Sequence[str]]]) -> tuple[float, float]:
+    """A 95 % interval of Fleiss' kappa over transcripts (each its items, each item its codes); NaN below five transcripts.
+
+    Leaves out one transcript at a time (Efron and Tibshirani 1993, chapter 11) and takes Student's t with one degree of freedom less
+    than transcripts, since they are few.
+    """
+    number = len(transcripts)
+    if number < FEW:
+        return math.nan, math.nan
+    without = [
+        fleiss([list(codes) for place, items in enumerate(transcripts) if place != left_out for codes in items])
+        for left_out in range(number)
+    ]
+    middle = fmean(without)
+    error = math.sqrt((number - 1) / number * sum((kappa - middle) ** 2 for kappa in without))
+    center = fleiss([list(codes) for items in transcripts for codes in items])
+    reach = float(stats.t.ppf(0.975, number - 1)) * error
+    return center - reach, center + reach

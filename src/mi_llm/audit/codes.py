@@ -6,14 +6,16 @@ A dialog's code is a whole number, or, averaged over two raters, a multiple of o
 """
 
 import math
+from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from typing import Any
 
 import pandas as pd
 from scipy import stats
 
 from mi_llm.audit.evidence import Evidence
-from mi_llm.audit.verdict import Result, Verdict, judged, listed, unknown
+from mi_llm.audit.verdict import Result, judged
 from mi_llm.paper.claims import Claim, Paper, Printed
 from mi_llm.paper.models import REAL, tuned
 
@@ -25,6 +27,9 @@ RATERS = (1, 2)
 SUMS = {"TR": ("SR", "CR"), "TECH": ("CCT", "SST"), "REL": ("PAR", "EMP")}  # rows that follow from two others
 RATIOS = {"CRR": (("CR",), ("SR", "CR")), "RQ": (("SR", "CR"), ("Q",))}
 RATIOS["ADH"] = (("SEEK", "AF", "EA"), ("SEEK", "AF", "EA", "CONF", "PERS"))
+UNITS = {1: "whole numbers", 2: "multiples of one half"}  # codes of one rater, averages of two
+ROUNDS = {model.table_6: f"T4-{model.table_4}-rounds" for model in tuned().values()} | {REAL: "T4-real-rounds"}
+EXAMPLE = "adherence_codes.csv"
 SEARCH = 40_000_000  # bits of work up to which the exhaustive search is tried
 
 
@@ -161,27 +166,38 @@ def raters_of(paper: Paper, row: str) -> int:
 def possible_moments(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """Table 6, ratings and counts: GRIM and GRIMMER with the stated number of dialogs.
 
-    Raters' codes were not released, so the best verdict is that the numbers are possible. Whether codes were whole numbers or
-    averages of two raters is inferred from the block: the assumption under which most of its means are possible.
+    Raters' codes were not released, so the best verdict is `possible`: codes exist, whole numbers or averages of two raters, that
+    have the printed mean and SD. Which of the two a block was printed from is inferred: the one under which most of its means are
+    possible. `inconsistent` means that neither kind exists for the stated number of dialogs; rounding is allowed for.
     """
     _, row, column = claim.id.split("-")
     mean, sd = moments(paper, row, column)
-    size, raters, rated = COLUMNS[column], raters_of(paper, row), row in GLOBALS
-    unit = "whole numbers" if raters == 1 else "multiples of one half"
-    mean_possible, both_possible = possible(mean, sd, size, raters, rated)
-    if both_possible:
-        return unknown(f"The raters' codes were not released. {size} {unit} with this mean and SD exist.")
-    what = "this SD with this mean" if mean_possible else "this mean"
-    note = f"No {size} {unit} have {what}."
-    alternatives = [
-        f"{count} {'whole numbers' if other == 1 else 'multiples of one half'}"
-        for count in (size - 1, size)
-        for other in RATERS
-        if (count, other) != (size, raters) and possible(mean, sd, count, other, rated)[1]
-    ]
-    note += f" They could come from {listed(alternatives)}." if alternatives else ""
-    nearest = round(mean.value * size * raters) / (size * raters)
-    return Result("inconsistent", note, mean.write(nearest) if not mean_possible else "")
+    size, usual, rated = COLUMNS[column], raters_of(paper, row), row in GLOBALS
+    fitting = [raters for raters in RATERS if possible(mean, sd, size, raters, rated)[1]]
+    if usual in fitting:
+        return Result("possible", f"The raters' codes were not released. {size} {UNITS[usual]} with this mean and SD exist.")
+    what = "this SD with this mean" if possible(mean, sd, size, usual, rated)[0] else "this mean"
+    note = f"It does not fit {UNITS[usual]}, which most of the block fits: no {size} of them have {what}."
+    if fitting:
+        return Result("possible", f"{note} {size} {UNITS[fitting[0]]} with this mean and SD exist.")
+    alternatives = [f"{size - 1} {UNITS[raters]}" for raters in RATERS if possible(mean, sd, size - 1, raters, rated)[1]]
+    note = f"Neither {' nor '.join(f'{size} {unit}' for unit in UNITS.values())} have {what}; rounding is allowed for."
+    note += f" It could come from {' or '.join(alternatives)}." if alternatives else ""
+    nearest = round(mean.value * size * usual) / (size * usual)
+    recomputed = mean.write(nearest) if not totals(mean, size, usual) else ""
+    return Result("inconsistent", note, recomputed, cause="nine_dialogs" if alternatives else "")
+
+
+def unusual_units(paper: Paper) -> list[str]:
+    """The ratings and counts that fit the stated number of dialogs, but not whole numbers (or halves) as the rest of their block does."""
+    names = []
+    for row in (*GLOBALS, *COUNTS):
+        for column, size in COLUMNS.items() if row not in SUMS else ():
+            mean, sd = moments(paper, row, column)
+            fits = {raters: possible(mean, sd, size, raters, row in GLOBALS)[1] for raters in RATERS}
+            if any(fits.values()) and not fits[raters_of(paper, row)]:
+                names.append(f"T6-{row}-{column}")
+    return names
 
 
 def follows(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
@@ -200,11 +216,18 @@ def follows(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     low = share * abs(first_sd.value - second_sd.value) - share * (first_sd.half + second_sd.half)
     high = share * (first_sd.value + second_sd.value + first_sd.half + second_sd.half)
     note += f" The SD must be between {max(low, 0):.2f} and {high:.2f}."
+    if row == "TR" and claim.mean.value > volleys(paper, column).value:
+        note += f" That is more than the {volleys(paper, column).value:.2f} counselor volleys of Table 4, though a volley gets at most one."
     if not low - claim.sd.half <= claim.sd.value <= high + claim.sd.half:
         return Result("inconsistent", note, claim.mean.write(recomputed))
     if abs(recomputed - claim.mean.value) <= claim.mean.half + slack + 1e-9:
         return Result("reproduced", note, claim.mean.write(recomputed))
     return judged(claim, recomputed, None, note)
+
+
+def volleys(paper: Paper, column: str) -> Printed:
+    """Table 4's mean number of counselor volleys (its rounds) in one of Table 6's columns."""
+    return paper[ROUNDS[column]].mean
 
 
 def ratio_bounds(paper: Paper, row: str, column: str) -> tuple[float, float, float]:
@@ -234,19 +257,64 @@ def ratio_bounds(paper: Paper, row: str, column: str) -> tuple[float, float, flo
 def ratio_of_counts(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """Table 6, ratios: is the printed mean of per-dialog ratios possible, given the printed counts?
 
-    The ratio of the printed mean counts is recomputed; the mean of ratios may differ from it, but not by more than the printed
-    SDs allow (Cauchy and Schwarz; see `ratio_bounds` in the source). It assumes that every dialog has a ratio.
+    Only the ratio of the printed mean counts can be recomputed, which is another quantity; the printed mean of ratios departs from
+    it by no more than the printed SDs allow (Cauchy and Schwarz; see `ratio_bounds` in the source). So the best verdict is
+    `possible`. The bounds hold if a dialog's ratio is made of the raters' mean counts and every dialog has a ratio. Where they are
+    broken, codes are looked for (`adherence_codes.csv`) whose ratios, taken rater by rater and then averaged, match all that is printed.
     """
     _, row, column = claim.id.split("-")
     low, ratio, high = ratio_bounds(paper, row, column)
-    note = f"Ratio of the printed mean counts: {ratio:.3f}; the mean of per-dialog ratios is between {max(low, 0):.3f} and {high:.3f}."
+    note = f"Ratio of the printed mean counts: {ratio:.3f}; the mean of per-dialog ratios is between {max(low, 0):.3f} and {high:.3f}"
     if low - claim.mean.half <= claim.mean.value <= high + claim.mean.half:
-        verdict: Verdict = "reproduced" if claim.mean.shows(ratio) else "close" if claim.mean.near(ratio) else "not recomputable"
-        note += " The printed value can be the mean of per-dialog ratios." if verdict == "not recomputable" else ""
-    else:
-        verdict = "inconsistent"
+        return Result("possible", f"{note}. The printed value can be the mean of per-dialog ratios.", claim.mean.write(ratio))
+    note += " if a dialog's ratio is made of the raters' mean counts: the printed value cannot be."
+    example = adherence_codes(paper, column) if row == "ADH" else None
+    if example is None:
         note += " Dialogs without any of these behaviors, counted as 1 or left out, or another formula could explain it."
-    return Result(verdict, note, claim.mean.write(ratio))
+        return Result("inconsistent", note, claim.mean.write(ratio))
+    note += (
+        f" If each rater's ratio was averaged, whole-number codes of {example.dialogs} dialogs exist that match every printed mean and SD"
+        f" ({EXAMPLE}; the most even that a random search found). In them one rater of a dialog gives {example.share:.0%} of its persuading;"
+        f" in {example.alone} dialogs one rater gives up to {example.most} and the other none."
+    )
+    return Result("possible", note, claim.mean.write(ratio))
+
+
+@dataclass(frozen=True)
+class Example:
+    """What an example of two raters' codes looks like: its dialogs, and how unevenly the raters give persuading.
+
+    `share` of it comes from the rater of a dialog who gives more; in `alone` dialogs only one rater gives any, at most `most`.
+    """
+
+    dialogs: int
+    share: float
+    alone: int
+    most: int
+
+
+def adherence_codes(paper: Paper, column: str) -> Example | None:
+    """An example of two raters' codes that matches a column's five counts and its MI-adherent ratio; None if there is none.
+
+    `adherence_codes.csv` holds codes that were found by a random search for small disagreement: they are ours, not the authors'.
+    They count only if they match: each dialog's count is the mean of two raters', its ratio the mean of the two raters' ratios,
+    and mean and sample SD over the dialogs have the printed digits.
+    """
+    table = pd.read_csv(str(resources.files(__package__) / EXAMPLE))
+    table = table[table["column"] == column]
+    if table.empty:
+        return None
+    top, bottom = RATIOS["ADH"]
+    table["ADH"] = table[list(top)].sum(axis=1) / table[list(bottom)].sum(axis=1)
+    dialogs = table.groupby("dialog")[[*bottom, "ADH"]].mean()
+    for row in (*bottom, "ADH"):
+        mean, sd = moments(paper, row, column)
+        if not (mean.shows(dialogs[row].mean()) and sd.shows(dialogs[row].std(ddof=1))):
+            return None
+    persuading = table.pivot_table(index="dialog", columns="rater", values="PERS", aggfunc="sum")
+    more, less = persuading.max(axis=1), persuading.min(axis=1)
+    alone = more[(less == 0) & (more > 0)]
+    return Example(len(dialogs), float(more.sum() / (more + less).sum()), len(alone), int(alone.max()))
 
 
 def welch(paper: Paper, row: str, column: str, other: str = "Real") -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Evidence:
 
     study: Study
     seed: int = field(init=False)
-    baselines: dict[str, float] = field(default_factory=dict)  # BLEU-4 of replies without a model, once scored
+    baselines: dict[str, float] = field(default_factory=dict)  # BLEU-4 of replies by simple rules, once scored
 
     def __post_init__(self) -> None:
         """One seed for all of the audit's draws."""

@@ -1,18 +1,19 @@
 """The paper's statements in words, read against its own tables.
 
-For a stated direction, the printed means are compared. Notes add Welch tests from the printed moments, and
-rates per counselor volley if length may explain a difference.
+For a stated direction, the printed means are compared: of every model where the paper speaks of each, pooled over the models' dialogs
+where it speaks of them together (`pooled`). Notes add Welch tests from the printed moments, and rates per counselor volley if length
+may explain a difference. A word of degree without a printed threshold gets no verdict.
 """
 
-from mi_llm.audit.codes import COUNTS, GLOBALS, cell, ratio_bounds, welch
+import math
+
+from mi_llm.audit.codes import COLUMNS, COUNTS, GLOBALS, ROUNDS, adherence_codes, cell, moments, ratio_bounds, welch
 from mi_llm.audit.evidence import Evidence
-from mi_llm.audit.verdict import Result, holds, listed
+from mi_llm.audit.verdict import Result, holds, listed, unknown
 from mi_llm.paper.claims import Claim, Paper
-from mi_llm.paper.models import REAL, tuned
+from mi_llm.paper.models import tuned
 
 MODELS = tuple(model.table_6 for model in tuned().values())
-ROUNDS = {model.table_6: f"T4-{model.table_4}-rounds" for model in tuned().values()} | {REAL: "T4-real-rounds"}
-INFREQUENT = 0.10  # share of all behaviors below which one counts as infrequent
 
 
 def mean(paper: Paper, row: str, column: str) -> float:
@@ -20,9 +21,23 @@ def mean(paper: Paper, row: str, column: str) -> float:
     return cell(paper, row, column).mean.value
 
 
+def pooled(paper: Paper, row: str) -> tuple[float, float]:
+    """Mean and SD of one row of Table 6 over the dialogs of all models, from the printed moments and the stated dialogs."""
+    parts = [(COLUMNS[column], *(printed.value for printed in moments(paper, row, column))) for column in MODELS]
+    total = sum(size for size, _, _ in parts)
+    center = sum(size * average for size, average, _ in parts) / total
+    squares = sum((size - 1) * sd**2 + size * (average - center) ** 2 for size, average, sd in parts)
+    return center, math.sqrt(squares / (total - 1))
+
+
 def tests(paper: Paper, row: str) -> str:
-    """Welch's p of each model against the real dialogs, as text."""
-    return "Welch p: " + ", ".join(f"{column} {welch(paper, row, column)['p']:.2f}" for column in MODELS) + "."
+    """Each model's difference from the real dialogs with 95 % interval and Welch's P, as text."""
+    found = {column: welch(paper, row, column) for column in MODELS}
+    parts = [
+        f"{name} {test['difference']:+.2f} [{test['lo']:+.2f}, {test['hi']:+.2f}], P {test['p']:.3f}"
+        for name, test in found.items()
+    ]
+    return f"Differences from the real dialogs (Welch, 95 % interval): {'; '.join(parts)}."
 
 
 def rates(paper: Paper, row: str) -> str:
@@ -32,13 +47,22 @@ def rates(paper: Paper, row: str) -> str:
 
 
 def approached(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """Technical and relational globals and the MI-adherent ratio: is any model's distinguishable from the real dialogs'?"""
+    """Technical and relational globals and the MI-adherent ratio: how far is each model from the real dialogs?
+
+    “Approached” has no printed threshold, and a P above .05 does not show similarity, so there is no verdict: the note has the 95 %
+    intervals of the differences (Welch, from the printed moments).
+    """
     comparisons = [welch(paper, row, column) for row in ("TECH", "REL", "ADH") for column in MODELS]
-    apart = [f"{test['indicator']} {test['column']}" for test in comparisons if test["p"] < 0.05]
-    widest = max(comparisons, key=lambda test: test["hi"] - test["lo"])
-    note = f"{listed(apart) or 'None'} of 9 differ{'s' if len(apart) == 1 else ''} at p < .05. That does not prove similarity: the widest 95 % interval, "
-    note += f"{widest['indicator']} {widest['column']}, is {widest['lo']:+.2f} to {widest['hi']:+.2f}."
-    return holds(not apart, note)
+    intervals = [
+        f"{test['indicator']} {test['column']} {test['difference']:+.2f} [{test['lo']:+.2f}, {test['hi']:+.2f}]"
+        for test in comparisons
+    ]
+    note = (
+        f"How near “approached” is, is not said. Differences from the real dialogs with 95 % intervals: {', '.join(intervals)}."
+    )
+    return unknown(
+        f"{note} Baichuan's rest on a column that does not fit ten dialogs, and two of the ratios on one reading of how they were made."
+    )
 
 
 def fewer_complex(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
@@ -56,8 +80,8 @@ def lower_ratio(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
 def highest_complex_ratio(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """Complex reflections ratio: the real dialogs' highest? By printed means of ratios, and by ratios of printed means."""
     truth = all(mean(paper, "CRR", column) < mean(paper, "CRR", "Real") for column in MODELS)
-    pooled = ", ".join(f"{column} {ratio_bounds(paper, 'CRR', column)[1]:.2f}" for column in ROUNDS)
-    return holds(truth, f"{tests(paper, 'CRR')} As ratio of mean counts: {pooled}.")
+    by_counts = ", ".join(f"{column} {ratio_bounds(paper, 'CRR', column)[1]:.2f}" for column in ROUNDS)
+    return holds(truth, f"{tests(paper, 'CRR')} As ratio of mean counts: {by_counts}.")
 
 
 def all_fours(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
@@ -72,10 +96,12 @@ def all_fours(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
 
 
 def around_three_and_a_half(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """Globals of the models: how many are at least 3.5?"""
-    values = [mean(paper, row, column) for row in GLOBALS for column in MODELS]
-    note = f"{sum(value >= 3.5 for value in values)} of {len(values)} are at least 3.5; the lowest is {min(values):.2f}."
-    return holds(sum(value >= 3.5 for value in values) > len(values) / 2, note)
+    """Globals of the models, pooled: is each at least 3.5?"""
+    means = {row: pooled(paper, row)[0] for row in GLOBALS}
+    single = [mean(paper, row, column) for row in GLOBALS for column in MODELS]
+    note = f"Pooled: {', '.join(f'{row} {value:.2f}' for row, value in means.items())}. "
+    note += f"Of the {len(single)} single means {sum(value >= 3.5 for value in single)} are at least 3.5; the lowest is {min(single):.2f}."
+    return holds(all(value >= 3.5 for value in means.values()), note)
 
 
 def higher_empathy(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
@@ -85,11 +111,13 @@ def higher_empathy(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
 
 
 def at_least_as_frequent(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """Seeking collaboration and emphasizing autonomy: no model's mean below the real dialogs'?"""
-    below = [
-        f"{row} {column}" for row in ("SEEK", "EA") for column in MODELS if mean(paper, row, column) < mean(paper, row, "Real")
-    ]
-    return holds(not below, f"Below: {listed(below) or 'none'}. {rates(paper, 'SEEK')}")
+    """Seeking collaboration and emphasizing autonomy: the simulated dialogs' mean, pooled, not below the real dialogs'?"""
+    rows = ("SEEK", "EA")
+    means = {row: (pooled(paper, row)[0], mean(paper, row, "Real")) for row in rows}
+    below = [f"{row} {column}" for row in rows for column in MODELS if mean(paper, row, column) < mean(paper, row, "Real")]
+    note = f"Pooled: {', '.join(f'{row} {ours:.2f} to {real:.2f}' for row, (ours, real) in means.items())}. "
+    note += f"Single models below: {listed(below) or 'none'}. {rates(paper, 'SEEK')}"
+    return holds(all(ours >= real for ours, real in means.values()), note)
 
 
 def more_information(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
@@ -98,33 +126,41 @@ def more_information(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     return holds(truth, f"GI: {tests(paper, 'GI')} AF: {tests(paper, 'AF')}")
 
 
+def persuasion(paper: Paper) -> dict[str, float]:
+    """Persuading: each model's mean as a multiple of the real dialogs', by column."""
+    return {column: mean(paper, "PERS", column) / mean(paper, "PERS", "Real") for column in MODELS}
+
+
 def infrequent(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """Persuading and confronting: under 10 % of all coded behaviors in every column?"""
-    behaviors = [row for row in COUNTS if row != "TR"]
-    shares = {
-        column: (mean(paper, "PERS", column) + mean(paper, "CONF", column)) / sum(mean(paper, row, column) for row in behaviors)
-        for column in ROUNDS
-    }
-    note = (
-        "Share of all behaviors: "
-        + ", ".join(f"{column} {share:.3f}" for column, share in shares.items())
-        + f". {tests(paper, 'PERS')}"
-    )
-    return holds(all(share < INFREQUENT for share in shares.values()), f"{note} {rates(paper, 'PERS')}")
+    """Persuading and confronting: how often, beside the real dialogs?
+
+    “Infrequent” has no printed threshold, so there is no verdict; the note compares the groups.
+    """
+    times = ", ".join(f"{column} {ratio:.1f}" for column, ratio in persuasion(paper).items())
+    note = f"From which number on a behavior is frequent is not said. Persuading as a multiple of the real dialogs': {times}; pooled "
+    note += f"{pooled(paper, 'PERS')[0]:.2f} to {mean(paper, 'PERS', 'Real'):.2f}. Confronting, pooled: {pooled(paper, 'CONF')[0]:.2f} to "
+    note += f"{mean(paper, 'CONF', 'Real'):.2f}. {tests(paper, 'PERS')} {rates(paper, 'PERS')}"
+    return unknown(note)
 
 
 def order_of_adherence(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """MI-adherent ratio: the stated order by the printed ratios, and by the ratios of the printed counts.
 
-    `inconsistent` if a ratio in the order is impossible given its counts.
+    If a printed ratio is outside what its counts allow, the order is `possible` where an example of codes fits the ratio rater by
+    rater (see the method of the ratios), else `inconsistent`.
     """
     printed = {column: mean(paper, "ADH", column) for column in ROUNDS}
-    pooled = {column: ratio_bounds(paper, "ADH", column)[1] for column in ROUNDS}
+    by_counts = {column: ratio_bounds(paper, "ADH", column)[1] for column in ROUNDS}
     truth = printed["GLM"] > printed["Baichuan"] >= printed["Real"] > printed["Llama"]
-    order = " > ".join(f"{column} {pooled[column]:.2f}" for column in sorted(pooled, key=lambda name: -pooled[name]))
-    impossible = [column for column in ROUNDS if not within(paper, "ADH", column)]
-    note = f"By the printed counts: {order}. Ratios that are impossible given their counts: {listed(impossible) or 'none'}."
-    return Result("inconsistent", note) if truth and impossible else holds(truth, note)
+    order = " > ".join(f"{column} {by_counts[column]:.2f}" for column in sorted(by_counts, key=lambda name: -by_counts[name]))
+    outside = [column for column in ROUNDS if not within(paper, "ADH", column)]
+    note = f"By the ratios of the printed mean counts: {order}."
+    if not truth or not outside:
+        return holds(truth, note)
+    note += f" The ratios of {listed(outside)} cannot follow from the raters' mean counts. They can if each rater's ratio was averaged, but in the"
+    note += " codes found for that, one rater gives most of a dialog's persuading."
+    explained = all(adherence_codes(paper, column) for column in outside)
+    return Result("possible", note) if explained else Result("inconsistent", note, cause="adherence")
 
 
 def within(paper: Paper, row: str, column: str) -> bool:
@@ -135,17 +171,13 @@ def within(paper: Paper, row: str, column: str) -> bool:
 
 
 def smaller_deviations(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
-    """SDs of behavior counts: how many of the models' are below the real dialogs'?"""
-    deviations = {(row, column): cell(paper, row, column).sd for row in COUNTS for column in ROUNDS}
-    smaller = [
-        (row, column)
-        for row in COUNTS
-        for column in MODELS
-        if (own := deviations[row, column]) and (real := deviations[row, "Real"]) and own.value < real.value
-    ]
-    note = f"{len(smaller)} of {len(COUNTS) * len(MODELS)} SDs are smaller. Rounds vary more among the real dialogs too: SD "
+    """SDs of behavior counts: the simulated dialogs', pooled, below the real dialogs' for several (more than half of the rows)?"""
+    deviations = {row: (pooled(paper, row)[1], moments(paper, row, "Real")[1].value) for row in COUNTS}
+    smaller = [row for row, (ours, real) in deviations.items() if ours < real]
+    larger = ", ".join(f"{row} {ours:.2f} to {real:.2f}" for row, (ours, real) in deviations.items() if row not in smaller)
+    note = f"Pooled, {len(smaller)} of {len(COUNTS)} SDs are smaller (not: {larger or 'none'}). Rounds vary more among the real dialogs too: SD "
     note += ", ".join(f"{column} {paper[claim_id].reported_sd}" for column, claim_id in ROUNDS.items()) + "."
-    return holds(len(smaller) > len(COUNTS) * len(MODELS) / 2, note)
+    return holds(len(smaller) > len(COUNTS) / 2, note)
 
 
 def lengths(claim: Claim, paper: Paper, evidence: Evidence) -> Result:

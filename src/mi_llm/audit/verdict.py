@@ -1,29 +1,43 @@
-"""The verdict that a method reaches on a claim of the paper."""
+"""The verdict that a method reaches on a claim of the paper, what it rests on, and why it is negative where it is."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mi_llm.paper.claims import Claim
 
-Verdict = Literal["reproduced", "close", "differs", "inconsistent", "not recomputable"]
+Verdict = Literal["reproduced", "close", "differs", "inconsistent", "possible", "not recomputable"]
 VERDICTS: dict[Verdict, str] = {
-    "reproduced": "recomputed, and equal to every printed digit",
+    "reproduced": "recomputed, and equal to every printed digit; of a statement: the numbers bear it out",
     "close": "recomputed, and within 2 % or one unit of the last printed digit (never for counts)",
     "differs": "recomputed, and not equal",
-    "inconsistent": "impossible, given the paper's other numbers or its released data",
-    "not recomputable": "the data needed are not public; the note says what is still known",
+    "inconsistent": "cannot hold together with the paper's other numbers or its released data",
+    "possible": "cannot be recomputed, but fits the paper's other numbers in a check that it could have failed",
+    "not recomputable": "the data needed, or the meaning of a word, are not public; the note says what is still known",
+}
+NEGATIVE: tuple[Verdict, ...] = ("differs", "inconsistent")
+Basis = Literal["data", "paper", "cited"]
+BASES: dict[Basis, str] = {
+    "data": "released or public data",
+    "paper": "the paper's own text, tables and appendix",
+    "cited": "a text that the paper cites, or one on the same thing",
 }
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a method found: the recomputed number (as text, empty where there is none), the verdict, and why."""
+    """What a method found: the recomputed number (as text, empty where there is none), the verdict, and why.
+
+    `cause` names the finding that explains a negative verdict (`findings.yaml`), empty where none does. `basis` says what the
+    claim was compared with; None stands for the method's usual one.
+    """
 
     verdict: Verdict
     note: str = ""
     recomputed: str = ""
     recomputed_sd: str = ""
+    cause: str = ""
+    basis: Basis | None = None
 
 
 def judged(claim: Claim, mean: float, sd: float | None = None, note: str = "") -> Result:
@@ -52,6 +66,11 @@ def holds(truth: bool, note: str, recomputed: str = "") -> Result:
 def unknown(note: str) -> Result:
     """The verdict on what cannot be recomputed; the note says why."""
     return Result("not recomputable", note)
+
+
+def because(result: Result, cause: str) -> Result:
+    """The same result, with its cause if the verdict is negative."""
+    return replace(result, cause=cause) if result.verdict in NEGATIVE else result
 
 
 def listed(words: Iterable[str]) -> str:

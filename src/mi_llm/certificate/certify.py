@@ -26,6 +26,7 @@ CHINESE = {
     "reproduced": "已复现",
     "close": "接近",
     "inconsistent": "自相矛盾",
+    "possible": "可能",
     "not recomputable": "无法重算",
 }
 MEANING = {
@@ -33,7 +34,8 @@ MEANING = {
     "close": "重算结果与论文相差不超过 2%，或不超过末位数字的一个单位（计数不适用）",
     "differs": "重算结果与论文不同",
     "inconsistent": "与论文自身的其他数字或其公开的数据相矛盾，不可能成立",
-    "not recomputable": "所需的材料没有公开；若仍有可说之处，见核查页面的备注",
+    "possible": "无法重算，但在一项本可能不通过的检验中与论文的其他数值相容",
+    "not recomputable": "所需的数据或某个词的含义没有公开；若仍有可说之处，见核查页面的备注",
 }
 
 

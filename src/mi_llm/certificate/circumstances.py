@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import psutil
 
 from mi_llm import __version__
-from mi_llm.doctor import gpus
 from mi_llm.engine.estimate import gib
+from mi_llm.engine.nvidia import gpus
 from mi_llm.git import git, head
 from mi_llm.stage import TRACED
 

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.certificate.circumstances import Circumstances
-from mi_llm.compare import Comparison, lock_of
+from mi_llm.compare import Comparison, lock_of, stages
 from mi_llm.git import git
 from mi_llm.problem import Problem
 from mi_llm.study import Study
@@ -95,9 +95,9 @@ def orcid_of(person: dict[str, str]) -> dict[str, str]:
 
 def reported(study: Study) -> list[Path]:
     """The pages, tables and figures of the outputs that no later stage reads: what the run was for."""
-    stages = storage.read_yaml(lock_of(study))["stages"]
-    read = [Path(dep["path"]) for entry in stages.values() for dep in entry.get("deps", [])]
-    made = [Path(out["path"]) for entry in stages.values() for out in entry.get("outs", [])]
+    entries = stages(storage.read_text(lock_of(study))).values()
+    read = [Path(dep["path"]) for entry in entries for dep in entry.get("deps", [])]
+    made = [Path(out["path"]) for entry in entries for out in entry.get("outs", [])]
     last = [out for out in made if not any(dep == out or out in dep.parents or dep in out.parents for dep in read)]
     return [path for out in sorted(last) for path in sorted(out.rglob("*")) if path.suffix in REPORTED]
 

@@ -1,6 +1,7 @@
-"""Tables of MITI codes, `codes.csv` and `globals.csv`: how they are written, and how people's tables are read.
+"""Tables of MITI codes, `codes.csv`, `globals.csv` and `guesses.csv`: how they are written, and how people's tables are read.
 
-A row of `codes.csv` is one behavior in one counselor volley (code empty: none); a row of `globals.csv` is one rating. Stage
+A row of `codes.csv` is one behavior in one counselor volley (code empty: none); a row of `globals.csv` is one rating; a row of
+`guesses.csv`, which only people have, is the arm that a rater took a transcript for when everything else was coded. Stage
 `code` writes them for all raters, the coding desk exports them, `code.human` and the desk's training folders hold people's. The
 column `rater` says who coded: `lexical` and `llm:<model>` are programs, and no person may use these names.
 """
@@ -17,6 +18,7 @@ from mi_llm import registry, storage
 from mi_llm.codebook.coding import Behaviour, Global, volley
 from mi_llm.dialog import Turn
 from mi_llm.problem import Problem
+from mi_llm.study import ARMS, REAL
 
 Behaviours = dict[int, frozenset[Behaviour]]  # by the number of a counselor turn: what the coder saw in it
 Transcripts = Mapping[str, Sequence[Turn]]
@@ -25,16 +27,20 @@ CODES = ["rater", "packet", "volley", "code"]
 RATINGS = ["rater", "packet", "code", "rating"]
 PEOPLE = "human"  # the coder whose raters may have any name except a program's
 SCALE = range(1, 6)
+GUESSES = ["rater", "packet", "guess"]
+UNSURE = "unsure"
+ANSWERS = (*ARMS, REAL, UNSURE)  # what a rater may take a transcript for
 
 
 @dataclass(frozen=True)
 class Coding:
-    """One transcript as one rater coded it; `ratings` is empty where the globals were not rated."""
+    """One transcript as one rater coded it; `ratings` is empty where the globals were not rated, `guess` where none was made."""
 
     rater: str
     packet: str
     behaviours: Behaviours
     ratings: Mapping[Global, int]
+    guess: str = ""
 
 
 def volleys(turns: Sequence[Turn]) -> list[int]:
@@ -42,8 +48,8 @@ def volleys(turns: Sequence[Turn]) -> list[int]:
     return [number for number, turn in enumerate(turns, 1) if turn.role == "counselor"]
 
 
-def tables(codings: Sequence[Coding]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of `codes.csv` and of `globals.csv`, sorted; a coded volley without a behavior has one row, its code empty."""
+def tables(codings: Sequence[Coding]) -> dict[str, pd.DataFrame]:
+    """The rows of `codes.csv`, `globals.csv` and `guesses.csv`, sorted; a coded volley without a behavior has an empty code."""
     codes = [
         (coding.rater, coding.packet, number, code)
         for coding in codings
@@ -51,7 +57,12 @@ def tables(codings: Sequence[Coding]) -> tuple[pd.DataFrame, pd.DataFrame]:
         for code in sorted(map(str, seen)) or [""]
     ]
     ratings = [(coding.rater, coding.packet, code, rating) for coding in codings for code, rating in coding.ratings.items()]
-    return pd.DataFrame(sorted(codes), columns=CODES), pd.DataFrame(sorted(ratings), columns=RATINGS)
+    guesses = [(coding.rater, coding.packet, coding.guess) for coding in codings if coding.guess]
+    return {
+        "codes": pd.DataFrame(sorted(codes), columns=CODES),
+        "globals": pd.DataFrame(sorted(ratings), columns=RATINGS),
+        "guesses": pd.DataFrame(sorted(guesses), columns=GUESSES),
+    }
 
 
 def read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -59,6 +70,11 @@ def read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     names = {"rater": str, "packet": str, "code": str}
     codes = pd.read_csv(folder / "codes.csv", dtype=names | {"volley": int}, keep_default_na=False)
     return codes, pd.read_csv(folder / "globals.csv", dtype=names | {"rating": int}, keep_default_na=False)
+
+
+def read_guesses(folder: Path) -> pd.DataFrame:
+    """`guesses.csv` as `tables` made it."""
+    return pd.read_csv(folder / "guesses.csv", dtype=str, keep_default_na=False)
 
 
 def coder_of(rater: str) -> str:
@@ -73,10 +89,17 @@ def automatic(rater: str) -> bool:
 
 
 def read_people(folder: Path, transcripts: Transcripts) -> list[Coding]:
-    """What people coded: `codes.csv` and `globals.csv` of a folder; raises Problem with the row that is wrong."""
+    """What people coded: `codes.csv` and `globals.csv` of a folder, and `guesses.csv` where the raters were asked to guess.
+
+    Raises Problem with the row that is wrong.
+    """
     seen = coded_by_people(folder / "codes.csv", transcripts)
     rated = rated_by_people(folder / "globals.csv", transcripts)
-    return [Coding(*key, seen.get(key, {}), rated.get(key, {})) for key in sorted(seen.keys() | rated.keys())]
+    path = folder / "guesses.csv"
+    guessed = guessed_by_people(path, transcripts) if path.exists() else {}
+    return [
+        Coding(*key, seen.get(key, {}), rated.get(key, {}), guessed.get(key, "")) for key in sorted(seen.keys() | rated.keys())
+    ]
 
 
 def coded_by_people(path: Path, transcripts: Transcripts) -> dict[tuple[str, str], Behaviours]:
@@ -115,6 +138,17 @@ def rated_by_people(path: Path, transcripts: Transcripts) -> dict[tuple[str, str
         missing = [code for code in Global if code not in ratings]
         require(not missing, str(path), f"no {', '.join(missing)} by {rater} on packet {packet}", "all four globals")
     return rated_packets
+
+
+def guessed_by_people(path: Path, transcripts: Transcripts) -> dict[tuple[str, str], str]:
+    """The guesses of `guesses.csv` by rater and packet."""
+    guesses: dict[tuple[str, str], str] = {}
+    for where, (rater, packet, guess) in rows(path, GUESSES):
+        key = whose(where, rater, packet, transcripts)
+        require(guess in ANSWERS, where, f"the guess {guess!r}", ", ".join(ANSWERS))
+        require(key not in guesses, where, "a second guess", "one guess per packet")
+        guesses[key] = guess
+    return guesses
 
 
 def rows(path: Path, columns: list[str]) -> Iterator[tuple[str, list[str]]]:

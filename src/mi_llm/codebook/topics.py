@@ -14,12 +14,17 @@ def words(kind: Literal["annomi", "simulated"]) -> dict[str, list[str]]:
     return dict(content[kind])
 
 
-def topic(text: str, words_by_topic: dict[str, list[str]]) -> str:
-    """The topic whose word occurs earliest in the text, the first listed of equals; `Other` if no word occurs."""
+def topic_and_word(text: str, words_by_topic: dict[str, list[str]]) -> tuple[str, str]:
+    """The topic whose word occurs earliest in the text, the first listed of equals, with that word; else `Other` and none."""
     occurrences = [
-        (text.lower().find(word.lower()), order, name)
+        (text.lower().find(word.lower()), order, name, word)
         for order, (name, topic_words) in enumerate(words_by_topic.items())
         for word in topic_words
         if word.lower() in text.lower()
     ]
-    return min(occurrences)[2] if occurrences else "Other"
+    return min(occurrences)[2:] if occurrences else ("Other", "")
+
+
+def topic(text: str, words_by_topic: dict[str, list[str]]) -> str:
+    """The topic of a text; see `topic_and_word`."""
+    return topic_and_word(text, words_by_topic)[0]

@@ -16,6 +16,7 @@ from mi_llm.llm import ask
 from mi_llm.llm.answer import parsed
 from mi_llm.llm.cassette import Question, text_of
 from mi_llm.stage import stage
+from mi_llm.statistics import DialogBootstrap
 from mi_llm.study import Study
 
 # The four aspects with their criteria and what each is worth: appendix 1, Table S1, after the CPsyCoun authors (reference 31).
@@ -108,35 +109,21 @@ def fault(answer: str) -> str | None:
     return None
 
 
-def resampled(totals: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Mean points of bootstrap resamples: `totals` [dialogs, aspects]; returns [resamples, aspects]."""
-    chance = np.random.default_rng(seed)
-    draws = chance.integers(len(totals), size=(resamples, len(totals)))
-    return np.stack([totals[drawn].mean(axis=0) for drawn in draws])
-
-
 def summarise(study: Study, ratings: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Means with percentile intervals by corpus and aspect; and the choice of the `top` corpora by total, with its stability."""
-    options, tail = study.rate, (1 - study.score.confidence) / 2
+    """Means with intervals by corpus and aspect; and the choice of the `top` corpora by total, with its stability."""
+    options = study.rate
     corpora = list(dict.fromkeys(ratings["corpus"]))
     means, draws = [], []
     for corpus in corpora:
         points = ratings.loc[ratings["corpus"] == corpus, TOTALS].to_numpy()
-        again = resampled(points, options.resamples, study.seed_of("rate", "bootstrap", corpus))
-        lo, hi = np.quantile(again, [tail, 1 - tail], axis=0)
-        means += [
-            {
-                "corpus": corpus,
-                "aspect": aspect,
-                "mean": points[:, index].mean(),
-                "lo": lo[index],
-                "hi": hi[index],
-                "n": len(points),
-                "most": MOST[aspect],
-            }
-            for index, aspect in enumerate(TOTALS)
-        ]
-        draws.append(again[:, -1])
+        names, seed = [str(index) for index in range(len(points))], study.seed_of("rate", "bootstrap", corpus)
+        bootstrap = DialogBootstrap(names, options.resamples, study.score.confidence, seed)
+        for index, aspect in enumerate(TOTALS):
+            estimate = bootstrap.estimate(points[:, index])
+            lo, hi = np.clip([estimate.lo, estimate.hi], 0, MOST[aspect])
+            row = {"corpus": corpus, "aspect": aspect, "mean": estimate.mean, "lo": lo, "hi": hi}
+            means.append(row | {"n": len(points), "most": MOST[aspect]})
+        draws.append(bootstrap.weights @ points[:, -1] / len(points))
     totals = {row["corpus"]: row["mean"] for row in means if row["aspect"] == "Total"}
     ranks = np.argsort(np.argsort(-np.array(draws), axis=0, kind="stable"), axis=0, kind="stable")
     order = sorted(corpora, key=lambda corpus: -totals[corpus])

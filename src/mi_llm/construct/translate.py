@@ -22,8 +22,8 @@ CONTEXT = 4  # turns before a piece that the model sees and does not translate
 
 
 def sample(study: Study) -> list[Dialog]:
-    """The study's transcripts: seeded, in AnnoMI's order."""
-    dialogs = read_dialogs(study.path("read", "annomi", "dialogs.jsonl"))
+    """The study's transcripts: seeded, in AnnoMI's order; of those in which both sides speak."""
+    dialogs = [dialog for dialog in read_dialogs(study.path("read", "annomi", "dialogs.jsonl")) if not dialog.one_sided]
     count = study.translate.transcripts
     if count > len(dialogs):
         raise Problem(f"{study.params}: translate.transcripts", str(count), f"at most the {len(dialogs)} available", "lower it")

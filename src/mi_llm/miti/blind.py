@@ -28,6 +28,9 @@ from mi_llm.study import REAL, Study
 
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # without letters that look alike
 PHRASES = 10  # listed for each contrast: those that tell its arms apart best
+RELABELINGS = 9999  # of the packets, behind each p
+ROUNDING = 1e-9
+Kinds = NDArray[np.bool_]
 COMMON = 0.2  # share of packets in which a phrase must occur: a rarer one may be the topic of a single talk
 
 
@@ -131,64 +134,108 @@ def measures(turns: Sequence[Turn]) -> dict[str, float]:
     }
 
 
-def auc(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
-    """How often a value of the second kind exceeds one of the first, ties half, with the two-sided p (Mann & Whitney 1947)."""
-    test = stats.mannwhitneyu(second, first)
-    return float(test.statistic) / (len(first) * len(second)), float(test.pvalue)
+def relabeled(second: Kinds, key: pd.DataFrame, relabelings: int, chance: np.random.Generator) -> Kinds:
+    """Other labels that the packets could have if labels told nothing [relabelings, packets]; `second` [packets], `key` theirs.
+
+    The talks of one profile belong together. Where both arms met the same clients, labels are exchanged among one model's talks
+    of one profile; talks without a profile among themselves. Where a profile is on one side only (real sessions have none), the
+    profiles exchange labels, each with all of its talks.
+    """
+    profiles = groups_of(key)
+    mixed = pd.Series(second).groupby(profiles).nunique().max() > 1
+    if mixed:
+        strata = pd.factorize(key["source"] + " " + key["profile"])[0]
+        order = chance.random((relabelings, len(key))).argsort(axis=1)
+        order = np.take_along_axis(order, strata[order].argsort(axis=1, kind="stable"), axis=1)  # shuffled within each stratum
+        labels = np.empty_like(order, dtype=bool)
+        labels[:, strata.argsort(kind="stable")] = second[order]
+        return labels
+    kinds = pd.Series(second).groupby(profiles).first().to_numpy()
+    shuffled: Kinds = chance.permuted(np.tile(kinds, (relabelings, 1)), axis=1)[:, profiles]
+    return shuffled
 
 
-def classified(values: NDArray[np.float64], second: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Score each packet by all measures together, higher if it looks like the second kind, with a model fitted without it.
+def groups_of(key: pd.DataFrame) -> NDArray[np.int64]:
+    """The number of each packet's profile; a talk without one is alone."""
+    groups: NDArray[np.int64] = pd.factorize(key["profile"].where(key["profile"] != "", key["packet"]))[0]
+    return groups
 
-    `values` [packets, measures], `second` [packets]; returns [packets]. A linear discriminant: ridge regression on standardized
-    measures (penalty 1), each packet left out in turn by the closed form.
+
+def aucs(values: NDArray[np.float64], second: Kinds) -> NDArray[np.float64]:
+    """How often a value of the second kind exceeds one of the first, ties half (Mann & Whitney 1947).
+
+    `values` [packets] or [relabelings, packets], `second` [relabelings, packets]; returns [relabelings].
+    """
+    ranks = stats.rankdata(values, axis=-1)
+    count = second.sum(axis=1)
+    areas: NDArray[np.float64] = ((ranks * second).sum(axis=1) - count * (count + 1) / 2) / (count * (second.shape[1] - count))
+    return areas
+
+
+def classified(values: NDArray[np.float64], second: Kinds, groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Score each packet by all measures together, higher if it looks like the second kind, with a model fitted without its group.
+
+    `values` [packets, measures], `second` [relabelings, packets], `groups` [packets]; returns [relabelings, packets]. A linear
+    discriminant: ridge regression on standardized measures (penalty 1), each group left out in turn by the closed form.
     """
     spread = values.std(axis=0)
     scaled = (values - values.mean(axis=0)) / np.where(spread, spread, 1)
     design = np.column_stack([scaled, np.ones(len(scaled))])
-    target = np.where(second, 1 / second.sum(), -1 / (~second).sum())
+    count = second.sum(axis=1, keepdims=True)
+    target = np.where(second, 1 / count, -1 / (second.shape[1] - count))
     ridge = np.eye(design.shape[1])
     ridge[-1, -1] = 1e-9
     hat = design @ np.linalg.solve(design.T @ design + ridge, design.T)
-    fitted, own = hat @ target, np.diag(hat)
-    left_out: NDArray[np.float64] = (fitted - own * target) / (1 - own)
-    return left_out
+    rest = target - target @ hat
+    scores: NDArray[np.float64] = np.empty(target.shape)
+    for group in np.unique(groups):
+        own = np.flatnonzero(groups == group)
+        scores[:, own] = target[:, own] - np.linalg.solve(np.eye(len(own)) - hat[np.ix_(own, own)], rest[:, own].T).T
+    return scores
 
 
-def leaks(packets: dict[str, list[Turn]], key: pd.DataFrame) -> pd.DataFrame:
+def family(kind: str, names: Sequence[str], areas: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Rows of one family of features: AUC and p. `areas` [1 + relabelings, features], the true labels' first.
+
+    p is the share of labelings in which any feature of the family tells as much (Westfall & Young 1993), so it is corrected for
+    there being many, and for showing the best. The true labels count as one of them, so it is never 0.
+    """
+    most = np.abs(areas - 0.5).max(axis=1, initial=0)
+    return [
+        {"kind": kind, "what": name, "auc": area, "p": (most >= abs(area - 0.5) - ROUNDING).mean()}
+        for name, area in zip(names, areas[0], strict=True)
+    ]
+
+
+def leaks(packets: dict[str, list[Turn]], key: pd.DataFrame, seed: int) -> pd.DataFrame:
     """What tells arms apart, by its AUC (0.5: nothing; toward 0 or 1: much): columns contrast, kind, what, auc, p, n.
 
-    Each measure, all measures together (leave-one-out), and the counselors' phrases whose presence tells most.
+    Each measure, all measures together (without the talks of the same profile), and the counselors' phrases whose presence tells
+    most. All p come from permuted labels (`relabeled`). That of all measures together counts AUCs as high as the true one only:
+    a classifier that is wrong more often than chance tells nothing.
     """
     table = pd.DataFrame([measures(packets[name]) for name in key["packet"]])
     words = [set(jieba.cut("\n".join(turn.text for turn in packets[name] if turn.role == "counselor"))) for name in key["packet"]]
-    arms = key["arm"].to_numpy()
     rows: list[dict[str, Any]] = []
-    for first, second in (("base", "tuned"), (REAL, "tuned")):
-        in_first, in_second = arms == first, arms == second
-        if in_first.sum() < 2 or in_second.sum() < 2:
+    for first in ("base", REAL):
+        indices = np.flatnonzero(key["arm"].isin([first, "tuned"]))
+        own_key, values = key.iloc[indices].reset_index(drop=True), table.to_numpy(dtype=float)[indices]
+        second = (own_key["arm"] == "tuned").to_numpy()
+        if min(second.sum(), (~second).sum()) < 2:
             continue
-        contrast, n = f"{second} against {first}", int(in_first.sum() + in_second.sum())
-
-        def leak(
-            kind: str, what: str, values: NDArray[np.float64], first: Any = in_first, second: Any = in_second
-        ) -> dict[str, Any]:
-            area, p = auc(values[first], values[second])
-            return {"kind": kind, "what": what, "auc": round(area, 4), "p": round(p, 6)}
-
-        both = in_first | in_second
-        together = np.zeros(len(arms))
-        together[both] = classified(table.to_numpy(dtype=float)[both], in_second[both])
-        contrast_rows = [leak("all measures", "all measures together", together)]
-        contrast_rows += [leak("measure", what, table[what].to_numpy(dtype=float)) for what in table]
-        indices = np.flatnonzero(both)
+        labels = np.vstack([second, relabeled(second, own_key, RELABELINGS, np.random.default_rng(seed))])
+        together = aucs(classified(values, labels, groups_of(own_key)), labels)
+        whole = {"kind": "all measures", "what": "all measures together", "auc": together[0]}
+        contrast_rows = [whole | {"p": (together >= together[0] - ROUNDING).mean()}]
+        contrast_rows += family("measure", list(table), np.stack([aucs(column, labels) for column in values.T], axis=1))
         vocabulary = sorted({word for index in indices for word in words[index] if len(word) > 1})
-        presence = {word: np.array([word in packet_words for packet_words in words], dtype=float) for word in vocabulary}
-        common = [word for word in vocabulary if presence[word][both].mean() >= COMMON]
-        phrases = [leak("phrase", word, presence[word]) for word in common]
-        contrast_rows += sorted(phrases, key=lambda row: -abs(row["auc"] - 0.5))[:PHRASES]
-        rows += [{"contrast": contrast, **row, "n": n} for row in contrast_rows]
-    return pd.DataFrame(rows, columns=["contrast", "kind", "what", "auc", "p", "n"])
+        presence = np.array([[word in words[index] for index in indices] for word in vocabulary], dtype=float)
+        common = presence.mean(axis=1) >= COMMON if vocabulary else []
+        kept = [word for word, often in zip(vocabulary, common, strict=True) if often]
+        areas = np.stack([aucs(column, labels) for column in presence[common]], axis=1) if kept else np.zeros((len(labels), 0))
+        contrast_rows += sorted(family("phrase", kept, areas), key=lambda row: -abs(row["auc"] - 0.5))[:PHRASES]
+        rows += [{"contrast": f"tuned against {first}", **row, "n": len(indices)} for row in contrast_rows]
+    return pd.DataFrame(rows, columns=["contrast", "kind", "what", "auc", "p", "n"]).round({"auc": 4, "p": 6})
 
 
 def blind(study: Study) -> None:
@@ -221,7 +268,7 @@ def blind(study: Study) -> None:
             "removed": pd.DataFrame(removed, columns=["packet", "turn", "kind", "instead"]),
             "suspected": pd.DataFrame(suspected, columns=["packet", "turn", "word"]),
         }
-        tables["leaks"] = leaks(packets, tables["key"])
+        tables["leaks"] = leaks(packets, tables["key"], study.seed_of("blind", "leaks"))
         for title, table in tables.items():
             storage.write_table(out / f"{title}.csv", table)
         numbers = {"packets": len(packets), "removed": len(removed), "suspected": len(suspected)}

@@ -1,8 +1,9 @@
 """Stage `code`: give every packet its MITI codes (paper, Methods, Manual Evaluation), by people, a language model or words alone.
 
-Reads `blind/packets/` and what the coder that `code.coder` names needs beside it (a module of `miti/coder/`): `codes.csv` and
-`globals.csv` of people (folder `code.human`), recorded answers of a language model (`llm/ask.py`), or nothing. Writes
-`code/codes.csv` and `globals.csv` (`codebook/tables.py`) and, of a model, `cassette.jsonl`, kept from run to run.
+Reads `blind/packets/` and what the coder that `code.coder` names needs beside it (a module of `miti/coder/`): `codes.csv`,
+`globals.csv` and perhaps `guesses.csv` of people (folder `code.human`), recorded answers of a language model (`llm/ask.py`), or
+nothing. Writes `code/codes.csv`, `globals.csv` and `guesses.csv` (`codebook/tables.py`) and, of a model, `cassette.jsonl`, kept
+from run to run.
 """
 
 from mi_llm import registry, storage
@@ -29,7 +30,7 @@ def code(study: Study) -> None:
         codings: list[Coding] = coder.code(study, "code", transcripts)
         if not codings and hasattr(coder, "remedy"):
             print(f"code: nothing is coded; to get codes: {coder.remedy(study, 'code')}")
-        for name, table in zip(("codes", "globals"), tables(codings), strict=True):
+        for name, table in tables(codings).items():
             storage.write_table(out / f"{name}.csv", table)
         numbers = {
             "packets": len(transcripts),

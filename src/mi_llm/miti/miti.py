@@ -1,6 +1,7 @@
 """Stage `miti`: how far automatic coders may be trusted, and what the lexical one sees in the dialogs that the authors released.
 
-Reads `acquire/annomi/files.tar`, `read/annomi/` and, where the study has the release, `read/release/`. Writes `miti/`:
+Reads `acquire/annomi/files.tar`, `read/annomi/`, `translate/dialogs.jsonl` (some of these sessions in Chinese, perhaps none) and,
+where the study has the release, `read/release/`. Writes `miti/`:
 `coder_validation.csv` (kappa with AnnoMI's experts, and the experts' own), `quality.csv` (whether a coder's scores tell sessions
 of high from those of low quality), `released.csv` (lexical codes of the released dialogs and of AnnoMI) and `features.csv` (their
 Table 4); where a language model codes the study, its recorded answers about AnnoMI too, in `cassette.jsonl`.
@@ -10,12 +11,16 @@ transcripts, ten of them the same seven. Their codes are coarser than MITI's. *T
 goals) is here giving information, persuading with or without permission, and confronting; *advice* is persuading; *question* is
 asking questions and seeking collaboration, which is asked. Affirming and emphasizing autonomy are *other* there, so how well they
 are recognized is not known, nor how well globals are rated.
+
+The lexical coder reads two languages by two lists of cues. The English one was written with one half of AnnoMI in view and is
+tested on the other. The Chinese one, which codes this study's talks, was written reading the dialogs that the authors released,
+and can be compared with experts only where translations of AnnoMI are recorded.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, groupby
 from types import ModuleType
 from typing import Any
 
@@ -42,14 +47,17 @@ from mi_llm.corpora.labels import ROLES
 from mi_llm.dialog import Dialog, Turn, read_dialogs, volley_lengths
 from mi_llm.llm.cassette import Question
 from mi_llm.miti.coder.lexical import by_words
-from mi_llm.miti.reliability import Bootstrap, Estimate, Numbers, kappas
+from mi_llm.miti.reliability import Estimate, Numbers, estimate, kappas
 from mi_llm.stage import stage
+from mi_llm.statistics import NONE, SHARE, jackknife_interval
 from mi_llm.study import REAL, Study
 
 Labels = dict[str, str]  # by code of `CODES`: what a coder or expert says of a volley
 Rated = dict[int, Labels]  # by the number of the counselor's turn
 
 EXPERTS = "experts"
+ENGLISH, CHINESE = "en", "zh"
+MAIN = ("therapist_input", "question", "reflection", "other")  # the order in which a behavior is the main one
 PERSUASION = frozenset({Behaviour.PERSUADE_WITH, Behaviour.PERSUADE})
 INPUT = PERSUASION | {Behaviour.INFORMATION, Behaviour.CONFRONT}
 QUESTION = frozenset({Behaviour.QUESTION, Behaviour.SEEK})
@@ -59,8 +67,8 @@ CODES = ("main behavior", "question", "reflection", COMPLEX, "input", "informati
 TOLD_BY_EXPERTS = REFLECTION | {Behaviour.QUESTION}
 RATIOS = (COMPLEX_SHARE, REFLECTIONS_TO_QUESTIONS, ADHERENT_RATIO)
 TOTALS = (REFLECTIONS, ADHERENT, NONADHERENT)
-VALIDATION = ["coder", "code", "kappa", "lo", "hi", "n"]
-QUALITY = ["coder", "measure", "unit", "auc", "lo", "hi", "high", "low"]
+VALIDATION = ["coder", "language", "code", "kappa", "lo", "hi", "n"]
+QUALITY = ["coder", "language", "measure", "unit", "auc", "lo", "hi", "high", "low"]
 RELEASED = ["source", "arm", "rater", "code", "n", "mean", "sd", "ratio_of_means", "per_round"]
 FEATURES = ["source", "arm", "n"] + [f"{what}_{how}" for what in ("rounds", "counselor", "client") for how in ("mean", "sd")]
 
@@ -107,10 +115,10 @@ def labels_of_row(row: Mapping[str, str]) -> Labels:
 
 
 def labels(seen: frozenset[Behaviour]) -> Labels:
-    """A volley's behaviors as AnnoMI's labels; its main behavior is input before question before reflection."""
-    main = (("therapist_input", INPUT), ("question", QUESTION), ("reflection", REFLECTION))
+    """A volley's behaviors as AnnoMI's labels; its main behavior is the first in the order of `MAIN`."""
+    kinds = zip(MAIN, (INPUT, QUESTION, REFLECTION), strict=False)
     volley_labels = {
-        "main behavior": next((name for name, behaviours in main if seen & behaviours), "other"),
+        "main behavior": next((name for name, behaviours in kinds if seen & behaviours), MAIN[-1]),
         "question": str(bool(seen & QUESTION)),
         "reflection": str(bool(seen & REFLECTION)),
         "input": str(bool(seen & INPUT)),
@@ -152,6 +160,41 @@ def behaviours_of(rated: Rated) -> Behaviours:
     return behaviours
 
 
+def joined(utterances: Sequence[Labels]) -> Labels:
+    """The labels of several utterances that are one volley: what any of them holds, and the main behavior first in `MAIN`."""
+    main, *others = CODES
+    together = {code: str(any(labels[code] == "True" for labels in utterances)) for code in others if code != COMPLEX}
+    kinds = {labels[COMPLEX] for labels in utterances if COMPLEX in labels}
+    together[main] = min((labels[main] for labels in utterances), key=MAIN.index)
+    return together | ({COMPLEX: "complex" if "complex" in kinds else "simple"} if kinds else {})
+
+
+def translated(sessions: Sequence[Session], dialogs: Sequence[Dialog]) -> list[Session]:
+    """The sessions that are translated, with the translated turns, each with the labels of the utterances that it joins.
+
+    A session whose utterances do not join to the turns of its translation, since the reader split or left out some, is missing.
+    """
+    by_name = {session.name: session for session in sessions}
+    found = []
+    for dialog in dialogs:
+        session = by_name[dialog.id]
+        volleys = [
+            (role, [number for number, _ in group])
+            for role, group in groupby(enumerate(session.turns, 1), key=lambda numbered: numbered[1].role)
+        ]
+        if [role for role, _ in volleys] == [turn.role for turn in dialog.turns]:
+            experts = {
+                expert: {
+                    number: joined([rated[utterance] for utterance in utterances])
+                    for number, (role, utterances) in enumerate(volleys, 1)
+                    if role == "counselor" and set(utterances) <= rated.keys()
+                }
+                for expert, rated in session.experts.items()
+            }
+            found.append(Session(session.name, session.quality, list(dialog.turns), experts))
+    return found
+
+
 def halves(sessions: Sequence[Session], seed: int = 1) -> tuple[list[Session], list[Session]]:
     """Draw two halves of the sessions: the lexical cues were written with the first in view, results come from the second."""
     names = sorted((session.name for session in sessions), key=int)
@@ -162,7 +205,9 @@ def halves(sessions: Sequence[Session], seed: int = 1) -> tuple[list[Session], l
     ]
 
 
-def agreement(coder: str, comparisons: Sequence[Sequence[tuple[Rated, Rated]]], bootstrap: Bootstrap) -> list[dict[str, Any]]:
+def agreement(
+    coder: str, language: str, comparisons: Sequence[Sequence[tuple[Rated, Rated]]], confidence: float
+) -> list[dict[str, Any]]:
     """Cohen's kappa of each code, and its interval over the sessions: rows with the columns `VALIDATION`.
 
     A comparison is a pair of raters: for each session, the labels of the first and those of the second. With several pairs, kappa
@@ -183,10 +228,9 @@ def agreement(coder: str, comparisons: Sequence[Sequence[tuple[Rated, Rated]]], 
                         tables[session_index, pair_index, known.index(first_label), known.index(second_label)] += 1
                         compared.add((session_index, number))
         if compared:
-            estimate = bootstrap.estimate(tables, mean_kappas)
-            rows.append(
-                {"coder": coder, "code": code, "kappa": estimate.value, "lo": estimate.lo, "hi": estimate.hi, "n": len(compared)}
-            )
+            kappa = estimate(tables, mean_kappas, confidence, least=-1)
+            head = {"coder": coder, "language": language, "code": code}
+            rows.append(head | {"kappa": kappa.value, "lo": kappa.lo, "hi": kappa.hi, "n": len(compared)})
     return rows
 
 
@@ -205,20 +249,28 @@ def among_experts(sessions: Sequence[Session]) -> list[list[tuple[Rated, Rated]]
     return [[(experts.get(first, {}), experts.get(second, {})) for experts in shared] for first, second in combinations(names, 2)]
 
 
-Draw = Callable[[int, str], Bootstrap]  # number of transcripts, purpose -> their resamples
+def separation(high: Sequence[float], low: Sequence[float], confidence: float) -> Estimate:
+    """How often a session of high quality has the higher score, ties half: the AUC, with its jackknife interval over sessions.
 
-
-def separation(high: Sequence[float], low: Sequence[float], draw: Draw) -> Estimate:
-    """How often a session of high quality has the higher score, ties half: the AUC, with its interval over sessions."""
+    No interval for a perfect separation, or where one of the two kinds has too few sessions.
+    """
     high_scores, low_scores = np.asarray(high, dtype=float), np.asarray(low, dtype=float)
     wins = (high_scores[:, None] > low_scores) + 0.5 * (high_scores[:, None] == low_scores)
-    high_bootstrap, low_bootstrap = draw(len(high_scores), "high"), draw(len(low_scores), "low")
-    values = np.einsum("ri,ij,rj->r", high_bootstrap.weights, wins, low_bootstrap.weights) / wins.size
-    return min((high_bootstrap, low_bootstrap), key=lambda bootstrap: bootstrap.weights.shape[1]).interval(values)
+    auc = float(wins.mean())
+    total, (highs, lows) = wins.sum(), wins.shape
+    exists = min(highs, lows) > 1 and 0 < auc < 1
+    left_out = (
+        [(total - wins.sum(axis=1)) / (wins.size - lows), (total - wins.sum(axis=0)) / (wins.size - highs)] if exists else []
+    )
+    return Estimate(auc, *(jackknife_interval(auc, left_out, confidence, SHARE) if exists else NONE))
 
 
 def quality(
-    coder: str, scores: Mapping[str, Mapping[tuple[str, str], float | None]], sessions: Sequence[Session], draw: Draw
+    coder: str,
+    language: str,
+    scores: Mapping[str, Mapping[tuple[str, str], float | None]],
+    sessions: Sequence[Session],
+    confidence: float,
 ) -> list[dict[str, Any]]:
     """Whether each score of a coder tells the sessions' quality: rows with the columns `QUALITY`.
 
@@ -232,11 +284,10 @@ def quality(
             if value is not None:
                 scores_by_quality[session.quality].append(value)
         if scores_by_quality["high"] and scores_by_quality["low"]:
-            auc = separation(scores_by_quality["high"], scores_by_quality["low"], draw)
+            auc = separation(scores_by_quality["high"], scores_by_quality["low"], confidence)
             counts = {kind: len(scores_by_quality[kind]) for kind in ("high", "low")}
-            rows.append(
-                {"coder": coder, "measure": measure, "unit": unit, "auc": auc.value, "lo": auc.lo, "hi": auc.hi, **counts}
-            )
+            head = {"coder": coder, "language": language, "measure": measure, "unit": unit}
+            rows.append(head | {"auc": auc.value, "lo": auc.lo, "hi": auc.hi, **counts})
     return rows
 
 
@@ -337,31 +388,32 @@ def arms(study: Study) -> dict[tuple[str, str], list[Dialog]]:
 def miti(study: Study) -> None:
     """Validate the coders, and code what was released; see the module."""
     folders = [study.path("acquire", "annomi"), study.path("read", "annomi")]
+    folders += [study.path("translate", "dialogs.jsonl")]
     folders += [study.path("read", "release")] if "release" in study.corpora else []
     with stage(study, "miti", None, folders) as out:
-
-        def draw(transcripts: int, purpose: str) -> Bootstrap:
-            return Bootstrap(transcripts, study.score.resamples, study.score.confidence, study.seed_of("miti", purpose))
-
-        all_sessions = annotated(study)
+        all_sessions, confidence = annotated(study), study.score.confidence
         _, held_out = halves(all_sessions)
+        in_chinese = translated(all_sessions, read_dialogs(study.path("translate", "dialogs.jsonl")))
         validation, qualities = [], []
         comparisons = among_experts(all_sessions)
         if comparisons:
-            validation += agreement(EXPERTS, comparisons, draw(len(comparisons[0]), "sessions"))
+            validation += agreement(EXPERTS, ENGLISH, comparisons, confidence)
         expert_scores = {session.name: scores(behaviours_of(consensus(session)), TOLD_BY_EXPERTS) for session in held_out}
-        qualities += quality(EXPERTS, expert_scores, held_out, draw)
-        sessions = {session.name: session for session in held_out}
+        qualities += quality(EXPERTS, ENGLISH, expert_scores, held_out, confidence)
         for name in validated(study):
             coder = registry.modules(registry.CODERS)[name]
-            codings: list[Coding] = coder.code(study, "miti", transcripts_for(study, coder, held_out))
-            if codings:
-                own = [sessions[coding.packet] for coding in codings]
-                pairs = [(labelled(coding.behaviours), consensus(session)) for coding, session in zip(codings, own, strict=True)]
-                validation += agreement(codings[0].rater, [pairs], draw(len(pairs), "sessions"))
-                qualities += quality(codings[0].rater, {coding.packet: of_coding(coding) for coding in codings}, own, draw)
-            elif held_out and hasattr(coder, "remedy"):
-                print(f"miti: nothing is coded; to get codes: {coder.remedy(study, 'miti')}")
+            for language, sessions in ((ENGLISH, held_out), (CHINESE, [] if hasattr(coder, "questions") else in_chinese)):
+                codings: list[Coding] = coder.code(study, "miti", transcripts_for(study, coder, sessions))
+                if codings:
+                    named = {session.name: session for session in sessions}
+                    own = [named[coding.packet] for coding in codings]
+                    rated = zip(codings, own, strict=True)
+                    pairs = [(labelled(coding.behaviours), consensus(session)) for coding, session in rated]
+                    own_scores = {coding.packet: of_coding(coding) for coding in codings}
+                    validation += agreement(codings[0].rater, language, [pairs], confidence)
+                    qualities += quality(codings[0].rater, language, own_scores, own, confidence)
+                elif sessions and hasattr(coder, "remedy"):
+                    print(f"miti: nothing is coded; to get codes: {coder.remedy(study, 'miti')}")
         groups = arms(study)
         tables = {
             "coder_validation": pd.DataFrame(validation, columns=VALIDATION),
@@ -391,6 +443,7 @@ def of_coding(coding: Coding) -> dict[tuple[str, str], float | None]:
 
 
 def nested(table: pd.DataFrame, key: str, value: str) -> dict[str, dict[str, float]]:
-    """The numbers of a table by coder and code, for `metrics.json`."""
+    """The numbers of a table by coder and language, and code, for `metrics.json`."""
     known = table.dropna(subset=[value])
-    return {coder: dict(zip(part[key], part[value].round(4), strict=True)) for coder, part in known.groupby("coder", sort=False)}
+    parts = known.groupby(["coder", "language"], sort=False)
+    return {" ".join(names): dict(zip(part[key], part[value].round(4), strict=True)) for names, part in parts}

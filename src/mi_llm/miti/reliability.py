@@ -1,11 +1,11 @@
 """How far raters agree, beyond chance (paper, Methods, Manual Evaluation: kappa between raters 0.69, Pearson correlation 0.84).
 It takes codes and ratings as `codes.csv` and `globals.csv` hold them, of people, models and words alike, and gives a table of
-measures with bootstrap intervals, for stage `summary`; it reads and writes no file.
+measures with intervals, for stage `summary`; it reads and writes no file.
 
-A measure is a function of sums over transcripts: a transcript's share of them is counted once, and a bootstrap's thousands of
-values come from one matrix product. Libraries give one value per call, so they stand in the tests as references and not here:
-`krippendorff` for alpha, NLTK for kappa, SciPy for r. For ICC there is pingouin only, which would bring statsmodels, scikit-learn
-and seaborn.
+A measure is a function of sums over transcripts: a transcript's share of them is counted once, and what the measure would be
+without each transcript, which makes its interval, is one subtraction. Libraries give one value per call, so they stand in the
+tests as references and not here: `krippendorff` for alpha, NLTK for kappa, SciPy for r. For ICC there is pingouin only, which
+would bring statsmodels, scikit-learn and seaborn.
 """
 
 from collections import Counter
@@ -20,11 +20,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mi_llm.codebook.coding import Behaviour, Global
+from mi_llm.statistics import BELOW_ONE, FEWEST, NONE, jackknife_interval
 
 Numbers = NDArray[np.float64]
 Score = Callable[[Numbers], Numbers]  # sums, perhaps of many resamples -> the measure of each
 COLUMNS = ["measure", "code", "raters", "n", "value", "lo", "hi", "agreement", "note"]
 SINGLE = "a single transcript"
+FEW = f"fewer than {FEWEST} transcripts"
+HANGS = "without one of the transcripts the measure does not exist"
+EQUAL = "it is the same without any transcript"
 NO_VALUE = {  # why a measure does not exist, where there is more than one transcript
     "kappa": "both raters always gave the same single code",
     "alpha": "the codes do not vary",
@@ -151,7 +155,7 @@ def pearsons(sums: Numbers) -> Numbers:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measure and its percentile interval; `note` says what is wanting in the interval."""
+    """A measure and its interval; `note` says why there is none."""
 
     value: float
     lo: float
@@ -159,40 +163,22 @@ class Estimate:
     note: str = ""
 
 
-class Bootstrap:
-    """Resamples of whole transcripts (Davison & Hinkley 1997, section 3.8): the volleys of one transcript depend on each other.
+def estimate(statistics: Numbers, score: Score, confidence: float, least: float = -np.inf) -> Estimate:
+    """The `score` of the statistics (transcripts x …) summed over transcripts, and its interval.
 
-    One set of resamples serves every measure of the same transcripts. `weights` (1 + resamples x transcripts) says how often each
-    transcript is in; the first row is the transcripts as they are.
+    The interval is the jackknife's over whole transcripts, since the volleys of one depend on each other, with Student's t and on
+    the scale −ln(1 − measure): no measure here exceeds 1, and some have a `least` value.
     """
-
-    def __init__(self, transcripts: int, resamples: int, confidence: float, seed: int) -> None:
-        drawn = np.random.default_rng(seed).integers(0, transcripts, size=(resamples, transcripts))
-        offsets = transcripts * np.arange(resamples)[:, None]
-        often = np.bincount((drawn + offsets).ravel(), minlength=resamples * transcripts).reshape(resamples, transcripts)
-        self.weights: Numbers = np.vstack([np.ones(transcripts), often]).astype(float)
-        self.tails = (50 * (1 - confidence), 50 * (1 + confidence))
-
-    def estimate(self, statistics: Numbers, score: Score) -> Estimate:
-        """The `score` of the statistics (transcripts x …) summed over transcripts, and its interval."""
-        sums = self.weights @ statistics.reshape(len(statistics), -1)
-        return self.interval(score(sums.reshape(len(sums), *statistics.shape[1:])))
-
-    def interval(self, values: Numbers) -> Estimate:
-        """A measure and its interval, from its values (1 + resamples). Resamples in which it does not exist are left out.
-
-        A single transcript, or a measure that does not exist, has no interval.
-        """
-        value, resampled = float(values[0]), values[1:][~np.isnan(values[1:])]
-        if np.isnan(value) or self.weights.shape[1] < 2:
-            return Estimate(value, np.nan, np.nan, "" if np.isnan(value) else f"no interval: {SINGLE}")
-        left_out = len(values) - 1 - len(resampled)
-        note = f"interval without {left_out} of {len(values) - 1} resamples, which have no value" if left_out else ""
-        lo, hi = np.percentile(resampled, self.tails) if len(resampled) else (np.nan, np.nan)
-        return Estimate(value, float(lo), float(hi), note)
+    total = statistics.sum(axis=0)
+    value, left_out = float(score(total)), np.asarray(score(total - statistics))
+    if np.isnan(value):
+        return Estimate(value, *NONE)
+    lo, hi = jackknife_interval(value, [left_out], confidence, BELOW_ONE) if value < 1 - NOTHING else NONE
+    few, hangs = len(statistics) < FEWEST, bool(np.isnan(left_out).any())
+    note = "" if lo == lo else f"no interval: {FEW if few else HANGS if hangs else EQUAL}"  # noqa: PLR0124 — NaN
+    return Estimate(value, max(lo, least) if lo == lo else lo, hi, note)  # noqa: PLR0124 — NaN
 
 
-Draw = Callable[[int], Bootstrap]  # number of transcripts -> their resamples
 Row = tuple[str, str, int, Estimate, float]  # measure, code, n, estimate, percent agreement (0 to 1)
 
 
@@ -245,9 +231,7 @@ def gathered(frame: pd.DataFrame, unit: Sequence[str], codes: Sequence[str]) -> 
     return Codings(tuple(raters), np.array([packet for packet, *_ in units], dtype=np.str_), values)
 
 
-def table(
-    codes: pd.DataFrame, ratings: pd.DataFrame, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 1
-) -> pd.DataFrame:
+def table(codes: pd.DataFrame, ratings: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     """All measures for each pair of raters, and for all raters if there are more than two: columns as `COLUMNS`.
 
     `codes` has the columns rater, packet, volley, code (empty: coded, nothing there), `ratings` rater, packet, code, rating.
@@ -262,8 +246,7 @@ def table(
     for chance does not: raters who agree always, on a single code, have agreement 1 and no kappa. `note` says why a value or an
     interval is missing, and what a value below the measure's range means.
     """
-    draw = partial(Bootstrap, resamples=resamples, confidence=confidence, seed=seed)
-    kinds: tuple[tuple[Codings, Callable[[Codings, Draw], Iterator[Row]]], ...] = (
+    kinds: tuple[tuple[Codings, Callable[[Codings, float], Iterator[Row]]], ...] = (
         (gathered(codes, ("packet", "volley"), list(Behaviour)), of_behaviours),
         (gathered(ratings, ("packet",), list(Global)), of_globals),
     )
@@ -272,19 +255,19 @@ def table(
         all_raters = [codings.raters] if len(codings.raters) > 2 else []
         for raters in (*combinations(codings.raters, 2), *all_raters):
             selected = codings.of(raters, 2)
-            for measure, code, n, estimate, agreement in measures(selected, draw) if len(selected.packets) else ():
-                row = {"measure": measure, "code": str(code), "raters": ", ".join(raters), "n": n, **vars(estimate)}
-                rows.append(row | {"agreement": agreement, "note": remark(measure, estimate, len(set(selected.packets)))})
+            for measure, code, n, found, agreement in measures(selected, confidence) if len(selected.packets) else ():
+                row = {"measure": measure, "code": str(code), "raters": ", ".join(raters), "n": n, **vars(found)}
+                rows.append(row | {"agreement": agreement, "note": remark(measure, found, len(set(selected.packets)))})
     return pd.DataFrame(rows, columns=COLUMNS).round(4)
 
 
-def remark(measure: str, estimate: Estimate, transcripts: int) -> str:
-    """What a reader must know of a value: why it does not exist, what it means below 0, what its interval lacks."""
-    if np.isnan(estimate.value):
+def remark(measure: str, found: Estimate, transcripts: int) -> str:
+    """What a reader must know of a value: why it does not exist, what it means below 0, why it has no interval."""
+    if np.isnan(found.value):
         alone = transcripts < 2 and measure not in ("alpha", "kappa")
         return f"no value: {SINGLE if alone else NO_VALUE[measure]}"
-    negative = NEGATIVE if estimate.value < 0 and measure.startswith("ICC") else ""
-    return "; ".join(filter(None, (negative, estimate.note)))
+    negative = NEGATIVE if found.value < 0 and measure.startswith("ICC") else ""
+    return "; ".join(filter(None, (negative, found.note)))
 
 
 def equal(tables: Numbers) -> float:
@@ -297,52 +280,48 @@ def equal_numbers(scores: Numbers) -> float:
     return float(np.mean([scores[:, first] == scores[:, second] for first, second in combinations(range(scores.shape[1]), 2)]))
 
 
-def of_behaviours(codings: Codings, draw: Draw) -> Iterator[Row]:
+def of_behaviours(codings: Codings, confidence: float) -> Iterator[Row]:
     """The measures of behaviors; see `table`."""
     coded = codings.values.swapaxes(1, 2)  # units x behaviors x raters
-    measures: dict[str, tuple[Numbers, Score]] = {"alpha": (coincidences(coded, 2), alphas)}
+    measures: dict[str, tuple[Numbers, Score, float]] = {"alpha": (coincidences(coded, 2), alphas, -np.inf)}
     if len(codings.raters) == 2:
         seen = coded[..., None] == np.arange(2)
-        measures["kappa"] = ((seen[:, :, 0, :, None] & seen[:, :, 1, None, :]).astype(float), kappas)
-    for measure, (tables, score) in measures.items():
+        measures["kappa"] = ((seen[:, :, 0, :, None] & seen[:, :, 1, None, :]).astype(float), kappas, -1)
+    for measure, (tables, score, least) in measures.items():
         summed = codings.summed(tables)
-        bootstrap = draw(len(summed))
         for index, code in enumerate(Behaviour):
             of_code = summed[:, index]
-            yield measure, code, len(coded), bootstrap.estimate(of_code, score), equal(of_code.sum(axis=0))
+            yield measure, code, len(coded), estimate(of_code, score, confidence, least), equal(of_code.sum(axis=0))
         pooled = summed.sum(axis=1)
         n = len(coded) * len(Behaviour)
-        yield measure, POOLED_BEHAVIOURS, n, bootstrap.estimate(pooled, score), equal(pooled.sum(axis=0))
+        yield measure, POOLED_BEHAVIOURS, n, estimate(pooled, score, confidence, least), equal(pooled.sum(axis=0))
     complete = codings.of(codings.raters, len(codings.raters))
-    yield from of_numbers(complete.summed(complete.values), list(Behaviour), draw)
+    yield from of_numbers(complete.summed(complete.values), list(Behaviour), confidence)
 
 
-def of_globals(codings: Codings, draw: Draw) -> Iterator[Row]:
+def of_globals(codings: Codings, confidence: float) -> Iterator[Row]:
     """The measures of globals; see `table`."""
     tables = coincidences(codings.values.swapaxes(1, 2) - 1, RATINGS)
-    bootstrap = draw(len(tables))
     for index, code in enumerate(Global):
         of_code = tables[:, index]
-        estimate = bootstrap.estimate(of_code, partial(alphas, ordinal=True))
-        yield "alpha", code, len(tables), estimate, equal(of_code.sum(axis=0))
+        found = estimate(of_code, partial(alphas, ordinal=True), confidence)
+        yield "alpha", code, len(tables), found, equal(of_code.sum(axis=0))
     complete = codings.of(codings.raters, len(codings.raters)).values
-    yield from of_numbers(complete, list(Global), draw)
+    yield from of_numbers(complete, list(Global), confidence)
     if len(codings.raters) == 2:
         sums = pearson_sums(complete.swapaxes(1, 2)).sum(axis=1)
-        estimate = draw(len(complete)).estimate(sums, pearsons)
         paired = complete.swapaxes(1, 2).reshape(-1, 2)
-        yield "pearson", POOLED_GLOBALS, len(paired), estimate, equal_numbers(paired)
+        yield "pearson", POOLED_GLOBALS, len(paired), estimate(sums, pearsons, confidence, least=-1), equal_numbers(paired)
 
 
-def of_numbers(values: Numbers, codes: Sequence[str], draw: Draw) -> Iterator[Row]:
+def of_numbers(values: Numbers, codes: Sequence[str], confidence: float) -> Iterator[Row]:
     """The measures of one number per transcript (transcripts x raters x codes), code by code; none without a transcript."""
     if not len(values):
         return
-    bootstrap = draw(len(values))
     for index, code in enumerate(codes):
         scores = values[:, :, index]
         n, agreement = len(scores), equal_numbers(scores)
-        yield "ICC(2,1)", code, n, bootstrap.estimate(icc_sums(scores), iccs), agreement
-        yield "ICC(2,k)", code, n, bootstrap.estimate(icc_sums(scores), partial(iccs, mean=True)), agreement
+        yield "ICC(2,1)", code, n, estimate(icc_sums(scores), iccs, confidence), agreement
+        yield "ICC(2,k)", code, n, estimate(icc_sums(scores), partial(iccs, mean=True), confidence), agreement
         if scores.shape[1] == 2:
-            yield "pearson", code, n, bootstrap.estimate(pearson_sums(scores), pearsons), agreement
+            yield "pearson", code, n, estimate(pearson_sums(scores), pearsons, confidence, least=-1), agreement

@@ -1,12 +1,14 @@
 """Stage `summary`: what the coders saw, arm by arm (paper, Manual Evaluation, Tables 2, 4, 5 and 6).
 
-Reads `blind/packets`, `blind/key.csv` and `code/{codes,globals}.csv`. Writes to `summary/`: `transcripts.csv` (each coded
+Reads `blind/packets`, `blind/key.csv` and `code/{codes,globals,guesses}.csv`. Writes to `summary/`: `transcripts.csv` (each coded
 transcript's globals, counts, summary scores), `table_2.csv` (the formulas), `table_4.csv` (lengths), `table_5.csv` (topics),
 `table_6.csv` (mean, SD and interval of every indicator and arm, rates per round, ratios both ways), `tests.csv` (tuned against
-base, tuned against real), `reliability.csv` and `metrics.json`. Arms without a transcript have no row.
+base, tuned against real), `power.csv` (what these tests could find), `reliability.csv`, `guesses.csv` (how often raters guessed
+the arm) and `metrics.json`. Arms without a transcript have no row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,12 @@ from mi_llm import storage
 from mi_llm.codebook import coding
 from mi_llm.codebook.coding import Behaviour, Global, Summary
 from mi_llm.codebook.packets import transcripts_of
-from mi_llm.codebook.tables import Transcripts, read_tables
+from mi_llm.codebook.tables import UNSURE, Transcripts, read_guesses, read_tables
 from mi_llm.codebook.topics import topic, words
 from mi_llm.dialog import Dialog, deviation, volley_lengths
 from mi_llm.miti import reliability
 from mi_llm.stage import stage
-from mi_llm.statistics import DialogBootstrap, holm
+from mi_llm.statistics import FEWEST, DialogBootstrap, detectable, holm, limit_of_none, smallest_p
 from mi_llm.study import ARMS, REAL, Study
 
 OF_GLOBALS = (coding.TECHNICAL, coding.RELATIONAL)
@@ -38,6 +40,15 @@ SUMMARIES: tuple[Summary[Any], ...] = (*OF_COUNTS, *OF_GLOBALS)
 RATIOS = tuple(score for score in OF_COUNTS if score.bottom != 1)
 COUNTED = (*Behaviour, coding.REFLECTIONS.code, coding.ADHERENT.code, coding.NONADHERENT.code)  # grow with the talk's length
 INDICATORS = (*Global, *Behaviour, *(score.code for score in SUMMARIES))
+SCALES = dict.fromkeys((*Global, *(score.code for score in OF_GLOBALS)), (1.0, 5.0)) | {
+    coding.COMPLEX_SHARE.code: (0.0, 1.0),
+    coding.ADHERENT_RATIO.code: (0.0, 1.0),
+}  # the range of an indicator; that of the others begins with 0
+FEW = f"no test: fewer than {FEWEST} sessions"
+LEVEL = 0.05
+TESTS = ["source", "contrast", "indicator", "n", "control", "difference", "p", "p_holm", "note"]
+POWER = ["source", "contrast", "n", "control", "tests", "smallest_p", "smallest_p_holm", "detectable"]
+GUESSING = ["rater", "arm", "n", "right", "unsure", "share", "lo", "hi", "by_chance"]
 ABOUT = ["packet", "source", "arm", "profile"]
 
 
@@ -115,10 +126,12 @@ def table_5(key: pd.DataFrame, packets: Transcripts) -> pd.DataFrame:
 
 
 def table_6(table: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Every indicator of every arm, over its transcripts: n, mean, sample SD, bootstrap interval of the mean.
+    """Every indicator of every arm, over its transcripts: n, mean, sample SD, interval of the mean.
 
-    `per_round` is the sum of counts over the sum of rounds. For ratios `mean` is the mean of ratios, as in the paper, over the
-    transcripts that have one, and `ratio_of_means` the ratio of the summed counts.
+    The interval is the bootstrap-t's, within the indicator's range; where no transcript has a count, the exact limit of a mean
+    count. Fewer than `FEWEST` transcripts have none, and neither have too like ones; `values` then lists all. `per_round` is the
+    sum of counts over the sum of rounds. For ratios `mean` is the mean of ratios, as in the paper, over the transcripts that have
+    one, and `ratio_of_means` the ratio of the summed counts.
     """
     rows = []
     for (source, arm), arm_rows in table.groupby(["source", "arm"], sort=False):
@@ -133,23 +146,42 @@ def table_6(table: pd.DataFrame, study: Study) -> pd.DataFrame:
                 names, study.score.resamples, study.score.confidence, study.seed_of("summary", source, arm, code)
             )
             estimate = bootstrap.estimate(values)
+            lo, hi = np.clip([estimate.lo, estimate.hi], *SCALES.get(code, (0.0, np.inf)))
+            if code in COUNTED and len(values) >= FEWEST and not values.any():
+                lo, hi = 0.0, limit_of_none(len(values), study.score.confidence)
             per_round = arm_rows[code].sum() / arm_rows["rounds"].sum() if code in COUNTED else float("nan")
-            sd = deviation(values.tolist())
+            shown = "; ".join(f"{value:.2f}" for value in sorted(values)) if np.isnan(lo) else ""
             rows.append(
-                {"indicator": code, "source": source, "arm": arm, "n": len(values), "mean": estimate.mean, "sd": sd}
-                | {"lo": estimate.lo, "hi": estimate.hi, "per_round": per_round, "ratio_of_means": pooled.get(code, float("nan"))}
+                {"indicator": code, "source": source, "arm": arm, "n": len(values), "mean": estimate.mean}
+                | {"sd": deviation(values.tolist()), "lo": lo, "hi": hi, "values": shown}
+                | {"per_round": per_round, "ratio_of_means": pooled.get(code, float("nan"))}
             )
-    columns = ["indicator", "source", "arm", "n", "mean", "sd", "lo", "hi", "per_round", "ratio_of_means"]
+    columns = ["indicator", "source", "arm", "n", "mean", "sd", "lo", "hi", "values", "per_round", "ratio_of_means"]
     return pd.DataFrame(rows, columns=columns).round(4)
 
 
-def tests(table: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Permutation tests of the difference of means: columns source, contrast, indicator, n, difference, p, p_holm.
+def at_chance(raters: Collection[str]) -> dict[str, str]:
+    """The indicators whose validity is chance, where one program coded, with what was measured (`validity.yaml`)."""
+    if len(raters) != 1:
+        return {}
+    measured = storage.read_yaml(resources.files(__package__) / "validity.yaml").get(next(iter(raters)), {})
+    chance = {"auc": 0.5, "kappa": 0.0}
+    return {
+        code: f"no test: validity at chance, {kind} {value:.2f} [{lo:.2f}, {hi:.2f}]"
+        for code, measurement in measured.items()
+        for kind, (value, lo, hi) in measurement.items()
+        if lo <= chance[kind] <= hi
+    }
+
+
+def tests(table: pd.DataFrame, study: Study, untested: Mapping[str, str]) -> pd.DataFrame:
+    """Permutation tests of the difference of means: columns as `TESTS`; `control` is the number of real sessions, NaN for pairs.
 
     Tuned against base: the same client met both, so signs of the pairs' differences are exchanged; talks without a client's
     profile, which people may have, are in no pair. Tuned against real: labels are exchanged. All exchanges are tried where there
     are at most `score.resamples`, else so many are drawn. Counts enter as rates per round, since talks differ in length. Holm's
-    correction takes the indicators of one contrast of one model as a family.
+    correction takes the tested indicators of one contrast of one model as a family. An indicator of `untested`, or one that fewer
+    than `FEWEST` pairs, talks or sessions have, is not tested; its `note` says why.
     """
     rates = table.copy()
     rates[list(COUNTED)] = rates[list(COUNTED)].div(rates["rounds"], axis=0)
@@ -166,14 +198,53 @@ def tests(table: pd.DataFrame, study: Study) -> pd.DataFrame:
         ):
             rows = [
                 {"source": source, "contrast": contrast, "indicator": code}
-                | tested(first[code], second[code], study, paired=paired)
+                | tested(first[code], second[code], study, untested.get(code, ""), paired=paired)
                 for code in INDICATORS
             ]
-            rows = [row for row in rows if row["n"]]
+            rows = [row for row in rows if row["n"] and row["control"] != 0]
             for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
                 all_rows.append(row | {"p_holm": corrected})
-    columns = ["source", "contrast", "indicator", "n", "difference", "p", "p_holm"]
-    return pd.DataFrame(all_rows, columns=columns).round({"difference": 4, "p": 6, "p_holm": 6})
+    return pd.DataFrame(all_rows, columns=TESTS).round({"difference": 4, "p": 6, "p_holm": 6})
+
+
+def power_table(tested_rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """What the tests of each contrast could find: columns as `POWER`.
+
+    `smallest_p` is the smallest P that so many pairs or transcripts can give, `smallest_p_holm` the same times the number of
+    tests, as Holm's first step asks. `detectable` is the effect (d_z of pairs, d of groups) that this step finds four times in
+    five at the level `LEVEL`; empty where no effect is large enough.
+    """
+    rows = []
+    made = tested_rows[tested_rows["p"].notna()]
+    for (source, contrast), part in made.groupby(["source", "contrast"], sort=False):
+        n, control, count = int(part["n"].max()), part["control"].max(), len(part)
+        second = None if np.isnan(control) else int(control)
+        smallest = smallest_p(n, second, study.score.resamples)
+        row = {"source": source, "contrast": contrast, "n": n, "control": control, "tests": count, "smallest_p": smallest}
+        rows.append(row | {"smallest_p_holm": min(1.0, count * smallest), "detectable": detectable(n, second, LEVEL / count)})
+    return pd.DataFrame(rows, columns=POWER).round({"smallest_p": 6, "smallest_p_holm": 6})
+
+
+def guessing(guesses: pd.DataFrame, key: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """How often each rater guessed a transcript's arm, by arm and in `all`: columns as `GUESSING`.
+
+    `share` is the share of right guesses among those made (`unsure` is none), with Clopper and Pearson's exact interval.
+    `by_chance` is the share that would be right if the same guesses were dealt to the transcripts at random.
+    """
+    rows = []
+    for rater, own in guesses.merge(key[["packet", "arm"]], on="packet").groupby("rater", sort=True):
+        made = own[own["guess"] != UNSURE]
+        named = made["guess"].value_counts(normalize=True)
+        for arm in [*dict.fromkeys(key["arm"]), "all"]:
+            of_arm, n_all = (made, own) if arm == "all" else (made[made["arm"] == arm], own[own["arm"] == arm])
+            right, n = int((of_arm["guess"] == of_arm["arm"]).sum()), len(of_arm)
+            row = {"rater": rater, "arm": arm, "n": n, "right": right, "unsure": len(n_all) - n}
+            if n:
+                row |= {"share": right / n, "by_chance": of_arm["arm"].map(named).fillna(0).mean()}
+            if n >= FEWEST:
+                row["lo"], row["hi"] = stats.binomtest(right, n).proportion_ci(confidence, "exact")
+            rows.append(row)
+    return pd.DataFrame(rows, columns=GUESSING).round(4)
 
 
 def by_client(talks: pd.DataFrame) -> pd.DataFrame:
@@ -191,27 +262,32 @@ def difference_of(first: Any, second: Any, axis: int) -> Any:
     return first.mean(axis=axis) - second.mean(axis=axis)
 
 
-def tested(tuned: "pd.Series[float]", control: "pd.Series[float]", study: Study, *, paired: bool) -> dict[str, Any]:
-    """One comparison: n (pairs, or transcripts of both), difference of means, p; n is 0 where there are too few to test."""
+def tested(
+    tuned: "pd.Series[float]", control: "pd.Series[float]", study: Study, untested: str, *, paired: bool
+) -> dict[str, Any]:
+    """One comparison: n and control, difference of means, and p, or `note`: why there is no test (`untested`, or too few)."""
     first, second = tuned.to_numpy(dtype=float), control.to_numpy(dtype=float)
     if paired:
         known = ~(np.isnan(first) | np.isnan(second))
         samples: tuple[Any, ...] = (first[known] - second[known],)
-        count = int(known.sum())
     else:
         samples = (first[~np.isnan(first)], second[~np.isnan(second)])
-        count = sum(map(len, samples))
-    if min(map(len, samples)) < 2:
-        return {"n": 0, "difference": float("nan"), "p": 1.0}
-    result = stats.permutation_test(
-        samples,
-        mean_of if paired else difference_of,
-        permutation_type="samples" if paired else "independent",
-        vectorized=True,
-        n_resamples=study.score.resamples,
-        rng=np.random.default_rng(study.seed_of("summary", "tests")),
-    )
-    return {"n": count, "difference": float(result.statistic), "p": float(result.pvalue)}
+    sizes = [len(sample) for sample in samples]
+    row: dict[str, Any] = {"n": sizes[0], "control": float("nan") if paired else sizes[1], "p": float("nan")}
+    statistic: Any = mean_of if paired else difference_of
+    row["difference"] = float(statistic(*samples, 0)) if all(sizes) else float("nan")
+    row["note"] = untested or (FEW if min(sizes) < FEWEST else "")
+    if not row["note"]:
+        result = stats.permutation_test(
+            samples,
+            statistic,
+            permutation_type="samples" if paired else "independent",
+            vectorized=True,
+            n_resamples=study.score.resamples,
+            rng=np.random.default_rng(study.seed_of("summary", "tests")),
+        )
+        row["p"] = float(result.pvalue)
+    return row
 
 
 def summary(study: Study) -> None:
@@ -224,20 +300,17 @@ def summary(study: Study) -> None:
         key = key.sort_values(["source", "arm", "packet"], key=lambda column: column.map(lambda name: order.get(name, name)))
         table = transcripts(study, packets)
         codes, ratings = read_tables(study.path("code"))
+        made = tests(table, study, at_chance(set(codes["rater"])))
         tables = {
             "transcripts": table.round(4),
             "table_2": table_2(),
             "table_4": table_4(key, packets),
             "table_5": table_5(key, packets),
             "table_6": table_6(table, study),
-            "tests": tests(table, study),
-            "reliability": reliability.table(
-                codes,
-                ratings,
-                resamples=study.score.resamples,
-                confidence=study.score.confidence,
-                seed=study.seed_of("summary", "reliability"),
-            ),
+            "tests": made,
+            "power": power_table(made, study),
+            "reliability": reliability.table(codes, ratings, study.score.confidence),
+            "guesses": guessing(read_guesses(study.path("code")), key, study.score.confidence),
         }
         for name, frame in tables.items():
             storage.write_table(out / f"{name}.csv", frame)

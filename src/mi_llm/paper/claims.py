@@ -56,6 +56,11 @@ class Claim:
         """The printed standard deviation, if there is one."""
         return Printed.of(self.reported_sd) if self.reported_sd else None
 
+    @property
+    def statement(self) -> bool:
+        """Whether the claim is a statement in words, without a number of its own."""
+        return self.reported == "qualitative"
+
 
 Paper = dict[str, Claim]  # every claim by its id
 

@@ -67,10 +67,10 @@ def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: tuple[
                 whiskers = [rows["mean"] - rows["lo"], rows["hi"] - rows["mean"]]
                 axes.bar(positions, rows["mean"], 0.36, color=colour, label=arm)
                 axes.errorbar(positions, rows["mean"], whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=3)
-                for x, value, top in zip(positions, rows["mean"], rows["hi"], strict=True):
+                for x, value, top in zip(positions, rows["mean"], rows["hi"].fillna(rows["mean"]), strict=True):
                     number = axes.annotate(f"{value:.2f}", (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=8)
                     number.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # lines pass behind it
-            axes.set_ylim(0, 1.14 * max(table.loc[metric, "hi"].max(), lines[metric].max()))
+            axes.set_ylim(0, 1.14 * max(table.loc[metric, ["mean", "hi"]].max(axis=None), lines[metric].max()))
             axes.set_xlim(-0.5, len(models) - 0.5)
             draw_baselines(axes, lines[metric])
             axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
@@ -149,7 +149,7 @@ def losses(curves: pd.DataFrame) -> str:
 
 
 def arms(table: pd.DataFrame, names: dict[str, str], models: tuple[str, ...]) -> str:
-    """Table 6 as dots: one panel per indicator, one row per arm, the mean over transcripts with its interval.
+    """Table 6 as dots: one panel per indicator, one row per arm, the mean over transcripts with its interval, or few values.
 
     `table` is `summary/table_6.csv`; `names` the indicators shown, by code. Base and tuned of one model stand together.
     """
@@ -167,6 +167,8 @@ def arms(table: pd.DataFrame, names: dict[str, str], models: tuple[str, ...]) ->
                 if (code, source, arm) in known.index:
                     row = known.loc[(code, source, arm)]
                     axes.plot([row["lo"], row["hi"]], [y, y], color=colours[arm], linewidth=2, solid_capstyle="round")
+                    few = [] if pd.isna(row["values"]) else [float(value) for value in row["values"].split("; ")]
+                    axes.plot(few, [y] * len(few), "|", color=colours[arm], markersize=8)
                     axes.plot(row["mean"], y, "o", color=colours[arm], markersize=5)
             axes.set_title(title, loc="left", fontweight="bold", fontsize=8.5)
             axes.set_yticks(range(len(present)), ["real" if arm == REAL else f"{source} {arm}" for source, arm in present])

@@ -14,9 +14,10 @@ from mi_llm.codebook import coding
 from mi_llm.codebook.tables import coder_of, read_tables
 from mi_llm.paper import models
 from mi_llm.paper.claims import claims
-from mi_llm.report.tables import claimed, interval, p_value
+from mi_llm.report.tables import around, claimed, p_value
 from mi_llm.study import REAL, Study
 
+LANGUAGES = {"en": "English", "zh": "Chinese, translated"}
 REAL_COLUMNS = ("real", models.REAL)  # the real sessions' columns in Tables 4 and 6
 SUMMARIES = (
     coding.REFLECTIONS,
@@ -55,13 +56,6 @@ def mean_sd(mean: float, sd: float) -> str:
     if math.isnan(mean):
         return "—"
     return f"{mean:.2f}" if math.isnan(sd) else f"{mean:.2f} ({sd:.2f})"
-
-
-def around(value: float, lo: float, hi: float) -> str:
-    """`value [lo, hi]`; without the interval, or a dash, where a number is missing."""
-    if math.isnan(value):
-        return "—"
-    return (f"{value:.2f}" if math.isnan(lo) else f"{value:.2f} [{lo:.2f}, {hi:.2f}]").replace("-", "−")
 
 
 def printed(study: Study, source: str, arm: str) -> tuple[str, str] | None:
@@ -132,7 +126,7 @@ def indicators(study: Study) -> pd.DataFrame:
 
 
 def rates(study: Study) -> pd.DataFrame:
-    """Each arm's counts per round, and its ratios both ways: mean of ratios and ratio of means."""
+    """Each arm's counts per round, and its ratios both ways; of few transcripts the values stand in the interval's place."""
     table = read(study, "table_6")
     rows = []
     for row in table.itertuples():
@@ -144,7 +138,7 @@ def rates(study: Study) -> pd.DataFrame:
                 "Indicator": NAMES[row.indicator],
                 "Arm": arm_name(row.source, row.arm),
                 "Transcripts": row.n,
-                "Mean [interval]": interval(pd.Series(row._asdict())),
+                "Mean [interval], or all values": around(row.mean, row.lo, row.hi) if pd.isna(row.values) else row.values,
                 "Per round": "—" if math.isnan(row.per_round) else f"{row.per_round:.3f}",
                 "Ratio of means": f"{row.ratio_of_means:.2f}" if ratio else "—",
             }
@@ -160,13 +154,65 @@ def contrasts(study: Study) -> pd.DataFrame:
             "Model": table["source"],
             "Contrast": table["contrast"],
             "Indicator": table["indicator"].map(NAMES),
-            "Transcripts or pairs": table["n"],
+            "n": sizes(table),
             "Difference": [f"{value:+.3f}".replace("-", "−") for value in table["difference"]],
             "P": table["p"].map(p_value),
             "P (Holm)": table["p_holm"].map(p_value),
+            "Note": table["note"].fillna(""),
         }
     )
     return shown.set_index("Model")
+
+
+def sizes(table: pd.DataFrame) -> list[str]:
+    """How many a test compares: `10 pairs`, or `10 and 30`."""
+    controls = table["control"].tolist()
+    return [
+        f"{n} pairs" if math.isnan(control) else f"{n} and {control:.0f}" for n, control in zip(table["n"], controls, strict=True)
+    ]
+
+
+def power(study: Study) -> pd.DataFrame:
+    """What the tests between arms could find at all."""
+    table = read(study, "power")
+    shown = pd.DataFrame(
+        {
+            "Model": table["source"],
+            "Contrast": table["contrast"],
+            "n": sizes(table),
+            "Tests": table["tests"],
+            "Smallest possible P": table["smallest_p"].map(p_value),
+            "Smallest possible P (Holm)": table["smallest_p_holm"].map(p_value),
+            "Effect found 4 times in 5": ["none" if math.isnan(effect) else f"{effect:.1f}" for effect in table["detectable"]],
+        }
+    )
+    return shown.set_index("Model")
+
+
+def guesses(study: Study) -> pd.DataFrame:
+    """How often raters guessed the arm of a transcript; empty where nobody was asked."""
+    table = read(study, "guesses")
+    shown = pd.DataFrame(
+        {
+            "Rater": table["rater"],
+            "Arm": table["arm"],
+            "Guesses": table["n"],
+            "Cannot tell": table["unsure"],
+            "Right [interval]": [around(row.share, row.lo, row.hi) for row in table.itertuples()],
+            "Right by chance": ["—" if math.isnan(share) else f"{share:.2f}" for share in table["by_chance"]],
+        }
+    )
+    return shown.set_index("Rater")
+
+
+def blindness(study: Study) -> dict[str, str]:
+    """The AUC of all measures together, by the arm that tuned is told from."""
+    table = pd.read_csv(study.path("blind", "leaks.csv"))
+    whole = table[table["kind"] == "all measures"]
+    return {
+        contrast.removeprefix("tuned against "): f"{auc:.2f}"
+        for contrast, auc in zip(whole["contrast"], whole["auc"], strict=True)
+    }
 
 
 def leaks(study: Study) -> pd.DataFrame:
@@ -189,6 +235,7 @@ def validation(study: Study) -> pd.DataFrame:
     shown = pd.DataFrame(
         {
             "Coder": table["coder"].replace("experts", "experts among themselves"),
+            "Sessions in": table["language"].map(LANGUAGES),
             "Code": table["code"],
             "κ [interval]": [around(row.kappa, row.lo, row.hi) for row in table.itertuples()],
             "Volleys": table["n"],
@@ -203,6 +250,7 @@ def quality(study: Study) -> pd.DataFrame:
     shown = pd.DataFrame(
         {
             "Coder": table["coder"],
+            "Sessions in": table["language"].map(LANGUAGES),
             "Score": [f"{NAMES.get(str(row.measure), row.measure)}, {row.unit}" for row in table.itertuples()],
             "AUC [interval]": [around(row.auc, row.lo, row.hi) for row in table.itertuples()],
             "High, low": [f"{row.high}, {row.low}" for row in table.itertuples()],

@@ -23,6 +23,7 @@ from mi_llm.report.chinese import chinese
 from mi_llm.report.rounds import ShownRound, page_of_rounds, shown_rounds
 from mi_llm.report.stages import before, stages
 from mi_llm.stage import stage
+from mi_llm.statistics import FEWEST
 from mi_llm.study import ARMS, Study
 
 PAGES = ("index", "rounds", "models", "data", "checklist")
@@ -121,6 +122,7 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "indicators": published.indicators(study, numbers),
         "rates": manual.rates(study),
         "contrasts": manual.contrasts(study),
+        "power": manual.power(study),
         "leaks": manual.leaks(study),
         "coder-validation": manual.validation(study),
         "coder-quality": manual.quality(study),
@@ -130,14 +132,14 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "not-had": tables.not_had(study),
         "provenance": provenance(study),
     }
-    agreement = manual.agreement(study)
-    return shown | ({"reliability": agreement} if len(agreement) else {})
+    by_people = {"reliability": manual.agreement(study), "guesses": manual.guesses(study)}
+    return shown | {name: table for name, table in by_people.items() if len(table)}
 
 
 def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """What the pages show in both languages."""
     verdicts = shown["published"]["Verdict"].value_counts()
-    audited = pd.read_csv(study.path("audit", "claims.csv"))["verdict"].value_counts()
+    audited = storage.read_json(study.path("audit", "metrics.json"))
     rounds = shown_rounds(study)
     return page_of_rounds(study, rounds) | {
         "study": study,
@@ -148,9 +150,11 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
             "all": len(shown["published"]),
             "agrees": verdicts.get(published.AGREES, 0),
             "differs": verdicts.get(published.DIFFERS, 0),
+            "inconsistent": verdicts.get(published.INCONSISTENT, 0),
             "other": verdicts.get(published.OTHER, 0),
         },
-        "audit": {name: audited.get(name, 0) for name in VERDICTS},
+        "audit": {name: audited[name] for name in VERDICTS},
+        "audited": audited,
         "audit_names": {name: chinese(name) for name in VERDICTS},
         "figure_1": Markup(figures.pipeline(shown["stages"])),  # noqa: S704 — drawn by us
         "figure_2": figure_2(study),
@@ -160,6 +164,9 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "drawn_3": figures_3(study),
         "talks": int(pd.read_csv(study.path("blind", "key.csv"))["arm"].isin(ARMS).sum()),
         "evaluation": storage.read_json(study.path("summary", "metrics.json")),
+        "blindness": manual.blindness(study),
+        "few": FEWEST,
+        "chinese_validated": "zh" in set(pd.read_csv(study.path("miti", "coder_validation.csv"))["language"]),
         "globals_given": len(pd.read_csv(study.path("code", "globals.csv"))) > 0,
         "figure_arms": figure_arms(study),
         "losses": figure_losses(shown["loss"]),

@@ -2,11 +2,12 @@
 
 Reads the audit's claims and what `read`, `split`, `score` and `summary` wrote. A verdict is given only where a number was made
 from what the paper made it from: its dialogs, its models, people as clients and as coders. Everything else is of another scale
-and is not judged. The real sessions never are: which 30 of AnnoMI's the paper drew, and their translations, are not public.
+and is not judged. Table 3 has one rule and one verdict, the audit's: a number under the wrong head is inconsistent here as there.
+The real sessions are never judged: which 30 of AnnoMI's the paper drew, and their translations, are not public.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan, sqrt
 
 import pandas as pd
@@ -14,34 +15,54 @@ from scipy import stats
 
 from mi_llm import storage
 from mi_llm.paper import models as paper_models
-from mi_llm.paper.claims import Claim, Printed, claims
+from mi_llm.paper.claims import Claim, claims
 from mi_llm.report import manual, tables
+from mi_llm.statistics import FEWEST, welch_interval
 from mi_llm.study import REAL, Study
 
-AGREES, DIFFERS, OTHER = "agrees", "differs", "other scale"
+AGREES, DIFFERS, INCONSISTENT, OTHER = "agrees", "differs", "inconsistent", "other scale"
 
 
 @dataclass(frozen=True)
 class Own:
-    """A number of this study that stands beside a claim: with its interval, if it has one, and whether it may be judged."""
+    """A number of this study that stands beside a claim: with its interval, if it has one, and whether it may be judged.
+
+    A mean over `n` talks has its sample SD `sd`; what is a mere count has neither. `audited` is the audit's verdict where the
+    number is the audit's own recount (Table 3).
+    """
 
     claim: str
     value: float
     lo: float = float("nan")
     hi: float = float("nan")
     same: bool = False
+    sd: float = float("nan")
+    n: int = 0
+    audited: str = ""
 
 
-def verdict(printed: Printed, own: Own) -> str:
-    """A number agrees if its interval holds the printed one (within rounding), or, without an interval, the digits are equal."""
-    if not own.same:
+def verdict(claim: Claim, own: Own, confidence: float) -> str:
+    """Whether a number agrees with the printed one, within the rounding of that.
+
+    The audit's verdict stands where it has one: `inconsistent` is a number that reproduces under another head. Means of both
+    sides with SD and n: if Welch's interval of the difference holds 0. A score whose printed counterpart has no SD: if its own
+    interval holds the printed number. Without either, by the printed digits; a mean of few talks is not judged.
+    """
+    printed = claim.mean
+    if not own.same or 0 < own.n < FEWEST:
         return OTHER
-    if isnan(own.lo):
+    if own.audited:
+        return {"reproduced": AGREES, "inconsistent": INCONSISTENT}.get(own.audited, DIFFERS)
+    lo, hi = own.lo - printed.value, own.hi - printed.value
+    if claim.sd and own.n:
+        published_sample = (printed.value, claim.sd.value, int(claim.n))
+        lo, hi = welch_interval((own.value, own.sd, own.n), published_sample, confidence)
+    if isnan(lo):
         return AGREES if printed.shows(own.value) else DIFFERS
-    return AGREES if own.lo - printed.half <= printed.value <= own.hi + printed.half else DIFFERS
+    return AGREES if lo - printed.half <= 0 <= hi + printed.half else DIFFERS
 
 
-def row(claim: Claim, own: Own) -> dict[str, str]:
+def row(claim: Claim, own: Own, confidence: float) -> dict[str, str]:
     """One row of the table of published numbers."""
     printed = claim.mean
     digits = max(printed.digits, 0 if own.value == int(own.value) else 2)
@@ -49,7 +70,7 @@ def row(claim: Claim, own: Own) -> dict[str, str]:
     ours = f"{own.value:.{digits}f}"
     return {
         "Place in the paper": claim.location, "Published": claim.reported, "This study": ours, "Interval": around,
-        "Verdict": verdict(printed, own), "claim": claim.id,
+        "Verdict": verdict(claim, own, confidence), "claim": claim.id,
     }  # fmt: skip
 
 
@@ -67,12 +88,18 @@ def own_dialogs(study: Study) -> Iterable[Own]:
     """Table 3, and the sizes of the training and test sets: counts, so without an interval."""
     parts = storage.read_json(study.path("split", "metrics.json"))
     train = study.training == "release"
-    for corpus, short in (("cpsycound", "CPsy"), ("psydtcorpus", "PsyDT")):
-        numbers = storage.read_json(study.path("read", corpus, "metrics.json"))
-        same = corpus in study.acquire.upstream and numbers["dialogs"] > 0
-        yield from (Own(f"T3-{short}-{name}", numbers[f"{name}_mean"], same=same) for name in tables.FEATURES)
-    for part, same in (("train", train), ("test", released(study))):
-        yield from (Own(f"T3-{part}-{name}", parts[part][f"{name}_mean"], same=same) for name in tables.FEATURES)
+    recounts = tables.recounts(study)
+    dialogs = [(short, storage.read_json(study.path("read", corpus, "metrics.json")), corpus in study.acquire.upstream)
+               for corpus, short in (("cpsycound", "CPsy"), ("psydtcorpus", "PsyDT"))]  # fmt: skip
+    dialogs += [("train", parts["train"], train), ("test", parts["test"], released(study))]
+    for short, numbers, same in dialogs:
+        for name in tables.FEATURES:
+            claim = f"T3-{short}-{name}"
+            if same and claim in recounts:
+                mean, _, judged = recounts[claim]
+                yield Own(claim, mean, same=True, audited=judged)
+            else:
+                yield Own(claim, numbers[f"{name}_mean"])
     yield Own("X-2000", parts["train"]["dialogs"], same=train)
     yield Own("X-40", parts["test"]["dialogs"], same=released(study))
     yield Own("X-367", parts["test"]["round_samples"], same=study.split.test == "release")
@@ -102,14 +129,17 @@ def met(study: Study, arm: str) -> bool:
 
 
 def own_lengths(study: Study) -> Iterable[Own]:
-    """Table 4: means over talks, with Student's interval of the mean."""
+    """Table 4: means over talks, with their SDs and Student's interval of the mean."""
     for line in manual.read(study, "table_4").itertuples():
         if column := manual.printed(study, line.source, line.arm):
             yield Own(f"T4-{column[0]}-n", line.n, same=met(study, line.arm))
-            factor = stats.t.ppf((1 + study.score.confidence) / 2, line.n - 1) / sqrt(line.n) if line.n > 1 else float("nan")
             for name in tables.FEATURES:
-                mean, half = getattr(line, f"{name}_mean"), factor * getattr(line, f"{name}_sd")
-                yield Own(f"T4-{column[0]}-{name}", mean, mean - half, mean + half, met(study, line.arm))
+                mean, sd = getattr(line, f"{name}_mean"), getattr(line, f"{name}_sd")
+                own = Own(f"T4-{column[0]}-{name}", mean, same=met(study, line.arm), sd=sd, n=line.n)
+                if line.n >= FEWEST and sd > 0:
+                    lo, hi = stats.t.interval(study.score.confidence, line.n - 1, mean, sd / sqrt(line.n))
+                    own = replace(own, lo=lo, hi=hi)
+                yield own
 
 
 def own_topics(study: Study) -> Iterable[Own]:
@@ -122,12 +152,12 @@ def own_topics(study: Study) -> Iterable[Own]:
 
 
 def own_indicators(study: Study) -> Iterable[Own]:
-    """Table 6: means over transcripts with the bootstrap's intervals; judged only if people coded."""
+    """Table 6: means over transcripts with intervals and SDs; judged only if people coded."""
     for line in manual.read(study, "table_6").itertuples():
         column = manual.printed(study, line.source, line.arm)
         if column and not isnan(line.mean):
             same = met(study, line.arm) and study.code.coder == "human"
-            yield Own(f"T6-{line.indicator}-{column[1]}", line.mean, line.lo, line.hi, same)
+            yield Own(f"T6-{line.indicator}-{column[1]}", line.mean, line.lo, line.hi, same, line.sd, line.n)
 
 
 def published(study: Study) -> pd.DataFrame:
@@ -138,7 +168,7 @@ def published(study: Study) -> pd.DataFrame:
         for part in (own_dialogs, own_scores, own_lengths, own_topics, own_indicators)
         for number in part(study)
     }
-    rows = [row(claim, own[name]) for name, claim in paper.items() if name in own and claim.reported]
+    rows = [row(claim, own[name], study.score.confidence) for name, claim in paper.items() if name in own and claim.reported]
     return pd.DataFrame(rows).set_index("Place in the paper")
 
 
@@ -154,7 +184,10 @@ def tally(table: pd.DataFrame, prefixes: Sequence[str]) -> str:
     judged = verdicts[verdicts != OTHER]
     if not len(verdicts):
         return "—"
-    return f"agrees {(judged == AGREES).sum()} of {len(judged)}" if len(judged) else OTHER
+    if not len(judged):
+        return OTHER
+    wrong = (judged == INCONSISTENT).sum()
+    return f"agrees {(judged == AGREES).sum()} of {len(judged)}" + (f", inconsistent {wrong}" if wrong else "")
 
 
 def with_verdicts(table: pd.DataFrame, numbers: pd.DataFrame, prefixes: Iterable[Sequence[str]]) -> pd.DataFrame:
@@ -163,9 +196,17 @@ def with_verdicts(table: pd.DataFrame, numbers: pd.DataFrame, prefixes: Iterable
 
 
 def dialog_features(study: Study, numbers: pd.DataFrame) -> pd.DataFrame:
-    """Table 3 with verdicts."""
+    """Table 3 with verdicts; a judged row has the audit's recount, so that number and verdict follow one rule."""
     rows = [tables.PRINTED_DIALOGS.get(name) for name in (*study.corpora, "train", "test")]
-    return with_verdicts(tables.dialog_features(study), numbers, [[f"T3-{name}-"] if name else [] for name in rows])
+    table = with_verdicts(tables.dialog_features(study), numbers, [[f"T3-{name}-"] if name else [] for name in rows])
+    recounts = tables.recounts(study)
+    judged = set(numbers.loc[numbers["Verdict"] != OTHER, "claim"])
+    for place, name in enumerate(rows):
+        for feature, heading in tables.FEATURES.items():
+            if (claim := f"T3-{name}-{feature}") in recounts and claim in judged:
+                mean, sd, _ = recounts[claim]
+                table.iloc[place, table.columns.get_loc(heading)] = f"{mean:.2f} ({sd:.2f})"
+    return table
 
 
 def figure_3(study: Study, numbers: pd.DataFrame) -> pd.DataFrame:

@@ -63,6 +63,13 @@ def dialog_features(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("Dataset")
 
 
+def recounts(study: Study) -> dict[str, tuple[float, float, str]]:
+    """The audit's recount of Table 3 by the claim's id: mean, SD, verdict; without claims whose dialogs were unavailable."""
+    table = pd.read_csv(study.path("audit", "claims.csv"), dtype=str, keep_default_na=False)
+    table = table[table["id"].str.startswith("T3-") & (table["recomputed"] != "")]
+    return {row.id: (float(row.recomputed), float(row.recomputed_sd), row.verdict) for row in table.itertuples()}
+
+
 def claimed(name: str) -> str:
     """What the paper printed for a claim, by its id: `mean (SD)`, or a dash where there is no such claim."""
     claim = claims().get(name)
@@ -274,17 +281,19 @@ def paired(study: Study) -> pd.DataFrame:
     table["Metric"] = table["metric"].map(METRIC_NAMES)
     table["Difference"] = [interval(row) for _, row in table.iterrows()]
     table["P (Holm)"] = table["p_holm"].map(p_value)
-    table["Cohen's d"] = ["—" if math.isnan(d) else f"{d:.2f}".replace("-", "−") for d in table["d"]]
+    table["d_z"] = ["—" if math.isnan(d) else f"{d:.2f}".replace("-", "−") for d in table["d_z"]]
     table["Superiority"] = table["superiority"].map("{:.2f}".format)
     return table
 
 
 def p_value(p: float) -> str:
-    """A p-value with three decimals."""
+    """A p-value with three decimals; a dash where there was no test."""
+    if math.isnan(p):
+        return "—"
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
-TESTS = ["P (Holm)", "Cohen's d", "Superiority"]
+TESTS = ["P (Holm)", "d_z", "Superiority"]
 
 
 def figure_3(study: Study) -> pd.DataFrame:
@@ -318,7 +327,7 @@ def comparisons(study: Study) -> pd.DataFrame:
 
 
 def baselines(study: Study) -> pd.DataFrame:
-    """The scores of replies without a model; `(SD)` over draws where a reply is drawn."""
+    """The scores of replies by simple rules; `(SD)` over draws where a reply is drawn."""
     table = pd.read_csv(study.path("score", "baselines.csv"))
     shown = table[["set"]].assign(Reply=table["predictor"].map(BASELINE_NAMES))
     for metric, name in METRIC_NAMES.items():
@@ -339,8 +348,15 @@ def diagnostics(study: Study) -> pd.DataFrame:
 
 
 def interval(row: pd.Series) -> str:
-    """`mean [lo, hi]`."""
-    return f"{row['mean']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]".replace("-", "−")
+    """`mean [lo, hi]`; without the interval where there is none (few dialogs, or equal ones)."""
+    return around(row["mean"], row["lo"], row["hi"])
+
+
+def around(value: float, lo: float, hi: float) -> str:
+    """`value [lo, hi]`; without the interval, or a dash, where a number is missing."""
+    if math.isnan(value):
+        return "—"
+    return (f"{value:.2f}" if math.isnan(lo) else f"{value:.2f} [{lo:.2f}, {hi:.2f}]").replace("-", "−")
 
 
 def other_scores(study: Study) -> pd.DataFrame:

@@ -1,4 +1,7 @@
-"""Scores of replies made without any model: the floor and the ceiling against which to read a model's scores."""
+"""Scores of replies made by simple rules: the floor and the ceiling against which to read a model's scores.
+
+Two of them take their words from the test set itself, so a model may have written them.
+"""
 
 import random
 from collections.abc import Sequence

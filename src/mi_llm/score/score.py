@@ -3,7 +3,7 @@
 Reads `split/test_rounds.jsonl` (set `test`; `published` where `split/aligned_rounds.jsonl`, set `aligned`, stands beside it) and
 `respond/<model>/{base,tuned}.jsonl`. Writes to `score/`: `samples.csv` (every reply's scores), `scores.csv` (means with intervals
 over dialogs, and signatures), `paired.csv` (tuned against base, tuned models against each other), `baselines.csv` (replies
-without a model), `diagnostics.csv` (length, repetition, empty replies) and `metrics.json`.
+by simple rules), `diagnostics.csv` (length, repetition, empty replies) and `metrics.json`.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from mi_llm.score.libraries import POOLED, Pooled, pooled_scores
 from mi_llm.score.metrics import FAMILIES
 from mi_llm.score.text import LLAMA_FACTORY, SIGNATURES, all_scores
 from mi_llm.stage import stage
-from mi_llm.statistics import DialogBootstrap, cohens_d, holm, p_of_swaps, superiority
+from mi_llm.statistics import DialogBootstrap, d_z, holm, p_of_swaps, superiority
 from mi_llm.study import Study
 
 Arm = tuple[str, str]  # model, base or tuned
 
 
 Tables = dict[str, pd.DataFrame]
-PAIRED = ["first", "second", "metric", "mean", "lo", "hi", "p", "p_holm", "d", "superiority"]
+PAIRED = ["first", "second", "metric", "mean", "lo", "hi", "p", "p_holm", "d_z", "superiority"]
 
 
 def score(study: Study) -> None:
@@ -135,11 +135,11 @@ def compare_arms(
             rows.append(
                 {"first": " ".join(first), "second": " ".join(second), "metric": metric}
                 | bootstrap.estimate(differences).rounded()
-                | {"p": p, "d": cohens_d(differences, dialogs), "superiority": superiority(differences)}
+                | {"p": p, "d_z": d_z(differences, dialogs), "superiority": superiority(differences)}
             )
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = corrected
-    return pd.DataFrame(rows, columns=PAIRED).round({"p": 6, "p_holm": 6, "d": 4, "superiority": 4})
+    return pd.DataFrame(rows, columns=PAIRED).round({"p": 6, "p_holm": 6, "d_z": 4, "superiority": 4})
 
 
 def numbers_of(tables: Tables) -> dict[str, Any]:

@@ -98,18 +98,17 @@ def released(packets: Packets, states: States) -> list[str]:
 
 
 def export(packets: Packets, states: States) -> dict[str, str]:
-    """The released packets' codes and ratings as the pipeline reads them: `codes.csv` and `globals.csv`, sorted."""
+    """The released packets' codes, ratings and guesses as the pipeline reads them, by the file's name, sorted."""
     finished = [(name, rater) for name in released(packets, states) for rater in packets.sharing(name)]
     codings = [coding(packets.study[name], rater, states) for name, rater in finished]
-    names = ("codes.csv", "globals.csv")
-    return {name: storage.table_text(table, index=False) for name, table in zip(names, tables(codings), strict=True)}
+    return {f"{name}.csv": storage.table_text(table, index=False) for name, table in tables(codings).items()}
 
 
 def coding(packet: Packet, rater: str, states: States) -> Coding:
     """One rater's finished coding of one packet."""
     state = states[Desk(rater, "packets", packet.packet)]
     behaviours = {number: frozenset(_codes(state, number)) for number in packet.volleys}
-    return Coding(rater, packet.packet, behaviours, _ratings(state))
+    return Coding(rater, packet.packet, behaviours, _ratings(state), state.get("guess", Held()).value or "")
 
 
 def notes(packets: Packets, states: States) -> list[tuple[str, str, str]]:

@@ -18,10 +18,11 @@ from mi_llm.apps.desk.store import SESSION_DAYS, Desk, Part, Store
 from mi_llm.apps.desk.words import KEYS, SCRIPT, WORDS
 from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS
 from mi_llm.codebook.packets import COORDINATOR, Packets
+from mi_llm.codebook.tables import ANSWERS
 
 SITE = web.Site(__package__, WORDS, forms="'none'")
 SITE.templates.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys in the codebook's order
-SITE.templates.globals.update(behaviours=BEHAVIOURS, keys=KEYS, globals=GLOBALS)
+SITE.templates.globals.update(behaviours=BEHAVIOURS, keys=KEYS, globals=GLOBALS, answers=ANSWERS)
 
 
 def create(packets: Packets, store: Store) -> FastAPI:

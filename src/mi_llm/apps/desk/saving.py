@@ -13,11 +13,12 @@ from mi_llm.apps.desk import store as memory
 from mi_llm.apps.desk.store import Desk, Held, State, Store
 from mi_llm.codebook.coding import Behaviour, Global
 from mi_llm.codebook.packets import Packet, Packets
+from mi_llm.codebook.tables import ANSWERS
 
 NOTE = 4_000  # characters
 Reason = Literal["unknown", "done", "closed", "incomplete", "shown"]
 Id = Annotated[str, Field(pattern=r"^[0-9a-z-]{8,40}$")]
-# behaviors of a volley (empty: coded, nothing there), a global's rating, a note, a mark; null takes it back
+# behaviors of a volley (empty: coded, nothing there), a global's rating, a note or a guess, a mark; null takes it back
 Value = Annotated[list[Behaviour], Field(max_length=len(Behaviour))] | StrictBool | StrictInt | Annotated[
     str, Field(max_length=NOTE)
 ] | None  # fmt: skip
@@ -28,7 +29,7 @@ class Change(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     id: Id
-    item: str = Field(pattern=r"^(volley-[0-9]{1,5}|shown-[0-9]{1,5}|global-[A-Z]{3}|note|done)$")
+    item: str = Field(pattern=r"^(volley-[0-9]{1,5}|shown-[0-9]{1,5}|global-[A-Z]{3}|note|guess|done)$")
     value: Value
     base: Id | Literal[""]
     undoes: Id | None = None
@@ -112,24 +113,23 @@ def _refusal(packets: Packets, desk: Desk, state: State, change: Change) -> Reas
         return "shown"
     if kind == "shown" and state.get(f"volley-{key}", Held()).value is None:
         return "incomplete"
-    if kind == "done" and change.value and missing(packet, desk, state):
+    if kind in ("done", "guess") and change.value and set(missing(packet, desk, state)) - {kind}:
         return "incomplete"
     return None
 
 
 def _fits(packet: Packet, desk: Desk, kind: str, key: str, value: Value) -> bool:
     """Whether the packet has such an item, and the item such a value."""
-    if kind in ("volley", "shown") and key not in map(str, packet.volleys):
-        return False
-    if kind == "volley":
-        return value is None or (isinstance(value, list) and len(set(value)) == len(value))
-    if kind == "shown":
-        return desk.part == "training" and value is True
-    if kind == "global":
-        return key in set(Global) and (value is None or (type(value) is int and 1 <= value <= 5))
-    if kind == "note":
-        return isinstance(value, str)
-    return value is True or value is None
+    volley, rating = key in map(str, packet.volleys), type(value) is int and 1 <= value <= 5
+    fits = {
+        "volley": volley and (value is None or (isinstance(value, list) and len(set(value)) == len(value))),
+        "shown": volley and desk.part == "training" and value is True,
+        "global": key in set(Global) and (value is None or rating),
+        "note": isinstance(value, str),
+        "guess": desk.part == "packets" and (value is None or value in ANSWERS),
+        "done": value is True or value is None,
+    }
+    return fits[kind]
 
 
 def _reopening(database: Any, packets: Packets, desk: Desk, change: Change) -> Reason | None:
@@ -144,10 +144,9 @@ def _reopening(database: Any, packets: Packets, desk: Desk, change: Change) -> R
 
 
 def missing(packet: Packet, desk: Desk, state: State) -> list[str]:
-    """The items that a packet still needs before it is done."""
+    """The items that a packet still needs before it is done; the guess comes after all others, so that it colors none of them."""
     needed = [f"volley-{number}" for number in packet.volleys] + [f"global-{code}" for code in Global]
-    if desk.part == "training":
-        needed += [f"shown-{number}" for number in packet.volleys]
+    needed += [f"shown-{number}" for number in packet.volleys] if desk.part == "training" else ["guess"]
     return [item for item in needed if state.get(item, Held()).value is None]
 
 

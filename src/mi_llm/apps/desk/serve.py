@@ -3,6 +3,7 @@
 Reads the packets' folder and, where there is one, a training folder; writes `desk.sqlite` in the data folder.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from mi_llm import storage
@@ -43,11 +44,11 @@ def serve(
     web.warn("Links and codes", host, here, known)
     print(f"The desk is open: {here}   Ctrl+C closes it; saved work stays in {store.path}", flush=True)
     try:
-        web.run(create(desk, store), listening, known)
-    except KeyboardInterrupt:
-        print("\nThe desk is closed.")
+        with suppress(KeyboardInterrupt):  # which a shell's background process does not get
+            web.run(create(desk, store), listening, known)
     finally:
         store.close()
+    print("\nThe desk is closed.")
 
 
 def links(packets: Path, data: Path, address: str, renew: str | None = None) -> None:
@@ -61,18 +62,17 @@ def links(packets: Path, data: Path, address: str, renew: str | None = None) -> 
 
 
 def export(packets: Path, data: Path, out: Path) -> None:
-    """Write `codes.csv` and `globals.csv` of the packets that all their raters finished."""
+    """Write `codes.csv`, `globals.csv` and `guesses.csv` of the packets that all their raters finished."""
     if not (data / "desk.sqlite").is_file():
         raise Problem(str(data / "desk.sqlite"), "no such file", "a desk's data", "correct --data")
     desk, store = read(packets), Store(data)
     store.pin(desk)
     states = store.states()
-    for name, text in agreement.export(desk, states).items():
+    files = agreement.export(desk, states)
+    for name, text in files.items():
         storage.write_text(out / name, text)
-    ready = agreement.released(desk, states)
-    print(
-        f"{len(ready)} of {len(desk.study)} packets are finished by all their raters: {out / 'codes.csv'}, {out / 'globals.csv'}"
-    )
+    written = ", ".join(str(out / name) for name in files)
+    print(f"{len(agreement.released(desk, states))} of {len(desk.study)} packets are finished by all their raters: {written}")
     store.close()
 
 

@@ -71,10 +71,19 @@ WORDS = {
     ),
     "note": Text("Note", "备注"),
     "note_more": Text("For the coordinator; no names, please.", "给协调人看；请勿写姓名。"),
+    "guess": Text("Your guess", "你的猜测"),
+    "guess_more": Text(
+        "Last of all: what do you take this transcript for? The answers show how far the coding was blind; they change no code.",
+        "最后请猜一猜：这份文本来自哪里？答案用来说明编码在多大程度上不知来源，不会改动任何编码。",
+    ),
+    "guess_base": Text("A model before tuning", "微调前的模型"),
+    "guess_tuned": Text("A tuned model", "微调后的模型"),
+    "guess_real": Text("A real session between people", "人与人的真实会谈"),
+    "guess_unsure": Text("I cannot tell", "看不出来"),
     "finish": Text("Finish this transcript", "完成此份"),
     "finish_more": Text(
-        "Possible when each counselor volley is coded and each global is rated.",
-        "咨询师的每次发言都已编码、四项整体评分都已给出后即可完成。",
+        "Possible when each counselor volley is coded, each global is rated, and, outside the training, the guess is made.",
+        "咨询师的每次发言都已编码、四项整体评分都已给出、并已作出猜测（练习除外）后即可完成。",
     ),
     "reopen": Text("Reopen", "重新打开"),
     "finished": Text("This transcript is finished. Thank you.", "此份已完成，谢谢。"),
@@ -145,5 +154,5 @@ WORDS = {
 SCRIPT = (
     "saved", "saving", "offline", "unkept", "signed_out", "rejected", "conflict", "here", "there", "keep_here", "take_there",
     "refused", "reason_unknown", "reason_done", "reason_closed", "reason_incomplete", "reason_shown", "unreadable", "dismiss",
-    "uncoded", "nothing_here", "undone", "gold", "agree", "missed", "extra", "volley", "note", "volleys", "globals",
+    "uncoded", "nothing_here", "undone", "gold", "agree", "missed", "extra", "volley", "note", "guess", "volleys", "globals",
 )  # fmt: skip

@@ -10,8 +10,9 @@ const training = document.querySelector("main").dataset.part === "training";
 const byId = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const volleys = all(".counselor");
-const radios = all(".global input");
+const radios = all("[data-global] input");
 const behaviours = all(".behaviour[data-code]");
+const guesses = all(".guess input");
 const note = byId("note");
 
 const items = new Map(Object.entries(data.items));
@@ -35,7 +36,7 @@ function counted(list) {
 function label(name) {
   const [kind, place] = name.split("-");
   if (kind === "global") return names[place];
-  return kind === "note" ? words.note : kind === "done" ? "" : words.volley.replace("{n}", place);
+  return kind === "note" ? words.note : kind === "guess" ? words.guess : kind === "done" ? "" : words.volley.replace("{n}", place);
 }
 
 function spoken(name, given) {
@@ -281,6 +282,7 @@ byId("compare")?.addEventListener("click", compare);
 byId("rules").addEventListener("click", () => byId("codebook").showModal());
 byId("close").addEventListener("click", () => byId("codebook").close());
 for (const radio of radios) radio.addEventListener("change", () => make(`global-${radio.name}`, Number(radio.value)));
+for (const radio of guesses) radio.addEventListener("change", () => make("guess", radio.value));
 addEventListener("focus", () => { refresh(); queue.flush(); });
 note.addEventListener("input", () => { clearTimeout(noteTimer); noteTimer = setTimeout(keepNote, 700); });
 note.addEventListener("blur", keepNote);
@@ -356,7 +358,9 @@ function renderProgress() {
   byId("finished").hidden = !done();
   byId("finish").hidden = done();
   byId("finish-more").hidden = done();
-  byId("finish").disabled = coded < volleys.length || rated < globals.size;
+  const complete = coded === volleys.length && rated === globals.size;
+  byId("finish").disabled = !complete || (guesses.length > 0 && value("guess") === null);
+  for (const radio of guesses) radio.disabled = !complete || done(); // a guess made first could color the codes
   if (byId("reopen")) byId("reopen").hidden = !done();
   for (const radio of radios) radio.disabled = done();
 }
@@ -365,6 +369,7 @@ function render(name) {
   const [kind, place] = name.split("-");
   if (kind === "volley" || kind === "shown") renderVolley(volleyOf(name));
   if (kind === "global") for (const radio of radios) if (radio.name === place) radio.checked = Number(radio.value) === value(name);
+  if (kind === "guess") for (const radio of guesses) radio.checked = radio.value === value(name);
   if (kind === "note" && !noteTimer) note.value = value("note") ?? "";
   if (kind === "volley") renderCounts();
   renderPalette();
@@ -381,7 +386,7 @@ function showRule(behaviour) {
 const waiting = queue.waiting(path);
 for (const change of waiting) if (!history.some(({ id }) => id === change.id) && items.get(change.item)?.version !== change.id) apply(change);
 volleys.forEach(renderVolley);
-for (const name of [...new Set(radios.map((radio) => `global-${radio.name}`)), "note"]) render(name);
+for (const name of [...new Set(radios.map((radio) => `global-${radio.name}`)), "note", "guess"]) render(name);
 renderCounts();
 select(volleys.find(open) ?? volleys[0], false);
 // on a narrow screen the palette makes room while the rater is past the last volley
