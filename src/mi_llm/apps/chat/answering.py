@@ -10,7 +10,6 @@ import secrets
 import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from functools import partial
 from typing import Any
 
 from mi_llm.apps.chat import guard
@@ -33,8 +32,7 @@ class Answering:
         talk.rounds[-1].replies = self.replies
         self.queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.tasks = [asyncio.create_task(self._speak(side)) for side in range(len(talk.sides))]
-        for side, task in enumerate(self.tasks):
-            task.add_done_callback(partial(self._ended, side))
+        self.endings = [asyncio.create_task(self._ended(side, task)) for side, task in enumerate(self.tasks)]
 
     async def _speak(self, side: int) -> Finish:
         """Let one side reply; returns how it ended, which the page is told only after the whole reply was checked."""
@@ -59,8 +57,9 @@ class Answering:
                 reply.visible = reply.text[:ready]
         return "withheld"
 
-    def _ended(self, side: int, task: asyncio.Task[Finish]) -> None:
-        """Tell the page how a side ended, and its final text: nothing that must not be shown."""
+    async def _ended(self, side: int, task: asyncio.Task[Finish]) -> None:
+        """Once a side has ended, tell the page how, and its final text: nothing that must not be shown."""
+        await asyncio.wait([task])
         reply = self.replies[side]
         if task.cancelled():
             reply.finish = "stopped"
@@ -72,7 +71,7 @@ class Answering:
             reply.finish, reply.why = "failed", "silent"
         else:
             reply.finish = task.result()
-        if fault := guard.fault(reply.text):
+        if fault := await asyncio.to_thread(guard.fault, reply.text):
             reply.text, reply.finish, reply.why = "", "withheld", fault
             self.talk.withheld += 1
         reply.text = reply.text.strip()
@@ -80,8 +79,8 @@ class Answering:
 
     @property
     def under_way(self) -> int:
-        """How many sides are still speaking."""
-        return sum(not task.done() for task in self.tasks)
+        """How many sides are still speaking or being checked."""
+        return sum(not task.done() for task in self.endings)
 
     def stop(self) -> None:
         """Cancel the replies that are still coming; the text that has come stays."""

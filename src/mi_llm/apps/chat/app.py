@@ -315,7 +315,7 @@ def stream(chat: Chat, request: Request, talk: Talk, *, drawn: bool) -> Response
     """The replies of the last round as they come."""
     answering = Answering(chat.counselors, talk, chat.manner, drawn=drawn)
     chat.under_way[answering] = who(request)
-    for task in answering.tasks:
+    for task in answering.endings:
         task.add_done_callback(lambda _: None if answering.under_way else chat.under_way.pop(answering, None))
     headers = {"X-Accel-Buffering": "no", "Possible-Danger": " ".join(talk.rounds[-1].help)}
     return StreamingResponse(answering.events(), media_type="text/event-stream", headers=headers)

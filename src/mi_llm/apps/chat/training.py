@@ -27,6 +27,7 @@ MOST = 4  # sentences of one line
 WEIGHTS = {"hand": 1.0, "samples": 0.05}  # of a line, by the first word of its file's name
 SINGLE, SEVERAL = 0.3, 0.12  # of a line in any other file: of one that is one sentence, and of one that stands for several
 PENALTY = 0.01
+ITERATIONS = 80  # of each fit at most
 RARE = 2  # a feature must occur in this many lines
 LEAST = 0.05  # smaller coefficients are left out
 CHOICE = re.compile(r"\{([^{}]*)\}")
@@ -76,9 +77,10 @@ def whole(text: str) -> frozenset[str]:
 def matrix(found: Sequence[frozenset[str]], names: dict[str, int]) -> csr_matrix:
     """One row per text; a column per known feature."""
     known = [sorted(names[name] for name in features if name in names) for features in found]
-    data = [1 / math.sqrt(len(features)) for features, columns in zip(found, known, strict=True) for _ in columns]
-    starts = [0, *itertools.accumulate(map(len, known))]
-    return csr_matrix((data, [at for columns in known for at in columns], starts), shape=(len(found), len(names)))
+    sizes = np.array([1 / math.sqrt(len(features) or 1) for features in found], dtype=np.float32)
+    columns = np.fromiter(itertools.chain.from_iterable(known), dtype=np.int32)
+    starts = np.array([0, *itertools.accumulate(map(len, known))], dtype=np.int32)
+    return csr_matrix((np.repeat(sizes, np.diff(starts)), columns, starts), shape=(len(found), len(names)))
 
 
 def common(examples: Sequence[Example], found: Sequence[frozenset[str]]) -> dict[str, int]:
@@ -93,14 +95,15 @@ def common(examples: Sequence[Example], found: Sequence[frozenset[str]]) -> dict
 def fit(x: csr_matrix, target: np.ndarray, weight: np.ndarray, penalty: float = PENALTY) -> np.ndarray:
     """Coefficients and, last, the bias of a logistic regression: the least weighted log loss plus a quadratic penalty."""
     total = weight.sum()
+    back = x.T.tocsr()
 
     def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        z = x @ theta[:-1] + theta[-1]
+        z = x @ theta[:-1].astype(np.float32) + theta[-1]
         value = (weight * (np.logaddexp(0, z) - target * z)).sum() / total + penalty / 1000 * (theta[:-1] ** 2).sum()
         error = weight * (1 / (1 + np.exp(-z)) - target) / total
-        return value, np.append(x.T @ error + 2 * penalty / 1000 * theta[:-1], error.sum())
+        return value, np.append(back @ error.astype(np.float32) + 2 * penalty / 1000 * theta[:-1], error.sum())
 
-    theta: np.ndarray = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 400}).x
+    theta: np.ndarray = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS}).x
     return theta
 
 
