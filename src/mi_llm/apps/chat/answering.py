@@ -61,20 +61,23 @@ class Answering:
         """Once a side has ended, tell the page how, and its final text: nothing that must not be shown."""
         await asyncio.wait([task])
         reply = self.replies[side]
-        if task.cancelled():
-            reply.finish = "stopped"
-        elif isinstance(error := task.exception(), Unanswered):
-            reply.finish, reply.why = "failed", error.why
-        elif error is not None:
-            reply.finish, reply.why = "failed", "failed"
-        elif not reply.text.strip():
-            reply.finish, reply.why = "failed", "silent"
-        else:
-            reply.finish = task.result()
+        finish: Finish
+        why: str
+        finish, why = "stopped", ""
+        if not task.cancelled():
+            error = task.exception()
+            if isinstance(error, Unanswered):
+                finish, why = "failed", error.why
+            elif error is not None:
+                finish, why = "failed", "failed"
+            elif not reply.text.strip():
+                finish, why = "failed", "silent"
+            else:
+                finish = task.result()
         if fault := await asyncio.to_thread(guard.fault, reply.text):
-            reply.text, reply.finish, reply.why = "", "withheld", fault
+            reply.text, finish, why = "", "withheld", fault
             self.talk.withheld += 1
-        reply.text = reply.text.strip()
+        reply.text, reply.finish, reply.why = reply.text.strip(), finish, why  # only now: the talk waits for `finish`
         self.queue.put_nowait({"side": side, "text": reply.text, "finish": reply.finish, "why": reply.why})
 
     @property
