@@ -32,9 +32,9 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 WINDOW = 8  # client messages that are also read as one text
 EARLIER = 200  # characters of each message before the latest that are read with it
 LONGEST = 4000  # characters of a text that are read; of a longer one the first and the last half of them
-PLAIN, POSSIBLE, WITHHELD = 0.54, 0.35, 0.6  # the detector's scores from which a tier is reached, a reply is withheld
+PLAIN, POSSIBLE, WITHHELD = 0.57, 0.27, 0.6  # the detector's scores from which a tier is reached, a reply is withheld
 LATER = 0.8  # instead of `PLAIN` for a message that is not the first: a talk has many, and each could alarm needlessly
-DOUBTED = 0.15  # below it what the lists find is only possible danger
+DOUBTED = 0.2  # below it what the lists find is only possible danger
 ALERT = 3  # client messages after an answer of the guard in which a weaker sign suffices
 
 HAN = r"\u3400-\u9fff"
