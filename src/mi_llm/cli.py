@@ -574,6 +574,33 @@ def template_check(model: Model, study: StudyFile = MINI) -> None:
     sys.exit(check(settings, member(model, settings.models, "models", settings)))
 
 
+@tool.command("guard")
+def tool_guard(
+    file: Annotated[Path, typer.Argument(help="lines of plain text, or of JSON with id and messages (replies: id and text)")],
+    replies: Annotated[bool, typer.Option("--replies", help="read counselor replies, not client messages")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON line per input line instead of a table")] = False,
+) -> None:
+    """Run the chat's crisis guard over a file, one line after the other. Exit status 0 whatever it finds."""
+    from mi_llm.apps.chat.screening import screening
+
+    screening(existing_text(file), replies=replies, as_json=json)
+
+
+@tool.command("guard-train")
+def tool_guard_train() -> None:
+    """Fit the crisis guard's detectors again from their training sentences, after these changed."""
+    from mi_llm.apps.chat.training import training
+
+    training()
+
+
+def existing_text(path: Path) -> Path:
+    """The path, if it is a file; raises Problem otherwise."""
+    if not path.is_file():
+        raise Problem(str(path), "no such file", "a file of lines", "correct the path")
+    return path
+
+
 exporting = typer.Typer(no_args_is_help=True, help="Prepare the study's outputs for others.")
 app.add_typer(exporting, name="export", rich_help_panel=SHARE)
 

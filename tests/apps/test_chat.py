@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from repository import ROOT
 
 from mi_llm.apps.chat import guard, help, limits
+from mi_llm.apps.chat.screening import screening
 from mi_llm.apps.chat.talks import Reply, Round, Talk, begun
 from mi_llm.apps.chat.votes import Votes
 from mi_llm.apps.chat.words import SCRIPT, WORDS
@@ -35,7 +36,7 @@ from mi_llm.problem import Problem
 from mi_llm.study import load
 
 CHAT = ROOT / "src" / "mi_llm" / "apps" / "chat"
-INSTRUCTION = "你是一位有20年经验的心理咨询师"
+INSTRUCTION = "你是一个语言模型，在一个研究演示里用动机式访谈的方式和来访者对话"
 NEUTRAL = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}  # said, to do nothing
 START = """
 import sys
@@ -51,6 +52,12 @@ serve(load(Path("mini/params.yaml")), sys.argv[1], "127.0.0.1", int(sys.argv[2])
 # ---- the guard
 
 
+def plain(messages: Sequence[str], alerted: Sequence[guard.Category] = ()) -> tuple[guard.Category, ...]:
+    """The categories of plain danger, in which no model is asked; what is only possible does not count."""
+    danger = guard.look(messages, alerted)
+    return danger.categories if danger.tier == "plain" else ()
+
+
 def sentences() -> list[dict[str, str]]:
     lines = (Path(__file__).parent / "guard_sentences.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
@@ -59,7 +66,7 @@ def sentences() -> list[dict[str, str]]:
 def test_the_guard_finds_what_it_must_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     tried, wrong = Counter[tuple[str, str, str]](), []
     for one in sentences():
-        found = guard.look([one["text"]])
+        found = plain([one["text"]])
         kind = (one["language"], "must not" if one["expect"] == "none" else "must", one["about"])
         tried[kind] += 1
         if (found != ()) if one["expect"] == "none" else (one["expect"] not in found):
@@ -81,7 +88,7 @@ def test_traditional_characters_are_read_like_simplified_ones() -> None:
     pairs = [(one["text"], written) for one in map(json.loads, lines) for written in one["traditional"]]
     assert {text for text, _ in pairs} <= {one["text"] for one in sentences()}
     assert len(pairs) >= 216
-    assert [(written, text) for text, written in pairs if guard.look([written]) != guard.look([text])] == []
+    assert [(written, text) for text, written in pairs if plain([written]) != plain([text])] == []
 
 
 @pytest.mark.parametrize(
@@ -108,7 +115,7 @@ def test_traditional_characters_are_read_like_simplified_ones() -> None:
     ],
 )
 def test_danger_in_traditional_characters_is_found(text: str, found: str) -> None:
-    assert found in guard.look([text])
+    assert found in plain([text])
 
 
 def test_no_expression_holds_a_character_that_is_folded_away() -> None:
@@ -130,29 +137,58 @@ def test_what_is_said_in_pieces_is_found_when_it_is_complete() -> None:
         ["i want to kill", "my self"],
         ["自 ", " 残"],
     ):
-        assert guard.look(pieces[:1]) == ()
-        assert guard.look(pieces) == ("self_harm",)
-    assert guard.look(["我最近很累。", "自", "杀"]) == ("self_harm",)
-    assert guard.look(["自", "今天天气不错", "跑步去了", "又吃多了", "杀"]) == ()  # too far apart
+        assert plain(pieces[:1]) == ()
+        assert plain(pieces) == ("self_harm",)
+    assert plain(["我最近很累。", "自", "杀"]) == ("self_harm",)
+    assert plain(["自", "今天天气不错", "跑步去了", "又吃多了", "杀"]) == ()  # too far apart
+
+
+@pytest.mark.parametrize("text", ["我想(死)", "我想“死”", "我想🙂死", "我想\u3164死", "我想\u2800死", "我。想。死"])
+def test_signs_between_characters_hide_nothing(text: str) -> None:
+    assert plain([text]) == ("self_harm",)
+
+
+def test_fillers_between_pieces_hide_nothing() -> None:
+    assert plain(["我真的", "嗯", "那个", "唉", "不想活了"]) == ("self_harm",)
+
+
+@pytest.mark.parametrize(
+    "text", ["不是不想死，是没勇气", "从来没想过死，直到今天晚上", "脑子里的声音叫我去死", "i have been stockpiling my pills"]
+)
+def test_danger_that_is_denied_or_not_named_is_found(text: str) -> None:
+    assert plain([text]) == ("self_harm",)
+
+
+def test_a_file_of_fresh_sentences_is_read_line_by_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "fresh.jsonl"
+    talk = {"id": "a", "messages": ["你好", "我不想活了"]}
+    file.write_text(f"这个瑜伽绳很好用\n{json.dumps(talk)}\n", encoding="utf-8")
+    screening(file, replies=False, as_json=True)
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {"id": 1, "tier": "none", "categories": [], "found_at": None}
+    assert second == {"id": "a", "tier": "plain", "categories": ["self_harm"], "found_at": 2}
+    file.write_text("没有你家人会更好\n", encoding="utf-8")
+    screening(file, replies=True, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"id": 1, "held": True, "faults": ["encourages"]}
 
 
 def test_what_was_found_before_does_not_count_again() -> None:
-    assert guard.look(["我想死"]) == ("self_harm",)
-    assert guard.look(["我想死", "我是说太累了，想聊聊睡眠"]) == ()
-    assert guard.look(["我想死", "我还是想自杀"]) == ("self_harm",)
+    assert plain(["我想死"]) == ("self_harm",)
+    assert plain(["我想死", "我是说太累了，想聊聊睡眠"]) == ()
+    assert plain(["我想死", "我还是想自杀"]) == ("self_harm",)
 
 
 def test_less_is_enough_after_an_answer_of_the_guard() -> None:
     for text in ("我说真的", "就今晚", "热线打不通", "I mean it", "goodbye everyone", "nobody answers"):
-        assert guard.look([text]) == ()
-        assert guard.look(["我想死", text], ("self_harm",)) == ("self_harm",)
-    assert guard.look(["老公又打我了", "他回来了"], ("abuse",)) == ("abuse",)
-    assert guard.look(["我想死", "我是说太累了"], ("self_harm",)) == ()
+        assert plain([text]) == ()
+        assert plain(["我想死", text], ("self_harm",)) == ("self_harm",)
+    assert plain(["老公又打我了", "他回来了"], ("abuse",)) == ("abuse",)
+    assert plain(["我想死", "我是说太累了"], ("self_harm",)) == ()
 
 
 def test_several_dangers_are_told_the_gravest_first() -> None:
-    assert guard.look(["老公又打我了，我不想活了"]) == ("self_harm", "abuse")
-    assert guard.look(["我要杀了他，然后自杀"]) == ("self_harm", "harm")
+    assert plain(["老公又打我了，我不想活了"]) == ("self_harm", "abuse")
+    assert plain(["我要杀了他，然后自杀"]) == ("self_harm", "harm")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +202,7 @@ def test_several_dangers_are_told_the_gravest_first() -> None:
 def test_no_message_keeps_the_guard_busy(unit: str) -> None:
     text = (unit * 4000)[:4000]
     began = time.process_time()
-    guard.look([text, text, text, text])
+    plain([text, text, text, text])
     guard.fault(text)
     assert time.process_time() - began < 1.0
 
@@ -249,7 +285,7 @@ def test_no_client_card_alarms_the_guard() -> None:
             *profile.says.change,
             profile.says.plan,
         ):
-            assert guard.look([line]) == (), line
+            assert plain([line]) == (), line
 
 
 # ---- the server
@@ -450,7 +486,7 @@ def test_editing_does_not_lead_past_the_guard(shared: Served) -> None:
         assert client.post(f"/talks/{talk}/messages", json={"text": "杀", "instead_of": 0}).json() == {"found": ["self_harm"]}
 
 
-@pytest.mark.parametrize("phrase", ["我是真人，不是机器人", "每天吃舍曲林100毫克", "没有人会在乎你"])
+@pytest.mark.parametrize("phrase", ["我是真人，不是机器人", "每天吃舍曲林100毫克", "我保证你一定会好起来"])
 def test_a_reply_that_must_not_be_shown_is_withheld(shared: Served, phrase: str) -> None:
     with shared.client() as client:
         talk = begin(client)
@@ -1151,7 +1187,7 @@ def test_a_talk_in_memory_is_bounded_and_its_turns_alternate() -> None:
     assert begun("tiny", "beside", ("base",), None) is None
     for number in range(9):
         talk.hear(str(number))
-    assert talk.heard == ["5", "6", "7", "8"]
+    assert talk.heard == [str(number) for number in range(9 - guard.WINDOW, 9)]
 
 
 # ---- the page

@@ -10,7 +10,6 @@ import secrets
 import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from functools import partial
 from typing import Any
 
 from mi_llm.apps.chat import guard
@@ -33,8 +32,7 @@ class Answering:
         talk.rounds[-1].replies = self.replies
         self.queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.tasks = [asyncio.create_task(self._speak(side)) for side in range(len(talk.sides))]
-        for side, task in enumerate(self.tasks):
-            task.add_done_callback(partial(self._ended, side))
+        self.endings = [asyncio.create_task(self._ended(side, task)) for side, task in enumerate(self.tasks)]
 
     async def _speak(self, side: int) -> Finish:
         """Let one side reply; returns how it ended, which the page is told only after the whole reply was checked."""
@@ -53,35 +51,39 @@ class Answering:
                 shown, ready = len(reply.visible), showable(reply.text)
                 if ready < shown + STEP:
                     continue
-                if guard.fault(reply.text[max(0, shown - LOOKED) :]) and guard.fault(reply.text):
+                if await asyncio.to_thread(faulty, reply.text, shown):
                     break
                 self.queue.put_nowait({"side": side, "text": reply.text[shown:ready]})
                 reply.visible = reply.text[:ready]
         return "withheld"
 
-    def _ended(self, side: int, task: asyncio.Task[Finish]) -> None:
-        """Tell the page how a side ended, and its final text: nothing that must not be shown."""
+    async def _ended(self, side: int, task: asyncio.Task[Finish]) -> None:
+        """Once a side has ended, tell the page how, and its final text: nothing that must not be shown."""
+        await asyncio.wait([task])
         reply = self.replies[side]
-        if task.cancelled():
-            reply.finish = "stopped"
-        elif isinstance(error := task.exception(), Unanswered):
-            reply.finish, reply.why = "failed", error.why
-        elif error is not None:
-            reply.finish, reply.why = "failed", "failed"
-        elif not reply.text.strip():
-            reply.finish, reply.why = "failed", "silent"
-        else:
-            reply.finish = task.result()
-        if fault := guard.fault(reply.text):
-            reply.text, reply.finish, reply.why = "", "withheld", fault
+        finish: Finish
+        why: str
+        finish, why = "stopped", ""
+        if not task.cancelled():
+            error = task.exception()
+            if isinstance(error, Unanswered):
+                finish, why = "failed", error.why
+            elif error is not None:
+                finish, why = "failed", "failed"
+            elif not reply.text.strip():
+                finish, why = "failed", "silent"
+            else:
+                finish = task.result()
+        if fault := await asyncio.to_thread(guard.fault, reply.text):
+            reply.text, finish, why = "", "withheld", fault
             self.talk.withheld += 1
-        reply.text = reply.text.strip()
+        reply.text, reply.finish, reply.why = reply.text.strip(), finish, why  # only now: the talk waits for `finish`
         self.queue.put_nowait({"side": side, "text": reply.text, "finish": reply.finish, "why": reply.why})
 
     @property
     def under_way(self) -> int:
-        """How many sides are still speaking."""
-        return sum(not task.done() for task in self.tasks)
+        """How many sides are still speaking or being checked."""
+        return sum(not task.done() for task in self.endings)
 
     def stop(self) -> None:
         """Cancel the replies that are still coming; the text that has come stays."""
@@ -102,6 +104,11 @@ class Answering:
                 yield f"data: {json.dumps(event)}\n\n"
         finally:
             self.stop()
+
+
+def faulty(text: str, shown: int) -> bool:
+    """Whether what has come of a reply must not be shown: the new part with what stands before it, and the whole."""
+    return guard.fault(text[max(0, shown - LOOKED) :]) is not None and guard.fault(text) is not None
 
 
 def showable(text: str) -> int:

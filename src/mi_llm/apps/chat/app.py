@@ -280,11 +280,16 @@ def reply_doors(app: FastAPI, chat: Chat) -> None:
         if len(talk.rounds) >= ROUNDS or talk.characters + len(sent.text) > CHARACTERS:
             raise HTTPException(409, "the talk is long enough")
         talk.hear(sent.text)
-        dangers = guard.look(talk.heard, talk.alert)
-        talk.alerted(dangers)
-        talk.rounds.append(Round(sent.text, dangers))
-        if dangers:
-            return JSONResponse({"found": list(dangers)})
+        talk.looking = True  # before any await, so that a second message waits its turn
+        try:
+            danger = await run_in_threadpool(guard.look, tuple(talk.heard), talk.alert)
+        finally:
+            talk.looking = False
+        plain = danger.categories if danger.tier == "plain" else ()
+        talk.alerted(plain)
+        talk.rounds.append(Round(sent.text, plain, () if plain else danger.categories))
+        if plain:
+            return JSONResponse({"found": list(plain)})
         return stream(chat, request, talk, drawn=False)
 
     @app.post("/talks/{name}/again")
@@ -310,14 +315,15 @@ def stream(chat: Chat, request: Request, talk: Talk, *, drawn: bool) -> Response
     """The replies of the last round as they come."""
     answering = Answering(chat.counselors, talk, chat.manner, drawn=drawn)
     chat.under_way[answering] = who(request)
-    for task in answering.tasks:
+    for task in answering.endings:
         task.add_done_callback(lambda _: None if answering.under_way else chat.under_way.pop(answering, None))
-    return StreamingResponse(answering.events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    headers = {"X-Accel-Buffering": "no", "Possible-Danger": " ".join(talk.rounds[-1].help)}
+    return StreamingResponse(answering.events(), media_type="text/event-stream", headers=headers)
 
 
 def busy(talk: Talk) -> bool:
-    """Whether replies of a talk are still coming."""
-    return bool(talk.rounds) and any(reply.finish == "" for reply in talk.rounds[-1].replies)
+    """Whether a message of a talk is being read or its replies are still coming."""
+    return talk.looking or (bool(talk.rounds) and any(reply.finish == "" for reply in talk.rounds[-1].replies))
 
 
 def admit(chat: Chat, request: Request, talk: Talk) -> None:

@@ -1,12 +1,13 @@
 """The crisis guard: whether a client's words, or a model's reply, call for help instead of the talk going on.
 
-It reads `guard.yaml` (what to look for: no person and no model decides at run time) and writes nothing. `look` stands in front
-of the model: at self-harm, harm to others or abuse the chat answers with the fixed text of `help.yaml` and calls no model.
-`fault` is the softer check of a reply. Both are deterministic, know Chinese and English, and miss what their lists do not hold:
-see `docs/safety.md`.
+It reads `guard.yaml` (expressions to look for) and the coefficients of `detector.py`; no person and no model decides at run time.
+It writes nothing. `look` stands in front of the model, in two tiers. *Plain* danger: the chat answers with the fixed text of
+`help.yaml` and calls no model. *Possible* danger: the talk goes on, its reply is checked, and help lines stand under it. `faults`
+checks a reply. All are deterministic, know Chinese and English, and miss things: see `docs/safety.md`.
 
-A text is looked at folded: compatibility forms, full-width, traditional, look-alike and zero-width characters, accents, emoji and
-spellings that stand for a word are brought to the plain form. Everyday idioms are then blanked, and what is left is searched.
+A text is looked at folded: compatibility forms, full-width, traditional, look-alike and invisible characters, accents, emoji and
+spellings that stand for a word are brought to the plain form. Everyday idioms and denials are then blanked, and what is left is
+searched.
 """
 
 import re
@@ -21,19 +22,34 @@ from opencc import OpenCC
 from pydantic import BaseModel, ConfigDict
 
 from mi_llm import storage
+from mi_llm.apps.chat import detector
 
 Category = Literal["self_harm", "abuse", "harm"]
-Fault = Literal["encourages", "doses", "human"]
+Fault = Literal["encourages", "doses", "human", "blames", "isolates", "promises", "diagnoses"]
+Tier = Literal["plain", "possible", "none"]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
-WINDOW = 4  # client messages that are also read as one text
+FAULTS: tuple[Fault, ...] = get_args(Fault)
+WINDOW = 8  # client messages that are also read as one text
+EARLIER = 200  # characters of each message before the latest that are read with it
+LONGEST = 4000  # characters of a text that are read; of a longer one the first and the last half of them
+PLAIN, POSSIBLE, WITHHELD = 0.57, 0.27, 0.55  # the detector's scores from which a tier is reached, a reply is withheld
+LATER = 0.8  # instead of `PLAIN` for a message that is not the first: a talk has many, and each could alarm needlessly
+DOUBTED = 0.2  # below it what the lists find is only possible danger
 ALERT = 3  # client messages after an answer of the guard in which a weaker sign suffices
 
 HAN = r"\u3400-\u9fff"
-BETWEEN_HAN = re.compile(rf"(?<=[{HAN}])[\s·•・.*_~|/\\+=^`'\"#-]+(?=[{HAN}])")
+BETWEEN_HAN = re.compile(rf"(?<=[{HAN}])(?:(?![。！？!?,，；;:：])[\W_])+(?=[{HAN}])")
+ONE_BY_ONE = re.compile(rf"(?<![{HAN}])[{HAN}](?:[^{HAN}\w]{{1,3}}[{HAN}]){{2,}}(?![{HAN}])")
+INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800")  # drawn as nothing, though Unicode calls them letters or signs
 LETTERS_APART = re.compile(r"(?<![a-z0-9])(?:[a-z0-9@$!][\s.·*_|~-]+){3,}[a-z0-9@$!](?![a-z0-9])")
 LEET = str.maketrans("013457@$!", "oleastasi")
+CLAUSES = re.compile(r"[,，、:：…~]+")
 BLANK = "\u25a1"
 SIMPLIFIED = OpenCC("t2s")
+FILLERS = re.compile(
+    r"(?:嗯+|呃+|啊+|哦+|唔+|额+|那个|就是|然后|其实|怎么说呢|怎么说|算了|没什么|我想想|你在吗|在吗|好吧|唉+|哎+|u+h+|u+m+|h+m+|er+|well|like|so|idk"
+    r"|i mean|you know|yeah|ok|okay|wait|[\W_]+)+"
+)
 
 
 class Strict(BaseModel):
@@ -56,6 +72,8 @@ class Lists(Strict):
     characters: dict[str, str]
     variants: Both
     idioms: Both
+    denied: Both
+    returns: Both
     crisis: dict[Category, Both]
     after: Both
     denials: Both
@@ -102,21 +120,46 @@ class Rules:
         self.characters = str.maketrans({sign: plain for variants, plain in lists.characters.items() for sign in variants})
         self.variants_zh = [(pattern([expression]), plain) for expression, plain in map(spelling, lists.variants.zh)]
         self.variants_en = [(pattern([expression]), plain) for expression, plain in map(spelling, lists.variants.en)]
-        self.idioms, self.after, self.denials = compiled(lists.idioms), compiled(lists.after), compiled(lists.denials)
+        self.idioms, self.denied, self.returns = compiled(lists.idioms), compiled(lists.denied), compiled(lists.returns)
+        self.after, self.denials = compiled(lists.after), compiled(lists.denials)
         self.crisis = {category: compiled(lists.crisis[category]) for category in CATEGORIES}
         self.replies = {fault: compiled(both) for fault, both in lists.replies.items()}
 
     def folded(self, text: str) -> Folded:
         """A text in the forms that are searched."""
-        plain = unicodedata.normalize("NFKC", text).casefold()
+        plain = shortened(unicodedata.normalize("NFKC", shortened(text))).casefold()
         plain = "".join(
-            mark for mark in unicodedata.normalize("NFD", plain) if unicodedata.category(mark) not in ("Mn", "Cf", "Me", "Cs")
+            mark
+            for mark in unicodedata.normalize("NFD", plain)
+            if unicodedata.category(mark) not in ("Mn", "Cf", "Me", "Cs") and mark not in INVISIBLE
         )
         plain = unicodedata.normalize("NFC", plain.translate(self.characters))
+        plain = ONE_BY_ONE.sub(lambda spaced: re.sub(rf"[^{HAN}]", "", spaced[0]), plain)
         chinese = SIMPLIFIED.convert(BETWEEN_HAN.sub("", plain))
         for variant, replacement in self.variants_zh:
             chinese = variant.sub(replacement, chinese)
         return Folded(chinese, tuple(dict.fromkeys(self.english(plain, most) for most in (2, 1))))
+
+    def calm(self, text: "Folded") -> "Folded":
+        """A folded text without idioms, and without denials that nothing after them takes back."""
+
+        def blank(search: re.Pattern[str], returns: re.Pattern[str], form: str) -> str:
+            return search.sub(lambda found: found[0] if returns.search(form, found.end()) else BLANK, form)
+
+        text = text.without(self.idioms)
+        return Folded(
+            blank(self.denied.zh, self.returns.zh, text.zh),
+            tuple(blank(self.denied.en, self.returns.en, form) for form in text.en),
+        )
+
+    def plain(self, text: str) -> str:
+        """A text as the detector reads it: both languages in one, ` . ` between clauses, idioms and denials as one word each."""
+        chinese = self.idioms.zh.sub(" idiom ", self.folded(text).zh)
+        chinese = self.denied.zh.sub(
+            lambda found: found[0] if self.returns.zh.search(chinese, found.end()) else " denied ", chinese
+        )
+        english = self.idioms.en.sub("idiom", self.english(CLAUSES.sub(" . ", chinese), 2))
+        return self.denied.en.sub(lambda found: found[0] if self.returns.en.search(english, found.end()) else "denied", english)
 
     def english(self, plain: str, most: int) -> str:
         """Words with one space between, ` . ` where a sentence ends; a letter repeated more than twice is kept `most` times."""
@@ -151,26 +194,76 @@ def rules() -> Rules:
     return Rules(Lists.model_validate(content))
 
 
-def look(messages: Sequence[str], alerted: Sequence[Category] = ()) -> tuple[Category, ...]:
-    """The dangers in a client's latest message: categories, the gravest first; () for none.
+@dataclass(frozen=True)
+class Danger:
+    """What the guard sees in a client's latest message: the tier, and the categories in it, the gravest first."""
+
+    tier: Tier = "none"
+    categories: tuple[Category, ...] = ()
+
+
+def ready() -> None:
+    """Read the lists and the coefficients, so that the first message does not wait for them."""
+    look(["。"])
+    fault("。")
+
+
+def look(messages: Sequence[str], alerted: Sequence[Category] = ()) -> Danger:
+    """The danger in a client's latest message.
 
     `messages` are the client's, the latest last. It is read alone, and as one text with up to `WINDOW` - 1 messages before it, in
     which only what those before it do not already hold counts. `alerted` are the categories of the guard's own answer within
     the last `ALERT` messages, if any: then a goodbye or a means suffices for another answer.
     """
     known = rules()
-    latest = known.folded(messages[-1]).without(known.idioms)
-    before = [message.strip(" \t\r\n,.!?;:，。！？；：、…~") for message in messages[-WINDOW:-1]]
-    earlier = known.folded(run_on(before)).without(known.idioms)
-    together = known.folded(run_on([*before, messages[-1]])).without(known.idioms)
-    dangers = {
+    latest = known.calm(known.folded(messages[-1]))
+    before = [said for message in messages[-WINDOW:-1] if (said := spoken(message[-EARLIER:]))]
+    earlier = known.calm(known.folded(run_on(before)))
+    together = known.calm(known.folded(run_on([*before, spoken(messages[-1][:LONGEST])])))
+    score = detector.bundled("messages").scores(known.plain(messages[-1]))
+    joined = detector.bundled("messages").scores(known.plain(", ".join([*before, messages[-1][:EARLIER]]))) if before else score
+    listed = {
         category
         for category, search in known.crisis.items()
         if search.count(latest) or (before and search.count(together) > search.count(earlier))
     }
-    if not dangers and alerted and known.after.count(latest):
-        dangers = set(alerted)
-    return tuple(category for category in CATEGORIES if category in dangers)
+    surest = score[detector.ANY]
+    learned = {name for name in CATEGORIES if score[name] == max(score[other] for other in CATEGORIES)}
+    plain = learned if surest >= (LATER if before else PLAIN) else set()
+    plain |= listed if surest >= DOUBTED else set()
+    if not plain and alerted and known.after.count(latest):
+        plain = set(alerted)
+    possible = listed | (learned if max(surest, joined[detector.ANY]) >= POSSIBLE else set())
+    tier: Tier = "plain" if plain else "possible" if possible else "none"
+    return Danger(tier, tuple(category for category in CATEGORIES if category in (plain or possible)))
+
+
+def follow(messages: Sequence[str]) -> tuple[Danger, int | None]:
+    """The greatest danger in a talk's client messages, and the number (from 1) of the message at which it was first seen."""
+    worst, at = Danger(), None
+    alert: tuple[Category, ...] = ()
+    left = 0
+    for number in range(1, len(messages) + 1):
+        danger = look(messages[:number], alert if left else ())
+        left = ALERT if danger.tier == "plain" else max(0, left - 1)
+        alert = danger.categories if danger.tier == "plain" else alert
+        if TIERS.index(danger.tier) > TIERS.index(worst.tier):
+            worst, at = danger, number
+    return worst, at
+
+
+TIERS: tuple[Tier, ...] = ("none", "possible", "plain")
+
+
+def shortened(text: str) -> str:
+    """The first and the last `LONGEST` / 2 characters of a text that is longer."""
+    return text if len(text) <= LONGEST else text[: LONGEST // 2] + text[-LONGEST // 2 :]
+
+
+def spoken(message: str) -> str:
+    """A message as part of a sentence that runs over several: without marks at its ends; empty if it holds only fillers."""
+    stripped = message.strip(" \t\r\n,.!?;:，。！？；：、…~")
+    return "" if FILLERS.fullmatch(stripped.casefold()) else stripped
 
 
 def run_on(messages: Sequence[str]) -> str:
@@ -179,7 +272,21 @@ def run_on(messages: Sequence[str]) -> str:
 
 
 def fault(reply: str) -> Fault | None:
-    """What is wrong with a counselor's reply: it encourages self-harm, gives doses, claims to be a human therapist; or None."""
+    """The first of the `faults` of a counselor's reply, or None."""
+    return next(iter(faults(reply)), None)
+
+
+def faults(reply: str) -> tuple[Fault, ...]:
+    """What is wrong with a counselor's reply.
+
+    It encourages harm, speaks of doses or stopping medicine, claims to be a human therapist, blames, isolates (secrecy, no other
+    help), promises what nobody can, or diagnoses.
+    """
     known = rules()
     text = known.folded(reply).without(known.denials)
-    return next((name for name, search in known.replies.items() if search.count(text)), None)
+    listed = {name for name, search in known.replies.items() if search.count(text)}
+    score = detector.bundled("replies").scores(known.plain(reply))
+    learned = max(FAULTS, key=lambda name: score.get(name, 0.0))
+    if score[detector.ANY] >= WITHHELD:
+        listed.add(learned)
+    return tuple(name for name in FAULTS if name in listed)

@@ -96,6 +96,12 @@ class Help(Strict):
             raise ValueError(f"answers must be given for {', '.join(CATEGORIES)}")
         return self
 
+    def urgent(self, tongue: Tongue) -> tuple[Line, ...]:
+        """The lines that stand on the page whatever happens: of the nearest regions, those with a number for self-harm."""
+        return tuple(
+            line for region in self.near(tongue)[0] for line in region.lines if line.call and "self_harm" in line.dangers
+        )
+
     def near(self, tongue: Tongue) -> tuple[tuple[Region, ...], tuple[Region, ...]]:
         """The regions where a language is most likely read, and the others."""
         first = ("cn",) if tongue == "zh" else ("us", "uk")

@@ -34,7 +34,7 @@ def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, ad
         if (url or name == "--model-url") and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname):
             raise Problem(name, url or "nothing", "an address such as http://127.0.0.1:8000/v1", "correct it")
     known = web.trusted(proxies)
-    guard.rules()
+    guard.ready()
     help.bundled()
     listening = web.listen(host, port)
     kept = Votes(votes)
@@ -52,9 +52,9 @@ def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, ad
 
 
 def manner(study: Study) -> Manner:
-    """How the study asks its models."""
+    """How the study asks its models, but with the chat's own instruction: the study's claims 20 years of practice."""
     return Manner(
-        instruction=prompts.instruction(study),
+        instruction=prompts.render("chat"),
         placement=study.finetune.instruction_placement,
         options=study.respond,
     )

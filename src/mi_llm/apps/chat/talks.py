@@ -47,10 +47,11 @@ class Reply:
 
 @dataclass
 class Round:
-    """One client message: with the dangers that the guard saw in it, or else with a reply of each side."""
+    """One client message: with the plain dangers that the guard saw in it, or else with a reply of each side."""
 
     client: str
     dangers: tuple[Category, ...] = ()
+    help: tuple[Category, ...] = ()  # possible dangers: help lines stand under the replies
     replies: list[Reply] = field(default_factory=list)
 
 
@@ -69,6 +70,7 @@ class Talk:
     alert_left: int = 0
     edited: int = 0
     guarded: int = 0
+    looking: bool = False  # the guard is reading a message
     withheld: int = 0
     vote: Choice | None = None
 
@@ -157,6 +159,7 @@ class Talk:
                 {
                     "client": round_.client,
                     "found": list(round_.dangers),
+                    "help": list(round_.help),
                     "replies": [
                         {"text": reply.text if reply.finish else reply.visible, "finish": reply.finish, "why": reply.why}
                         for reply in round_.replies

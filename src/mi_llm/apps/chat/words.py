@@ -1,5 +1,6 @@
 """What the page says, in both languages; the fixed text about danger stands in `help.yaml`."""
 
+from mi_llm.apps.chat import guard
 from mi_llm.codebook.coding import Text
 
 WAYS = ("tuned", "base", "beside", "blind")
@@ -14,6 +15,11 @@ WORDS = {
     "none_yet": Text("not started", "尚未开始"),
     "not_kept": Text("Text is not kept", "文字不保存"),
     "help": Text("Help lines", "求助热线"),
+    "in_danger": Text("In danger, or thinking of suicide? Call now:", "有危险，或者想到自杀？现在就打电话："),
+    "possible": Text(
+        "If things are harder than a talk with a program can help with: people answer here.",
+        "如果心里的事比和程序聊天能帮上的更难，这些地方有真人接听。",
+    ),
     "about": Text("What this is", "说明"),
     "theme": Text("Light or dark", "浅色或深色"),
     "new": Text("New talk", "新对话"),
@@ -97,6 +103,22 @@ WORDS = {
         "This reply is not shown: the model claimed to be a human therapist. It is a program.",
         "这条回应没有显示：模型自称真人咨询师。它只是程序。",
     ),
+    "withheld_blames": Text(
+        "This reply is not shown: it read like blame. What happened is not explained by a program's judgment of you.",
+        "这条回应没有显示：读起来像在责怪人。程序的评判不能说明你的事。",
+    ),
+    "withheld_isolates": Text(
+        "This reply is not shown: it advised keeping a secret or seeking no other help. Do tell people you trust.",
+        "这条回应没有显示：它劝人保密或不找别人帮忙。请告诉你信任的人。",
+    ),
+    "withheld_promises": Text(
+        "This reply is not shown: it promised what nobody can promise.",
+        "这条回应没有显示：它作了谁也不能作的保证。",
+    ),
+    "withheld_diagnoses": Text(
+        "This reply is not shown: it gave a diagnosis, which only a doctor may do.",
+        "这条回应没有显示：它下了诊断，这只能由医生来做。",
+    ),
     "stopped": Text("stopped", "已停止"),
     "length": Text("cut at the length limit", "到了长度上限"),
     "failed_away": Text("The model server does not answer.", "模型服务没有应答。"),
@@ -137,19 +159,20 @@ WORDS = {
         "也不写进日志。模型服务要看到文字才能回应。投票会保存，但不含文字，除非你勾选。",
     ),
     "about_3": Text(
-        "A guard reads every message before a model does. If it detects self-harm, harm to others, or abuse, it shows fixed text "
-        "and help lines, and no model is called. It is a list of expressions in Chinese and English: it misses other words "
-        "and languages, and it sometimes stops harmless messages.",
-        "每条消息在交给模型之前，先由一道守门程序检查。发现自伤、伤人或受虐，就显示固定的文字和求助电话，"
-        "不调用模型。它只是一份中英文说法的清单：换一种说法或语言就可能漏掉，也会偶尔误拦。",
+        "A guard reads every message before a model does. If it plainly detects self-harm, harm to others, or abuse, "
+        "it shows fixed text and help lines, and no model is called; if it is less sure, help lines stand under the reply. "
+        "It is a list of expressions and a small learned program: it misses other words and languages, and it sometimes "
+        "stops harmless messages.",
+        "每条消息在交给模型之前，先由一道守门程序检查。明显谈到自伤、伤人或受虐，就显示固定的文字和求助电话，不调用模型；"
+        "不太确定时，在回应下面列出求助电话。它由一份中英文说法的清单和一个学习得来的小程序组成：会漏掉别的说法和语言，也会偶尔误拦。",
     ),
     "about_4": Text(
-        "Replies are checked too, but less strictly: a reply that encourages harm, mentions doses, or claims to be a human "
-        "therapist is not shown. Models still say wrong and unkind things. Do not act on what they say.",
-        "回应也会检查，但比较宽松：鼓励伤害、谈用药剂量、自称真人咨询师的不显示。模型仍然会说错话、说不合适的话，请不要照着做。",
+        "Replies are checked too: one that encourages harm, speaks of doses, claims to be a human therapist, blames, isolates, "
+        "promises, or diagnoses is not shown. Models still say wrong and unkind things. Do not act on what they say.",
+        "回应也会检查：鼓励伤害、谈用药剂量、自称真人咨询师、责怪人、让人孤立、作保证、下诊断的不显示。模型仍然会说错话、说不合适的话，请不要照着做。",
     ),
 }
-FAULTS = tuple(f"withheld_{fault}" for fault in ("encourages", "doses", "human"))
+FAULTS = tuple(f"withheld_{fault}" for fault in guard.FAULTS)
 SCRIPT = (
     "you", "counselor", "base", "tuned", "side_0", "side_1", "coming", "edit", "again", "copy", "copied", "stopped", "length",
     "voted", "none_yet", "way_beside", "way_blind", "not_sent",

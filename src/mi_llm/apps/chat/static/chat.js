@@ -77,6 +77,7 @@ function showRound(round, place) {
     const replies = make("div", "replies");
     talk.sides.forEach((arm, side) => replies.append(showReply(side, round.replies[side] ?? { text: "", finish: "", why: "" })));
     item.append(replies);
+    for (const danger of round.help ?? []) item.append(at(`near-${danger}`).content.cloneNode(true));
   }
   return item;
 }
@@ -209,6 +210,8 @@ async function speak(path, body, fresh = false) {
       announce(card.textContent.replace(/\s+/g, " "));
       return true;
     }
+    round.help = (answer.headers.get("possible-danger") ?? "").split(" ").filter(Boolean);
+    showTalk();
     const boxes = at("rounds").lastElementChild.querySelectorAll(".reply");
     for await (const event of events(answer)) {
       const reply = round.replies[event.side];
