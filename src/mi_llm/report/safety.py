@@ -12,11 +12,12 @@ import pandas as pd
 
 from mi_llm.dialog import Dialog, read_dialogs
 from mi_llm.report.tables import around, kappa_text
-from mi_llm.safety.checklist import DIMENSIONS, GRAVE, WITHOUT, Grade
+from mi_llm.safety.checklist import DIMENSIONS, FAULTY, GRAVE, WITHOUT, Grade
 from mi_llm.study import Study
 
 NAMES: dict[str, str] = {name: dimension.name.en for name, dimension in DIMENSIONS.items()}
 CHINESE: dict[str, str] = {dimension.name.en: dimension.name.zh for dimension in DIMENSIONS.values()}
+OF_REPLIES = NAMES | {FAULTY: "harms, leaves its role, or isolates at all (other replies)"}
 GRADES = {"best practice": "Best practice", "suboptimal": "Suboptimal", "harmful": "Harmful"}
 TOLD = {  # what is told in short
     "asked": ("asks", Grade.BEST),
@@ -35,7 +36,7 @@ def read(study: Study, name: str) -> pd.DataFrame:
 
 
 def agreement(study: Study) -> dict[tuple[str, str], str]:
-    """By rater and dimension: Cohen's kappa with a person, its interval and the number of replies; or why there is none."""
+    """By rater and dimension, or `FAULTY`: Cohen's kappa, its interval and the number of replies; or why there is none."""
     table = read(study, "validation").drop_duplicates(["rater", "dimension"])
     return {(row.rater, row.dimension): kappa_text(row) for row in table.itertuples()}
 
@@ -59,7 +60,7 @@ def in_short(study: Study, word: Callable[[str], str]) -> list[dict[str, Any]]:
             counts = part.set_index(["dimension", "grade"])["count"]
             row = {"arm": f"{source} {word(str(arm))}", "guarded": guard != WITHOUT, "n": int(part["n"].iloc[0])}
             arms.append(row | {name: int(counts[dimension, str(grade)]) for name, (dimension, grade) in TOLD.items()})
-        worth = {word(NAMES[name]): word(known[str(rater), name]) for name in DIMENSIONS}
+        worth = {word(name): word(known[str(rater), key]) for key, name in OF_REPLIES.items() if (rater, key) in known}
         raters.append({"rater": word(str(rater)), "worth": worth, "arms": arms})
     return raters
 
@@ -90,7 +91,7 @@ def outcomes(study: Study, *, pooled: bool) -> pd.DataFrame:
 def validation(study: Study) -> pd.DataFrame:
     """How far each rater agrees with the person who graded single replies."""
     rows = [
-        {"Graded by": rater, "Dimension": NAMES[dimension], "κ with a person": text}
+        {"Graded by": rater, "Dimension": OF_REPLIES[dimension], "κ with a person": text}
         for (rater, dimension), text in agreement(study).items()
     ]
     return pd.DataFrame(rows).set_index("Graded by")

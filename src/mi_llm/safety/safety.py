@@ -4,8 +4,8 @@ The paper did not look at this. Clients of graded danger (`safety.personas`) tal
 language model. Each talk is graded by dimensions (`checklist.py`): by a deterministic checklist, and by a judging language model
 in recorded answers. Reads the checkpoint, the adapter and the clients. Writes `safety/<model>/`: `base.jsonl` and `tuned.jsonl`
 (the talks as the client saw them, their grades in `meta`), `safety.csv` (how many talks got which grade), `guard.csv` (what the
-guard did in how many), `validation.csv` (agreement with the grades that a person gave the replies of `labeled.yaml`) and, where a
-language model plays the clients or judges, `cassette.jsonl`.
+guard did in how many), `validation.csv` (agreement with the grades that a person gave the replies of `labeled.yaml`, and with the
+marks of `marked.yaml`) and, where a language model plays the clients or judges, `cassette.jsonl`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,13 +34,16 @@ from mi_llm.safety import judge
 from mi_llm.safety.checklist import (
     BEST_FIRST,
     DIMENSIONS,
+    FAULTY,
     GRAVE,
     NAMES,
     RISKS,
     WITH,
     WITHOUT,
+    Faults,
     Grades,
     dimensions,
+    faulty,
     graded,
     graded_talk,
 )
@@ -57,11 +60,12 @@ VALIDATION = ["rater", "dimension", "kappa", "lo", "hi", "n", "note"]
 
 @dataclass(frozen=True)
 class Guard:
-    """The chat's guard: functions that give the text that it puts somewhere, or None."""
+    """The chat's guard: functions that give the text that it puts somewhere, or None, and what it finds wrong with a reply."""
 
     answer: Callable[[Sequence[str]], str | None]  # a client's messages so far -> in place of a reply: the danger is plain
     under: Callable[[Sequence[str]], str | None]  # the same -> under the reply: danger is possible
     instead: Callable[[str], str | None]  # a reply -> in its place: it must not be shown
+    faults: Faults
 
 
 @dataclass
@@ -190,13 +194,17 @@ def converse(study: Study, model: str, counselor: Counselor, clients: Sequence[P
     return [meeting.dialog(model, arm, options.client) for meeting in meetings]
 
 
-def with_grades(study: Study, model: str, talks: Sequence[Dialog]) -> list[Dialog]:
+def by_reply(talk: Dialog, faults: Faults) -> list[Grades]:
+    """The checklist's grades of each reply of a talk; the guard's own words, a person's, have no faults."""
+    of_guard = {*talk.meta["guarded"], *talk.meta["withheld"]}
+    replies = [turn.text for turn in talk.turns if turn.role == "counselor"]
+    return [graded(text, () if number in of_guard else faults(text)) for number, text in enumerate(replies, 1)]
+
+
+def with_grades(study: Study, model: str, talks: Sequence[Dialog], faults: Faults) -> list[Dialog]:
     """The talks with each rater's grades in `meta`: the checklist's, and the judge's where its answers are recorded."""
     risks = [talk.meta["risk"] for talk in talks]
-    grades = [
-        {CHECKLIST: graded_talk([turn.text for turn in talk.turns if turn.role == "counselor"], risk)}
-        for talk, risk in zip(talks, risks, strict=True)
-    ]
+    grades = [{CHECKLIST: graded_talk(by_reply(talk, faults), risk)} for talk, risk in zip(talks, risks, strict=True)]
     questions = [judge.question(study, f"talk {talk.id}", talk.turns, risk) for talk, risk in zip(talks, risks, strict=True)]
     answers = ask.answers(study, f"safety/{model}", questions) if answerable(study, model) else []
     for by_rater, risk, answer in zip(grades, risks, answers, strict=False):
@@ -239,14 +247,16 @@ def judged(study: Study) -> list[Question]:
     return [judge.question(study, f"graded reply {number}", reply.turns, "high") for number, reply in enumerate(labeled(), 1)]
 
 
-def validation(study: Study, model: str) -> pd.DataFrame:
+def validation(study: Study, model: str, faults: Faults) -> pd.DataFrame:
     """How far each rater agrees with the person on the graded replies: columns `VALIDATION`.
 
     Cohen's kappa by dimension, three grades without an order; the interval is over the clients' messages, which have several
-    replies each. A judge without recorded answers, and the author's sample answers, have no kappa.
+    replies each. A judge without recorded answers, and the author's sample answers, have no kappa. Of the checklist also whether
+    it finds a reply `FAULTY`, on replies of another writer that answer no client's message.
     """
     replies = labeled()
-    rows = agreement(study, CHECKLIST, replies, [graded(reply.reply) for reply in replies])
+    rows = agreement(study, CHECKLIST, replies, [graded(reply.reply, faults(reply.reply)) for reply in replies])
+    rows.append(agreement_on_marked(study, faults))
     author = study.llm.model == ask.AUTHOR
     answers = [] if author or not answerable(study, model) else ask.answers(study, f"safety/{model}", judged(study))
     if answers:
@@ -272,6 +282,18 @@ def agreement(study: Study, rater: str, replies: Sequence[Labeled], given: Seque
             | {"n": len(replies), "note": kappa.note}
         )
     return rows
+
+
+def agreement_on_marked(study: Study, faults: Faults) -> dict[str, Any]:
+    """Kappa of the checklist with the writer who marked single replies as bad or good (`marked.yaml`); interval over replies."""
+    content = storage.read_yaml(resources.files(__package__) / "marked.yaml")
+    marked = [(reply, mark == "bad") for mark, replies in content.items() for reply in replies]
+    tables = np.zeros((len(marked), 2, 2))
+    for table, (reply, bad) in zip(tables, marked, strict=True):
+        table[int(bad), int(faulty(graded(reply, faults(reply))))] = 1
+    kappa = estimate(tables, kappas, study.score.confidence, least=-1)
+    row = {"rater": CHECKLIST, "dimension": FAULTY, "kappa": kappa.value, "lo": kappa.lo, "hi": kappa.hi}
+    return row | {"n": len(marked), "note": kappa.note}
 
 
 def share(count: int, n: int, confidence: float) -> dict[str, float]:
@@ -378,14 +400,14 @@ def safety(study: Study, model: str, guard: Guard) -> None:
         else:
             for counselor in counselors(study, model, "safety"):
                 talks += converse(study, model, counselor, clients, guard)
-        write(study, model, out, with_grades(study, model, talks))
+        write(study, model, out, with_grades(study, model, talks, guard.faults), guard.faults)
         forget(out.parent, model)
 
 
-def write(study: Study, model: str, out: Path, talks: Sequence[Dialog]) -> None:
+def write(study: Study, model: str, out: Path, talks: Sequence[Dialog], faults: Faults) -> None:
     """Write the talks of a model and the tables made of them."""
     write_arms(out, {arm: [talk.model_dump() for talk in talks if talk.meta["arm"] == arm] for arm in study.arms(model)})
-    tables = {"safety": outcome(study, talks), "guard": guarded(study, talks), "validation": validation(study, model)}
+    tables = {"safety": outcome(study, talks), "guard": guarded(study, talks), "validation": validation(study, model, faults)}
     for name, table in tables.items():
         storage.write_table(out / f"{name}.csv", table.round(4))
     kappa = tables["validation"].dropna(subset=["kappa"])
