@@ -31,6 +31,7 @@ from mi_llm.dialog import read_dialogs
 
 MI_LLM = str(PROGRAMS / "mi-llm")
 MODEL = "tiny-glm4"
+JUDGE = "llm:gpt-4"  # the root's language model as a rater
 CHANGED: dict[str, Any] = {  # sizes, models and paths; everything else is the root's
     "threads": 2,
     "llm.base_url": "",  # the server that plays the clients
@@ -79,14 +80,14 @@ def paper_shaped(text: str, changes: dict[str, Any]) -> str:
 
 
 class Clients(BaseHTTPRequestHandler):
-    """A chat server that plays clients: they say where the talk stands, and those who are unwilling say farewell at once."""
+    """A chat server that plays clients, who say where the talk stands; asked for a form, it fills it."""
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         rounds = len(request["messages"]) // 2
-        ruler = "response_format" in request
         text = f"我想多动一动，可是第{rounds}次还是没有时间。" + ("[告别]" if rounds == 2 and request["temperature"] else "")
-        text = '{"readiness": 4}' if ruler else text
+        if "response_format" in request:
+            text = self.filled(request["response_format"]["json_schema"], request["messages"][0]["content"])
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
         head = {"id": "x", "object": "chat.completion", "created": 0, "model": f"{request['model']}-test"}
@@ -96,6 +97,15 @@ class Clients(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def filled(self, form: dict[str, Any], prompt: str) -> str:
+        """A form filled: readiness 4, suboptimal on every dimension, change talk in every client volley."""
+        if form["name"] == "ruler":
+            return '{"readiness": 4}'
+        if form["name"] == "grades":
+            return json.dumps(dict.fromkeys(form["schema"]["required"], "suboptimal"))
+        said = [line.split(" ", 2) for line in prompt.partition("<transcript>\n")[2].splitlines()[:-1]]
+        return json.dumps({"codes": [{"volley": int(number), "code": "change"} for number, role, _ in said if role == "client"]})
 
     def log_message(self, *words: object) -> None:
         """Say nothing."""
@@ -201,6 +211,12 @@ def test_with_nothing_recorded_and_nothing_coded_the_report_says_what_is_absent(
     scores = bundle.table("scores")
     assert set(scores["Test set"]) == {"as published", "repaired"}
     assert "Table 6" in storage.read_text(bundle.folder / "runs/paper/report/index.html")
+    danger = storage.read_text(bundle.folder / "runs/paper/report/safety.html")
+    assert "mi-llm safety MODEL --study params.yaml --mode record" in danger
+    assert bundle.table("safety").empty
+    assert set(bundle.table("safety-validation").loc[JUDGE, "κ with a person"]) == {"not recorded"}
+    assert bundle.table("safety-validation").loc["checklist", "κ with a person"].str.contains("n = 64").all()
+    assert "10c" in bundle.table("checklist").query("Answered == 'no'").index.astype(str)
 
 
 def code_packets(folder: Path, out: Path) -> None:
@@ -227,7 +243,11 @@ def test_with_recorded_clients_and_two_raters_the_manual_evaluation_is_filled(bu
     assert "at most 20" in refused
     assert "add --yes" in refused
     bundle.run(*simulating, "--yes")
+    danger = ("safety", MODEL, "--study", "params.yaml", "--mode", "record", "--yes")
+    assert "80 talks of 2 rounds, and 64 graded replies" in bundle.run(*danger)  # 20 clients, 2 arms, without and with guard
     bundle.dvc("repro", "--quiet", "dvc.yaml:blind")
+    bundle.run("code", "--study", "params.yaml", "--mode", "record", "--yes")
+    bundle.run("miti", "--study", "params.yaml", "--mode", "record", "--yes")
     code_packets(bundle.folder / "runs/paper/blind/packets", bundle.folder / "people/codes")
     bundle.reproduce()
     talks = read_dialogs(bundle.folder / "runs/paper/simulate" / MODEL / "tuned.jsonl")
@@ -241,6 +261,36 @@ def test_with_recorded_clients_and_two_raters_the_manual_evaluation_is_filled(bu
     indicators = bundle.table("indicators")
     assert indicators.loc["Simple reflections", f"{MODEL} tuned"] == "1.50 (0.00)"  # two volleys, the first by one rater only
     assert set(bundle.table("reliability")["Raters"]) == {"rater-1, rater-2"}
+    shown_danger(bundle)
+    shown_client_language(bundle)
+
+
+def shown_danger(bundle: Bundle) -> None:
+    """Check the report's page on clients in danger: each arm, without and with the guard, by checklist and judge."""
+    outcomes = bundle.table("safety").reset_index()
+    assert set(outcomes["Graded by"]) == {"checklist", JUDGE}
+    assert set(outcomes["Arm"]) == {f"{MODEL} base", f"{MODEL} tuned"}
+    assert set(outcomes["Guard"]) == {"without guard", "with guard"}
+    assert set(outcomes["Talks"]) == {10}
+    judged = outcomes[outcomes["Graded by"] == JUDGE]
+    assert set(judged["Suboptimal"]) == {"1.00 [0.69, 1.00]"}
+    assert judged["κ with a person"].str.contains("n = 64").all()
+    page = storage.read_text(bundle.folder / "runs/paper/report/safety.html")
+    assert page.count('<article class="example"') == 2
+    assert f"<strong>{MODEL} tuned, with the guard in front.</strong>" in page
+    assert bundle.table("checklist").rename(index=str).loc["10c", "Place"] == "safety.html#main"
+
+
+def shown_client_language(bundle: Bundle) -> None:
+    """Check that both coders' codes of clients stand in the report with their worth, beside readiness at both ends."""
+    language = bundle.table("client-language").reset_index()
+    assert {"lexical", JUDGE, "experts", "rater-1"} <= set(language["Coder"])
+    shares = language[(language["Coder"] == JUDGE) & (language["Measure"] == "share of change talk")].set_index("Arm")
+    assert shares.loc[f"{MODEL} tuned", "Mean [interval], or all values"] == "1.00; 1.00"
+    assert "n = " in shares.loc[f"{MODEL} tuned", "κ with AnnoMI's experts, client talk"]
+    ceiling = bundle.table("client-language-worth")["experts among themselves: English"]
+    assert list(ceiling.index) == ["client talk", "change talk", "sustain talk", "neutral talk"]
+    assert bundle.table("readiness").loc[f"{MODEL} base", ["Before", "After"]].tolist() == ["4.00; 4.00", "4.00; 4.00"]
 
 
 @pytest.mark.slow
@@ -252,8 +302,9 @@ def test_runs_killed_at_any_moment_end_in_the_same_locks(
     other, chance = make_bundle(tmp_path / "bundle", clients, tokenizer), random.Random(7)
     assert other.reproduce_killed(chance, longest=60) >= 2
     assert other.lock == bundle.locks[0]
-    for kept in (bundle.folder / f"runs/paper/simulate/{MODEL}").glob("cassette.*"):  # the answers, and what was asked for them
-        shutil.copy(kept, other.folder / kept.relative_to(bundle.folder))
+    for name in (f"simulate/{MODEL}", f"safety/{MODEL}", "code", "miti"):
+        for kept in (bundle.folder / "runs/paper" / name).glob("cassette.*"):  # the answers, and what was asked for them
+            shutil.copy(kept, other.folder / kept.relative_to(bundle.folder))
     shutil.copytree(bundle.folder / "people/codes", other.folder / "people/codes", dirs_exist_ok=True)
     assert other.reproduce_killed(chance, longest=40) >= 1
     assert other.lock == bundle.locks[1]

@@ -314,7 +314,8 @@ def safety(
     yes: Yes = False,
 ) -> None:
     """Let clients in danger talk with a base model and its tuned form, and grade what the models do."""
-    from mi_llm.apps.chat import in_front
+    from mi_llm.apps.chat import beside, in_front
+    from mi_llm.apps.chat.guard import faults
     from mi_llm.safety import safety as stage
 
     settings = with_mode(load(study), mode)
@@ -322,7 +323,8 @@ def safety(
         options = settings.safety.model_copy(update={"personas": str(personas)})
         settings = settings.model_copy(update={"safety": options})
     member(model, settings.models, "models", settings)
-    run, work = partial(stage.safety, model=model, guard=in_front.answer), partial(stage.workload, model=model)
+    guard = stage.Guard(in_front.answer, beside.under, beside.instead, faults)
+    run, work = partial(stage.safety, model=model, guard=guard), partial(stage.workload, model=model)
     asking(f"safety {model}", run, work, settings, dry_run=dry_run, yes=yes)
 
 

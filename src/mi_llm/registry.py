@@ -22,9 +22,10 @@ def names(package: str) -> tuple[str, ...]:
     return tuple(sorted(file.name.removesuffix(".py") for file in files if NAMED.search(file.read_text(encoding="utf-8"))))
 
 
-def modules(package: str) -> dict[str, ModuleType]:
-    """The modules behind the names."""
-    return {name: import_module(f"{package}.{name}") for name in names(package)}
+def modules(package: str, having: str = "NAME") -> dict[str, ModuleType]:
+    """The modules behind the names: those that have something of a name, by default all."""
+    found = {name: import_module(f"{package}.{name}") for name in names(package)}
+    return {name: module for name, module in found.items() if hasattr(module, having)}
 
 
 @cache

@@ -381,10 +381,13 @@ def test_the_miniature_is_validated_on_its_sample(study: Study) -> None:
     translate(acquired(study))
     validation.miti(study)
     found = tables(study)
-    assert list(found["coder_validation"]) == ["coder", "language", "code", "kappa", "lo", "hi", "n"]
+    assert list(found["coder_validation"]) == ["coder", "language", "code", "kappa", "lo", "hi", "n", "note"]
     of_clients = found["coder_validation"]["code"].isin(validation.CLIENT_CODES)
     coders = found["coder_validation"][~of_clients].groupby(["coder", "language"])["n"].max()
-    assert set(coders.index) == set(found["coder_validation"][of_clients].set_index(["coder", "language"]).index)
+    of_clients = found["coder_validation"][of_clients].set_index(["coder", "language"])
+    absent = [("llm:bundle-author", language) for language in ("en", "zh")]
+    assert set(of_clients.index) == {*coders.index, *absent}
+    assert set(of_clients.loc[absent, "note"]) == {"not recorded"}
     assert coders.to_dict() == {("experts", "en"): 22, ("lexical", "en"): 48, ("lexical", "zh"): 42}
     assert found["coder_validation"].query("language == 'zh'")["lo"].isna().all()  # four sessions are translated
     assert set(zip(found["released"]["source"], found["released"]["arm"], strict=True)) == {("annomi", "real")}

@@ -371,3 +371,8 @@ def test_killed_ten_times_at_a_faulty_server_all_valid_answers_are_kept(start: S
     else:
         assert len((tmp_path / "cassette.requests").read_text().splitlines()) == budget
     assert verify(path) == []
+
+
+def test_where_nothing_is_recorded_a_replay_writes_nothing(study: Study) -> None:
+    assert ask.answers(study, "code", questions(2)) == []
+    assert not study.path("code").exists()

@@ -257,11 +257,33 @@ def test_a_model_cuts_then_codes_and_what_it_said_is_replayed(blinded: Study, co
 def test_a_model_rates_globals_beside_words_alone(blinded: Study, coder: type[Coder]) -> None:
     study = recording(blinded, coder)
     beside = study.model_copy(update={"code": study.code.model_copy(update={"coder": "lexical", "globals": "llm"})})
-    assert ask.workload(beside, "code", stage.questions(beside)).count == 2
+    assert ask.workload(beside, "code", stage.questions(beside)).count == 2 + 2  # globals, and what the client says
     stage.code(beside)
     assert {line.split(",")[0] for line in written(beside)[1:]} == {"lexical"}
     assert {line.split(",")[0] for line in written(beside, "globals")[1:]} == {"llm:some-model"}
-    assert len(coder.asked) == 2
+    assert len(coder.asked) == 4
+
+
+def test_what_clients_say_is_coded_by_words_and_by_the_model_whoever_codes_the_counselor(
+    human: Study, coder: type[Coder]
+) -> None:
+    study = coded_by(human, "human", mode="record", model="some-model", base_url=coder.url)  # type: ignore[attr-defined]
+    assert ask.workload(study, "code", stage.questions(study)).count == 2
+    stage.code(study)
+    assert {line.split(",")[0] for line in written(study, "client")[1:]} == {"lexical", "llm:some-model"}
+    assert {line.split(",")[0] for line in written(study)[1:]} == {"r1", "r2"}
+
+
+def test_globals_by_a_model_are_in_no_consensus(human: Study, coder: type[Coder]) -> None:
+    put(human, CODES.replace("r1,bbbbbb", "r2,bbbbbb"), RATINGS)
+    storage.write_text(Path(human.code.human) / "consensus.csv", "packet,volley,code,rating,reason\n")
+    stage.code(human)
+    assert len(written(human, "consensus/globals")) == 1 + 4, "what the only rater gave"
+    study = coded_by(human, "human", mode="record", model="some-model", base_url=coder.url)  # type: ignore[attr-defined]
+    stage.code(study.model_copy(update={"code": study.code.model_copy(update={"globals": "llm"})}))
+    assert {line.split(",")[0] for line in written(human, "globals")[1:]} == {"llm:some-model"}
+    assert written(human, "consensus/globals") == ["rater,packet,code,rating"]
+    assert len(written(human, "consensus/codes")) > 1
 
 
 def test_a_models_globals_are_held_against_experts_where_there_is_a_table(study: Study, coder: type[Coder]) -> None:
@@ -295,7 +317,8 @@ def test_what_the_stage_would_ask_is_counted_with_both_passes_and_nothing_is_ask
     assert not (study.folder / "code").exists()
     stage.code(study)
     assert ask.workload(study, "code", stage.questions(study)).requests.startswith("0 of 10 ")
-    assert stage.questions(blinded) == []  # words alone take no request
+    kinds = {asked.request["response_format"]["json_schema"]["name"] for asked in stage.questions(blinded)}
+    assert kinds == {"client"}, "of counselors, words alone take no request"
 
 
 def test_without_recorded_answers_there_are_no_codes_and_the_stage_says_so(
@@ -339,7 +362,25 @@ def test_where_a_model_codes_it_is_held_against_the_experts(study: Study, coder:
     assert measures.loc["TECH", "auc"] == 0.5  # the same rating for everybody
     validation.miti(coded_by(validating, "llm", mode="replay"))
     validation.miti(study)  # words alone take no request
-    assert "llm:some-model" not in storage.read_text(study.folder / "miti/coder_validation.csv")
+    rows = pd.read_csv(study.folder / "miti/coder_validation.csv")
+    assert "llm:some-model" not in set(rows["coder"])
+    absent = rows[rows["coder"] == "llm:bundle-author"]
+    assert list(absent["code"]) == list(validation.CLIENT_CODES)
+    assert set(absent["note"]) == {ask.NOT_RECORDED}
+    assert absent["kappa"].isna().all()
+
+
+def test_no_kappa_is_computed_of_the_authors_sample_answers(study: Study, coder: type[Coder]) -> None:
+    acquire(study, "annomi")
+    read(study, "annomi")
+    write_dialogs(study.path("translate", "dialogs.jsonl"), [])
+    validation.miti(coded_by(study, "llm", mode="record", model=ask.AUTHOR, base_url=coder.url))  # type: ignore[attr-defined]
+    rows = pd.read_csv(study.folder / "miti/coder_validation.csv")
+    samples = rows[rows["coder"] == f"llm:{ask.AUTHOR}"]
+    assert list(samples["code"]) == [*validation.CODES, *validation.CLIENT_CODES]
+    assert samples["kappa"].isna().all()
+    assert set(samples["note"]) == {ask.OF_AUTHOR}
+    assert f"llm:{ask.AUTHOR}" in set(pd.read_csv(study.folder / "miti/client_language.csv")["rater"]), "shown under that name"
 
 
 def asked_about(study: Study) -> dict[str, list[str]]:

@@ -19,6 +19,8 @@ from scipy import stats
 from scored import Page
 
 from mi_llm import digests, storage
+from mi_llm.codebook.coding import Global
+from mi_llm.codebook.tables import RATINGS
 from mi_llm.construct import rate, translate
 from mi_llm.dialog import read_rounds, write_rounds
 from mi_llm.doctor import fitting, machine
@@ -28,7 +30,7 @@ from mi_llm.miti.summary import summary
 from mi_llm.needs import needs
 from mi_llm.paper.claims import claims
 from mi_llm.problem import Problem
-from mi_llm.report import published, tables
+from mi_llm.report import manual, published, tables
 from mi_llm.report.chinese import chinese
 from mi_llm.report.figures import stages
 from mi_llm.report.page import PAGES, SUFFIXES, report
@@ -456,8 +458,29 @@ def test_automatic_codes_stand_beside_what_they_are_worth(scored: Study) -> None
     assert {"tiny-glm4 tuned", "tiny-glm4 base", "real (AnnoMI)"} <= set(table["Arm"])
     worth = shares.loc[["lexical"], "κ with AnnoMI's experts, client talk"]
     assert worth.str.fullmatch(r"(English|Chinese, translated): .*n = \d+").all()
+    (absent,) = table[table["Coder"] == "llm:bundle-author"].to_dict("records")
+    assert absent["Mean [interval], or all values"] == "not recorded"
+    by_code = pd.read_csv(scored.folder / "report/tables/client-language-worth.csv").set_index("Code")
+    assert list(by_code.index) == ["client talk", "change talk", "sustain talk", "neutral talk"]
+    assert by_code["experts among themselves: English"].str.contains("n = ").all()
+    assert by_code["lexical: Chinese, translated"].str.contains("n = ").all()
+    assert set(by_code["llm:bundle-author: English"]) == {"not recorded"}
     readiness = pd.read_csv(scored.folder / "report/tables/readiness.csv").set_index("Arm")
     assert readiness.loc["tiny-glm4 base", "Change"].startswith("−"), "who is pushed is less ready"
+
+
+def test_globals_by_a_model_are_named_in_captions_with_their_own_worth(scored: Study) -> None:
+    table = pd.read_csv(scored.folder / "code/codes.csv", dtype=str, keep_default_na=False)
+    rows = [("llm:some-model", packet, code, 3) for packet in sorted(set(table["packet"])) for code in sorted(Global)]
+    storage.write_table(scored.folder / "code/globals.csv", pd.DataFrame(rows, columns=RATINGS))
+    said = manual.worth(scored, "en", str)
+    of_words, of_model = said.split(" | ")
+    assert "globals" not in of_words
+    assert of_model == "llm:some-model: globals, Krippendorff's α with experts: not known"
+    alpha = {"measure": "alpha", "code": "EMP", "raters": "expert, llm:some-model", "n": 9, "value": 0.5, "lo": 0.2, "hi": 0.7}
+    storage.write_table(scored.folder / "miti/globals_validation.csv", pd.DataFrame([alpha]))
+    assert manual.worth(scored, "en", str).endswith("with experts: Empathy 0.50 [0.20, 0.70], n = 9")
+    assert manual.coders(scored, "en").endswith("; globals by llm:some-model")
 
 
 def test_without_recorded_ratings_the_page_says_so(scored: Study) -> None:

@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from mi_llm import storage
-from mi_llm.apps.chat import in_front
+from mi_llm.apps.chat import beside, in_front
+from mi_llm.apps.chat.guard import faults
 from mi_llm.audit.audit import audit
 from mi_llm.construct import rate, screen, split, transcribe, translate
 from mi_llm.corpora.acquire import acquire
@@ -56,15 +57,16 @@ def make_scored(study: Study) -> None:
         for arm, reply in zip(ARMS, ("您应该早点休息。", "听起来您很累，又放不下。您愿意先试哪一样？"), strict=True):
             dialogs = converse(study, model, Always(arm, reply))
             write_dialogs(study.folder / "simulate" / model / f"{arm}.jsonl", dialogs)
+    guard = safety.Guard(in_front.answer, beside.under, beside.instead, faults)
     for model in study.safety.models:
         folder, clients = study.folder / "safety" / model, personas(Path(study.safety.personas))
         folder.mkdir(parents=True)
         talks = [
             talk
             for arm, reply in zip(ARMS, ("您应该早点休息。", "您是想自杀吗？请现在就打 12356，也告诉家里人。"), strict=True)
-            for talk in safety.converse(study, model, Always(arm, reply), clients, in_front.answer)
+            for talk in safety.converse(study, model, Always(arm, reply), clients, guard)
         ]
-        safety.write(study, model, folder, safety.with_grades(study, model, talks))
+        safety.write(study, model, folder, safety.with_grades(study, model, talks, faults), faults)
     for stage in (blind, code, miti, summary, audit):
         stage(study)
     score(study)

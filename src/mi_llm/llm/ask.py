@@ -16,6 +16,9 @@ from mi_llm.llm.record import cost, count_tokens, encoding_of, record
 from mi_llm.problem import Problem
 from mi_llm.study import Llm, Study
 
+AUTHOR = "bundle-author"  # as `llm.model`: sample answers that the bundle's author wrote, so no agreement is computed of them
+NOT_RECORDED, OF_AUTHOR = "not recorded", "sample answers by the bundle's author"  # why there is none
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -107,9 +110,12 @@ def answers(study: Study, name: str, questions: Sequence[Question]) -> list[Reco
     Whoever calls this with a mode other than `replay` has a person's agreement (`consent`).
 
     The stage's own cassette, `<out>/<name>/cassette.jsonl`, then holds all of them. An empty list means that nothing at all is
-    recorded for the stage. Raises Problem if some are recorded and others are not, or if recording failed.
+    recorded for the stage, and then nothing is written. Raises Problem if some are recorded and others are not, or if recording
+    failed.
     """
     options = study.llm
+    if options.mode == "replay" and not any(path.exists() for path in (study.path(name, "cassette.jsonl"), shipped(name))):
+        return []
     own = Cassette(study.path(name, "cassette.jsonl"))
     shipped_cassettes = [Cassette.open(shipped(name))] if shipped(name).exists() else []
     with own.recording():

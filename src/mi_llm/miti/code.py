@@ -3,8 +3,9 @@
 Reads `blind/packets/` and what the coder that `code.coder` names needs beside it (a module of `miti/coder/`): `codes.csv`,
 `globals.csv` and perhaps `guesses.csv` of people (folder `code.human`), recorded answers of a language model (`llm/ask.py`), or
 nothing. Writes `code/codes.csv`, `globals.csv` and `guesses.csv` (`codebook/tables.py`), `client.csv` (what clients say of
-change, by words alone and by the model that codes) and, of a model, `cassette.jsonl`, kept from run to run. Where people's
-folder has a `consensus.csv`, codes and globals by consensus go to `code/consensus/`.
+change, by words alone and by the study's language model, whoever codes the counselor) and, of a model, `cassette.jsonl`, kept
+from run to run. Where people's folder has a `consensus.csv`, codes and globals by consensus go to `code/consensus/`; globals that
+a language model gave (`code.globals`) are in no consensus.
 """
 
 import shutil
@@ -25,12 +26,12 @@ from mi_llm.study import Study
 
 
 def questions(study: Study) -> list[Question]:
-    """The requests that the stage's coder makes; none where no model codes."""
-    coder = registry.modules(registry.CODERS)[study.code.coder]
-    if not hasattr(coder, "questions"):
-        transcripts = transcripts_of(study.path("blind", "packets")) if study.code.globals == "llm" else {}
-        return list(llm.rating(study, transcripts).values())
-    return list(coder.questions(study, "code", transcripts_of(study.path("blind", "packets"))))
+    """What the study's language model is asked: of clients always, of counselors where it codes them or rates globals."""
+    coder, transcripts = registry.modules(registry.CODERS)[study.code.coder], transcripts_of(study.path("blind", "packets"))
+    asked = list(llm.listening(study, transcripts).values())
+    if hasattr(coder, "questions"):
+        return [*coder.questions(study, "code", transcripts), *asked]
+    return [*(llm.rating(study, transcripts).values() if study.code.globals == "llm" else []), *asked]
 
 
 def write(folder: Path, named: Mapping[str, pd.DataFrame]) -> None:
@@ -45,9 +46,10 @@ def code(study: Study) -> None:
     with stage(study, "code", None, [folder, *(coder.inputs(study) if hasattr(coder, "inputs") else [])]) as out:
         transcripts = transcripts_of(folder)
         codings: list[Coding] = coder.code(study, "code", transcripts)
+        beside = study.code.globals == "llm" and study.code.coder != "llm"
+        codings = [replace(coding, ratings={}) for coding in codings] if beside else codings
         agreements = coder.consensus(study, codings) if hasattr(coder, "consensus") else None
-        if study.code.globals == "llm" and study.code.coder != "llm":
-            codings = [*(replace(coding, ratings={}) for coding in codings), *llm.rate(study, "code", transcripts)]
+        codings += llm.rate(study, "code", transcripts) if beside else []
         if not codings and hasattr(coder, "remedy"):
             print(f"code: nothing is coded; to get codes: {coder.remedy(study, 'code')}")
         write(out, tables(codings))
@@ -55,10 +57,8 @@ def code(study: Study) -> None:
         if agreements is not None:
             by_consensus = tables(agreements)
             write(out / "consensus", {name: by_consensus[name] for name in ("codes", "globals")})
-        listeners = {"lexical": registry.modules(registry.CODERS)["lexical"], study.code.coder: coder}
-        heard = [
-            one for module in listeners.values() if hasattr(module, "client") for one in module.client(study, "code", transcripts)
-        ]
+        listeners = registry.modules(registry.CODERS, having="client")
+        heard = [coding for listener in listeners.values() for coding in listener.client(study, "code", transcripts)]
         write(out, {"client": client.table(heard)})
         numbers = {
             "packets": len(transcripts),

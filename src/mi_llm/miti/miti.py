@@ -2,11 +2,11 @@
 
 Reads `acquire/annomi/files.tar`, `read/annomi/`, `translate/dialogs.jsonl` (some of these sessions in Chinese, perhaps none) and,
 where the study has them, `read/release/` and experts' globals (`miti.globals`). Writes `miti/`:
-`coder_validation.csv` (kappa with AnnoMI's experts, and the experts' own, of counselors' and of clients' volleys),
-`globals_validation.csv` (a language model's globals against experts'), `client_language.csv` (what AnnoMI's clients say of
+`coder_validation.csv` (kappa with AnnoMI's experts, and the experts' own, of counselors' and of clients' volleys, or why there is
+none), `globals_validation.csv` (a language model's globals against experts'), `client_language.csv` (what AnnoMI's clients say of
 change, as experts and coders hear it), `quality.csv` (whether a coder's scores tell sessions of high from those of low quality),
-`released.csv` (lexical codes of the released dialogs and of AnnoMI) and `features.csv` (their Table 4); where a language model
-codes the study, its recorded answers too, in `cassette.jsonl`.
+`released.csv` (lexical codes of the released dialogs and of AnnoMI), `features.csv` (their Table 4) and, where a language model
+codes counselors or clients, its recorded answers, `cassette.jsonl`.
 
 AnnoMI's annotators (Wu et al. 2022, doi:10.1109/ICASSP43922.2022.9746035) coded every counselor utterance of 133 English
 transcripts, ten of them the same seven. Their codes are coarser than MITI's. *Therapist input* (information, advice, options,
@@ -50,6 +50,7 @@ from mi_llm.corpora import annomi
 from mi_llm.corpora.files import from_archive
 from mi_llm.corpora.labels import ROLES
 from mi_llm.dialog import Dialog, Turn, read_dialogs, volley_lengths
+from mi_llm.llm import ask
 from mi_llm.llm.cassette import Question
 from mi_llm.miti import client_language
 from mi_llm.miti.coder import llm
@@ -64,6 +65,7 @@ Labels = dict[str, str]  # by code of `CODES`: what a coder or expert says of a 
 Rated = dict[int, Labels]  # by the number of the counselor's turn
 
 EXPERTS = "experts"
+SAMPLES = f"llm:{ask.AUTHOR}"  # the rater whose codes are samples
 ENGLISH, CHINESE = "en", "zh"
 MAIN = ("therapist_input", "question", "reflection", "other")  # the order in which a behavior is the main one
 PERSUASION = frozenset({Behaviour.PERSUADE_WITH, Behaviour.PERSUADE})
@@ -77,7 +79,7 @@ RATIOS = (COMPLEX_SHARE, REFLECTIONS_TO_QUESTIONS, ADHERENT_RATIO)
 TOTALS = (REFLECTIONS, ADHERENT, NONADHERENT)
 CLIENT = "client talk"
 CLIENT_CODES = (CLIENT, *(f"{talk} talk" for talk in Talk))
-VALIDATION = ["coder", "language", "code", "kappa", "lo", "hi", "n"]
+VALIDATION = ["coder", "language", "code", "kappa", "lo", "hi", "n", "note"]
 QUALITY = ["coder", "language", "measure", "unit", "auc", "lo", "hi", "high", "low"]
 RELEASED = ["source", "arm", "rater", "code", "n", "mean", "sd", "ratio_of_means", "per_round"]
 FEATURES = ["source", "arm", "n"] + [f"{what}_{how}" for what in ("rounds", "counselor", "client") for how in ("mean", "sd")]
@@ -281,8 +283,14 @@ def agreement(
         if compared:
             kappa = estimate(tables, mean_kappas, confidence, least=-1)
             head = {"coder": coder, "language": language, "code": code}
-            rows.append(head | {"kappa": kappa.value, "lo": kappa.lo, "hi": kappa.hi, "n": len(compared)})
+            value = {"kappa": kappa.value, "lo": kappa.lo, "hi": kappa.hi, "n": len(compared), "note": kappa.note}
+            rows.append(head | value)
     return rows
+
+
+def without_kappa(coder: str, language: str, codes: Sequence[str], note: str) -> list[dict[str, Any]]:
+    """The rows of a language model of whose codes no kappa is computed, and why: columns `VALIDATION`."""
+    return [{"coder": coder, "language": language, "code": code, "n": 0, "note": note} for code in codes]
 
 
 def mean_kappas(tables: Numbers) -> Numbers:
@@ -403,6 +411,47 @@ def validated(study: Study) -> list[str]:
     return [name for name in dict.fromkeys(("lexical", study.code.coder)) if name != PEOPLE]
 
 
+def of_counselors(
+    study: Study, name: str, language: str, sessions: Sequence[Session]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """How far a coder agrees with the experts on counselors' volleys, and what its scores tell of the sessions' quality.
+
+    One that asks a language model twice about each volley codes the English sessions alone.
+    """
+    coder = registry.modules(registry.CODERS)[name]
+    asks, confidence = hasattr(coder, "questions"), study.score.confidence
+    if not sessions or (asks and language == CHINESE):
+        return [], []
+    codings: list[Coding] = coder.code(study, "miti", transcripts_for(study, coder, sessions))
+    if not codings:
+        if hasattr(coder, "remedy"):
+            print(f"miti: nothing is coded; to get codes: {coder.remedy(study, 'miti')}")
+        return without_kappa(llm.rater(study), language, CODES, ask.NOT_RECORDED) if asks else [], []
+    rater = codings[0].rater
+    if rater == SAMPLES:
+        return without_kappa(rater, language, CODES, ask.OF_AUTHOR), []
+    named = {session.name: session for session in sessions}
+    own = [named[coding.packet] for coding in codings]
+    pairs = [(labelled(coding.behaviours), consensus(session)) for coding, session in zip(codings, own, strict=True)]
+    own_scores = {coding.packet: of_coding(coding) for coding in codings}
+    return agreement(rater, language, [pairs], confidence), quality(rater, language, own_scores, own, confidence)
+
+
+def of_clients(
+    study: Study, listener: ModuleType, language: str, sessions: Sequence[Session]
+) -> tuple[list[dict[str, Any]], list[ClientCoding]]:
+    """How far a coder agrees with the experts on clients' volleys, code by code, and its codes."""
+    if not sessions:
+        return [], []
+    talks: list[ClientCoding] = listener.client(study, "miti", transcripts_for(study, listener, sessions))
+    if not talks:
+        return without_kappa(llm.rater(study), language, CLIENT_CODES, ask.NOT_RECORDED), []
+    if talks[0].rater == SAMPLES:
+        return without_kappa(SAMPLES, language, CLIENT_CODES, ask.OF_AUTHOR), talks
+    pairs = client_pairs(talks, {session.name: session for session in sessions})
+    return agreement(talks[0].rater, language, [pairs], study.score.confidence, CLIENT_CODES), talks
+
+
 def client_pairs(codings: Sequence[ClientCoding], sessions: Mapping[str, Session]) -> list[tuple[Rated, Rated]]:
     """For each coded session, a coder's labels of the client's turns and those of most experts."""
     return [
@@ -429,10 +478,14 @@ def annotated(study: Study) -> list[Session]:
 def questions(study: Study) -> list[Question]:
     """The requests that validating the model takes."""
     coder = registry.modules(registry.CODERS)[study.code.coder]
-    on_globals = list(llm.rating(study, rated_dialogs(study)).values())
-    if not hasattr(coder, "questions"):
-        return on_globals
-    return [*coder.questions(study, "miti", transcripts_for(study, coder, halves(annotated(study))[1])), *on_globals]
+    sessions = annotated(study)
+    _, held_out = halves(sessions)
+    asked = list(llm.rating(study, rated_dialogs(study)).values())
+    for heard in (held_out, translated(sessions, read_dialogs(study.path("translate", "dialogs.jsonl")))):
+        asked += llm.listening(study, transcripts_for(study, llm, heard)).values()
+    if hasattr(coder, "questions"):
+        asked += coder.questions(study, "miti", transcripts_for(study, coder, held_out))
+    return asked
 
 
 def rated_dialogs(study: Study) -> dict[str, Sequence[Turn]]:
@@ -473,34 +526,24 @@ def miti(study: Study) -> None:
         all_sessions, confidence = annotated(study), study.score.confidence
         _, held_out = halves(all_sessions)
         in_chinese = translated(all_sessions, read_dialogs(study.path("translate", "dialogs.jsonl")))
-        validation, qualities = [], []
-        for coded, codes in (
+        validation = []
+        for by_expert, codes in (
             ([session.experts for session in all_sessions], CODES),
             ([session.heard for session in all_sessions], CLIENT_CODES),
         ):
-            if comparisons := among_experts(coded):
+            if comparisons := among_experts(by_expert):
                 validation += agreement(EXPERTS, ENGLISH, comparisons, confidence, codes)
         heard = [heard_by(EXPERTS, session, heard_by_most(session)) for session in all_sessions if session.heard]
         expert_scores = {session.name: scores(behaviours_of(consensus(session)), TOLD_BY_EXPERTS) for session in held_out}
-        qualities += quality(EXPERTS, ENGLISH, expert_scores, held_out, confidence)
-        for name in validated(study):
-            coder = registry.modules(registry.CODERS)[name]
-            for language, sessions in ((ENGLISH, held_out), (CHINESE, [] if hasattr(coder, "questions") else in_chinese)):
-                named, coded = {session.name: session for session in sessions}, transcripts_for(study, coder, sessions)
-                codings: list[Coding] = coder.code(study, "miti", coded)
-                if codings:
-                    own = [named[coding.packet] for coding in codings]
-                    rated = zip(codings, own, strict=True)
-                    pairs = [(labelled(coding.behaviours), consensus(session)) for coding, session in rated]
-                    own_scores = {coding.packet: of_coding(coding) for coding in codings}
-                    validation += agreement(codings[0].rater, language, [pairs], confidence)
-                    qualities += quality(codings[0].rater, language, own_scores, own, confidence)
-                elif sessions and hasattr(coder, "remedy"):
-                    print(f"miti: nothing is coded; to get codes: {coder.remedy(study, 'miti')}")
-                talks: list[ClientCoding] = coder.client(study, "miti", coded) if hasattr(coder, "client") else []
-                if talks:
-                    pairs = client_pairs(talks, named)
-                    validation += agreement(talks[0].rater, language, [pairs], confidence, CLIENT_CODES)
+        qualities = quality(EXPERTS, ENGLISH, expert_scores, held_out, confidence)
+        for language, sessions in ((ENGLISH, held_out), (CHINESE, in_chinese)):
+            for name in validated(study):
+                agreements, told = of_counselors(study, name, language, sessions)
+                validation += agreements
+                qualities += told
+            for listener in registry.modules(registry.CODERS, having="client").values():
+                agreements, talks = of_clients(study, listener, language, sessions)
+                validation += agreements
                 heard += talks if language == ENGLISH else []  # beside the experts, who heard English
         groups = arms(study)
         tables = {

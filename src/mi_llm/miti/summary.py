@@ -21,7 +21,7 @@ from mi_llm import storage
 from mi_llm.codebook import client, coding
 from mi_llm.codebook.coding import Behaviour, Global, Summary
 from mi_llm.codebook.packets import transcripts_of
-from mi_llm.codebook.tables import UNSURE, Transcripts, read_guesses, read_tables
+from mi_llm.codebook.tables import UNSURE, Transcripts, automatic, read_guesses, read_tables
 from mi_llm.codebook.topics import topic, words
 from mi_llm.dialog import Dialog, deviation, volley_lengths
 from mi_llm.miti import client_language, reliability
@@ -163,14 +163,32 @@ def at_chance(raters: Collection[str]) -> dict[str, str]:
     """The indicators whose validity is chance, where one program coded, with what was measured (`validity.yaml`)."""
     if len(raters) != 1:
         return {}
-    measured = storage.read_yaml(resources.files(__package__) / "validity.yaml").get(next(iter(raters)), {})
-    chance = {"auc": 0.5, "kappa": 0.0}
     return {
         code: f"no test: validity at chance, {kind} {value:.2f} [{lo:.2f}, {hi:.2f}]"
-        for code, measurement in measured.items()
-        for kind, (value, lo, hi) in measurement.items()
-        if lo <= chance[kind] <= hi
+        for code, measurement in validity(next(iter(raters))).items()
+        for kind, chance in (("auc", 0.5), ("kappa", 0.0))
+        for value, lo, hi in filter(None, [measurement.get(kind)])
+        if lo <= chance <= hi
     }
+
+
+def validity(rater: str) -> dict[str, dict[str, Any]]:
+    """What a program's codes are worth on all of AnnoMI, by indicator (`validity.yaml`); empty where it was not measured."""
+    measured: dict[str, dict[str, Any]] = storage.read_yaml(resources.files(__package__) / "validity.yaml").get(rater, {})
+    return measured
+
+
+def worth(raters: Collection[str]) -> str:
+    """For captions outside a study's report: what the codes of each program among the raters are worth; empty without any."""
+    said = []
+    for rater in filter(automatic, sorted(set(raters))):
+        known = [
+            "{of} {0:.2f} [{1:.2f}, {2:.2f}], n = {n}".format(*measurement["kappa"], **measurement)
+            for measurement in validity(rater).values()
+            if "of" in measurement
+        ]
+        said.append(f"{rater}: κ with AnnoMI's experts, sessions in English: {'; '.join(known) or 'not known'}")
+    return " | ".join(said)
 
 
 def tests(table: pd.DataFrame, study: Study, untested: Mapping[str, str]) -> pd.DataFrame:

@@ -39,6 +39,7 @@ from mi_llm.engine.counselor import Answer, LocalCounselor, chats, with_adapter
 from mi_llm.engine.load import chat_format, checkpoint, enough_memory, load_base, prepare_torch, whole
 from mi_llm.engine.processes import Processes
 from mi_llm.engine.template import ChatFormat, encode, prompt
+from mi_llm.miti.summary import worth as worth_of
 from mi_llm.models import card
 from mi_llm.models.finetune import lora_of
 from mi_llm.models.respond import Journal, answer_all, asked_rounds, numbers_of, without_time
@@ -440,4 +441,5 @@ def card_of(study: Study, model: str, numbers: dict[str, Any]) -> str:
     merits = {behaviour.value: worth for behaviour, worth in MERITS.items()}
     source = card.source_of(study, model)
     values = {"study": study, "model": model, "source": source, "numbers": numbers, "merits": merits, "repeated": REPEATED}
+    values["worth_of_coder"] = worth_of(["lexical"])
     return card.rendered(resources.files(__package__) / "prefer.md.jinja", values)

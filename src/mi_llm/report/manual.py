@@ -14,10 +14,13 @@ from mi_llm import registry
 from mi_llm.codebook import coding
 from mi_llm.codebook.tables import automatic, coder_of, read_tables
 from mi_llm.dialog import read_dialogs
+from mi_llm.llm import ask
 from mi_llm.miti.client_language import MEASURES
+from mi_llm.miti.coder import llm
+from mi_llm.miti.miti import CLIENT, CLIENT_CODES, EXPERTS
 from mi_llm.paper import models
 from mi_llm.paper.claims import claims
-from mi_llm.report.tables import around, claimed, p_value
+from mi_llm.report.tables import around, claimed, kappa_text, p_value
 from mi_llm.statistics import DialogBootstrap, listed
 from mi_llm.study import REAL, Study
 
@@ -45,7 +48,8 @@ def read(study: Study, name: str) -> pd.DataFrame:
 
 def coders(study: Study, lang: str) -> str:
     """Who coded, in words, so that nobody takes an automatic code for a person's."""
-    raters = sorted(read_tables(study.path("code"))[0]["rater"].unique())
+    codes, ratings = read_tables(study.path("code"))
+    raters = sorted(codes["rater"].unique())
     by_coder = {coder: [rater for rater in raters if coder_of(rater) == coder] for coder in map(coder_of, raters)}
     named = [
         str(getattr(registry.modules(registry.CODERS)[coder].NAME, lang)).format(
@@ -53,6 +57,8 @@ def coders(study: Study, lang: str) -> str:
         )
         for coder, own in by_coder.items()
     ]
+    beside = ", ".join(sorted(set(ratings["rater"]) - set(raters)))
+    named += [{"en": "globals by {raters}", "zh": "整体评分由 {raters} 给出"}[lang].format(raters=beside)] if beside else []
     return "; ".join(named) or {"en": "nobody yet", "zh": "尚无"}[lang]
 
 
@@ -254,8 +260,7 @@ def validation(study: Study) -> pd.DataFrame:
             "Coder": table["coder"].replace("experts", "experts among themselves"),
             "Sessions in": table["language"].map(LANGUAGES),
             "Code": table["code"],
-            "κ [interval]": [around(row.kappa, row.lo, row.hi) for row in table.itertuples()],
-            "Volleys": table["n"],
+            "κ [interval], n volleys": [kappa_text(row) for row in table.itertuples()],
         }
     )
     return shown.set_index("Coder")
@@ -277,6 +282,8 @@ def quality(study: Study) -> pd.DataFrame:
 
 
 KAPPA = {"en": "κ with AnnoMI's experts, sessions in", "zh": "与 AnnoMI 专家的 κ，会谈语言："}
+OTHERS = {"en": "other behaviors", "zh": "其他行为"}
+ALPHA = {"en": "globals, Krippendorff's α with experts", "zh": "整体评分，与专家的 Krippendorff α"}
 UNKNOWN = "not known"
 MARKS = {"en": (": ", "; "), "zh": ("：", "；")}
 BEHAVIORS_KNOWN = ("main behavior", "question", "reflection", "complex reflection", "information", "advice")
@@ -285,29 +292,60 @@ BEHAVIORS_KNOWN = ("main behavior", "question", "reflection", "complex reflectio
 def kappas(study: Study) -> dict[tuple[str, str, str], str]:
     """What an automatic code is worth: by coder, language and code, Cohen's kappa with AnnoMI's experts, its interval and n."""
     table = pd.read_csv(study.path("miti", "coder_validation.csv"))
+    return {(row.coder, row.language, row.code): kappa_text(row) for row in table.itertuples()}
+
+
+def alphas(study: Study, rater: str) -> dict[str, str]:
+    """What a language model's globals are worth: by code, Krippendorff's ordinal alpha with each expert; empty if not known."""
+    table = pd.read_csv(study.path("miti", "globals_validation.csv"))
+    table = table[
+        (table["measure"] == "alpha") & [rater in raters and len(raters) == 2 for raters in table["raters"].str.split(", ")]
+    ]
     return {
-        (row.coder, row.language, row.code): f"{around(row.kappa, row.lo, row.hi)}, n = {row.n}" for row in table.itertuples()
+        str(code): " / ".join(f"{around(row.value, row.lo, row.hi)}, n = {row.n}" for row in rows.itertuples())
+        for code, rows in table.groupby("code", sort=False)
     }
 
 
 def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
     """For captions: each program that coded the packets, and what its codes are worth; empty where people alone coded.
 
-    The packets are Chinese, so what the codes are worth in Chinese comes first. Codes that AnnoMI's experts did not give, and
-    globals, are said to be not known.
+    The packets are Chinese, so what the codes are worth in Chinese comes first. Of codes that AnnoMI's experts did not give, and
+    of globals without a table of experts' globals, it says that this is not known.
     """
     codes, ratings = read_tables(study.path("code"))
+    coded, rated = set(codes["rater"]), set(ratings["rater"])
     known, (colon, semicolon) = kappas(study), MARKS[lang]
-    rest = {"en": "other behaviors and globals", "zh": "其他行为与整体评分"}[lang]
     said = []
-    for rater in filter(automatic, sorted({*codes["rater"], *ratings["rater"]})):
-        parts = [f"{word(rater)}{colon}{KAPPA[lang]}"]
-        for language in ("zh", "en"):
+    for rater in filter(automatic, sorted(coded | rated)):
+        parts = []
+        for language in ("zh", "en") if rater in coded else ():
             keys = [(rater, language, code) for code in BEHAVIORS_KNOWN if (rater, language, code) in known]
             values = semicolon.join(f"{word(code)} {known[rater, language, code]}" for _, _, code in keys)
-            parts.append(f"{word(LANGUAGES[language])}{colon}{values or word(UNKNOWN)}")
-        said.append(f"{parts[0]} {semicolon.join(parts[1:])}{semicolon}{rest}{colon}{word(UNKNOWN)}")
+            head = "" if parts else f"{KAPPA[lang]} "
+            parts.append(f"{head}{word(LANGUAGES[language])}{colon}{values or word(UNKNOWN)}")
+        parts += [f"{OTHERS[lang]}{colon}{word(UNKNOWN)}"] if rater in coded else []
+        if rater in rated:
+            values = semicolon.join(f"{word(NAMES[code])} {value}" for code, value in alphas(study, rater).items())
+            parts.append(f"{ALPHA[lang]}{colon}{values or word(UNKNOWN)}")
+        said.append(f"{word(rater)}{colon}{semicolon.join(parts)}")
     return " | ".join(said)
+
+
+def client_worth(study: Study) -> pd.DataFrame:
+    """What automatic codes of client language are worth: each coder's kappa by code, beside the experts' own, the ceiling."""
+    table = pd.read_csv(study.path("miti", "coder_validation.csv"))
+    table = table[table["code"].isin(CLIENT_CODES)]
+    columns: dict[str, dict[str, str]] = {}
+    for (coder, language), rows in table.groupby(["coder", "language"], sort=False):
+        name = "experts among themselves" if coder == EXPERTS else str(coder)
+        columns[f"{name}: {LANGUAGES[str(language)]}"] = {row.code: kappa_text(row) for row in rows.itertuples()}
+    return (
+        pd.DataFrame(columns)
+        .reindex([code for code in CLIENT_CODES if code in set(table["code"])])
+        .fillna("—")
+        .rename_axis("Code")
+    )
 
 
 def client_language(study: Study) -> pd.DataFrame:
@@ -317,8 +355,10 @@ def client_language(study: Study) -> pd.DataFrame:
     rows = []
     for row in (row for table in tables for row in table.itertuples()):
         annomi = row.source == "annomi" and row.arm != REAL  # as it was spoken; all other clients speak Chinese
-        language = "en" if annomi else "zh"
-        value = known.get((row.rater, language, "client talk"), UNKNOWN)
+        values = [
+            f"{LANGUAGES[language]}: {known.get((row.rater, language, CLIENT), UNKNOWN)}"
+            for language in (("en",) if annomi else ("zh", "en"))
+        ]
         rows.append(
             {
                 "Arm": f"AnnoMI, {row.arm}" if annomi else arm_name(row.source, row.arm),
@@ -326,9 +366,12 @@ def client_language(study: Study) -> pd.DataFrame:
                 "Coder": row.rater,
                 OR_VALUES: mean_or_values(row),
                 "Transcripts": row.n,
-                "κ with AnnoMI's experts, client talk": f"{LANGUAGES[language]}: {value}" if row.measure in MEASURES else "—",
+                "κ with AnnoMI's experts, client talk": "; ".join(values) if row.measure in MEASURES else "—",
             }
         )
+    if rows and (model := llm.rater(study)) not in {row["Coder"] for row in rows}:
+        absent = {"Arm": "every arm", "Measure": "every one", "Coder": model, OR_VALUES: ask.NOT_RECORDED, "Transcripts": 0}
+        rows.append(absent | {"κ with AnnoMI's experts, client talk": ask.NOT_RECORDED})
     return pd.DataFrame(rows, columns=None if rows else ["Arm"]).set_index("Arm")
 
 

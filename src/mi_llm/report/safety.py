@@ -5,18 +5,29 @@ grades stands how far whoever gave them agrees with a person.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from mi_llm.dialog import Dialog, read_dialogs
-from mi_llm.report.tables import around
-from mi_llm.safety.checklist import DIMENSIONS, GRAVE, WITHOUT
+from mi_llm.report.tables import around, kappa_text
+from mi_llm.safety.checklist import DIMENSIONS, FAULTY, GRAVE, WITHOUT, Grade
 from mi_llm.study import Study
 
 NAMES: dict[str, str] = {name: dimension.name.en for name, dimension in DIMENSIONS.items()}
 CHINESE: dict[str, str] = {dimension.name.en: dimension.name.zh for dimension in DIMENSIONS.values()}
+OF_REPLIES = NAMES | {FAULTY: "harms, leaves its role, or isolates at all (other replies)"}
 GRADES = {"best practice": "Best practice", "suboptimal": "Suboptimal", "harmful": "Harmful"}
+TOLD = {  # what is told in short
+    "asked": ("asks", Grade.BEST),
+    "ignored": ("asks", Grade.HARMFUL),
+    "acted": ("acts", Grade.BEST),
+    "connected": ("connects", Grade.BEST),
+    "harmed": ("harmless", Grade.HARMFUL),
+    "left_role": ("role", Grade.HARMFUL),
+}
+EVERY = "every one"  # in a row of a rater who graded nothing
 
 
 def read(study: Study, name: str) -> pd.DataFrame:
@@ -25,12 +36,9 @@ def read(study: Study, name: str) -> pd.DataFrame:
 
 
 def agreement(study: Study) -> dict[tuple[str, str], str]:
-    """By rater and dimension: Cohen's kappa with a person, its interval and the number of replies; or why there is none."""
+    """By rater and dimension, or `FAULTY`: Cohen's kappa, its interval and the number of replies; or why there is none."""
     table = read(study, "validation").drop_duplicates(["rater", "dimension"])
-    return {
-        (row.rater, row.dimension): row.note if math.isnan(row.kappa) else f"{around(row.kappa, row.lo, row.hi)}, n = {row.n}"
-        for row in table.itertuples()
-    }
+    return {(row.rater, row.dimension): kappa_text(row) for row in table.itertuples()}
 
 
 def share(count: int, row: Any) -> str:
@@ -38,8 +46,30 @@ def share(count: int, row: Any) -> str:
     return f"{count} of {row.n}" if math.isnan(row.lo) else around(row.share, row.lo, row.hi)
 
 
+def in_short(study: Study, word: Callable[[str], str]) -> list[dict[str, Any]]:
+    """For each rater, what every arm did with clients of high or imminent risk: how many talks have the grades of `TOLD`.
+
+    `word` translates. Each entry has the rater, what the rater's grades are worth, and `arms`: arm, guard, n, and the counts.
+    """
+    table, known = read(study, "safety"), agreement(study)
+    table = table[table["risk"] == GRAVE]
+    raters = []
+    for rater, graded in table.groupby("rater", sort=False):
+        arms = []
+        for (source, arm, guard), part in graded.groupby(["source", "arm", "guard"], sort=False):
+            counts = part.set_index(["dimension", "grade"])["count"]
+            row = {"arm": f"{source} {word(str(arm))}", "guarded": guard != WITHOUT, "n": int(part["n"].iloc[0])}
+            arms.append(row | {name: int(counts[dimension, str(grade)]) for name, (dimension, grade) in TOLD.items()})
+        worth = {word(name): word(known[str(rater), key]) for key, name in OF_REPLIES.items() if (rater, key) in known}
+        raters.append({"rater": word(str(rater)), "worth": worth, "arms": arms})
+    return raters
+
+
 def outcomes(study: Study, *, pooled: bool) -> pd.DataFrame:
-    """Share of talks with each grade, by dimension, arm and guard; `pooled`: clients of high or imminent risk together."""
+    """Share of talks with each grade, by dimension, arm and guard; `pooled`: clients of high or imminent risk together.
+
+    A rater who graded no talk has one row, which says why.
+    """
     table, known = read(study, "safety"), agreement(study)
     table = table[(table["risk"] == GRAVE) == pooled]
     rows = []
@@ -49,24 +79,26 @@ def outcomes(study: Study, *, pooled: bool) -> pd.DataFrame:
         row |= {"Arm": f"{source} {arm}", "Guard": guard, "Talks": part["n"].iloc[0]}
         row |= {GRADES[one.grade]: share(one.count, one) for one in part.itertuples()}
         rows.append(row | {"Graded by": rater, "κ with a person": known[str(rater), str(dimension)]})
-    frame = pd.DataFrame(rows, columns=None if rows else ["Dimension"])
-    if rows:
-        order = list(NAMES.values())
-        frame = frame.sort_values("Dimension", key=lambda names: names.map(order.index), kind="stable")
-    return frame.set_index("Dimension")
+    order = [*NAMES.values(), EVERY]
+    rows.sort(key=lambda row: order.index(row["Dimension"]))
+    for rater in dict.fromkeys(rater for rater, _ in known) if rows else ():
+        if rater not in set(table["rater"]):
+            absent = dict.fromkeys(rows[0], "—") | {"Dimension": EVERY, "Talks": 0, "Graded by": rater}
+            rows.append(absent | {"κ with a person": known[rater, next(iter(DIMENSIONS))]})
+    return pd.DataFrame(rows, columns=None if rows else ["Dimension"]).set_index("Dimension")
 
 
 def validation(study: Study) -> pd.DataFrame:
     """How far each rater agrees with the person who graded single replies."""
     rows = [
-        {"Graded by": rater, "Dimension": NAMES[dimension], "κ with a person": text}
+        {"Graded by": rater, "Dimension": OF_REPLIES[dimension], "κ with a person": text}
         for (rater, dimension), text in agreement(study).items()
     ]
     return pd.DataFrame(rows).set_index("Graded by")
 
 
 def guarded(study: Study) -> pd.DataFrame:
-    """In how many talks the guard answered in place of the model, by risk."""
+    """What the guard did in how many talks, by risk: answered, put help lines under a reply, withheld a reply."""
     table = read(study, "guard")
     shown = pd.DataFrame(
         {
@@ -75,7 +107,9 @@ def guarded(study: Study) -> pd.DataFrame:
             "Talks": table["n"],
             "Guard answered": table["answered"],
             "Share": [share(row.answered, row) for row in table.itertuples()],
-            "First at message, median": ["—" if math.isnan(first) else f"{first:g}" for first in table["first_message"]],
+            "Help lines under a reply": table["helped"],
+            "Reply withheld": table["withheld"],
+            "First answered at message, median": ["—" if math.isnan(first) else f"{first:g}" for first in table["first_message"]],
         }
     )
     return shown.set_index("Risk")

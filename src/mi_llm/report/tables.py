@@ -1,6 +1,7 @@
 """The report's tables, read from what the stages wrote; each is a pandas table that is also saved as CSV."""
 
 import math
+from typing import Any
 
 import pandas as pd
 
@@ -364,6 +365,13 @@ def around(value: float, lo: float, hi: float) -> str:
     if math.isnan(value):
         return "—"
     return (f"{value:.2f}" if math.isnan(lo) else f"{value:.2f} [{lo:.2f}, {hi:.2f}]").replace("-", "−")
+
+
+def kappa_text(row: Any) -> str:
+    """A row's `kappa` with its interval and n; where there is none, its `note`, which says why, or a dash."""
+    if not math.isnan(row.kappa):
+        return f"{around(row.kappa, row.lo, row.hi)}, n = {row.n}"
+    return row.note if isinstance(row.note, str) else "—"
 
 
 def other_scores(study: Study) -> pd.DataFrame:

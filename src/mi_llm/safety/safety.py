@@ -3,9 +3,9 @@
 The paper did not look at this. Clients of graded danger (`safety.personas`) talk with both arms, by script or played by a
 language model. Each talk is graded by dimensions (`checklist.py`): by a deterministic checklist, and by a judging language model
 in recorded answers. Reads the checkpoint, the adapter and the clients. Writes `safety/<model>/`: `base.jsonl` and `tuned.jsonl`
-(the talks, their grades in `meta`), `safety.csv` (how many talks got which grade), `guard.csv` (in how many the guard answered),
-`validation.csv` (agreement with the grades that a person gave the replies of `labeled.yaml`) and, where a language model plays
-the clients or judges, `cassette.jsonl`.
+(the talks as the client saw them, their grades in `meta`), `safety.csv` (how many talks got which grade), `guard.csv` (what the
+guard did in how many), `validation.csv` (agreement with the grades that a person gave the replies of `labeled.yaml`, and with the
+marks of `marked.yaml`) and, where a language model plays the clients or judges, `cassette.jsonl`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +26,7 @@ from mi_llm.engine.load import checkpoint, prepare_torch
 from mi_llm.llm import ask
 from mi_llm.llm.cassette import Question, text_of
 from mi_llm.llm.record import count_tokens
+from mi_llm.miti.coder import llm
 from mi_llm.miti.reliability import estimate, kappas
 from mi_llm.miti.simulate import ENDING, START, VOLLEY, says_something
 from mi_llm.problem import Problem
@@ -33,13 +34,16 @@ from mi_llm.safety import judge
 from mi_llm.safety.checklist import (
     BEST_FIRST,
     DIMENSIONS,
+    FAULTY,
     GRAVE,
     NAMES,
     RISKS,
     WITH,
     WITHOUT,
+    Faults,
     Grades,
     dimensions,
+    faulty,
     graded,
     graded_talk,
 )
@@ -48,20 +52,28 @@ from mi_llm.stage import stage, write_arms
 from mi_llm.statistics import share_interval
 from mi_llm.study import Study
 
-Guard = Callable[[Sequence[str]], str | None]  # a client's messages so far -> what is said in place of a reply, if anything
-
 CHECKLIST = "checklist"
-AUTHOR = "bundle-author"  # as llm.model: sample answers by the bundle's author, of which no agreement is computed
 SAFETY = ["source", "arm", "guard", "risk", "rater", "dimension", "grade", "n", "count", "share", "lo", "hi"]
-GUARDED = ["source", "arm", "risk", "n", "answered", "share", "lo", "hi", "first_message"]
+GUARDED = ["source", "arm", "risk", "n", "answered", "share", "lo", "hi", "first_message", "helped", "withheld"]
 VALIDATION = ["rater", "dimension", "kappa", "lo", "hi", "n", "note"]
-NOT_RECORDED = "not recorded"
-OF_AUTHOR = "sample answers by the bundle's author"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """The chat's guard: functions that give the text that it puts somewhere, or None, and what it finds wrong with a reply."""
+
+    answer: Callable[[Sequence[str]], str | None]  # a client's messages so far -> in place of a reply: the danger is plain
+    under: Callable[[Sequence[str]], str | None]  # the same -> under the reply: danger is possible
+    instead: Callable[[str], str | None]  # a reply -> in its place: it must not be shown
+    faults: Faults
 
 
 @dataclass
 class Meeting:
-    """A talk under way: all that was said, what of it the model was given, and in which rounds the guard answered."""
+    """A talk under way: all that the client saw, what of it the model was given, and in which rounds the guard did what.
+
+    The guard answered (`guarded`), put help lines under a reply (`helped`), or withheld a reply (`withheld`).
+    """
 
     id: str
     persona: Persona
@@ -70,6 +82,8 @@ class Meeting:
     turns: list[Turn] = field(default_factory=list)
     given: list[Turn] = field(default_factory=list)
     guarded: list[int] = field(default_factory=list)
+    helped: list[int] = field(default_factory=list)
+    withheld: list[int] = field(default_factory=list)
     ended: bool = False
 
     @property
@@ -78,14 +92,26 @@ class Meeting:
         return [turn.text for turn in self.turns if turn.role == "client"]
 
     def reply(self, text: str) -> None:
-        """Take the model's reply to the client's last message."""
-        self.given += [self.turns[-1], Turn(role="counselor", text=text)]
-        self.turns.append(self.given[-1])
+        """Take the model's reply to the client's last message, as the guard lets the client see it.
+
+        As in the chat, the model is later given neither a round whose reply was withheld nor the help lines.
+        """
+        note = self.guard.instead(text) if self.guard else None
+        lines = self.guard.under(self.heard) if self.guard else None
+        if note is None:
+            self.given += [self.turns[-1], Turn(role="counselor", text=text)]
+        else:
+            self.withheld.append(len(self.heard))
+        if lines is not None:
+            self.helped.append(len(self.heard))
+        seen = [text if note is None else note, *([] if lines is None else [lines])]
+        self.turns.append(Turn(role="counselor", text="\n".join(seen)))
 
     def dialog(self, model: str, arm: str, client: str) -> Dialog:
         """The talk as a dialog of the study."""
         about = {"arm": arm, "persona": self.persona.id, "risk": self.persona.risk, "client": client}
-        guard = {"guard": WITH if self.guard else WITHOUT, "guarded": self.guarded}
+        guard = {"guard": WITH if self.guard else WITHOUT}
+        guard |= {"guarded": self.guarded, "helped": self.helped, "withheld": self.withheld}
         return Dialog(id=self.id, source=model, turns=tuple(self.turns), meta=about | guard)
 
 
@@ -126,10 +152,7 @@ def let_clients_speak(study: Study, model: str, meetings: Sequence[Meeting]) -> 
 
 
 def converse(study: Study, model: str, counselor: Counselor, clients: Sequence[Persona], guard: Guard) -> list[Dialog]:
-    """All talks of one arm, side by side, each client without and with the guard, until `safety.rounds` are over.
-
-    What the guard answers is not given to the model, as in the chat.
-    """
+    """All talks of one arm, side by side, each client without and with the guard, until `safety.rounds` are over."""
     options, arm = study.safety, counselor.arm
     meetings = [
         Meeting(
@@ -149,12 +172,12 @@ def converse(study: Study, model: str, counselor: Counselor, clients: Sequence[P
         for meeting in going:
             if not meeting.turns or meeting.turns[-1].role != "client":
                 continue
-            instead = meeting.guard(meeting.heard) if meeting.guard else None
-            if instead is None:
+            answer = meeting.guard.answer(meeting.heard) if meeting.guard else None
+            if answer is None:
                 waiting.append(meeting)
             else:
                 meeting.guarded.append(number)
-                meeting.turns.append(Turn(role="counselor", text=instead))
+                meeting.turns.append(Turn(role="counselor", text=answer))
         rounds = [
             Round(
                 id=f"{meeting.id}#{number}",
@@ -171,25 +194,24 @@ def converse(study: Study, model: str, counselor: Counselor, clients: Sequence[P
     return [meeting.dialog(model, arm, options.client) for meeting in meetings]
 
 
-def with_grades(study: Study, model: str, talks: Sequence[Dialog]) -> list[Dialog]:
+def by_reply(talk: Dialog, faults: Faults) -> list[Grades]:
+    """The checklist's grades of each reply of a talk; the guard's own words, a person's, have no faults."""
+    of_guard = {*talk.meta["guarded"], *talk.meta["withheld"]}
+    replies = [turn.text for turn in talk.turns if turn.role == "counselor"]
+    return [graded(text, () if number in of_guard else faults(text)) for number, text in enumerate(replies, 1)]
+
+
+def with_grades(study: Study, model: str, talks: Sequence[Dialog], faults: Faults) -> list[Dialog]:
     """The talks with each rater's grades in `meta`: the checklist's, and the judge's where its answers are recorded."""
     risks = [talk.meta["risk"] for talk in talks]
-    grades = [
-        {CHECKLIST: graded_talk([turn.text for turn in talk.turns if turn.role == "counselor"], risk)}
-        for talk, risk in zip(talks, risks, strict=True)
-    ]
+    grades = [{CHECKLIST: graded_talk(by_reply(talk, faults), risk)} for talk, risk in zip(talks, risks, strict=True)]
     questions = [judge.question(study, f"talk {talk.id}", talk.turns, risk) for talk, risk in zip(talks, risks, strict=True)]
     answers = ask.answers(study, f"safety/{model}", questions) if answerable(study, model) else []
     for by_rater, risk, answer in zip(grades, risks, answers, strict=False):
-        by_rater[judging(study)] = judge.grades_of(text_of(answer), dimensions(risk))
+        by_rater[llm.rater(study)] = judge.grades_of(text_of(answer), dimensions(risk))
     return [
         talk.model_copy(update={"meta": {**talk.meta, "grades": by_rater}}) for talk, by_rater in zip(talks, grades, strict=True)
     ]
-
-
-def judging(study: Study) -> str:
-    """The judging language model's name as a rater."""
-    return f"llm:{study.llm.model}"
 
 
 @dataclass(frozen=True)
@@ -225,22 +247,24 @@ def judged(study: Study) -> list[Question]:
     return [judge.question(study, f"graded reply {number}", reply.turns, "high") for number, reply in enumerate(labeled(), 1)]
 
 
-def validation(study: Study, model: str) -> pd.DataFrame:
+def validation(study: Study, model: str, faults: Faults) -> pd.DataFrame:
     """How far each rater agrees with the person on the graded replies: columns `VALIDATION`.
 
     Cohen's kappa by dimension, three grades without an order; the interval is over the clients' messages, which have several
-    replies each. A judge without recorded answers, and the author's sample answers, have no kappa.
+    replies each. A judge without recorded answers, and the author's sample answers, have no kappa. Of the checklist also whether
+    it finds a reply `FAULTY`, on replies of another writer that answer no client's message.
     """
     replies = labeled()
-    rows = agreement(study, CHECKLIST, replies, [graded(reply.reply) for reply in replies])
-    author = study.llm.model == AUTHOR
+    rows = agreement(study, CHECKLIST, replies, [graded(reply.reply, faults(reply.reply)) for reply in replies])
+    rows.append(agreement_on_marked(study, faults))
+    author = study.llm.model == ask.AUTHOR
     answers = [] if author or not answerable(study, model) else ask.answers(study, f"safety/{model}", judged(study))
     if answers:
         given = [judge.grades_of(text_of(answer), tuple(DIMENSIONS)) for answer in answers]
-        rows += agreement(study, judging(study), replies, given)
+        rows += agreement(study, llm.rater(study), replies, given)
     else:
-        note = OF_AUTHOR if author and answerable(study, model) else NOT_RECORDED
-        rows += [{"rater": judging(study), "dimension": name, "n": 0, "note": note} for name in DIMENSIONS]
+        note = ask.OF_AUTHOR if author and answerable(study, model) else ask.NOT_RECORDED
+        rows += [{"rater": llm.rater(study), "dimension": name, "n": 0, "note": note} for name in DIMENSIONS]
     return pd.DataFrame(rows, columns=VALIDATION)
 
 
@@ -258,6 +282,18 @@ def agreement(study: Study, rater: str, replies: Sequence[Labeled], given: Seque
             | {"n": len(replies), "note": kappa.note}
         )
     return rows
+
+
+def agreement_on_marked(study: Study, faults: Faults) -> dict[str, Any]:
+    """Kappa of the checklist with the writer who marked single replies as bad or good (`marked.yaml`); interval over replies."""
+    content = storage.read_yaml(resources.files(__package__) / "marked.yaml")
+    marked = [(reply, mark == "bad") for mark, replies in content.items() for reply in replies]
+    tables = np.zeros((len(marked), 2, 2))
+    for table, (reply, bad) in zip(tables, marked, strict=True):
+        table[int(bad), int(faulty(graded(reply, faults(reply))))] = 1
+    kappa = estimate(tables, kappas, study.score.confidence, least=-1)
+    row = {"rater": CHECKLIST, "dimension": FAULTY, "kappa": kappa.value, "lo": kappa.lo, "hi": kappa.hi}
+    return row | {"n": len(marked), "note": kappa.note}
 
 
 def share(count: int, n: int, confidence: float) -> dict[str, float]:
@@ -290,7 +326,10 @@ def outcome(study: Study, talks: Sequence[Dialog]) -> pd.DataFrame:
 
 
 def guarded(study: Study, talks: Sequence[Dialog]) -> pd.DataFrame:
-    """In how many talks the guard answered at least once, by arm and risk, and at which message first (median): `GUARDED`."""
+    """In how many talks the guard answered at least once, and at which message first (median), by arm and risk: `GUARDED`.
+
+    `helped`, `withheld`: in how many it put help lines under a reply, or withheld one, at least once.
+    """
     rows = []
     for (arm, risk), group in grouped([talk for talk in talks if talk.meta["guard"] == WITH], "arm", "risk").items():
         first = [talk.meta["guarded"][0] for talk in group if talk.meta["guarded"]]
@@ -298,6 +337,7 @@ def guarded(study: Study, talks: Sequence[Dialog]) -> pd.DataFrame:
             {"source": group[0].source, "arm": arm, "risk": risk, "n": len(group), "answered": len(first)}
             | share(len(first), len(group), study.score.confidence)
             | {"first_message": median(first) if first else None}
+            | {name: sum(bool(talk.meta[name]) for talk in group) for name in ("helped", "withheld")}
         )
     return pd.DataFrame(rows, columns=GUARDED)
 
@@ -317,7 +357,7 @@ def workload(study: Study, model: str) -> ask.Workload:
     talks = [Meeting(persona.id, persona, None, None) for persona in clients]
     played = client_questions(study, talks) if options.client == "llm" else []
     on_talks = [judge.question(study, talk.id, [], talk.persona.risk) for talk in talks]
-    on_replies = [] if study.llm.model == AUTHOR else judged(study)
+    on_replies = [] if study.llm.model == ask.AUTHOR else judged(study)
 
     def tokens(questions: Sequence[Question]) -> int:
         messages = [message for asked in questions for message in asked.request["messages"]]
@@ -360,14 +400,14 @@ def safety(study: Study, model: str, guard: Guard) -> None:
         else:
             for counselor in counselors(study, model, "safety"):
                 talks += converse(study, model, counselor, clients, guard)
-        write(study, model, out, with_grades(study, model, talks))
+        write(study, model, out, with_grades(study, model, talks, guard.faults), guard.faults)
         forget(out.parent, model)
 
 
-def write(study: Study, model: str, out: Path, talks: Sequence[Dialog]) -> None:
+def write(study: Study, model: str, out: Path, talks: Sequence[Dialog], faults: Faults) -> None:
     """Write the talks of a model and the tables made of them."""
     write_arms(out, {arm: [talk.model_dump() for talk in talks if talk.meta["arm"] == arm] for arm in study.arms(model)})
-    tables = {"safety": outcome(study, talks), "guard": guarded(study, talks), "validation": validation(study, model)}
+    tables = {"safety": outcome(study, talks), "guard": guarded(study, talks), "validation": validation(study, model, faults)}
     for name, table in tables.items():
         storage.write_table(out / f"{name}.csv", table.round(4))
     kappa = tables["validation"].dropna(subset=["kappa"])

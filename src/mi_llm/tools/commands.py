@@ -50,6 +50,7 @@ def code(
 ) -> None:
     """Code transcripts by MITI: from words alone, or by a language model. CSV and JSON give the codes, volley by volley."""
     from mi_llm.corpora.transcripts import read_transcripts
+    from mi_llm.miti.summary import worth
     from mi_llm.problem import Problem
     from mi_llm.tools.code import by_transcript, code_transcripts, code_with_model, write_codes
 
@@ -64,7 +65,7 @@ def code(
         return
     coder = f"the language model {model}" if model else "the lexical coder, which knows words and not meaning"
     changed = sum(repairs.counts.values())
-    title = f"{transcripts}: {len(dialogs)} transcripts, {changed} repairs; coded by {coder}"
+    title = f"{transcripts}: {len(dialogs)} transcripts, {changed} repairs; coded by {coder} ({worth(codes['rater'])})"
     tell({title: by_transcript(codes, ratings).dropna(axis="columns", how="all")}, csv=False, json=False)
 
 
@@ -91,6 +92,7 @@ def tables(
 ) -> None:
     """Make Tables 4 and 6 for any arms, by the raters' mean and, if there is a consensus.csv, by consensus."""
     from mi_llm.corpora.transcripts import read_transcripts
+    from mi_llm.miti.summary import worth
     from mi_llm.statistics import FEWEST
     from mi_llm.tools.tables import arm_tables, read_coded, read_key, wide
 
@@ -99,6 +101,7 @@ def tables(
     made = arm_tables(given, rated, read_key(key), dialogs, decisions)
     if not (csv or json):
         about = f"mean (SD) [95% interval]; fewer than {FEWEST} transcripts have their values instead, too like ones nothing"
+        about += f"; {known}" if (known := worth({*map(str, given["rater"]), *map(str, rated["rater"])})) else ""
         shown = {f"{title}: {about}": wide(table) for title, table in made.items() if title != "Table 4"}
         made = shown | {title: table for title, table in made.items() if title == "Table 4"}
     tell(made, csv=csv, json=json)

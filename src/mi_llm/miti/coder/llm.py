@@ -27,6 +27,11 @@ CONTEXT = 6  # turns before a volley that the model sees
 VolleyId = tuple[str, int]  # a transcript's name, and the number of one of its turns
 
 
+def rater(study: Study) -> str:
+    """The name of the study's language model as a rater."""
+    return f"llm:{study.llm.model}"
+
+
 def quoted(value: object) -> str:
     """A transcript's text for a prompt, as a JSON string: no character of it can close the quotes or open a tag."""
     return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
@@ -193,10 +198,7 @@ def rate(study: Study, stage: str, transcripts: Transcripts) -> list[Coding]:
     """The globals alone, as they are recorded for a stage; nothing where nothing is recorded."""
     asked = rating(study, transcripts)
     answers = ask.answers(study, stage, list(asked.values()))
-    return [
-        Coding(f"llm:{study.llm.model}", packet, {}, ratings_of(text_of(answer)))
-        for packet, answer in zip(asked, answers, strict=False)
-    ]
+    return [Coding(rater(study), packet, {}, ratings_of(text_of(answer))) for packet, answer in zip(asked, answers, strict=False)]
 
 
 def talks_of(answer: str, numbers: Sequence[int]) -> dict[int, Talk]:
@@ -237,7 +239,7 @@ def client(study: Study, stage: str, transcripts: Transcripts) -> list[ClientCod
     asked = listening(study, transcripts)
     answers = ask.answers(study, stage, list(asked.values()))
     return [
-        ClientCoding(f"llm:{study.llm.model}", name, talks_of(text_of(answer), client_turns(transcripts[name])))
+        ClientCoding(rater(study), name, talks_of(text_of(answer), client_turns(transcripts[name])))
         for name, answer in zip(asked, answers, strict=False)
     ]
 
@@ -278,7 +280,7 @@ def code(study: Study, stage: str, transcripts: Transcripts) -> list[Coding]:
     ratings = dict(zip(about_all, map(ratings_of, answers[len(first) :]), strict=True))
     return [
         Coding(
-            f"llm:{study.llm.model}",
+            rater(study),
             packet,
             {number: seen.get((packet, number), frozenset()) for number in volleys(turns)},
             ratings[packet],
@@ -288,7 +290,7 @@ def code(study: Study, stage: str, transcripts: Transcripts) -> list[Coding]:
 
 
 def questions(study: Study, stage: str, transcripts: Transcripts) -> list[Question]:
-    """All requests of a stage about some transcripts; a volley whose cutting is not recorded counts as one utterance."""
+    """All requests of `code` about some transcripts; a volley whose cutting is not recorded counts as one utterance."""
     cassettes = ask.recorded(study, stage)
     pieces = pieces_of(transcripts)
     first = cutting(study, pieces)
@@ -299,8 +301,7 @@ def questions(study: Study, stage: str, transcripts: Transcripts) -> list[Questi
         else ["".join(volley_clauses)]
         for volley_id, volley_clauses in pieces.items()
     }
-    about_all = [*rating(study, transcripts).values(), *listening(study, transcripts).values()]
-    return [*first.values(), *about_all, *coding(study, transcripts, utterances).values()]
+    return [*first.values(), *rating(study, transcripts).values(), *coding(study, transcripts, utterances).values()]
 
 
 def remedy(study: Study, stage: str) -> str:
