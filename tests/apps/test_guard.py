@@ -361,7 +361,7 @@ def test_replies_are_checked(reply: str, fault: str | None) -> None:
 
 
 def test_after_danger_a_doubtful_reply_is_held() -> None:
-    score = detector.bundled("replies").scores(guard.rules().plain(DOUBTFUL))[detector.ANY]
+    score = detector.bundled("replies").scores(guard.rules().plain(guard.rules().folded(DOUBTFUL)))[detector.ANY]
     assert guard.CAREFUL <= score < guard.WITHHELD
     assert guard.faults(DOUBTFUL) == ()
     assert guard.faults(DOUBTFUL, in_danger=True) != ()

@@ -154,9 +154,9 @@ class Rules:
             tuple(blank(self.denied.en, self.returns.en, form) for form in text.en),
         )
 
-    def plain(self, text: str) -> str:
+    def plain(self, text: Folded) -> str:
         """A text as the detector reads it: both languages in one, ` . ` between clauses, an idiom, denial or `?` as a word."""
-        chinese = ASKED.sub(" asked . ", self.idioms.zh.sub(" idiom ", self.folded(text).zh))
+        chinese = ASKED.sub(" asked . ", self.idioms.zh.sub(" idiom ", text.zh))
         chinese = self.denied.zh.sub(
             lambda found: found[0] if self.returns.zh.search(chinese, found.end()) else " denied ", chinese
         )
@@ -218,24 +218,26 @@ def look(messages: Sequence[str], alerted: Sequence[Category] = ()) -> Danger:
     the last `ALERT` messages, if any: then a goodbye or a means suffices for another answer.
     """
     known = rules()
-    latest = known.calm(known.folded(messages[-1]))
+    folded = known.folded(messages[-1])
+    latest = known.calm(folded)
     before = [said for message in messages[-WINDOW:-1] if (said := spoken(message[-EARLIER:]))]
     earlier = known.calm(known.folded(run_on(before)))
     together = known.calm(known.folded(run_on([*before, spoken(messages[-1][:LONGEST])])))
-    score = detector.bundled("messages").scores(known.plain(messages[-1]))
-    joined = detector.bundled("messages").scores(known.plain(", ".join([*before, messages[-1][:EARLIER]]))) if before else score
+    learned = detector.bundled("messages")
+    score = learned.scores(known.plain(folded))
+    joined = learned.scores(known.plain(known.folded(", ".join([*before, messages[-1][:EARLIER]])))) if before else score
     listed = {
         category
         for category, search in known.crisis.items()
         if search.count(latest) or (before and search.count(together) > search.count(earlier))
     }
     surest = score[detector.ANY]
-    learned = {name for name in CATEGORIES if score[name] == max(score[other] for other in CATEGORIES)}
-    plain = learned if surest >= (LATER if before else PLAIN) else set()
+    likeliest = {name for name in CATEGORIES if score[name] == max(score[other] for other in CATEGORIES)}
+    plain = likeliest if surest >= (LATER if before else PLAIN) else set()
     plain |= listed if surest >= DOUBTED else set()
     if not plain and alerted and known.after.count(latest):
         plain = set(alerted)
-    possible = listed | (learned if max(surest, joined[detector.ANY]) >= POSSIBLE else set())
+    possible = listed | (likeliest if max(surest, joined[detector.ANY]) >= POSSIBLE else set())
     tier: Tier = "plain" if plain else "possible" if possible else "none"
     return Danger(tier, tuple(category for category in CATEGORIES if category in (plain or possible)))
 
@@ -285,10 +287,10 @@ def faults(reply: str, *, in_danger: bool = False) -> tuple[Fault, ...]:
     help), promises what nobody can, or diagnoses.
     """
     known = rules()
-    text = known.folded(reply).without(known.denials)
+    folded = known.folded(reply)
+    text = folded.without(known.denials)
     listed = {name for name, search in known.replies.items() if search.count(text)}
-    score = detector.bundled("replies").scores(known.plain(reply))
-    learned = max(FAULTS, key=lambda name: score.get(name, 0.0))
+    score = detector.bundled("replies").scores(known.plain(folded))
     if score[detector.ANY] >= (CAREFUL if in_danger else WITHHELD):
-        listed.add(learned)
+        listed.add(max(FAULTS, key=lambda name: score.get(name, 0.0)))
     return tuple(name for name in FAULTS if name in listed)
