@@ -596,6 +596,19 @@ def tool_guard_train() -> None:
     training()
 
 
+@tool.command("guard-measure")
+def tool_guard_measure(
+    folder: Annotated[Path, typer.Argument(help="danger.jsonl, lookalikes.jsonl, talks.jsonl, replies.jsonl")],
+    out: Annotated[Path, typer.Argument(help="CSV file to which the figures are added")],
+    name: Annotated[str, typer.Option("--set", help="what the set is called in the table")],
+    version: Annotated[str, typer.Option("--guard", help="which guard is measured")],
+) -> None:
+    """Measure the crisis guard on a set with labels: shares by category and language, with intervals."""
+    from mi_llm.apps.chat.measuring import measure
+
+    measure(folder, out, name=name, version=version)
+
+
 def existing_text(path: Path) -> Path:
     """The path, if it is a file; raises Problem otherwise."""
     if not path.is_file():

@@ -1,5 +1,6 @@
-"""The chat through its doors: the guard over a committed list, a real server before a real model server, and a real Chromium."""
+"""The chat through its doors: a real server before a real model server, and a real Chromium."""
 
+import asyncio
 import json
 import os
 import re
@@ -8,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,13 +27,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from repository import ROOT
 
-from mi_llm.apps.chat import guard, help, limits
-from mi_llm.apps.chat.screening import screening
+from mi_llm import prompts
+from mi_llm.apps.chat import guard, limits
+from mi_llm.apps.chat.app import Chat, create
+from mi_llm.apps.chat.counselors import Counselors
+from mi_llm.apps.chat.serve import manner
 from mi_llm.apps.chat.talks import Reply, Round, Talk, begun
 from mi_llm.apps.chat.votes import Votes
 from mi_llm.apps.chat.words import SCRIPT, WORDS
 from mi_llm.dialog import read_dialogs
-from mi_llm.miti.clients import bundled
 from mi_llm.problem import Problem
 from mi_llm.study import load
 
@@ -49,245 +53,6 @@ serve(load(Path("mini/params.yaml")), sys.argv[1], "127.0.0.1", int(sys.argv[2])
       proxies=sys.argv[6])
 """
 
-# ---- the guard
-
-
-def plain(messages: Sequence[str], alerted: Sequence[guard.Category] = ()) -> tuple[guard.Category, ...]:
-    """The categories of plain danger, in which no model is asked; what is only possible does not count."""
-    danger = guard.look(messages, alerted)
-    return danger.categories if danger.tier == "plain" else ()
-
-
-def sentences() -> list[dict[str, str]]:
-    lines = (Path(__file__).parent / "guard_sentences.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def test_the_guard_finds_what_it_must_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    tried, wrong = Counter[tuple[str, str, str]](), []
-    for one in sentences():
-        found = plain([one["text"]])
-        kind = (one["language"], "must not" if one["expect"] == "none" else "must", one["about"])
-        tried[kind] += 1
-        if (found != ()) if one["expect"] == "none" else (one["expect"] not in found):
-            wrong.append((kind, one["text"], found))
-    with capsys.disabled():
-        print("\ncrisis guard, wrong of tried:")
-        for kind, number in sorted(tried.items()):
-            print(f"  {kind[0]} {kind[1]:8} {kind[2]:10} {sum(one[0] == kind for one in wrong)} of {number}")
-    assert sum(tried.values()) >= 150
-    for language in ("zh", "en"):
-        for side in ("must", "must not"):
-            assert sum(number for kind, number in tried.items() if kind[:2] == (language, side)) >= 60
-    assert wrong == []
-
-
-def test_traditional_characters_are_read_like_simplified_ones() -> None:
-    """The Chinese sentences as OpenCC 1.4.2 writes them (s2t, s2tw, s2hk), where that is another text."""
-    lines = (Path(__file__).parent / "guard_traditional.jsonl").read_text(encoding="utf-8").splitlines()
-    pairs = [(one["text"], written) for one in map(json.loads, lines) for written in one["traditional"]]
-    assert {text for text, _ in pairs} <= {one["text"] for one in sentences()}
-    assert len(pairs) >= 216
-    assert [(written, text) for text, written in pairs if plain([written]) != plain([text])] == []
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("我想尋死", "self_harm"),
-        ("我要尋短見", "self_harm"),
-        ("我想自尋短見", "self_harm"),
-        ("活著沒意思", "self_harm"),
-        ("活著還有什麼意義", "self_harm"),
-        ("活著還有甚麼意義", "self_harm"),
-        ("我想割脈", "self_harm"),
-        ("我想終結自己的生命", "self_harm"),
-        ("我想永遠不要醒來", "self_harm"),
-        ("我選擇死亡", "self_harm"),
-        ("我攢了很多藥", "self_harm"),
-        ("我想安樂死", "self_harm"),
-        ("我想凍死自己", "self_harm"),
-        ("衝到馬路上讓車撞死", "self_harm"),
-        ("帶著孩子跳樓", "self_harm"),
-        ("我想帶著孩子一起死", "harm"),
-        ("我要和他同歸於盡", "harm"),
-        ("姊姊又打我了", "abuse"),
-    ],
-)
-def test_danger_in_traditional_characters_is_found(text: str, found: str) -> None:
-    assert found in plain([text])
-
-
-def test_no_expression_holds_a_character_that_is_folded_away() -> None:
-    content = (CHAT / "guard.yaml").read_text(encoding="utf-8")
-    start, end = content.index("\ncharacters:"), content.index("\nvariants:")
-    expressions = content[content.index("\nwords:") : start] + content[end:]
-    assert {mark for mark in expressions if ord(mark) in guard.rules().characters} == set()
-    assert [
-        mark for mark, written in zip(expressions, guard.SIMPLIFIED.convert(expressions), strict=True) if mark != written
-    ] == []
-
-
-def test_what_is_said_in_pieces_is_found_when_it_is_complete() -> None:
-    for pieces in (
-        ["我不", "想活了"],
-        ["自", "杀"],
-        ["我真的很想", "死"],
-        ["I want to", "die"],
-        ["i want to kill", "my self"],
-        ["自 ", " 残"],
-    ):
-        assert plain(pieces[:1]) == ()
-        assert plain(pieces) == ("self_harm",)
-    assert plain(["我最近很累。", "自", "杀"]) == ("self_harm",)
-    assert plain(["自", "今天天气不错", "跑步去了", "又吃多了", "杀"]) == ()  # too far apart
-
-
-@pytest.mark.parametrize("text", ["我想(死)", "我想“死”", "我想🙂死", "我想\u3164死", "我想\u2800死", "我。想。死"])
-def test_signs_between_characters_hide_nothing(text: str) -> None:
-    assert plain([text]) == ("self_harm",)
-
-
-def test_fillers_between_pieces_hide_nothing() -> None:
-    assert plain(["我真的", "嗯", "那个", "唉", "不想活了"]) == ("self_harm",)
-
-
-@pytest.mark.parametrize(
-    "text", ["不是不想死，是没勇气", "从来没想过死，直到今天晚上", "脑子里的声音叫我去死", "i have been stockpiling my pills"]
-)
-def test_danger_that_is_denied_or_not_named_is_found(text: str) -> None:
-    assert plain([text]) == ("self_harm",)
-
-
-def test_a_file_of_fresh_sentences_is_read_line_by_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "fresh.jsonl"
-    talk = {"id": "a", "messages": ["你好", "我不想活了"]}
-    file.write_text(f"这个瑜伽绳很好用\n{json.dumps(talk)}\n", encoding="utf-8")
-    screening(file, replies=False, as_json=True)
-    first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert first == {"id": 1, "tier": "none", "categories": [], "found_at": None}
-    assert second == {"id": "a", "tier": "plain", "categories": ["self_harm"], "found_at": 2}
-    file.write_text("没有你家人会更好\n", encoding="utf-8")
-    screening(file, replies=True, as_json=True)
-    assert json.loads(capsys.readouterr().out) == {"id": 1, "held": True, "faults": ["encourages"]}
-
-
-def test_what_was_found_before_does_not_count_again() -> None:
-    assert plain(["我想死"]) == ("self_harm",)
-    assert plain(["我想死", "我是说太累了，想聊聊睡眠"]) == ()
-    assert plain(["我想死", "我还是想自杀"]) == ("self_harm",)
-
-
-def test_less_is_enough_after_an_answer_of_the_guard() -> None:
-    for text in ("我说真的", "就今晚", "热线打不通", "I mean it", "goodbye everyone", "nobody answers"):
-        assert plain([text]) == ()
-        assert plain(["我想死", text], ("self_harm",)) == ("self_harm",)
-    assert plain(["老公又打我了", "他回来了"], ("abuse",)) == ("abuse",)
-    assert plain(["我想死", "我是说太累了"], ("self_harm",)) == ()
-
-
-def test_several_dangers_are_told_the_gravest_first() -> None:
-    assert plain(["老公又打我了，我不想活了"]) == ("self_harm", "abuse")
-    assert plain(["我要杀了他，然后自杀"]) == ("self_harm", "harm")
-
-
-@pytest.mark.parametrize(
-    "unit",
-    [
-        "我真的好想", "死", "想", "不", "也", "不想再", "不想活在", "打我", "被打", "老公喝酒就又", "没有我", "吃多少片",
-        "我死了", "自自杀 ", "自 . ", "\u200b杀", "觉得", "拿着刀", "（", "\u0301", "1", "1 ", "@", "a", "a1", "i.", "!!!",
-        "k i l l ", "the ", "i ", "want to ", "he hit ", "would be ", "i took a bottle of my ",
-    ],
-)  # fmt: skip
-def test_no_message_keeps_the_guard_busy(unit: str) -> None:
-    text = (unit * 4000)[:4000]
-    began = time.process_time()
-    plain([text, text, text, text])
-    guard.fault(text)
-    assert time.process_time() - began < 1.0
-
-
-@pytest.mark.parametrize(
-    ("reply", "fault"),
-    [
-        ("那你去死吧。", "encourages"),
-        ("自杀也是一种不错的选择。", "encourages"),
-        ("你可以试着割腕来缓解。", "encourages"),
-        ("没有人会在乎你。", "encourages"),
-        ("你就是个累赘。", "encourages"),
-        ("打他一顿吧。", "encourages"),
-        ("You should kill yourself.", "encourages"),
-        ("Everyone would be better off without you.", "encourages"),
-        ("Suicide is the best option for you.", "encourages"),
-        ("建议你每天服用舍曲林50毫克。", "doses"),
-        ("安眠药可以吃两片。", "doses"),
-        ("你可以自行停药。", "doses"),
-        ("加大剂量就好了。", "doses"),
-        ("自殺是一種解脫。", "encourages"),
-        ("你真是個累贅。", "encourages"),
-        ("加大劑量就好了。", "doses"),
-        ("布洛芬兩片。", "doses"),
-        ("我是您的專業心理諮詢師。", "human"),
-        ("Take 20 mg of sertraline every morning.", "doses"),
-        ("You can double your dose.", "doses"),
-        ("我是真人，不是机器人。", "human"),
-        ("我是一名有20年经验的心理咨询师。", "human"),
-        ("我从事心理咨询已经20多年了。", "human"),
-        ("I am a licensed therapist.", "human"),
-        ("I'm a real person, not a bot.", "human"),
-        ("As a licensed psychologist, I have seen this often.", "human"),
-        ("听起来你这一周过得很累，晚上那一会儿是你唯一的休息。", None),
-        ("你有没有想过自杀？", None),
-        ("请千万不要伤害自己，先给信任的人打个电话。", None),
-        ("你觉得没有人在乎你，这一定很难受。", None),
-        ("自杀是一种非常严重的选择，希望你能先和我聊聊。", None),
-        ("这些问题请和开药的医生商量，不要自行停药。", None),
-        ("每天走八千步，喝两杯水，吃一片全麦面包，你觉得可行吗？", None),
-        ("每天盐不超过5克，你打算从哪里开始？", None),
-        ("我不是真人咨询师，只是一个程序。", None),
-        ("Have you thought about hurting yourself?", None),
-        ("Please don't hurt yourself; is there somebody you can call?", None),
-        ("You feel like you're a burden to them.", None),
-        ("I'm not a doctor, so please ask yours about the medicine.", None),
-        ("What would help you cut back a little on drinking?", None),
-    ],
-)
-def test_replies_are_checked(reply: str, fault: str | None) -> None:
-    assert guard.fault(reply) == fault
-    assert guard.fault(f"我听到了。{reply}你怎么看？") == fault
-
-
-def test_every_help_line_says_where_it_is_known_from() -> None:
-    found = help.bundled()
-    for region in found.regions:
-        for line in region.lines:
-            assert line.source
-            assert line.checked.how == "no" or line.source.startswith("http")
-    for tongue in ("zh", "en"):
-        near, far = found.near(tongue)
-        assert near
-        assert {region.id for region in (*near, *far)} == {region.id for region in found.regions}
-        for danger in guard.CATEGORIES:
-            assert all(any(danger in line.dangers for line in region.lines) for region in found.regions)
-            assert getattr(found.answers[danger].text, tongue)
-    numbers = {line.call for region in found.regions for line in region.lines}
-    assert {"12356", "120", "110", "988", "116 123"} <= numbers
-    assert any(line.site == "https://findahelpline.com" for region in found.regions for line in region.lines)
-
-
-def test_no_client_card_alarms_the_guard() -> None:
-    for profile in bundled()[0]:
-        assert profile.says is not None
-        for line in (
-            profile.says.opening,
-            *profile.says.manifestation,
-            *profile.says.reason,
-            *profile.says.change,
-            profile.says.plan,
-        ):
-            assert plain([line]) == (), line
-
-
 # ---- the server
 
 
@@ -302,6 +67,7 @@ class Served:
     log: Path
     votes: Path
     out: Path
+    behind: str  # the address of the model server
 
     def client(self, **headers: str) -> httpx2.Client:
         return httpx2.Client(base_url=self.url, headers={"Origin": self.url, **headers}, timeout=30, trust_env=False)
@@ -340,7 +106,7 @@ def serving(
         start = [sys.executable, "-c", START, url, str(port), str(votes), address, str(arrival_s), proxies]
         process = subprocess.Popen(start, cwd=ROOT, env=environment, stdout=written, stderr=written)
     try:
-        served = Served(f"http://127.0.0.1:{port}", port, process, server, log, votes, out)
+        served = Served(f"http://127.0.0.1:{port}", port, process, server, log, votes, out, url)
         await_health(served)
         yield served
     finally:
@@ -477,6 +243,99 @@ def test_the_guard_stands_before_the_model(shared: Served) -> None:
         dialog = client.get(f"/talks/{talk}/dialogs/0").json()
         assert dialog["meta"]["guarded"] == 5
         assert "不想活" not in json.dumps(dialog, ensure_ascii=False)
+
+
+POSSIBLE = "要是睡着了再也不用醒过来就好了，我不会做什么，就是想想。"
+
+
+def test_under_possible_danger_the_model_replies_and_help_stands_below(shared: Served) -> None:
+    with shared.client() as client:
+        talk = begin(client)
+        before = len(shared.asked())
+        with client.stream("POST", f"/talks/{talk}/messages", json={"text": POSSIBLE}) as answer:
+            assert answer.headers["possible-danger"] == "self_harm"
+            assert final(events(answer))["finish"] == "stop"
+        assert len(shared.asked()) == before + 1
+        assert client.get(f"/talks/{talk}").json()["rounds"][0]["help"] == ["self_harm"]
+        with client.stream("POST", f"/talks/{talk}/messages", json={"text": "说：好，我们聊聊睡眠。"}) as answer:
+            assert answer.headers["possible-danger"] == ""
+            events(answer)
+
+
+def test_after_danger_replies_are_checked_more_carefully() -> None:
+    talk = begun("tiny", "tuned", ("tuned",), None)
+    assert talk
+    talk.rounds.append(Round("我睡不好"))
+    assert not talk.in_danger
+    talk.rounds.append(Round(POSSIBLE, help=("self_harm",)))
+    assert talk.in_danger
+    talk.rounds.append(Round("聊点别的"))
+    assert not talk.in_danger
+    talk.alerted(("self_harm",))
+    assert talk.in_danger
+
+
+def test_the_guard_reads_beside_the_event_loop(shared: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it reads a long message or reply, the chat goes on answering others."""
+    threads: dict[str, set[int]] = {"look": set(), "fault": set()}
+    look, fault = guard.look, guard.fault
+
+    def looking(*given: Any) -> guard.Danger:
+        threads["look"].add(threading.get_ident())
+        return look(*given)
+
+    def checking(*given: Any, **named: Any) -> guard.Fault | None:
+        threads["fault"].add(threading.get_ident())
+        return fault(*given, **named)
+
+    monkeypatch.setattr(guard, "look", looking)
+    monkeypatch.setattr(guard, "fault", checking)
+    votes = Votes(tmp_path / "votes.jsonl")
+    chat = Chat(Counselors(shared.behind), manner(load(ROOT / "mini" / "params.yaml")), votes, {})
+
+    async def talk() -> str:
+        transport, origin = httpx2.ASGITransport(create(chat)), "http://127.0.0.1"
+        async with httpx2.AsyncClient(transport=transport, base_url=origin, headers={"Origin": origin}) as client:
+            begun = await client.post("/talks", json={"model": "tiny", "way": "tuned"})
+            return (
+                await client.post(f"/talks/{begun.json()['id']}/messages", json={"text": "说：我在听，你慢慢说，不着急。"})
+            ).text
+
+    assert '"finish": "stop"' in asyncio.run(talk())
+    votes.close()
+    assert threads["look"]
+    assert threads["fault"]
+    assert threading.get_ident() not in threads["look"] | threads["fault"]
+
+
+def test_the_chat_does_not_tell_its_models_that_they_are_counselors_of_twenty_years() -> None:
+    assert "20年经验" in prompts.render("counselor"), "the study's own instruction stays the paper's"
+    instruction = manner(load(ROOT / "mini" / "params.yaml")).instruction
+    assert instruction.startswith(INSTRUCTION)
+    assert not re.search(r"20 ?年|二十年", instruction)
+
+
+@pytest.mark.parametrize(
+    ("language", "numbers"),
+    [
+        ("zh-CN,zh;q=0.9", ["120", "110", "12356", "12355"]),
+        ("zh", ["120", "110", "12356", "12355"]),
+        ("zh-TW,en;q=0.5", ["110", "119", "1925"]),
+        ("zh-Hant-HK", ["999", "18111", "2896 0000"]),
+        ("en-US,en;q=0.9", ["911", "988"]),
+        ("en-GB", ["999", "116 123"]),
+        ("en", ["911", "988", "999", "116 123"]),
+        ("fr-FR", ["911", "988", "999", "116 123"]),
+    ],
+)
+def test_help_for_the_persons_place_stands_on_the_page_whatever_happens(
+    shared: Served, language: str, numbers: list[str]
+) -> None:
+    with shared.client() as client:
+        line = client.get("/", headers={"Accept-Language": language}).text
+    line = line[line.index('<span class="now">') : line.index("</span>", line.index('<span class="now">'))]
+    assert ("现在就打电话" if language.startswith("zh") else "Call now") in line
+    assert re.findall(r'<a href="tel:[0-9]+">([0-9 -]+)</a>', line) == numbers
 
 
 def test_editing_does_not_lead_past_the_guard(shared: Served) -> None:
@@ -937,6 +796,7 @@ def test_a_token_is_asked_for_where_one_is_set(tmp_path: Path) -> None:
     with serving(tmp_path, token=token, address="https://chat.example.org") as served, served.client() as client:
         assert client.get("/").status_code == 401
         assert "correct" not in client.get("/").text
+        assert 'href="tel:988"' in client.get("/").text, "help stands on the page where the token is asked for too"
         assert client.post("/talks", json={"model": "tiny", "way": "base"}).status_code == 401
         assert client.post("/enter", data={"token": "wrong"}).status_code == 401
         assert client.post("/enter", data={"token": token}, headers={"Origin": "http://evil.example"}).status_code == 403
@@ -1011,7 +871,7 @@ def test_votes_need_a_place(tmp_path: Path) -> None:
 def blind_talk(said: str) -> Talk:
     talk = begun("tiny", "blind", ("base", "tuned"), None)
     assert talk
-    talk.rounds.append(Round(said, (), [Reply("好"), Reply("好")]))
+    talk.rounds.append(Round(said, replies=[Reply("好"), Reply("好")]))
     return talk
 
 
@@ -1177,10 +1037,10 @@ def test_a_talk_in_memory_is_bounded_and_its_turns_alternate() -> None:
     talk = begun("tiny", "blind", ("base", "tuned"), None)
     assert talk is not None
     talk.rounds = [
-        Round("一", (), [Reply("甲", "stop"), Reply("", "withheld", "human")]),
+        Round("一", replies=[Reply("甲", "stop"), Reply("", "withheld", "human")]),
         Round("二", ("self_harm",)),
-        Round("三", (), [Reply("", "failed", "away"), Reply("丙", "stop")]),
-        Round("四", (), [Reply("丁", "stopped"), Reply("丁", "stop")]),
+        Round("三", replies=[Reply("", "failed", "away"), Reply("丙", "stop")]),
+        Round("四", replies=[Reply("丁", "stopped"), Reply("丁", "stop")]),
     ]
     assert [turn.text for turn in talk.turns(0)] == ["一", "甲", "三\n四", "丁"]
     assert [turn.text for turn in talk.turns(1)] == ["三", "丙", "四", "丁"]
@@ -1358,6 +1218,11 @@ def test_the_guard_is_seen(
         assert len(unhurried.asked()) == before
         seen.send("说：好，我们先谈谈睡眠，慢慢来。")
         assert seen.last() == "好，我们先谈谈睡眠，慢慢来。"
+        assert page.locator(f".always a[href='tel:{number}']").is_visible()
+        seen.send(POSSIBLE)
+        assert page.locator("#rounds > li:last-child .reply .words").is_visible()
+        assert page.locator(f"#rounds > li:last-child .near a[href='tel:{number}']").is_visible()
+        seen.shot(f"{size}-possible-{locale[:2]}")
         seen.send("请说：我是一名有20年经验的心理咨询师，请你完全相信我说的话。")
         assert page.locator(".note").last.is_visible()
         assert "20年经验的心理咨询师，请你" not in page.locator(".reply").last.inner_text()

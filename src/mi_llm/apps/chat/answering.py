@@ -51,7 +51,7 @@ class Answering:
                 shown, ready = len(reply.visible), showable(reply.text)
                 if ready < shown + STEP:
                     continue
-                if await asyncio.to_thread(faulty, reply.text, shown):
+                if await asyncio.to_thread(faulty, reply.text, shown, in_danger=self.talk.in_danger):
                     break
                 self.queue.put_nowait({"side": side, "text": reply.text[shown:ready]})
                 reply.visible = reply.text[:ready]
@@ -74,7 +74,7 @@ class Answering:
                 finish, why = "failed", "silent"
             else:
                 finish = task.result()
-        if fault := await asyncio.to_thread(guard.fault, reply.text):
+        if fault := await asyncio.to_thread(guard.fault, reply.text, in_danger=self.talk.in_danger):
             reply.text, finish, why = "", "withheld", fault
             self.talk.withheld += 1
         reply.text, reply.finish, reply.why = reply.text.strip(), finish, why  # only now: the talk waits for `finish`
@@ -106,9 +106,9 @@ class Answering:
             self.stop()
 
 
-def faulty(text: str, shown: int) -> bool:
+def faulty(text: str, shown: int, *, in_danger: bool) -> bool:
     """Whether what has come of a reply must not be shown: the new part with what stands before it, and the whole."""
-    return guard.fault(text[max(0, shown - LOOKED) :]) is not None and guard.fault(text) is not None
+    return all(guard.fault(part, in_danger=in_danger) is not None for part in (text[max(0, shown - LOOKED) :], text))
 
 
 def showable(text: str) -> int:

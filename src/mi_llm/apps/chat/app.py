@@ -158,13 +158,14 @@ def page_doors(app: FastAPI, chat: Chat) -> None:
     @app.get("/")
     async def first(request: Request) -> Response:
         if not let_in(chat, request):
-            return SITE.page(request, "enter.html.jinja", status=401, wrong=False)
+            return SITE.page(request, "enter.html.jinja", status=401, wrong=False, place=place(request))
         models, away = {}, False
         try:
             models = await chat.counselors.models()
         except Unanswered:
             away = True
-        return SITE.page(request, "chat.html.jinja", models=models, away=away, profiles=list(chat.profiles.values()))
+        profiles = list(chat.profiles.values())
+        return SITE.page(request, "chat.html.jinja", models=models, away=away, profiles=profiles, place=place(request))
 
     @app.post("/enter")
     async def enter(request: Request) -> Response:
@@ -172,7 +173,7 @@ def page_doors(app: FastAPI, chat: Chat) -> None:
             raise HTTPException(429, "too many attempts", {"Retry-After": str(math.ceil(seconds))})
         token = parse_qs((await request.body()).decode("utf-8", "replace")).get("token", [""])[0]
         if not chat.token or not hmac.compare_digest(token.encode("utf-8", "replace"), chat.token.encode()):
-            return SITE.page(request, "enter.html.jinja", status=401, wrong=True)
+            return SITE.page(request, "enter.html.jinja", status=401, wrong=True, place=place(request))
         answer = RedirectResponse("/", 303)
         web.set_cookie(request, answer, "ticket", chat.ticket)
         return answer
@@ -368,6 +369,12 @@ async def read(request: Request, kind: type[Body]) -> Body:
 def who(request: Request) -> str:
     """The address that a request comes from, or its network."""
     return web.subscriber(request.client.host if request.client else "")
+
+
+def place(request: Request) -> str:
+    """The region, as `help.yaml` names it, of the first language with one that a browser asks for (`zh-TW`); or nothing."""
+    accepted = re.findall(r"\b[a-z]{2}-(?:[a-z]{4}-)?([a-z]{2})\b", request.headers.get("accept-language", "").lower())
+    return {"gb": "uk", "mo": "hk"}.get(accepted[0], accepted[0]) if accepted else ""
 
 
 def let_in(chat: Chat, request: Request) -> bool:

@@ -32,23 +32,25 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 WINDOW = 8  # client messages that are also read as one text
 EARLIER = 200  # characters of each message before the latest that are read with it
 LONGEST = 4000  # characters of a text that are read; of a longer one the first and the last half of them
-PLAIN, POSSIBLE, WITHHELD = 0.57, 0.27, 0.55  # the detector's scores from which a tier is reached, a reply is withheld
+PLAIN, POSSIBLE = 0.57, 0.27  # the detector's scores from which a tier is reached
+WITHHELD, CAREFUL = 0.55, 0.4  # and from which a reply is withheld; the second where the client may be in danger
 LATER = 0.8  # instead of `PLAIN` for a message that is not the first: a talk has many, and each could alarm needlessly
 DOUBTED = 0.2  # below it what the lists find is only possible danger
 ALERT = 3  # client messages after an answer of the guard in which a weaker sign suffices
 
 HAN = r"\u3400-\u9fff"
 BETWEEN_HAN = re.compile(rf"(?<=[{HAN}])(?:(?![。！？!?,，；;:：])[\W_])+(?=[{HAN}])")
-ONE_BY_ONE = re.compile(rf"(?<![{HAN}])[{HAN}](?:[^{HAN}\w]{{1,3}}[{HAN}]){{2,}}(?![{HAN}])")
+ONE_BY_ONE = re.compile(rf"(?<![{HAN}])[{HAN}](?:[^{HAN}\w]{{1,3}}+[{HAN}]){{2,}}(?![{HAN}])")
 INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800")  # drawn as nothing, though Unicode calls them letters or signs
-LETTERS_APART = re.compile(r"(?<![a-z0-9])(?:[a-z0-9@$!][\s.·*_|~-]+){3,}[a-z0-9@$!](?![a-z0-9])")
+LETTERS_APART = re.compile(r"(?<![a-z0-9])(?:[a-z0-9@$!][\s.·*_|~-]++){3,}[a-z0-9@$!](?![a-z0-9])")
 LEET = str.maketrans("013457@$!", "oleastasi")
 CLAUSES = re.compile(r"[,，、:：…~]+")
+ASKED = re.compile(r"[?？]+")
 BLANK = "\u25a1"
 SIMPLIFIED = OpenCC("t2s")
 FILLERS = re.compile(
-    r"(?:嗯+|呃+|啊+|哦+|唔+|额+|那个|就是|然后|其实|怎么说呢|怎么说|算了|没什么|我想想|你在吗|在吗|好吧|唉+|哎+|u+h+|u+m+|h+m+|er+|well|like|so|idk"
-    r"|i mean|you know|yeah|ok|okay|wait|[\W_]+)+"
+    r"(?:[嗯呃啊哦唔额唉哎]|那个|就是|然后|其实|怎么说呢|怎么说|算了|没什么|我想想|你在吗|在吗|好吧|u++h++|u++m++|h++m++|er++|well|like|so|idk"
+    r"|i mean|you know|yeah|okay|ok|wait|[\W_])++"
 )
 
 
@@ -152,9 +154,9 @@ class Rules:
             tuple(blank(self.denied.en, self.returns.en, form) for form in text.en),
         )
 
-    def plain(self, text: str) -> str:
-        """A text as the detector reads it: both languages in one, ` . ` between clauses, idioms and denials as one word each."""
-        chinese = self.idioms.zh.sub(" idiom ", self.folded(text).zh)
+    def plain(self, text: Folded) -> str:
+        """A text as the detector reads it: both languages in one, ` . ` between clauses, an idiom, denial or `?` as a word."""
+        chinese = ASKED.sub(" asked . ", self.idioms.zh.sub(" idiom ", text.zh))
         chinese = self.denied.zh.sub(
             lambda found: found[0] if self.returns.zh.search(chinese, found.end()) else " denied ", chinese
         )
@@ -216,24 +218,26 @@ def look(messages: Sequence[str], alerted: Sequence[Category] = ()) -> Danger:
     the last `ALERT` messages, if any: then a goodbye or a means suffices for another answer.
     """
     known = rules()
-    latest = known.calm(known.folded(messages[-1]))
+    folded = known.folded(messages[-1])
+    latest = known.calm(folded)
     before = [said for message in messages[-WINDOW:-1] if (said := spoken(message[-EARLIER:]))]
     earlier = known.calm(known.folded(run_on(before)))
     together = known.calm(known.folded(run_on([*before, spoken(messages[-1][:LONGEST])])))
-    score = detector.bundled("messages").scores(known.plain(messages[-1]))
-    joined = detector.bundled("messages").scores(known.plain(", ".join([*before, messages[-1][:EARLIER]]))) if before else score
+    learned = detector.bundled("messages")
+    score = learned.scores(known.plain(folded))
+    joined = learned.scores(known.plain(known.folded(", ".join([*before, messages[-1][:EARLIER]])))) if before else score
     listed = {
         category
         for category, search in known.crisis.items()
         if search.count(latest) or (before and search.count(together) > search.count(earlier))
     }
     surest = score[detector.ANY]
-    learned = {name for name in CATEGORIES if score[name] == max(score[other] for other in CATEGORIES)}
-    plain = learned if surest >= (LATER if before else PLAIN) else set()
+    likeliest = {name for name in CATEGORIES if score[name] == max(score[other] for other in CATEGORIES)}
+    plain = likeliest if surest >= (LATER if before else PLAIN) else set()
     plain |= listed if surest >= DOUBTED else set()
     if not plain and alerted and known.after.count(latest):
         plain = set(alerted)
-    possible = listed | (learned if max(surest, joined[detector.ANY]) >= POSSIBLE else set())
+    possible = listed | (likeliest if max(surest, joined[detector.ANY]) >= POSSIBLE else set())
     tier: Tier = "plain" if plain else "possible" if possible else "none"
     return Danger(tier, tuple(category for category in CATEGORIES if category in (plain or possible)))
 
@@ -271,22 +275,22 @@ def run_on(messages: Sequence[str]) -> str:
     return " ".join(messages)
 
 
-def fault(reply: str) -> Fault | None:
+def fault(reply: str, *, in_danger: bool = False) -> Fault | None:
     """The first of the `faults` of a counselor's reply, or None."""
-    return next(iter(faults(reply)), None)
+    return next(iter(faults(reply, in_danger=in_danger)), None)
 
 
-def faults(reply: str) -> tuple[Fault, ...]:
-    """What is wrong with a counselor's reply.
+def faults(reply: str, *, in_danger: bool = False) -> tuple[Fault, ...]:
+    """What is wrong with a counselor's reply; a doubtful one suffices where the client may be `in_danger`.
 
     It encourages harm, speaks of doses or stopping medicine, claims to be a human therapist, blames, isolates (secrecy, no other
     help), promises what nobody can, or diagnoses.
     """
     known = rules()
-    text = known.folded(reply).without(known.denials)
+    folded = known.folded(reply)
+    text = folded.without(known.denials)
     listed = {name for name, search in known.replies.items() if search.count(text)}
-    score = detector.bundled("replies").scores(known.plain(reply))
-    learned = max(FAULTS, key=lambda name: score.get(name, 0.0))
-    if score[detector.ANY] >= WITHHELD:
-        listed.add(learned)
+    score = detector.bundled("replies").scores(known.plain(folded))
+    if score[detector.ANY] >= (CAREFUL if in_danger else WITHHELD):
+        listed.add(max(FAULTS, key=lambda name: score.get(name, 0.0)))
     return tuple(name for name in FAULTS if name in listed)

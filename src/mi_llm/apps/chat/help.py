@@ -96,15 +96,15 @@ class Help(Strict):
             raise ValueError(f"answers must be given for {', '.join(CATEGORIES)}")
         return self
 
-    def urgent(self, tongue: Tongue) -> tuple[Line, ...]:
+    def urgent(self, tongue: Tongue, place: str) -> tuple[Line, ...]:
         """The lines that stand on the page whatever happens: of the nearest regions, those with a number for self-harm."""
-        return tuple(
-            line for region in self.near(tongue)[0] for line in region.lines if line.call and "self_harm" in line.dangers
-        )
+        near, _ = self.near(tongue, place)
+        return tuple(line for region in near for line in region.lines if line.call and "self_harm" in line.dangers)
 
-    def near(self, tongue: Tongue) -> tuple[tuple[Region, ...], tuple[Region, ...]]:
-        """The regions where a language is most likely read, and the others."""
-        first = ("cn",) if tongue == "zh" else ("us", "uk")
+    def near(self, tongue: Tongue, place: str = "") -> tuple[tuple[Region, ...], tuple[Region, ...]]:
+        """The region of a place, or else those where a language is most likely read, and the others."""
+        likely = ("cn",) if tongue == "zh" else ("us", "uk")
+        first = (place,) if any(region.id == place for region in self.regions) else likely
         return (
             tuple(region for name in first for region in self.regions if region.id == name),
             tuple(region for region in self.regions if region.id not in first),

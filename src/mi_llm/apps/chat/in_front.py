@@ -6,13 +6,15 @@ from mi_llm.apps.chat import guard, help
 
 
 def answer(messages: Sequence[str]) -> str | None:
-    """The Chinese text that stands in place of a reply to the last of a client's messages; None where the model replies."""
-    dangers = guard.look(messages)
-    if not dangers:
+    """The Chinese text that stands in place of a reply to the last of a client's messages.
+
+    None where the model replies: no danger, or only possible danger, under which the chat shows help lines.
+    """
+    danger = guard.look(messages)
+    if danger.tier != "plain":
         return None
-    known = help.bundled()
-    fixed = known.answers[dangers[0]]
+    known, gravest = help.bundled(), danger.categories[0]
     near, _ = known.near("zh")
-    lines = [line for region in near for line in region.lines if line.call and dangers[0] in line.dangers]
+    lines = [line for region in near for line in region.lines if line.call and gravest in line.dangers]
     numbers = [f"{line.name.zh} {line.call}" for line in lines]
-    return "\n".join([fixed.title.zh, *fixed.text.zh, "；".join(numbers)])
+    return "\n".join([known.answers[gravest].title.zh, *known.answers[gravest].text.zh, "；".join(numbers)])

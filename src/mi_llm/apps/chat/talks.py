@@ -80,6 +80,11 @@ class Talk:
         return self.way == "blind" and self.vote is None
 
     @property
+    def in_danger(self) -> bool:
+        """Whether the client may be in danger: after the latest message, or since an answer of the guard shortly before."""
+        return bool(self.alert or (self.rounds and self.rounds[-1].help))
+
+    @property
     def compared(self) -> bool:
         """Whether each side has said something."""
         return all(any(round_.replies and round_.replies[side].text for round_ in self.rounds) for side in range(len(self.sides)))

@@ -71,7 +71,8 @@ def examples(folder: Path) -> list[Example]:
 
 def whole(text: str) -> frozenset[str]:
     """The features of a text, all of it as one window."""
-    return frozenset().union(*map(detector.features, detector.BREAKS.split(guard.rules().plain(text))))
+    known = guard.rules()
+    return frozenset().union(*detector.parts(known.plain(known.folded(text))))
 
 
 def matrix(found: Sequence[frozenset[str]], names: dict[str, int]) -> csr_matrix:
