@@ -115,8 +115,8 @@ def import_dialogs(  # noqa: PLR0917 — typer passes options by name
     paths: Annotated[list[Path], typer.Argument(help="files or folders with your own dialogs, in any usual format")],
     name: Annotated[str, typer.Option(help="what the corpus is called in parameters and folders")],
     study: StudyFile = MINI,
-    speaker: Annotated[list[str] | None, typer.Option(help="LABEL=client, counselor, drop, or speech; may be repeated")] = None,
-    column: Annotated[list[str] | None, typer.Option(help="speaker, text, dialog, or turn=HEADING of a table")] = None,
+    speaker: tools.Speaker = None,
+    column: tools.Column = None,
     keep: Annotated[list[str] | None, typer.Option(help="timestamps or stage-directions: keep them in what is said")] = None,
     check: Annotated[bool, typer.Option("--check", help="only look, write nothing")] = False,
     train: Annotated[bool, typer.Option("--train", help="they are MI dialogs: train and test on them as they are")] = False,
@@ -435,6 +435,8 @@ def desk_open(  # noqa: PLR0917 — typer passes options by name
     transcripts: Annotated[Path | None, typer.Option(help="your own sessions, to make packets of, without a study")] = None,
     raters: Annotated[str, typer.Option(help="who codes those sessions: names, separated by commas")] = "",
     overlap: Annotated[float, typer.Option(min=0, max=1, help="share of those sessions that all raters code")] = 0.3,
+    speaker: tools.Speaker = None,
+    column: tools.Column = None,
     gold: Annotated[
         Path | None, typer.Option(help="gold codes (codes.csv) of some sessions, which all raters code without knowing it")
     ] = None,
@@ -451,12 +453,13 @@ def desk_open(  # noqa: PLR0917 — typer passes options by name
     """Open the coding desk. Personal links are printed once."""
     from mi_llm.apps.desk.prepare import GOLD, prepare
     from mi_llm.apps.desk.serve import serve
+    from mi_llm.corpora.own.importing import settings_of
 
     if context.invoked_subcommand is not None:
         return
     if transcripts is not None:
         names = [name.strip() for name in raters.split(",") if name.strip()]
-        packets = prepare(transcripts, data, names, overlap, gold)
+        packets = prepare(transcripts, data, names, overlap, gold, **settings_of(speaker or [], column or []))
     if transcripts is not None or (packets is None and gold is None):  # the gold codes of our own packets lie beside them
         gold = data / GOLD if (data / GOLD).is_file() else None
     serve(

@@ -33,7 +33,9 @@ def entry_of(paths: Sequence[Path], settings: dict[str, Any]) -> Corpus:
     return Corpus.model_validate({"path": places[0] if len(places) == 1 else tuple(places), **settings})
 
 
-def settings_of(speakers: Sequence[str], columns: Sequence[str], keep: Sequence[str], *, private: bool) -> dict[str, Any]:
+def settings_of(
+    speakers: Sequence[str], columns: Sequence[str], keep: Sequence[str] = (), *, private: bool = True
+) -> dict[str, Any]:
     """The settings that a command's options give; raises Problem for one that is not understood."""
     settings: dict[str, Any] = {}
     if speakers:
