@@ -227,7 +227,7 @@ def screen(study: StudyFile = MINI) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def translate(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
-    """Translate a sample of AnnoMI's transcripts into Chinese."""
+    """Translate a sample of AnnoMI's transcripts, where there are any, into Chinese."""
     from mi_llm.construct import translate as stage
 
     work = listed(stage.questions, "translate")
@@ -360,7 +360,7 @@ def miti(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, ye
 
 @app.command(rich_help_panel=STAGES)
 def audit(study: StudyFile = MINI) -> None:
-    """Check every numeric claim of the paper against its public data."""
+    """Where the study reproduces the paper, check every numeric claim of it against its public data."""
     from mi_llm.audit.audit import audit as run
 
     run(load(study))

@@ -36,7 +36,7 @@ RECORDED = {  # what a stage has recorded
     "safety": "talks of clients in danger",
     "code": "codes",
 }
-PARTS = ("Table 3", "Figure 2", BASE, TUNED, TALKS, SESSIONS, DANGER, "Table 6")  # what depends on the run; Tables 1 and 2 do not
+PARTS = ("Table 3", "Figure 2", BASE, TUNED, TALKS, SESSIONS, DANGER, "Table 6")  # what depends on the run
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,8 @@ def recordings(study: Study) -> Iterator[Need]:
     """The recorded answers of the study's language model."""
     if not Path("data").exists():  # the bundle's own recordings are not here yet: nothing can be said
         return
-    fills_by_name: dict[str, tuple[str, ...]] = {"rate": ("Figure 2",), "translate": (SESSIONS,)}
+    fills_by_name: dict[str, tuple[str, ...]] = {"rate": ("Figure 2",)} if study.rate.corpora else {}
+    fills_by_name |= {"translate": (SESSIONS,)} if "annomi" in study.corpora else {}
     if study.training == "recorded" and study.needs_transcribed:
         fills_by_name["transcribe"] = (BASE, TUNED) if study.split.test == "transcribed" else (TUNED,)
     if study.simulate.client == "llm":
@@ -211,6 +212,14 @@ def outlook(study_needs: Sequence[Need]) -> list[str]:
     return lines
 
 
+def parts(study: Study) -> list[str]:
+    """The tables and figures of `PARTS` that this study can have."""
+    without = set() if study.rate.corpora else {"Figure 2"}
+    without |= set() if study.tuned else {TUNED}
+    without |= set() if "annomi" in study.corpora else {SESSIONS}
+    return [part for part in PARTS if part not in without]
+
+
 def listed(study: Study, study_needs: Sequence[Need]) -> str:
     """The needs, one per line; then the tables and figures that the run will fill, those that stay empty, and what to do.
 
@@ -219,11 +228,11 @@ def listed(study: Study, study_needs: Sequence[Need]) -> str:
     lacking = [need for need in study_needs if need.state == "absent"]
     supplied = {need.stage for need in study_needs if need.state != "absent"} & {"simulate", "safety"}
     empty = {part for need in lacking for part in need.fills if need.stage not in supplied}
-    empty |= {"Table 6"} if {TALKS, SESSIONS} <= empty else set()
-    parts = [part for part in PARTS if part != TUNED or study.tuned]
+    empty |= set() if {TALKS, SESSIONS} & set(parts(study)) - empty else {"Table 6"}
     lines = [f"    {need.stage:<12}{need.what}: {need.state}" for need in study_needs]
-    lines.append("  fills   " + "; ".join(["Tables 1 and 2", *(part for part in parts if part not in empty)]))
-    if unfilled := [part for part in parts if part in empty]:
+    always = "Tables 1 and 2" if study.reproduction else "Table 2"  # Table 1 is the paper's alone
+    lines.append("  fills   " + "; ".join([always, *(part for part in parts(study) if part not in empty)]))
+    if unfilled := [part for part in parts(study) if part in empty]:
         lines.append(f"  empty   {'; '.join(unfilled)}")
         lines += [f"    {line}" for line in outlook(study_needs)]
     return "\n".join(lines)

@@ -63,6 +63,7 @@ Coder = Annotated[str, one_of(partial(registry.names, registry.CODERS))]
 ChatFormat = Annotated[str, one_of(registry.chat_formats)]
 Arm = Literal["base", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+TINY = "pretrain/models"  # the folder of the bundle's tiny models
 REAL = "real"  # stands in place of an arm for AnnoMI's sessions, which people led
 SERVED = {"base": "", "tuned": "+mi"}  # what a model server adds to a model's name for each arm
 Share = Field(ge=0, le=1)
@@ -174,7 +175,7 @@ class Llm(Section):
 
 
 class Rate(Section):
-    """How many dialogs of which corpora are rated, with which prompt; how many corpora the totals choose."""
+    """How many dialogs of which corpora (perhaps none) are rated, with which prompt; how many corpora the totals choose."""
 
     corpora: tuple[CorpusName, ...]
     dialogs: PositiveInt
@@ -214,7 +215,7 @@ class Screen(Section):
 
 
 class Translate(Section):
-    """How many AnnoMI transcripts are translated into Chinese, with at most how many turns per request."""
+    """How many AnnoMI transcripts are translated into Chinese, if corpora have them, with at most how many turns per request."""
 
     transcripts: PositiveInt
     turns_a_request: PositiveInt
@@ -417,10 +418,14 @@ class Compare(Section):
 
 
 class Study(Section):
-    """The whole study. Paths are relative to the repository, the folder that holds the `.git` folder."""
+    """The whole study. Paths are relative to the repository, the folder that holds the `.git` folder.
+
+    `reproduction`: whether it repeats the paper's study: then the paper is audited, and its numbers stand beside the study's.
+    """
 
     name: str
     title: str
+    reproduction: bool
     root: str
     params: Annotated[str, AfterValidator(inside)]
     out: Annotated[str, AfterValidator(output_folder)]
@@ -473,7 +478,6 @@ class Study(Section):
             "transcribe.prompt": release if self.transcribe.prompt == "release" else (),
             "transcribe.source": release if self.transcribe.source == "release" else (),
             "finetune.records": release if self.finetune.records == "release" else (),
-            "translate": ("annomi",),
             "simulate.profiles": release if self.simulate.profiles == "release" else (),
         }
         for section, names in named.items():
@@ -510,6 +514,11 @@ class Study(Section):
     def chat_format(self, model: str) -> str:
         """The name of a model's chat format: its checkpoint's own, unless `base.formats` names one."""
         return self.base.formats.get(model, registry.CHECKPOINT)
+
+    @property
+    def tiny(self) -> bool:
+        """Whether the models are the bundle's tiny ones."""
+        return self.base.source == "folder" and self.weights == TINY
 
     @property
     def tuned(self) -> tuple[str, ...]:

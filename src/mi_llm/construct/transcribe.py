@@ -35,7 +35,14 @@ def sample(study: Study, corpus: str, dialogs: list[Dialog]) -> list[Dialog]:
 
 
 def drawn(study: Study) -> list[Dialog]:
-    """The sample of all corpora, in the parameters' order."""
+    """The sample of all corpora, in the parameters' order; raises Problem for none, where something must be trained or tested."""
+    if not study.transcribe.sample and study.needs_transcribed:
+        raise Problem(
+            f"{study.params}: transcribe.sample",
+            "no corpus",
+            "how many dialogs of which corpus, to train and test on",
+            f"for MI dialogs of your own: mi-llm import … --train --study {study.params}",
+        )
     return [
         dialog
         for corpus in study.transcribe.sample
@@ -139,12 +146,6 @@ def released(study: Study) -> list[dict[str, Any]]:
 
 def as_they_are(study: Study) -> list[dict[str, Any]]:
     """The sample itself as rows: dialogs of a corpus that are MI dialogs already."""
-    dialogs = drawn(study)
-    if not dialogs and study.needs_transcribed:
-        expected = "how many dialogs of which corpus are MI dialogs, to train and test on"
-        raise Problem(
-            f"{study.params}: transcribe.sample", "no corpus", expected, f"mi-llm import … --train --study {study.params}"
-        )
     return [
         {
             "dialog": dialog.id,
@@ -152,7 +153,7 @@ def as_they_are(study: Study) -> list[dict[str, Any]]:
             "key": None,
             "answer": storage.dump([{"role": turn.role, "content": turn.text} for turn in dialog.turns]),
         }
-        for dialog in dialogs
+        for dialog in drawn(study)
     ]
 
 

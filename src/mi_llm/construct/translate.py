@@ -1,8 +1,8 @@
 """Stage `translate`: put a seeded sample of AnnoMI's transcripts into Chinese (paper, Methods, Manual Evaluation).
 
-Reads `read/annomi/dialogs.jsonl` and recorded answers (`llm/ask.py`). Writes `translate/cassette.jsonl`, kept from run to
-run, and `dialogs.jsonl`: the sample, turn by turn the same as in English. The paper does not say who translated its 30
-transcripts.
+Reads `read/annomi/dialogs.jsonl`, where the study has that corpus, and recorded answers (`llm/ask.py`). Writes
+`translate/cassette.jsonl`, kept from run to run, and `dialogs.jsonl`: the sample, turn by turn the same as in English. The paper
+does not say who translated its 30 transcripts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,15 @@ from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
+ANNOMI = "annomi"
 CONTEXT = 4  # turns before a piece that the model sees and does not translate
 
 
 def sample(study: Study) -> list[Dialog]:
-    """The study's transcripts: seeded, in AnnoMI's order; of those in which both sides speak."""
-    dialogs = [dialog for dialog in read_dialogs(study.path("read", "annomi", "dialogs.jsonl")) if not dialog.one_sided]
+    """The study's transcripts: seeded, in AnnoMI's order, of those in which both sides speak; none without that corpus."""
+    if ANNOMI not in study.corpora:
+        return []
+    dialogs = [dialog for dialog in read_dialogs(study.path("read", ANNOMI, "dialogs.jsonl")) if not dialog.one_sided]
     count = study.translate.transcripts
     if count > len(dialogs):
         raise Problem(f"{study.params}: translate.transcripts", str(count), f"at most the {len(dialogs)} available", "lower it")
@@ -83,7 +86,7 @@ def questions(study: Study) -> list[Question]:
 
 def translate(study: Study) -> None:
     """Collect the translations of the study's sample; without any recorded answer there are none, and the stage says so."""
-    with stage(study, "translate", None, [study.path("read", "annomi")]) as out:
+    with stage(study, "translate", None, [study.path("read", ANNOMI)] if ANNOMI in study.corpora else []) as out:
         answers = ask.answers(study, "translate", questions(study))
         texts = iter([text for answer in answers for text in texts_of(text_of(answer))])
         translated = [
@@ -98,5 +101,5 @@ def translate(study: Study) -> None:
         write_dialogs(out / "dialogs.jsonl", translated)
         numbers = {"transcripts": len(translated), "turns": sum(len(dialog.turns) for dialog in translated)}
         storage.write_json(out / "metrics.json", numbers)
-        if not translated:
+        if not translated and ANNOMI in study.corpora:
             print(f"translate: nothing is recorded; to record: {ask.how_to_record(study, 'translate')}")

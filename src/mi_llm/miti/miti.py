@@ -1,7 +1,7 @@
 """Stage `miti`: how far automatic coders may be trusted, and what the lexical one sees in the dialogs that the authors released.
 
-Reads `acquire/annomi/files.tar`, `read/annomi/`, `translate/dialogs.jsonl` (some of these sessions in Chinese, perhaps none) and,
-where the study has them, `read/release/` and experts' globals (`miti.globals`). Writes `miti/`:
+Reads `translate/dialogs.jsonl` (some of AnnoMI's sessions in Chinese, perhaps none) and, where the study has them,
+`acquire/annomi/files.tar`, `read/annomi/`, `read/release/`, and experts' globals (`miti.globals`). Writes `miti/`:
 `coder_validation.csv` (kappa with AnnoMI's experts, and the experts' own, of counselors' and of clients' volleys),
 `globals_validation.csv` (a language model's globals against experts'), `client_language.csv` (what AnnoMI's clients say of
 change, as experts and coders hear it), `quality.csv` (whether a coder's scores tell sessions of high from those of low quality),
@@ -420,7 +420,9 @@ def transcripts_for(study: Study, coder: ModuleType, held_out: Sequence[Session]
 
 
 def annotated(study: Study) -> list[Session]:
-    """AnnoMI's sessions; none if it is unavailable."""
+    """AnnoMI's sessions; none if it is unavailable, or not among the study's corpora."""
+    if "annomi" not in study.corpora:
+        return []
     archive = study.path("acquire", "annomi", "files.tar")
     tables = (file for file in from_archive(archive) if file.name.endswith("AnnoMI-full.csv"))
     return [session for file in tables for session in sessions_of(annomi.rows(file))]
@@ -460,14 +462,14 @@ def arms(study: Study) -> dict[tuple[str, str], list[Dialog]]:
     if "release" in study.corpora:
         for dialog in read_dialogs(study.path("read", "release", "simulated.jsonl")):
             dialogs_by_arm.setdefault((dialog.meta["model"], dialog.meta["arm"]), []).append(dialog)
-    real = read_dialogs(study.path("read", "annomi", "dialogs.jsonl"))
+    real = read_dialogs(study.path("read", "annomi", "dialogs.jsonl")) if "annomi" in study.corpora else []
     return dialogs_by_arm | ({("annomi", REAL): real} if real else {})
 
 
 def miti(study: Study) -> None:
     """Validate the coders, and code what was released; see the module."""
-    folders = [study.path("acquire", "annomi"), study.path("read", "annomi")]
-    folders += [study.path("translate", "dialogs.jsonl")]
+    folders = [study.path("translate", "dialogs.jsonl")]
+    folders += [study.path(stage_name, "annomi") for stage_name in ("acquire", "read") if "annomi" in study.corpora]
     folders += [study.path("read", "release")] if "release" in study.corpora else []
     with stage(study, "miti", None, folders) as out:
         all_sessions, confidence = annotated(study), study.score.confidence

@@ -1,4 +1,4 @@
-"""The report's tables of the manual evaluation (paper, Tables 2, 4, 5 and 6), with the paper's printed numbers beside ours.
+"""The report's tables of the manual evaluation (paper, Tables 2, 4, 5 and 6), in a reproduction with the paper's beside ours.
 
 Reads `summary/*.csv`, `blind/leaks.csv`, `miti/*.csv`, the raters in `code/codes.csv`, and clients' readiness in `simulate/`;
 printed numbers are the audit's claims. A study's model stands beside the paper's model with the same chat format.
@@ -69,7 +69,9 @@ def mean_or_values(row: Any) -> str:
 
 
 def printed(study: Study, source: str, arm: str) -> tuple[str, str] | None:
-    """The paper's columns in Tables 4 and 6 for an arm; None for an untuned model, or another one than the paper's."""
+    """The paper's columns in Tables 4 and 6 for an arm; None for an arm that it lacks, and where nothing is reproduced."""
+    if not study.reproduction:
+        return None
     if arm == REAL:
         return REAL_COLUMNS
     known = models.of_format(study.chat_format(source)) if arm == "tuned" else None
@@ -93,24 +95,25 @@ def formulas(study: Study) -> pd.DataFrame:
 
 
 def lengths(study: Study) -> pd.DataFrame:
-    """Table 4, ours and the paper's."""
+    """Table 4; in a reproduction, ours and the paper's."""
     rows = []
     for row in read(study, "table_4").itertuples():
         cells: dict[str, Any] = {"Arm": arm_name(row.source, row.arm), "Dialogs": row.n}
         column = printed(study, row.source, row.arm)
         for feature, title in (("rounds", "Rounds"), ("counselor", "Counselor volley"), ("client", "Client volley")):
             cells[title] = mean_sd(getattr(row, f"{feature}_mean"), getattr(row, f"{feature}_sd"))
-            cells[f"{title}, paper"] = claimed(f"T4-{column[0]}-{feature}") if column else "—"
+            if study.reproduction:
+                cells[f"{title}, paper"] = claimed(f"T4-{column[0]}-{feature}") if column else "—"
         rows.append(cells)
     return pd.DataFrame(rows, columns=None if rows else ["Arm"]).set_index("Arm")
 
 
 def topics(study: Study) -> pd.DataFrame:
-    """Table 5, ours by arm: the number of transcripts of each topic; a model's arms met the same clients."""
+    """Table 5, by arm: the number of transcripts of each topic; a model's arms met the same clients. The paper's, if reproduced."""
     table = read(study, "table_5")
     table["Arm"] = [arm_name(row.source, row.arm) for row in table.itertuples()]
     wide = table.pivot_table(index="topic", columns="Arm", values="n", aggfunc="sum", fill_value=0, sort=False).astype(int)
-    if wide.empty:
+    if wide.empty or not study.reproduction:
         return wide.rename_axis(index="Topic", columns=None)
     real, simulated = (
         {claim.claim: claim for claim in claims().values() if claim.method == method}
@@ -130,7 +133,7 @@ def by_consensus(study: Study) -> pd.DataFrame:
 
 
 def indicators(study: Study, name: str = "table_6", *, paper: bool = True) -> pd.DataFrame:
-    """Table 6, one row per indicator: each arm's mean (SD), and what the paper printed for it."""
+    """Table 6, one row per indicator: each arm's mean (SD), and in a reproduction what the paper printed for it."""
     table = read(study, name)
     columns: dict[str, dict[str, str]] = {}
     for (source, arm), arm_rows in table.groupby(["source", "arm"], sort=False):
