@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, get_args
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no stage reaches for the network behind the reader's back
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -101,13 +101,14 @@ def reproduce(
 @app.command(rich_help_panel=STUDY)
 def new(
     folder: Annotated[str, typer.Argument(help="a new folder here; also the study's name")],
-    like: Annotated[str, typer.Option(help="the study it begins with: mini, or paper")] = "mini",
+    like: Annotated[str, typer.Option(help="whose models and scale it has: mini, or paper")] = "mini",
+    language: Annotated[Literal["zh", "en"], typer.Option(help="what is spoken in it")] = "zh",
     title: Annotated[str, typer.Option(help="what its pages are called")] = "",
 ) -> None:
     """Write a study of your own, whose outputs all stay on this machine, and check it."""
     from mi_llm.new import new as run
 
-    sys.exit(run(folder, like, title))
+    sys.exit(run(folder, like, title, language))
 
 
 @app.command("import", rich_help_panel=STUDY)

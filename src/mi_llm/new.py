@@ -1,8 +1,8 @@
 """`mi-llm new FOLDER`: a study of your own, whose outputs all stay on this machine.
 
-It has the parameters of the miniature or of the paper's study, with a comment on what a newcomer changes, the same pipeline, an
-instruction of its own, and places for people's decisions, dialogs and codes, which git ignores. `mi-llm import` then names your
-own dialogs in it.
+It has the models and the scale of the miniature or of the paper's study, with a comment on what a newcomer changes, the same
+pipeline, prompts, clients and an instruction of its own, and places for people's decisions, dialogs and codes, which git ignores.
+It has no dialogs: `mi-llm import` names yours in it.
 """
 
 import io
@@ -12,29 +12,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mi_llm import storage
+from mi_llm import prompts, storage
 from mi_llm.corpora.own.importing import yaml
 from mi_llm.doctor import doctor
 from mi_llm.problem import Problem
-from mi_llm.study import KEPT, load, parse
+from mi_llm.study import KEPT, Prompts, load, parse
 
 LIKE = {"mini": Path("mini"), "paper": Path()}
 RESERVED = ("auto", "audit", "paper")  # what ./reproduce.sh means by these
+INSTRUCTION, CLIENTS, IN_DANGER = "counselor.jinja", "clients.yaml", "personas.yaml"  # beside the prompts
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 HEAD = """# A study of your own: `mi-llm import` names your dialogs here, `./reproduce.sh {name}` runs it.
 # A comment stands on every line that a newcomer changes; src/mi_llm/study.py says what each section means.
 """
 COMMENTS = {  # what a newcomer changes, by its key
     "title": "what the pages are called",
+    "reproduction": "true: the paper is audited, and its numbers stand beside yours",
     "seed": "another number draws other samples",
-    "corpora": "sample corpora of the bundle; your own come here: mi-llm import FOLDER --name NAME --study {name}",
+    "corpora": "yours come here: mi-llm import FOLDER --name NAME --study {name}; or one that has a reader, as annomi: {{}}",
     "models": "which models are tuned and answer; one is enough to begin with",
     "expect.minutes": "printed before a run",
     "llm.mode": "replay: recorded answers only; record: ask the model below (docs/recording.md)",
     "llm.model": "the language model that rates, rewrites, and translates",
     "llm.base_url": "its address; the key is in OPENAI_API_KEY",
     "llm.budget": "recording stops before it would exceed one of these",
-    "rate.corpora": "which corpora the language model rates",
+    "prompts": "your own files: change them, or name one of the bundle's, as prompts/rate.jinja",
+    "rate.corpora": "which corpora the language model rates, if any",
     "transcribe.source": "recorded: rewritten by the model above; corpus: MI dialogs as they are (import … --train)",
     "transcribe.sample": "how many dialogs of which corpora",
     "screen.policy": "automatic, or person: the run waits until every dialog is decided",
@@ -47,7 +50,9 @@ COMMENTS = {  # what a newcomer changes, by its key
     "finetune.cutoff": "tokens of a record; longer ones are cut",
     "respond.max_new_tokens": "the longest reply",
     "simulate.client": "who talks with the models: scripted, llm, or person",
+    "simulate.profiles": "your own file: who these clients are",
     "simulate.dialogs": "how many clients talk with each arm",
+    "safety.personas": "your own file: clients in danger",
     "blind.raters": "how many people code",
     "blind.overlap": "share of transcripts that all raters code",
     "code.coder": "lexical: by words alone; llm; or human: people, at the desk (docs/human-evaluation.md)",
@@ -79,8 +84,8 @@ TABLES = {
 }
 
 
-def new(folder: str, like: str, title: str) -> int:
-    """Write the study and check it; returns what `doctor` returns. Raises Problem for a name that clashes, before writing."""
+def new(folder: str, like: str, title: str, language: str = "zh") -> int:
+    """Write the study and check it; returns 0. Raises Problem for a name that clashes, before anything is written."""
     if like not in LIKE:
         raise Problem(f"--like {like}", "no study to begin with", " or ".join(LIKE), "correct it")
     source = LIKE[like]
@@ -88,26 +93,44 @@ def new(folder: str, like: str, title: str) -> int:
     content = yaml().load(storage.read_text(source / "params.yaml"))
     before = load(source / "params.yaml")
     content.update({"name": folder, "title": title or folder, "root": "..", "params": f"{folder}/params.yaml"})
-    content["out"] = f"runs/{folder}"
+    content.update({"out": f"runs/{folder}", "reproduction": False, "corpora": {}})
+    if language != content.get("language", "zh"):
+        content["language"] = language
+    content["acquire"]["upstream"] = []
+    content["rate"]["corpora"] = []
+    content["transcribe"].update({"source": "corpus", "sample": {}})
+    content["split"]["test"] = "transcribed"
     content["screen"]["decisions"] = f"{folder}/decisions"
     content["simulate"]["folder"] = f"{folder}/people/dialogs"
     content["code"]["human"] = f"{folder}/people/codes"
-    content["finetune"]["instruction"] = f"{folder}/counselor.jinja"
-    content["report"].update({"title_zh": title or folder, **(NOTICE if before.base.source == "folder" else {})})
+    content["miti"]["globals"] = f"{folder}/people/globals"
+    if before.finetune.records == "release":
+        content["finetune"]["records"] = "dialog"
+    content["report"].update({"title_zh": title or folder, "notice": "", "notice_zh": "", **(NOTICE if before.tiny else {})})
+    content["prompts"].update({name: f"{folder}/prompts/{name}.jinja" for name in Prompts.model_fields})
+    content["finetune"]["instruction"] = f"{folder}/prompts/{INSTRUCTION}"
+    content["simulate"]["profiles"] = f"{folder}/prompts/{CLIENTS}"
+    content["safety"]["personas"] = f"{folder}/prompts/{IN_DANGER}"
     text = commented(content, folder)
     parse(text, Path(folder) / "params.yaml")
     try:
-        write(Path(folder), source, text)
+        write(Path(folder), source, language, text)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    status = doctor([load(Path(folder) / "params.yaml")])
+    doctor([load(Path(folder) / "params.yaml")])
     print(
         f"\nwritten: {folder}/ (params.yaml says what to change); next:\n"
-        f"  mi-llm import YOUR_FOLDER --name NAME --study {folder}          your own dialogs; --train for MI dialogs\n"
+        f"  mi-llm import YOUR_FOLDER --name NAME --study {folder} --train     your own MI dialogs; without --train, others\n"
         f"  ./reproduce.sh {folder}"
     )
-    return status
+    return 0
+
+
+def bundled(name: str, language: str) -> str:
+    """The text of one of the bundle's files in `prompts/`: in the language's folder where it has one."""
+    translated = prompts.FOLDER / language / name
+    return storage.read_text(translated if translated.exists() else prompts.FOLDER / name)
 
 
 def check_name(name: str) -> None:
@@ -151,13 +174,15 @@ def with_comments(lines: Sequence[str], name: str) -> list[str]:
     return made
 
 
-def write(folder: Path, source: Path, params: str) -> None:
+def write(folder: Path, source: Path, language: str, params: str) -> None:
     """Write the study's files; the parameters last."""
     for name, head in TABLES.items():
         storage.write_text(folder / name, head)
-    for name in ("people/dialogs/README.md", "people/codes/README.md"):
-        storage.write_text(folder / name, storage.read_text(source / name))
-    storage.write_text(folder / "counselor.jinja", storage.read_text(Path("prompts/counselor.jinja")))
+    for name in ("dialogs", "codes", "globals"):
+        readme = f"people/{name}/README.md"
+        storage.write_text(folder / readme, storage.read_text(source / readme))
+    for name in (*(f"{prompt}.jinja" for prompt in Prompts.model_fields), INSTRUCTION, CLIENTS, IN_DANGER):
+        storage.write_text(folder / "prompts" / name, bundled(name, language))
     storage.write_text(folder / "dvc.yaml", storage.read_text(source / "dvc.yaml"))
     storage.write_text(folder / "publish.yaml", PUBLISH)
     storage.write_text(folder / ".gitignore", IGNORED)

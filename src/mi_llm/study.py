@@ -59,6 +59,7 @@ KEPT = (".dvc", ".git", "data", "src", "store")  # folders that no stage writes
 ModelName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # becomes the name of a folder
 CorpusName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]  # becomes the name of a folder
 KnownCorpus = Annotated[str, one_of(partial(registry.names, registry.CORPORA))]
+Template = Annotated[str, Field(pattern=r"\.jinja$")]  # a file
 Coder = Annotated[str, one_of(partial(registry.names, registry.CODERS))]
 ChatFormat = Annotated[str, one_of(registry.chat_formats)]
 Arm = Literal["base", "tuned"]
@@ -174,12 +175,31 @@ class Llm(Section):
         return self
 
 
+class Prompts(Section):
+    """A file for each prompt: one of the bundle's in `prompts/`, whose head says what it is for, or one of the study's own.
+
+    A Jinja template gets the inputs that the head names. Another file (`rate`, `transcribe`) is the authors' text, below which
+    the dialog is put.
+    """
+
+    rate: str
+    transcribe: str
+    translate: Template
+    client: Template
+    ruler: Template
+    persona: Template
+    danger: Template
+    miti_segment: Template
+    miti_code: Template
+    miti_globals: Template
+    client_talk: Template
+
+
 class Rate(Section):
-    """How many dialogs of which corpora (perhaps none) are rated, with which prompt; how many corpora the totals choose."""
+    """How many dialogs of which corpora (perhaps none) are rated; how many corpora the totals choose."""
 
     corpora: tuple[CorpusName, ...]
     dialogs: PositiveInt
-    prompt: Literal["bundle", "release"]
     temperature: float = Field(ge=0, le=2)
     top: PositiveInt
     resamples: PositiveInt
@@ -193,7 +213,6 @@ class Transcribe(Section):
 
     source: Literal["recorded", "release", "corpus"]
     sample: dict[CorpusName, PositiveInt]
-    prompt: Literal["bundle", "release"]
     temperature: float = Field(ge=0, le=2)
 
 
@@ -345,12 +364,13 @@ class Prefer(Section):
 class Simulate(Section):
     """Who talks with the models: `client` is a script, a language model (`llm`), or people, whose dialogs are in `folder`.
 
-    `profiles`: the bundle's standardized clients, or the authors' outlines. `dialogs`: how many clients talk with each arm;
+    `profiles`: the file with the standardized clients, of the bundle (`prompts/clients.yaml`), your own, or the authors' outlines
+    (JSON). `dialogs`: how many clients talk with each arm;
     `rounds`: the most rounds of a dialog.
     """
 
     client: Literal["scripted", "llm", "person"]
-    profiles: Literal["bundle", "release"]
+    profiles: str
     dialogs: PositiveInt
     rounds: PositiveInt
     temperature: float = Field(ge=0, le=2)
@@ -437,6 +457,7 @@ class Study(Section):
     expect: Expect
     acquire: Acquire
     llm: Llm
+    prompts: Prompts
     rate: Rate
     transcribe: Transcribe
     screen: Screen
@@ -473,12 +494,9 @@ class Study(Section):
         named: dict[str, Iterable[str]] = {
             "acquire.upstream": self.acquire.upstream,
             "rate.corpora": self.rate.corpora,
-            "rate.prompt": release if self.rate.prompt == "release" else (),
             "transcribe.sample": self.transcribe.sample,
-            "transcribe.prompt": release if self.transcribe.prompt == "release" else (),
             "transcribe.source": release if self.transcribe.source == "release" else (),
             "finetune.records": release if self.finetune.records == "release" else (),
-            "simulate.profiles": release if self.simulate.profiles == "release" else (),
         }
         for section, names in named.items():
             for name in names:
@@ -498,7 +516,7 @@ class Study(Section):
             raise ValueError(f"prefer.models names {both[0]}, which finetune.untuned leaves untuned")
         if self.split.test == "divided" and self.finetune.records == "release":
             raise ValueError("split.test is divided, so finetune.records must be dialog or round: there is no training file")
-        if self.simulate.client == "scripted" and self.simulate.profiles == "release":
+        if self.simulate.client == "scripted" and self.simulate.profiles.endswith(".json"):
             raise ValueError("simulate.client is scripted, but the authors' outlines have no script: llm or person")
         if self.finetune.four_bit and self.respond.adapter == "merged":
             raise ValueError("respond.adapter is merged, but no adapter can be merged into the 4-bit base of finetune.four_bit")

@@ -289,16 +289,27 @@ def test_a_long_transcript_is_cut_into_pieces_that_know_what_came_before(corpora
 
 
 def test_the_authors_prompts_are_read_from_their_release(workspace: Path, study: Study) -> None:
-    with_release = study.model_copy(update={"rate": study.rate.model_copy(update={"prompt": "release"})})
-    path = workspace / "runs/mini/read/release/prompts/rating.txt"
+    name = "runs/mini/read/release/prompts/rating.txt"
+    with_release = study.model_copy(update={"prompts": study.prompts.model_copy(update={"rate": name})})
+    path = workspace / name
     path.parent.mkdir(parents=True)
     path.write_text("", encoding="utf-8")
     with pytest.raises(Problem, match="the authors' appendix is not here"):
         prompts.load(with_release, "rate")
     path.write_text("Evaluate {{ nothing }}\n", encoding="utf-8")
     found = prompts.load(with_release, "rate")
-    assert found.render([Turn(role="client", text="你好")]) == "Evaluate {{ nothing }}\n\n来访者：你好"
+    assert found.render(turns=[Turn(role="client", text="你好")]) == "Evaluate {{ nothing }}\n\n来访者：你好"
     assert found.provenance == {"name": "runs/mini/read/release/prompts/rating.txt", "sha256": storage.sha256(path)}
+
+
+def test_a_prompt_of_ones_own_is_asked_and_named_in_the_record(workspace: Path, study: Study) -> None:
+    own = workspace / "mine/rate.jinja"
+    own.parent.mkdir()
+    own.write_text("{% for turn in turns %}{{ labels[turn.role] }}说 {{ turn.text }}{% endfor %}", encoding="utf-8")
+    mine = study.model_copy(update={"prompts": study.prompts.model_copy(update={"rate": "mine/rate.jinja"})})
+    (asked,) = rate.questions_of(mine, [Dialog(id="1", source="x", turns=(Turn(role="client", text="你好"),))])
+    assert asked.request["messages"] == [{"role": "user", "content": "来访者说 你好"}]
+    assert asked.prompt == {"name": "mine/rate.jinja", "sha256": storage.sha256(own)}
 
 
 def test_the_authors_dialogs_stand_in_for_a_recording(workspace: Path, study: Study) -> None:

@@ -23,14 +23,15 @@ from mi_llm.dialog import Dialog, Turn, read_dialogs, write_dialogs
 from mi_llm.miti import blind as blinding
 from mi_llm.miti import code as coders
 from mi_llm.miti.blind import assigned, aucs, blind, classified, deidentified, formatted, groups_of, leaks, relabeled
-from mi_llm.miti.clients import Scripted, bundled
+from mi_llm.miti.clients import BUNDLED, Scripted, read_profiles
 from mi_llm.miti.simulate import converse, simulate
 from mi_llm.miti.summary import at_chance, guessing, summary, table_4
 from mi_llm.problem import Problem
 from mi_llm.report import manual
 from mi_llm.study import Study
 
-PROFILES, COMMON = bundled()
+PROFILES, COMMON = read_profiles(ROOT / BUNDLED)
+assert COMMON
 REFLECTS = "听起来你很为难，一方面想改变，另一方面又舍不得。"
 PUSHES = "你应该马上改掉这个坏习惯，必须坚持下去。"
 

@@ -67,7 +67,7 @@ def texts_of(answer: str) -> list[str]:
 
 def questions(study: Study) -> list[Question]:
     """The requests: one per piece of a transcript."""
-    prompt_file = prompts.bundled("translate")
+    prompt_file = prompts.load(study, "translate")
     return [
         Question(
             about=f"transcript {dialog.id} of annomi, piece {number}",

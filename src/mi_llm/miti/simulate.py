@@ -19,7 +19,7 @@ from mi_llm.engine.load import checkpoint, prepare_torch
 from mi_llm.llm import ask
 from mi_llm.llm.cassette import Question, text_of
 from mi_llm.llm.record import count_tokens
-from mi_llm.miti.clients import Profile, Scripted, bundled, outlined
+from mi_llm.miti.clients import Profile, Scripted, read_profiles
 from mi_llm.miti.coder.llm import checked, content, form, lines
 from mi_llm.problem import Problem
 from mi_llm.stage import stage, write_arms
@@ -44,9 +44,15 @@ class Talk:
 
 
 def profiles(study: Study) -> list[Profile]:
-    """The clients of the study: `simulate.dialogs` of the bundle's or the authors' profiles, a seeded draw in their order."""
+    """The clients of the study: `simulate.dialogs` of the profiles in its file, a seeded draw in their order."""
     options = study.simulate
-    known = bundled()[0] if options.profiles == "bundle" else outlined(study.path("read", "release", "outlines.json"))
+    known, common = read_profiles(Path(options.profiles))
+    if options.client == "scripted":
+        silent = next((profile.id for profile in known if not profile.scripted), "" if common else "all of them")
+        if silent:
+            found = f"no lines of {silent}, which a scripted client says"
+            expected = "`says` and `readiness` for each client, and `common`"
+            raise Problem(options.profiles, found, expected, "add them, or set simulate.client to llm or person")
     if options.dialogs > len(known):
         setting = f"{options.dialogs}, but there are {len(known)} profiles"
         raise Problem(f"{study.params}: simulate.dialogs", setting, "at most one dialog a profile and arm", "lower it")
@@ -67,10 +73,10 @@ def says_something(answer: str) -> str | None:
 
 def client_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
     """What a language model that plays the clients is asked: the talk so far, seen from the client's chair."""
-    prompt_file = prompts.bundled("client")
+    prompt_file = prompts.load(study, "client")
     questions = []
     for talk in talks:
-        instruction = prompt_file.render(talk.turns, profile=talk.profile, ending=ENDING)
+        instruction = prompt_file.render(profile=talk.profile, ending=ENDING)
         heard = [{"role": "assistant" if turn.role == "client" else "user", "content": turn.text or "……"} for turn in talk.turns]
         messages = [{"role": "system", "content": instruction}, {"role": "user", "content": START}, *heard]
         request = ask.request(study, messages, temperature=study.simulate.temperature)
@@ -89,13 +95,14 @@ def readiness_of(answer: str) -> int:
 def ruler_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
     """The readiness ruler, asked of the language model that plays the clients, in view of the talk so far."""
     answer = form("ruler", readiness={"type": "integer", "enum": list(RULER)})
+    prompt_file = prompts.load(study, "ruler")
     questions = []
     for talk in talks:
-        text = prompts.render("ruler", profile=talk.profile, transcript=lines(talk.turns))
+        text = prompt_file.render(profile=talk.profile, transcript=lines(talk.turns))
         messages = [{"role": "user", "content": text}]
         request = ask.request(study, messages, temperature=0, response_format=answer)
         about = f"readiness of client {talk.profile.id}"
-        questions.append(Question(about, request, prompts.bundled("ruler").provenance, checked(readiness_of)))
+        questions.append(Question(about, request, prompt_file.provenance, checked(readiness_of)))
     return questions
 
 
@@ -172,7 +179,7 @@ def converse(study: Study, model: str, counselor: Counselor) -> list[Dialog]:
     The counselor has the last word. No talk at all where the clients' words are not recorded.
     """
     options, arm = study.simulate, counselor.arm
-    common = bundled()[1]
+    common = read_profiles(Path(options.profiles))[1]
     talks = [Talk(profile, Scripted(profile, common) if options.client == "scripted" else None) for profile in profiles(study)]
     ask_readiness(study, model, talks)
     for _ in tqdm(range(options.rounds), desc=f"simulate {model} {arm}", unit="round"):
@@ -229,7 +236,9 @@ def simulate(study: Study, model: str) -> None:
     options, inputs = study.simulate, [Path(study.finetune.instruction)]
     if options.client == "person":
         inputs.append(Path(options.folder))
-    elif study.respond.engine == "local":
+    else:
+        inputs.append(Path(options.profiles))
+    if options.client != "person" and study.respond.engine == "local":
         inputs += [checkpoint(study, model), *adapters(study, model)]
     with stage(study, "simulate", model, inputs) as out:
         if options.client == "person":

@@ -109,7 +109,7 @@ def lengths(study: Study) -> pd.DataFrame:
 
 
 def topics(study: Study) -> pd.DataFrame:
-    """Table 5, by arm: the number of transcripts of each topic; a model's arms met the same clients. The paper's, if reproduced."""
+    """Table 5: transcripts of each topic by arm; a model's arms met the same clients. And the paper's, if reproduced."""
     table = read(study, "table_5")
     table["Arm"] = [arm_name(row.source, row.arm) for row in table.itertuples()]
     wide = table.pivot_table(index="topic", columns="Arm", values="n", aggfunc="sum", fill_value=0, sort=False).astype(int)

@@ -91,10 +91,10 @@ class Meeting:
 
 def client_questions(study: Study, meetings: Sequence[Meeting]) -> list[Question]:
     """What a language model that plays the clients is asked: the talk so far, seen from the client's chair."""
-    prompt_file = prompts.bundled("persona")
+    prompt_file = prompts.load(study, "persona")
     questions = []
     for meeting in meetings:
-        instruction = prompts.render("persona", persona=meeting.persona, ending=ENDING)
+        instruction = prompt_file.render(persona=meeting.persona, ending=ENDING)
         heard = [
             {"role": "assistant" if turn.role == "client" else "user", "content": turn.text or "……"} for turn in meeting.turns
         ]
