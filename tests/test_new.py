@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import newcomer
 import pytest
 from repository import ROOT
 
@@ -20,13 +21,7 @@ from mi_llm.study import Prompts, Study, load
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what a new study is made from."""
-    folder = tmp_path / "repository"
-    for name in ("mini", "people", "prompts"):
-        shutil.copytree(ROOT / name, folder / name)
-    for name in ("params.yaml", "publish.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, folder / name)
-    for name in ("data", "src"):
-        (folder / name).symlink_to(ROOT / name)
+    folder = newcomer.repository(tmp_path / "repository")
     monkeypatch.chdir(folder)
     return folder
 
