@@ -1,4 +1,4 @@
-"""A finished study of private dialogs: git's objects, the shared remote, recorded answers, and the archive hold none of its sentences."""
+"""A finished study of private dialogs: git, the shared remote, shipped recordings, and the archive hold none of its sentences."""
 
 import os
 import subprocess
