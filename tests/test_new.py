@@ -39,11 +39,13 @@ def test_a_new_study_has_the_scale_of_another_and_data_prompts_and_clients_of_it
     assert bool(study.report.notice) == (like == "mini")
     prompts = [getattr(study.prompts, name) for name in Prompts.model_fields]
     places = [study.screen.decisions, study.simulate.folder, study.code.human, study.miti.globals, study.finetune.instruction]
-    for place in (*prompts, *places, study.simulate.profiles, study.safety.personas):
+    cues = study.code.cues.model_dump()
+    for place in (*prompts, *places, *cues.values(), study.simulate.profiles, study.safety.personas):
         assert place.startswith("mine/")
         assert Path(place).exists()
     for file in Path("mine/prompts").iterdir():
-        assert file.read_bytes() == (ROOT / "prompts" / file.name).read_bytes()
+        home = ROOT / ("src/mi_llm/codebook" if file.name.startswith("cues") else "prompts")
+        assert file.read_bytes() == (home / file.name).read_bytes()
     assert set(storage.read_yaml(Path("mine/publish.yaml"))["publish"].values()) == {"here"}
     assert Path("mine/dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
     lines = Path("mine/params.yaml").read_text(encoding="utf-8").splitlines()

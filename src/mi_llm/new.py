@@ -9,6 +9,7 @@ import io
 import re
 import shutil
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from mi_llm import prompts, storage
 from mi_llm.corpora.own.importing import yaml
 from mi_llm.doctor import doctor
 from mi_llm.problem import Problem
-from mi_llm.study import KEPT, Prompts, load, parse
+from mi_llm.study import KEPT, Cues, Prompts, load, parse
 
 LIKE = {"mini": Path("mini"), "paper": Path()}
 RESERVED = ("auto", "audit", "paper")  # what ./reproduce.sh means by these
 INSTRUCTION, CLIENTS, IN_DANGER = "counselor.jinja", "clients.yaml", "personas.yaml"  # beside the prompts
+CUES = {name: f"cues_{name}.yaml" for name in Cues.model_fields}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 HEAD = """# A study of your own: `mi-llm import` names your dialogs here, `./reproduce.sh {name}` runs it.
 # A comment stands on every line that a newcomer changes; src/mi_llm/study.py says what each section means.
@@ -55,6 +57,7 @@ COMMENTS = {  # what a newcomer changes, by its key
     "safety.personas": "your own file: clients in danger",
     "blind.raters": "how many people code",
     "blind.overlap": "share of transcripts that all raters code",
+    "code.cues": "your own files: the words of the lexical coder",
     "code.coder": "lexical: by words alone; llm; or human: people, at the desk (docs/human-evaluation.md)",
     "report.notice": "stands at the top of the pages",
     "report.title_zh": "the title in Chinese",
@@ -103,6 +106,7 @@ def new(folder: str, like: str, title: str, language: str = "zh") -> int:
     content["screen"]["decisions"] = f"{folder}/decisions"
     content["simulate"]["folder"] = f"{folder}/people/dialogs"
     content["code"]["human"] = f"{folder}/people/codes"
+    content["code"]["cues"].update({name: f"{folder}/prompts/{file}" for name, file in CUES.items()})
     content["miti"]["globals"] = f"{folder}/people/globals"
     if before.finetune.records == "release":
         content["finetune"]["records"] = "dialog"
@@ -183,6 +187,8 @@ def write(folder: Path, source: Path, language: str, params: str) -> None:
         storage.write_text(folder / readme, storage.read_text(source / readme))
     for name in (*(f"{prompt}.jinja" for prompt in Prompts.model_fields), INSTRUCTION, CLIENTS, IN_DANGER):
         storage.write_text(folder / "prompts" / name, bundled(name, language))
+    for name in CUES.values():
+        storage.write_text(folder / "prompts" / name, storage.read_text(resources.files("mi_llm.codebook") / name))
     storage.write_text(folder / "dvc.yaml", storage.read_text(source / "dvc.yaml"))
     storage.write_text(folder / "publish.yaml", PUBLISH)
     storage.write_text(folder / ".gitignore", IGNORED)

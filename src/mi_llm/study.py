@@ -398,15 +398,24 @@ class Blind(Section):
     remove: tuple[str, ...]
 
 
+class Cues(Section):
+    """The lexical coder's files of words: of counselors' behaviors (`zh`, `en`), and of what clients say of change (`client`)."""
+
+    zh: str
+    en: str
+    client: str
+
+
 class Code(Section):
     """Who codes the packets, a module of `miti/coder/`: `lexical` (words alone), `llm` (the model of section `llm`), or `human`.
 
-    `human` is also the folder in which people's codes.csv and globals.csv are. `globals`: rated by the coder, or by the language
-    model (`llm`) beside whoever codes the behaviors.
+    `globals`: rated by the coder, or by the language model (`llm`) beside whoever codes the behaviors. `cues`: the bundle's files
+    of words, or your own. `human` is also the folder in which people's codes.csv and globals.csv are.
     """
 
     coder: Coder
     globals: Literal["coder", "llm"]
+    cues: Cues
     human: str
     temperature: float = Field(ge=0, le=2)
 

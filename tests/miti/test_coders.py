@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from coding_server import Coder, coding
+from edits import edited
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,6 +79,33 @@ def test_the_lexical_coder_codes_every_counselor_volley_as_it_counts(blinded: St
         "lexical,bbbbbb,3,",
     ]
     assert written(blinded, "globals") == ["rater,packet,code,rating"]
+
+
+def test_by_cues_of_its_own_a_study_has_another_coder(blinded: Study, workspace: Path) -> None:
+    def with_cues(**files: str) -> Study:
+        cues = blinded.code.cues.model_copy(update=files)
+        return blinded.model_copy(update={"code": blinded.code.model_copy(update={"cues": cues})})
+
+    bundled = storage.read_text(Path(blinded.code.cues.zh))
+    storage.write_text(workspace / "mini/same.yaml", bundled)
+    stage.code(with_cues(zh="mini/same.yaml"))
+    assert written(blinded)[1].startswith("lexical,"), "a copy is the same coder"
+
+    storage.write_text(workspace / "mini/other.yaml", edited(bundled, {"    ^你好, ^您好": "    ^你们好, ^你好, ^您好"}))
+    storage.write_text(
+        workspace / "mini/heard.yaml", "zh: {change: [闲下来], sustain: [戒烟]}\nen: {change: [x], sustain: [y]}\n"
+    )
+    stage.code(with_cues(zh="mini/other.yaml", client="mini/heard.yaml"))
+    assert {row.split(",")[0] for row in written(blinded)[1:]} == {"lexical:own"}
+    assert "lexical:own,aaaaaa,1,sustain" in written(blinded, "client")
+    assert "lexical:own,aaaaaa,3,change" in written(blinded, "client")
+
+    storage.write_text(workspace / "mini/short.yaml", "openers: {why: x, cues: 嗯}\n")
+    with pytest.raises(Problem, match=r"mini/short.yaml: no group idle"):
+        stage.code(with_cues(zh="mini/short.yaml"))
+    storage.write_text(workspace / "mini/broken.yaml", "zh: {change: ['('], sustain: []}\n")
+    with pytest.raises(Problem, match=r"mini/broken.yaml: .*unterminated"):
+        stage.code(with_cues(client="mini/broken.yaml"))
     for name, said in SAID.items():
         turns = tuple(Turn.model_validate({"role": role, "text": text}) for role, text in said)
         counts = lexical.counts(Dialog(id=name, source="x", turns=turns))

@@ -24,7 +24,7 @@ from mi_llm.miti import blind as blinding
 from mi_llm.miti import code as coders
 from mi_llm.miti.blind import assigned, aucs, blind, classified, deidentified, formatted, groups_of, leaks, relabeled
 from mi_llm.miti.clients import BUNDLED, Scripted, read_profiles
-from mi_llm.miti.simulate import converse, simulate
+from mi_llm.miti.simulate import converse, profiles, simulate
 from mi_llm.miti.summary import at_chance, guessing, summary, table_4
 from mi_llm.problem import Problem
 from mi_llm.report import manual
@@ -113,9 +113,9 @@ def ready(workspace: Path) -> Study:
 def test_both_arms_meet_the_same_clients(ready: Study) -> None:
     simulate(ready, "tiny-glm4")
     arms = {arm: read_dialogs(ready.folder / "simulate/tiny-glm4" / f"{arm}.jsonl") for arm in ("base", "tuned")}
-    profiles = [[dialog.meta["profile"] for dialog in dialogs] for dialogs in arms.values()]
-    assert profiles[0] == profiles[1]
-    assert len(set(profiles[0])) == 5
+    met = [[dialog.meta["profile"] for dialog in dialogs] for dialogs in arms.values()]
+    assert met[0] == met[1]
+    assert len(set(met[0])) == 5
     assert [dialog.turns[0] for dialog in arms["base"]] == [dialog.turns[0] for dialog in arms["tuned"]]
     assert [dialog.turns[1] for dialog in arms["base"]] != [dialog.turns[1] for dialog in arms["tuned"]]
     for dialog in arms["base"]:
@@ -123,6 +123,32 @@ def test_both_arms_meet_the_same_clients(ready: Study) -> None:
     before = {path: path.read_bytes() for path in (ready.folder / "simulate").rglob("*.jsonl")}
     simulate(ready, "tiny-glm4")
     assert before == {path: path.read_bytes() for path in before}
+
+
+OWN_CLIENT = """profiles:
+  - id: own
+    behaviour: 早点睡
+    manifestation: 每晚两点才睡
+    reason: 只有夜里属于自己
+"""
+
+
+def test_the_clients_are_those_of_the_file_that_the_study_names(ready: Study) -> None:
+    file = Path("mini/own.yaml")
+    study = study_with(profiles=str(file), simulate_dialogs="1")
+    file.write_text(OWN_CLIENT, encoding="utf-8")
+    with pytest.raises(Problem, match="no lines of own, which a scripted client says"):
+        profiles(study)
+    by_model = study.model_copy(update={"simulate": study.simulate.model_copy(update={"client": "llm"})})
+    assert [profile.behaviour for profile in profiles(by_model)] == ["早点睡"]
+    for wrong, told in (
+        (OWN_CLIENT + OWN_CLIENT.partition("\n")[2], "two clients own"),
+        (OWN_CLIENT.replace("reason", "cause"), r"own.yaml: profiles.0.reason: Field required"),
+        ("[]", "own.yaml: its content"),
+    ):
+        file.write_text(wrong, encoding="utf-8")
+        with pytest.raises(Problem, match=told):
+            profiles(study)
 
 
 def test_a_server_is_asked_for_each_reply_once_until_the_talks_are_there(ready: Study, tmp_path: Path) -> None:

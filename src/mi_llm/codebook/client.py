@@ -19,6 +19,8 @@ import pandas as pd
 from mi_llm import storage
 from mi_llm.codebook.lexical import HAN, STUTTER
 from mi_llm.dialog import Turn
+from mi_llm.problem import Problem
+from mi_llm.study import Cues
 
 
 class Talk(StrEnum):
@@ -45,25 +47,34 @@ Talks = Mapping[int, Talk]  # by the number of a client's turn
 
 
 @cache
-def cues(language: str) -> dict[Talk, re.Pattern[str]]:
-    """The expressions of a language, `zh` or `en`."""
-    content = storage.read_yaml(resources.files(__package__) / "cues_client.yaml")
-    return {Talk(name): re.compile("|".join(f"(?:{cue})" for cue in listed)) for name, listed in content[language].items()}
+def expressions(language: str, file: str = "") -> dict[Talk, re.Pattern[str]]:
+    """The expressions of a language, `zh` or `en`, of the bundle's file or a study's; raises Problem for one of another form."""
+    content = storage.read_yaml(Path(file) if file else resources.files(__package__) / "cues_client.yaml")
+    try:
+        listed = {talk: list(map(str, content[language][talk.value])) for talk in (Talk.CHANGE, Talk.SUSTAIN)}
+        return {talk: re.compile("|".join(f"(?:{cue})" for cue in cues)) for talk, cues in listed.items()}
+    except (KeyError, TypeError, re.error) as error:
+        found, expected = f"{type(error).__name__}: {error}", f"{language}: lists of expressions, `change` and `sustain`"
+        raise Problem(file, found, expected, "see src/mi_llm/codebook/cues_client.yaml for the form") from None
 
 
-def talk_of(text: str) -> Talk:
-    """The code of a client's volley: of which of the two it has more cues, the later of equally many; neutral without any."""
+def talk_of(text: str, cues: Cues | None = None) -> Talk:
+    """The code of a client's volley: of which of the two it has more cues, the later of equally many; neutral without any.
+
+    `cues`: a study's files, else the bundle's.
+    """
     lower = STUTTER.sub("", text.lower().replace("’", "'")).replace("wanna", "want to").replace("gonna", "going to")
     chinese = 3 * len(HAN.findall(lower)) > len(lower)
-    found = {talk: list(cue.finditer(lower)) for talk, cue in cues("zh" if chinese else "en").items()}
+    known = expressions("zh" if chinese else "en", cues.client if cues else "")
+    found = {talk: list(cue.finditer(lower)) for talk, cue in known.items()}
     if not any(found.values()):
         return Talk.NEUTRAL
     return max(found, key=lambda talk: (len(found[talk]), found[talk][-1].end() if found[talk] else 0))
 
 
-def by_words(turns: Sequence[Turn]) -> dict[int, Talk]:
+def by_words(turns: Sequence[Turn], cues: Cues | None = None) -> dict[int, Talk]:
     """The code of each client turn; turns of both roles count from 1."""
-    return {number: talk_of(turn.text) for number, turn in enumerate(turns, 1) if turn.role == "client"}
+    return {number: talk_of(turn.text, cues) for number, turn in enumerate(turns, 1) if turn.role == "client"}
 
 
 def share_of_change(talks: Talks) -> float:

@@ -1,8 +1,9 @@
 """The lexical coder: MITI behaviors told from words alone, in Chinese and English (paper, Methods, Manual Evaluation).
 
 It is small, deterministic and fast. It codes what people do not (the miniature, thousands of replies) and is the baseline that a
-better coder has to beat. It reads `cues_zh.yaml` and `cues_en.yaml`, writes nothing, and sees of the dialog only the client's
-volley before the counselor's. Stage `miti` measures how far it agrees with experts.
+better coder has to beat. It reads `cues_zh.yaml` and `cues_en.yaml`, or the files that a study names in their place
+(`code.cues`), writes nothing, and sees of the dialog only the client's volley before the counselor's. Stage `miti` measures how
+far it agrees with experts.
 
 A volley is cut into sentences, a sentence into clauses. Each clause gets the first behavior of `ORDER` of which it holds a cue;
 a clause without any joins the one before, so that an utterance is as long as its thought. A sentence without any cue is a
@@ -16,10 +17,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 from mi_llm import storage
 from mi_llm.codebook.coding import Behaviour, Coded, volley
 from mi_llm.dialog import Dialog
+from mi_llm.problem import Problem
+from mi_llm.study import Cues
 
 ORDER = (  # precedence: where the manual lets one code go before another (confront, affirm), so do we; else the rarer goes first
     ("confront", Behaviour.CONFRONT),
@@ -98,17 +102,24 @@ def pattern(cues: Iterable[str], chinese: bool) -> re.Pattern[str]:
 
 
 @cache
-def language(name: str) -> Language:
-    """The language `zh` or `en`."""
-    groups = storage.read_yaml(resources.files(__package__) / f"cues_{name}.yaml")
-    cues = {group: words(entry["cues"]) for group, entry in groups.items()}
+def language(name: str, file: str = "") -> Language:
+    """The language `zh` or `en` by a file of cues, the bundle's or a study's; raises Problem for one that lacks a group."""
+    bundled = storage.read_yaml(resources.files(__package__) / f"cues_{name}.yaml")
+    groups = storage.read_yaml(Path(file)) if file else bundled
+    for group in bundled:
+        entry = groups.get(group) if isinstance(groups, dict) else None
+        if not (isinstance(entry, dict) and isinstance(entry.get("cues"), str)):
+            remedy = f"see src/mi_llm/codebook/cues_{name}.yaml for the groups"
+            raise Problem(file, f"no group {group} with `cues`", ", ".join(bundled), remedy)
+    cues = {group: words(groups[group]["cues"]) for group in bundled}
     idle, tags = tuple(cues.pop("idle")), frozenset(cues.pop("tags"))
     return Language({group: pattern(listed, name == "zh") for group, listed in cues.items()}, idle, tags, name == "zh")
 
 
-def spoken(text: str) -> Language:
-    """The language of a volley: Chinese if a third of its characters are Chinese."""
-    return language("zh" if 3 * len(HAN.findall(text)) > len(text) else "en")
+def spoken(text: str, cues: Cues | None = None) -> Language:
+    """The language of a volley: Chinese if a third of its characters are Chinese. `cues`: a study's files, else the bundle's."""
+    name = "zh" if 3 * len(HAN.findall(text)) > len(text) else "en"
+    return language(name, getattr(cues, name, ""))
 
 
 def behaviour_of(clause: str, asking: bool, speech: Language) -> Behaviour | None:
@@ -169,13 +180,14 @@ def settled(utterance: Coded, client: set[str], speech: Language) -> Coded:
     return Coded(behaviour, utterance.text)
 
 
-def code(client: str, counselor: str) -> list[Coded]:
+def code(client: str, counselor: str, cues: Cues | None = None) -> list[Coded]:
     """Code a counselor's volley that answers a client's (empty if it opens the session), utterance by utterance.
 
-    The utterances joined are the volley. Persuasion is with permission if the client asked for advice, or if the volley seeks
-    collaboration, emphasizes autonomy or leaves the client free. An item of a list goes with the persuasion before it.
+    `cues`: a study's files, else the bundle's. The utterances joined are the volley. Persuasion is with permission if the client
+    asked for advice, or if the volley seeks collaboration, emphasizes autonomy or leaves the client free. An item of a list goes
+    with the persuasion before it.
     """
-    speech = spoken(counselor)
+    speech = spoken(counselor, cues)
     heard = speech.content(client)
     coded: list[Coded] = []
     for sentence in SENTENCE.findall(counselor):

@@ -17,6 +17,7 @@ from mi_llm.codebook import lexical
 from mi_llm.codebook.coding import Behaviour, volley
 from mi_llm.dialog import Turn
 from mi_llm.problem import Problem
+from mi_llm.study import Cues
 
 BUNDLED = Path("prompts/clients.yaml")
 PUSHED = frozenset({Behaviour.PERSUADE, Behaviour.CONFRONT})
@@ -121,10 +122,10 @@ class Scripted:
     same counselor volleys get the same answers.
     """
 
-    def __init__(self, profile: Profile, common: Common | None) -> None:
+    def __init__(self, profile: Profile, common: Common | None, cues: Cues | None = None) -> None:
         if profile.says is None or profile.readiness is None or common is None:
             raise ValueError(f"profile {profile.id} has no lines for a scripted client")
-        self.lines, self.common = profile.says, common
+        self.lines, self.common, self.cues = profile.says, common, cues
         self.readiness = profile.readiness
         self.told: dict[str, int] = {}
         self.addressed = self.planned = self.over = False
@@ -138,7 +139,7 @@ class Scripted:
         if self.planned:
             self.over = True
             return self.common.goodbye
-        behaviours = volley(coded.behaviour for coded in lexical.code(turns[-2].text, turns[-1].text))
+        behaviours = volley(coded.behaviour for coded in lexical.code(turns[-2].text, turns[-1].text, self.cues))
         return self.answer(behaviours) or self.leave()
 
     def answer(self, behaviours: frozenset[Behaviour]) -> str | None:

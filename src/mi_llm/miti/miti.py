@@ -52,8 +52,7 @@ from mi_llm.corpora.labels import ROLES
 from mi_llm.dialog import Dialog, Turn, read_dialogs, volley_lengths
 from mi_llm.llm.cassette import Question
 from mi_llm.miti import client_language
-from mi_llm.miti.coder import llm
-from mi_llm.miti.coder.lexical import by_words
+from mi_llm.miti.coder import lexical, llm
 from mi_llm.miti.reliability import Estimate, Numbers, estimate, kappas
 from mi_llm.miti.reliability import table as reliability_table
 from mi_llm.stage import stage
@@ -360,16 +359,16 @@ def counted(behaviours: Behaviours) -> Counter[Behaviour]:
     return Counter(behaviour for seen in behaviours.values() for behaviour in seen)
 
 
-def released(source: str, arm: str, dialogs: Sequence[Dialog]) -> list[dict[str, Any]]:
+def released(study: Study, source: str, arm: str, dialogs: Sequence[Dialog]) -> list[dict[str, Any]]:
     """What the lexical coder sees in the dialogs of one arm: rows with the columns `RELEASED`.
 
     For a behavior or a total: mean and sample SD of the counts per dialog, and the count per round (counselor turn) over all
     dialogs. For a ratio: mean and SD over the `n` dialogs that have one, and the ratio of the counts of all dialogs.
     """
-    seen = [by_words(dialog.turns) for dialog in dialogs]
+    seen = [lexical.by_words(dialog.turns, study.code.cues) for dialog in dialogs]
     dialog_counts = [counted(behaviours) for behaviours in seen]
     total, rounds = sum(dialog_counts, Counter[Behaviour]()), sum(map(len, seen))
-    head = {"source": source, "arm": arm, "rater": "lexical"}
+    head = {"source": source, "arm": arm, "rater": lexical.rater(study)}
     rows: list[dict[str, Any]] = []
     for code, values in [
         *((str(behaviour), [float(counts[behaviour]) for counts in dialog_counts]) for behaviour in Behaviour),
@@ -511,7 +510,7 @@ def miti(study: Study) -> None:
             "globals_validation": globals_validation(study),
             "client_language": pd.DataFrame(of_quality(study, all_sessions, heard), columns=client_language.COLUMNS),
             "released": pd.DataFrame(
-                [row for key, dialogs in groups.items() for row in released(*key, dialogs)], columns=RELEASED
+                [row for key, dialogs in groups.items() for row in released(study, *key, dialogs)], columns=RELEASED
             ),
             "features": pd.DataFrame(
                 [features(*key, dialogs) for key, dialogs in groups.items() if key[1] != REAL], columns=FEATURES

@@ -180,7 +180,8 @@ def converse(study: Study, model: str, counselor: Counselor) -> list[Dialog]:
     """
     options, arm = study.simulate, counselor.arm
     common = read_profiles(Path(options.profiles))[1]
-    talks = [Talk(profile, Scripted(profile, common) if options.client == "scripted" else None) for profile in profiles(study)]
+    scripted, cues = options.client == "scripted", study.code.cues
+    talks = [Talk(profile, Scripted(profile, common, cues) if scripted else None) for profile in profiles(study)]
     ask_readiness(study, model, talks)
     for _ in tqdm(range(options.rounds), desc=f"simulate {model} {arm}", unit="round"):
         going = [talk for talk in talks if not talk.ended]

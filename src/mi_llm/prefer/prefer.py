@@ -49,7 +49,7 @@ from mi_llm.score.score import test_sets, texts_of
 from mi_llm.score.text import SIGNATURES, all_scores
 from mi_llm.stage import stage, tracked_parameters
 from mi_llm.statistics import DialogBootstrap, holm, p_of_swaps
-from mi_llm.study import Study
+from mi_llm.study import Cues, Study
 
 MERITS = {  # of a volley: each behavior counts once, so that a reply gains nothing by saying the same at length
     Behaviour.COMPLEX: 2,
@@ -76,7 +76,8 @@ def prefer(study: Study, model: str) -> None:
         drawing = Journal(out.parent, f"{model}.candidates", storage.dump(work), 0)
         rounds = drawn_rounds(study)
         sampled = candidates(study, model, rounds, drawing)
-        judged = [judge(sample, answers, study.finetune.cutoff) for sample, answers in zip(rounds, sampled, strict=True)]
+        cutoff, cues = study.finetune.cutoff, study.code.cues
+        judged = [judge(sample, answers, cutoff, cues) for sample, answers in zip(rounds, sampled, strict=True)]
         pairs = pairs_of(rounds, judged, study.prefer.margin)
         if not pairs:
             raise no_pair(study, model, judged)
@@ -175,11 +176,11 @@ def merit_of(behaviours: Iterable[Behaviour]) -> int:
     return sum(MERITS.get(behaviour, 0) for behaviour in behaviours)
 
 
-def judge(sample: Round, answers: Sequence[Answer], cutoff: int) -> list[Candidate]:
-    """The different usable replies to a round, each coded."""
+def judge(sample: Round, answers: Sequence[Answer], cutoff: int, cues: Cues | None = None) -> list[Candidate]:
+    """The different usable replies to a round, each coded by a study's cues, or the bundle's."""
     replies = []
     for text in dict.fromkeys(answer["text"] for answer in answers if usable(answer, sample, cutoff)):
-        coded = tuple(lexical.code(sample.client, text))
+        coded = tuple(lexical.code(sample.client, text, cues))
         replies.append(Candidate(text, coded, merit_of(volley(utterance.behaviour for utterance in coded))))
     return replies
 
@@ -366,7 +367,7 @@ def evaluate(study: Study, out: Path, folders: dict[str, Path]) -> dict[str, Any
         }
         dialogs, references = [sample.dialog for sample in rounds], [sample.counselor for sample in rounds]
         likeness = {arm: pd.DataFrame(all_scores(replies, references)) for arm, replies in texts.items()}
-        codes = {arm: codes_of(rounds, replies) for arm, replies in texts.items()}
+        codes = {arm: codes_of(rounds, replies, study.code.cues) for arm, replies in texts.items()}
         for table, values in (("scores", likeness), ("codes", codes)):
             rows = compared(study, values, dialogs)
             rows.insert(0, "set", name)
@@ -382,14 +383,14 @@ def evaluate(study: Study, out: Path, folders: dict[str, Path]) -> dict[str, Any
     return numbers
 
 
-def codes_of(rounds: Sequence[Round], replies: Sequence[str]) -> pd.DataFrame:
+def codes_of(rounds: Sequence[Round], replies: Sequence[str], cues: Cues) -> pd.DataFrame:
     """Table of rounds x measures: each reply's behaviors (0 or 1 each), the sums of Table 2 that are not ratios, the merit.
 
     Also what a coder does not see: the reply's length in characters, and its share of repeated 4-grams.
     """
     rows = []
     for sample, reply in zip(rounds, replies, strict=True):
-        behaviours = volley(utterance.behaviour for utterance in lexical.code(sample.client, reply))
+        behaviours = volley(utterance.behaviour for utterance in lexical.code(sample.client, reply, cues))
         counts = Counter(behaviours)
         row: dict[str, float] = {behaviour.value: counts[behaviour] for behaviour in Behaviour}
         row |= {summary.code: summary(counts) or 0 for summary in COUNTS}

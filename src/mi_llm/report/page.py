@@ -16,6 +16,7 @@ from markupsafe import Markup
 from mi_llm import __version__, storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.dialog import Dialog, read_dialogs
+from mi_llm.miti.coder import lexical
 from mi_llm.miti.summary import COUNTED
 from mi_llm.report import documents, figures, manual, published, safety, tables
 from mi_llm.report.checklist import as_table, checklist
@@ -204,6 +205,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "blindness": manual.blindness(study),
         "few": FEWEST,
         "chinese_validated": "zh" in set(pd.read_csv(study.path("miti", "coder_validation.csv"))["language"]),
+        "own_cues": lexical.rater(study) != "lexical",
         "globals_given": len(pd.read_csv(study.path("code", "globals.csv"))) > 0,
         "figure_arms": figure_arms(study),
         "losses": figure_losses(shown["loss"]),
