@@ -44,6 +44,9 @@ SAID = {
 }
 
 
+HEARD = "zh: {change: [闲下来], sustain: [戒烟]}\nen: {change: [x], sustain: [y]}\n"
+
+
 @pytest.fixture
 def blinded(study: Study) -> Study:
     """The miniature with two packets."""
@@ -80,6 +83,13 @@ def test_the_lexical_coder_codes_every_counselor_volley_as_it_counts(blinded: St
     ]
     assert written(blinded, "globals") == ["rater,packet,code,rating"]
 
+    for name, said in SAID.items():
+        turns = tuple(Turn.model_validate({"role": role, "text": text}) for role, text in said)
+        counts = lexical.counts(Dialog(id=name, source="x", turns=turns))
+        assert counts == Counter(Behaviour(row.split(",")[3]) for row in rows if name in row and not row.endswith(","))
+    numbers = storage.read_json(blinded.folder / "code/metrics.json")
+    assert numbers == {"packets": 2, "coded": 2, "raters": 1, "volleys": 5, "behaviours": 4, "ratings": 0}
+
 
 def test_by_cues_of_its_own_a_study_has_another_coder(blinded: Study, workspace: Path) -> None:
     def with_cues(**files: str) -> Study:
@@ -106,12 +116,6 @@ def test_by_cues_of_its_own_a_study_has_another_coder(blinded: Study, workspace:
     storage.write_text(workspace / "mini/broken.yaml", "zh: {change: ['('], sustain: []}\n")
     with pytest.raises(Problem, match=r"mini/broken.yaml: .*unterminated"):
         stage.code(with_cues(client="mini/broken.yaml"))
-    for name, said in SAID.items():
-        turns = tuple(Turn.model_validate({"role": role, "text": text}) for role, text in said)
-        counts = lexical.counts(Dialog(id=name, source="x", turns=turns))
-        assert counts == Counter(Behaviour(row.split(",")[3]) for row in rows if name in row and not row.endswith(","))
-    numbers = storage.read_json(blinded.folder / "code/metrics.json")
-    assert numbers == {"packets": 2, "coded": 2, "raters": 1, "volleys": 5, "behaviours": 4, "ratings": 0}
     before = [path.read_bytes() for path in sorted((blinded.folder / "code").iterdir())]
     stage.code(blinded)
     assert [path.read_bytes() for path in sorted((blinded.folder / "code").iterdir())] == before
