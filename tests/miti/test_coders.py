@@ -102,9 +102,7 @@ def test_by_cues_of_its_own_a_study_has_another_coder(blinded: Study, workspace:
     assert written(blinded)[1].startswith("lexical,"), "a copy is the same coder"
 
     storage.write_text(workspace / "mini/other.yaml", edited(bundled, {"    ^你好, ^您好": "    ^你们好, ^你好, ^您好"}))
-    storage.write_text(
-        workspace / "mini/heard.yaml", "zh: {change: [闲下来], sustain: [戒烟]}\nen: {change: [x], sustain: [y]}\n"
-    )
+    storage.write_text(workspace / "mini/heard.yaml", HEARD)
     stage.code(with_cues(zh="mini/other.yaml", client="mini/heard.yaml"))
     assert {row.split(",")[0] for row in written(blinded)[1:]} == {"lexical:own"}
     assert "lexical:own,aaaaaa,1,sustain" in written(blinded, "client")
