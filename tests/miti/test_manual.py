@@ -30,8 +30,9 @@ from mi_llm.problem import Problem
 from mi_llm.report import manual
 from mi_llm.study import Study
 
-PROFILES, COMMON = read_profiles(ROOT / BUNDLED)
-assert COMMON
+PROFILES, LINES = read_profiles(ROOT / BUNDLED)
+assert LINES is not None
+COMMON = LINES
 REFLECTS = "听起来你很为难，一方面想改变，另一方面又舍不得。"
 PUSHES = "你应该马上改掉这个坏习惯，必须坚持下去。"
 
