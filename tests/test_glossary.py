@@ -17,7 +17,11 @@ KINDS = (".py", ".yaml", ".jinja", ".js", ".css", ".csv")
 READ = [
     *PAGES,
     *(folder / name for folder in STUDIES for name in ("params.yaml", "dvc.yaml", "publish.yaml")),
-    *sorted(path for path in (ROOT / "src/mi_llm").rglob("*") if path.suffix in KINDS and path.name != "packages.csv"),
+    *sorted(
+        path
+        for path in (ROOT / "src/mi_llm").rglob("*")
+        if path.suffix in KINDS and path.name != "packages.csv" and "prompts" not in path.parts
+    ),
     *(ROOT / name for name in ("reproduce.sh", "setup.sh", "Makefile", ".env.example")),
 ]
 CHINESE = re.compile(r"[\u4e00-\u9fff]")

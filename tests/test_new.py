@@ -20,7 +20,7 @@ from mi_llm.study import load
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what a new study is made from."""
     folder = tmp_path / "repository"
-    for name in ("mini", "people", "prompts"):
+    for name in ("mini", "people"):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("params.yaml", "publish.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, folder / name)

@@ -171,7 +171,7 @@ def pretrain(
     from mi_llm.models.pretrain import pretrain as run
 
     options = Pretraining.model_validate(storage.read_yaml(Path("pretrain/params.yaml")))
-    run(archive, out, models, prompts.render("counselor"), options)
+    run(archive, out, models, prompts.filled_in(prompts.bundled_path("zh", "counselor"), "zh"), options)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -227,7 +227,7 @@ def screen(study: StudyFile = MINI) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def translate(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
-    """Translate a sample of AnnoMI's transcripts into Chinese."""
+    """Put a sample of AnnoMI's transcripts into the study's language."""
     from mi_llm.construct import translate as stage
 
     work = listed(stage.questions, "translate")

@@ -16,6 +16,7 @@ from mi_llm import storage
 from mi_llm.corpora.own.importing import yaml
 from mi_llm.doctor import doctor
 from mi_llm.problem import Problem
+from mi_llm.prompts import bundled_path
 from mi_llm.study import KEPT, load, parse
 
 LIKE = {"mini": Path("mini"), "paper": Path()}
@@ -157,7 +158,9 @@ def write(folder: Path, source: Path, params: str) -> None:
         storage.write_text(folder / name, head)
     for name in ("people/dialogs/README.md", "people/codes/README.md"):
         storage.write_text(folder / name, storage.read_text(source / name))
-    storage.write_text(folder / "counselor.jinja", storage.read_text(Path("prompts/counselor.jinja")))
+    storage.write_text(
+        folder / "counselor.jinja", storage.read_text(bundled_path(load(source / "params.yaml").language, "counselor"))
+    )
     storage.write_text(folder / "dvc.yaml", storage.read_text(source / "dvc.yaml"))
     storage.write_text(folder / "publish.yaml", PUBLISH)
     storage.write_text(folder / ".gitignore", IGNORED)

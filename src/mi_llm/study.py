@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from mi_llm import registry, storage
+from mi_llm.language.language import DEFAULT
 from mi_llm.problem import Problem
 
 
@@ -61,6 +62,7 @@ CorpusName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]  # becom
 KnownCorpus = Annotated[str, one_of(partial(registry.names, registry.CORPORA))]
 Coder = Annotated[str, one_of(partial(registry.names, registry.CODERS))]
 ChatFormat = Annotated[str, one_of(registry.chat_formats)]
+Language = Annotated[str, one_of(registry.languages)]
 Arm = Literal["base", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 REAL = "real"  # stands in place of an arm for AnnoMI's sessions, which people led
@@ -199,22 +201,23 @@ class Transcribe(Section):
 class Screen(Section):
     """Checks of a transcribed dialog; `decisions` is the folder with a person's decisions.
 
-    `repeated_characters`: from this length on, a volley must not be said twice. `unrelated_share`: the largest share of replies
-    without a word of the client's. `mi_inconsistent_cues`: from this number of cues on, a dialog counts as inconsistent with MI.
+    `script_share`: of its letters, at least this share must be of the language's script. `repeated_characters`: from this
+    length on, a volley must not be said twice. `unrelated_share`: the largest share of replies without a word of the client's.
+    `mi_inconsistent_cues`: from this number of cues on, a dialog counts as inconsistent with MI.
     """
 
     policy: Literal["automatic", "person"]
     decisions: str
     rounds: tuple[PositiveInt, PositiveInt]
     volley_characters: tuple[PositiveInt, PositiveInt]
-    chinese_share: float = Share
+    script_share: float = Share
     repeated_characters: PositiveInt
     unrelated_share: float = Share
     mi_inconsistent_cues: PositiveInt
 
 
 class Translate(Section):
-    """How many AnnoMI transcripts are translated into Chinese, with at most how many turns per request."""
+    """How many AnnoMI transcripts are the real sessions, and at most how many turns a request translates into the language."""
 
     transcripts: PositiveInt
     turns_a_request: PositiveInt
@@ -417,10 +420,14 @@ class Compare(Section):
 
 
 class Study(Section):
-    """The whole study. Paths are relative to the repository, the folder that holds the `.git` folder."""
+    """The whole study. Paths are relative to the repository, the folder that holds the `.git` folder.
+
+    `language`: of dialogs, prompts and clients, a folder of `language/`.
+    """
 
     name: str
     title: str
+    language: Language = DEFAULT
     root: str
     params: Annotated[str, AfterValidator(inside)]
     out: Annotated[str, AfterValidator(output_folder)]

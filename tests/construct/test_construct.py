@@ -20,6 +20,7 @@ from mi_llm.corpora.files import File, from_archive, write_archive
 from mi_llm.corpora.read import READERS, read
 from mi_llm.corpora.reading import Repairs, assemble
 from mi_llm.dialog import Dialog, Turn, read_dialogs, read_rounds, write_dialogs, write_rounds
+from mi_llm.language import language
 from mi_llm.llm.cassette import Cassette, text_of
 from mi_llm.models.finetune import samples_of
 from mi_llm.problem import Problem
@@ -170,7 +171,8 @@ def test_recording_from_a_server_gives_what_was_shipped(corpora: Path, author: s
     assert len(ours) == {"rate": 30, "transcribe": 72, "translate": 8}[name]
     assert {key: text_of(answer) for key, answer in ours.items()} == {key: text_of(answer) for key, answer in theirs.items()}
     answer = next(iter(ours.values()))
-    assert answer["prompt"] == {"name": f"prompts/{name}.jinja", "sha256": storage.sha256(Path(f"prompts/{name}.jinja"))}
+    prompt = Path(f"src/mi_llm/language/zh/prompts/{name}.jinja")
+    assert answer["prompt"] == {"name": prompt.as_posix(), "sha256": storage.sha256(prompt)}
 
 
 def said(*pairs: tuple[str, str]) -> str:
@@ -440,7 +442,7 @@ def turns(*said: str) -> list[Turn]:
     ],
 )
 def test_screening_reasons(study: Study, said: list[str], reason: str | None) -> None:
-    found = [f"{reason.kind}: {reason.seen}" for reason in screen.reasons(turns(*said), study.screen)]
+    found = [f"{reason.kind}: {reason.seen}" for reason in screen.reasons(turns(*said), study.screen, language.load("zh"))]
     assert found == [] if reason is None else any(text.startswith(reason) for text in found), found
 
 

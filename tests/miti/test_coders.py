@@ -362,7 +362,7 @@ def test_the_prompts_say_what_the_codebook_says_and_nothing_of_it_themselves(bli
         assert all(told in prompt for prompt in asked["globals"])
     words = [entry.rule.zh for entry in BEHAVIOURS] + [anchor.zh for entry in GLOBALS for anchor in entry.anchors]
     names = [word for entry in (*BEHAVIOURS, *GLOBALS) for word in (entry.name.en, f"{entry.code}　")]
-    for path in prompts.FOLDER.glob("miti_*.jinja"):
+    for path in prompts.FOLDER.glob("*/prompts/miti_*.jinja"):
         assert not [word for word in words + names if word in storage.read_text(path)]
 
 

@@ -19,7 +19,7 @@ from mi_llm.safety.checklist import DIMENSIONS, GRAVE, RISKS, WITH, WITHOUT, Gra
 from mi_llm.safety.personas import Script, personas
 from mi_llm.study import Study
 
-CLIENTS = personas(ROOT / "prompts/personas.yaml")
+CLIENTS = personas(ROOT / "src/mi_llm/language/zh/personas.yaml")
 ASKS = "你是想自杀吗？"
 SENDS = "请现在就打 12356，也告诉家里人。"
 
@@ -44,11 +44,11 @@ def test_every_risk_has_clients_who_speak_by_script() -> None:
 
 def test_a_client_who_is_asked_directly_answers_once_and_goes_on() -> None:
     client = next(client for client in CLIENTS if client.risk == "imminent")
-    script, turns = Script(client), list[Turn]()
+    script, turns = Script(client, "zh"), list[Turn]()
     while (line := script.say(turns)) is not None:
         turns += [Turn(role="client", text=line), Turn(role="counselor", text=ASKS)]
     assert [turn.text for turn in turns if turn.role == "client"] == [client.lines[0], client.asked, *client.lines[1:]]
-    script, turns = Script(client), [Turn(role="counselor", text="听起来你很累。")]
+    script, turns = Script(client, "zh"), [Turn(role="counselor", text="听起来你很累。")]
     assert [script.say(turns) for _ in client.lines] == list(client.lines)
 
 
@@ -79,7 +79,7 @@ def test_a_talk_counts_by_its_best_reply_where_once_is_enough_and_by_its_worst_f
 
 def test_the_checklist_agrees_with_the_person_who_graded_replies_and_the_judge_is_not_recorded(study: Study) -> None:
     table = safety.validation(study, "tiny-glm4").set_index(["rater", "dimension"])
-    assert len(safety.labeled()) == 64
+    assert len(safety.labeled("zh")) == 64
     own = table.loc[safety.CHECKLIST]
     assert list(own.index) == list(DIMENSIONS)
     assert (own["lo"].notna() == (own["kappa"] < 1)).all(), "without a disagreement there is no jackknife"

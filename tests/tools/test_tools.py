@@ -77,7 +77,7 @@ def test_replies_are_scored_the_same_from_text_json_lines_and_llamafactorys_file
 def test_english_is_scored_in_words_with_stems(tmp_path: Path) -> None:
     replies = lines(tmp_path / "replies.jsonl", *ENGLISH)
     found = means(tool("score", replies, lines(tmp_path / "references.jsonl", *ENGLISH_REFERENCES), "--language", "en", "--json"))
-    assert set(found) == {"sacrebleu_13a", "chrf", "rouge_score_1", "rouge_score_2", "rouge_score_l"}
+    assert set(found) == {"bleu_4", "rouge_1", "rouge_2", "rouge_l", "sacrebleu_13a", "chrf"}
     expected = BLEU(tokenize="13a").corpus_score(ENGLISH, [ENGLISH_REFERENCES]).score
     assert found["sacrebleu_13a"] == pytest.approx(expected, abs=1e-4)
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)

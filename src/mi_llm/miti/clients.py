@@ -1,13 +1,12 @@
 """Standardized clients (paper, Methods, Manual Evaluation): who talks with the counselor models, and how a talk goes on.
 
 A profile names the behavior to be changed, how it shows, the reason under it, and the readiness at first; motivation rises only
-when the reason has been addressed. The bundle's ten are in `clients.yaml`, the authors' outlines in their release. A profile with
-lines of its own can be played by the scripted client, which answers to what the lexical coder sees in the counselor's volley;
-a language model can play any.
+when the reason has been addressed. The bundle's are in `<language>/clients.yaml`, the authors' outlines in their release. A
+profile with lines of its own can be played by the scripted client, which answers to what the lexical coder sees in the
+counselor's volley; a language model can play any.
 """
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +15,8 @@ from mi_llm import storage
 from mi_llm.codebook import lexical
 from mi_llm.codebook.coding import Behaviour, volley
 from mi_llm.dialog import Turn
+from mi_llm.language import language
+from mi_llm.language.language import DEFAULT
 
 PUSHED = frozenset({Behaviour.PERSUADE, Behaviour.CONFRONT})
 HEARD = frozenset(
@@ -64,9 +65,9 @@ class Profile(Strict):
     says: Lines | None = None
 
 
-def bundled() -> tuple[list[Profile], Common]:
-    """The bundle's ten profiles, and the lines that all of them share."""
-    content = storage.read_yaml(resources.files(__package__) / "clients.yaml")
+def bundled(code: str = DEFAULT) -> tuple[list[Profile], Common]:
+    """The bundle's profiles in a language, and the lines that all of them share."""
+    content = language.load(code).read("clients.yaml")
     return [Profile.model_validate(profile) for profile in content["profiles"]], Common.model_validate(content["common"])
 
 
@@ -94,10 +95,10 @@ class Scripted:
     same counselor volleys get the same answers.
     """
 
-    def __init__(self, profile: Profile, common: Common) -> None:
+    def __init__(self, profile: Profile, common: Common, code: str = DEFAULT) -> None:
         if profile.says is None or profile.readiness is None:
             raise ValueError(f"profile {profile.id} has no lines for a scripted client")
-        self.lines, self.common = profile.says, common
+        self.lines, self.common, self.code = profile.says, common, code
         self.readiness = profile.readiness
         self.told: dict[str, int] = {}
         self.addressed = self.planned = self.over = False
@@ -111,7 +112,7 @@ class Scripted:
         if self.planned:
             self.over = True
             return self.common.goodbye
-        behaviours = volley(coded.behaviour for coded in lexical.code(turns[-2].text, turns[-1].text))
+        behaviours = volley(coded.behaviour for coded in lexical.code(turns[-2].text, turns[-1].text, self.code))
         return self.answer(behaviours) or self.leave()
 
     def answer(self, behaviours: frozenset[Behaviour]) -> str | None:

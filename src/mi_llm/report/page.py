@@ -16,6 +16,7 @@ from markupsafe import Markup
 from mi_llm import __version__, storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.dialog import Dialog, read_dialogs
+from mi_llm.language import language
 from mi_llm.miti.summary import COUNTED
 from mi_llm.report import documents, figures, manual, published, safety, tables
 from mi_llm.report.checklist import as_table, checklist
@@ -154,6 +155,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     rounds = shown_rounds(study)
     return page_of_rounds(study, rounds) | {
         "study": study,
+        "speech": language.load(study.language),
         "version": __version__,
         "style": Markup((resources.files(__package__) / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
         "at_scale": published.at_scale(shown["published"]),
@@ -177,7 +179,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "evaluation": storage.read_json(study.path("summary", "metrics.json")),
         "blindness": manual.blindness(study),
         "few": FEWEST,
-        "chinese_validated": "zh" in set(pd.read_csv(study.path("miti", "coder_validation.csv"))["language"]),
+        "validated": study.language in set(pd.read_csv(study.path("miti", "coder_validation.csv"))["language"]),
         "globals_given": len(pd.read_csv(study.path("code", "globals.csv"))) > 0,
         "figure_arms": figure_arms(study),
         "losses": figure_losses(shown["loss"]),
