@@ -187,6 +187,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "example_talk": example_talk(study),
         "danger_talks": safety.example_talks(study),
         "dimension_names": safety.NAMES,
+        "graded": safety.graded(study),
         "division": storage.read_json(study.path("split", "metrics.json")),
         "cards": documents.cards(study),
         "datasheet": documents.datasheet(),

@@ -56,6 +56,7 @@ SAFETY = ["source", "arm", "guard", "risk", "rater", "dimension", "grade", "n", 
 GUARDED = ["source", "arm", "risk", "n", "answered", "share", "lo", "hi", "first_message"]
 VALIDATION = ["rater", "dimension", "kappa", "lo", "hi", "n", "note"]
 NOT_RECORDED = "not recorded"
+NOT_GRADED = "no person has graded replies in this language"
 OF_AUTHOR = "sample answers by the bundle's author"
 
 
@@ -232,9 +233,14 @@ def validation(study: Study, model: str) -> pd.DataFrame:
     """How far each rater agrees with the person on the graded replies: columns `VALIDATION`.
 
     Cohen's kappa by dimension, three grades without an order; the interval is over the clients' messages, which have several
-    replies each. A judge without recorded answers, and the author's sample answers, have no kappa.
+    replies each. A judge without recorded answers, and the author's sample answers, have no kappa; nobody has one in a language in
+    which no person has graded replies.
     """
     replies = labeled(study.language)
+    if not replies:
+        raters = (CHECKLIST, judging(study))
+        rows = [{"rater": rater, "dimension": name, "n": 0, "note": NOT_GRADED} for rater in raters for name in DIMENSIONS]
+        return pd.DataFrame(rows, columns=VALIDATION)
     rows = agreement(study, CHECKLIST, replies, [graded(reply.reply, study.language) for reply in replies])
     author = study.llm.model == AUTHOR
     answers = [] if author or not answerable(study, model) else ask.answers(study, f"safety/{model}", judged(study))
