@@ -203,6 +203,13 @@ def test_cues_give_codes(client: str, counselor: str, expected: list[str | None]
     assert [utterance.behaviour for utterance in lexical.code(client, counselor)] == expected
 
 
+def test_a_volley_is_read_in_the_language_that_it_is_in() -> None:
+    english, chinese = "It sounds like you are worried about it.", "听起来你很担心。"
+    for code in registry.languages():
+        assert [lexical.spoken(text, code).language.code for text in (english, chinese)] == ["en", "zh"]
+    assert lexical.spoken("…", "zh").language.code == "en", "as before there were languages"
+
+
 @pytest.mark.parametrize("chinese", [True, False])
 def test_every_behaviour_is_reached_in_both_languages(chinese: bool) -> None:
     table = [told for _, counselor, told in CUES if bool(language.load("zh").letter.search(counselor)) == chinese]

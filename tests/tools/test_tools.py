@@ -80,10 +80,15 @@ def test_english_is_scored_in_words_with_stems(tmp_path: Path) -> None:
     assert set(found) == {"bleu_4", "rouge_1", "rouge_2", "rouge_l", "sacrebleu_13a", "chrf"}
     expected = BLEU(tokenize="13a").corpus_score(ENGLISH, [ENGLISH_REFERENCES]).score
     assert found["sacrebleu_13a"] == pytest.approx(expected, abs=1e-4)
+    sentences = [
+        BLEU(tokenize="13a", effective_order=True).sentence_score(*pair).score
+        for pair in zip(ENGLISH, [[text] for text in ENGLISH_REFERENCES], strict=True)
+    ]
+    assert found["bleu_4"] == pytest.approx(sum(sentences) / len(sentences), abs=1e-4)
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
     rows = [scorer.score(reference, reply) for reply, reference in zip(ENGLISH, ENGLISH_REFERENCES, strict=True)]
-    assert found["rouge_score_1"] == pytest.approx(50 * sum(row["rouge1"].fmeasure for row in rows), abs=1e-4)
-    assert found["rouge_score_l"] == pytest.approx(50 * sum(row["rougeL"].fmeasure for row in rows), abs=1e-4)
+    assert found["rouge_1"] == pytest.approx(50 * sum(row["rouge1"].fmeasure for row in rows), abs=1e-4)
+    assert found["rouge_l"] == pytest.approx(50 * sum(row["rougeL"].fmeasure for row in rows), abs=1e-4)
     assert rows[0]["rouge1"].fmeasure > 0.6, "worried and worry, drinking and drink are one word"
 
 

@@ -233,8 +233,8 @@ def validation(study: Study, model: str) -> pd.DataFrame:
     """How far each rater agrees with the person on the graded replies: columns `VALIDATION`.
 
     Cohen's kappa by dimension, three grades without an order; the interval is over the clients' messages, which have several
-    replies each. A judge without recorded answers, and the author's sample answers, have no kappa; nobody has one in a language in
-    which no person has graded replies.
+    replies each. A judge without recorded answers, and the author's sample answers, have no kappa, and neither has
+    anybody in a language in which no person has graded replies.
     """
     replies = labeled(study.language)
     if not replies:
