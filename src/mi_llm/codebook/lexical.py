@@ -124,10 +124,9 @@ def spoken(text: str, code: str) -> Cues:
     The script says so; between two languages of one script, which has more of its idle words in the text.
     """
     own, english = cues_of(code), cues_of("en")
-    written = [known for known in (own, cues_of("zh")) if known.written(text)]
-    if written == [own] and own.language.spaced and english.written(text):
+    if own.language.spaced and own.written(text) and english.written(text):
         return max(own, english, key=lambda known: sum(word in known.idle for word in known.words(text)))
-    return written[0] if written else english
+    return next((known for known in (own, cues_of("zh")) if known.written(text)), english)
 
 
 def behaviour_of(clause: str, asking: bool, speech: Cues) -> Behaviour | None:

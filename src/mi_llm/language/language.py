@@ -42,7 +42,7 @@ class Labels(Section):
 class Persons(Section):
     """Regular expressions of the words by which speakers mean themselves and the other: `mi-llm import` guesses by them."""
 
-    self: str
+    own: str
     other: str
 
 

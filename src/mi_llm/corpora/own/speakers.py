@@ -40,7 +40,7 @@ LETTERS: tuple[tuple[set[str], dict[str, Role]], ...] = (  # which letters stand
     ({"i", "p"}, {"i": "counselor", "p": "client"}),
 )
 LONG = sorted((name for name in ROLES if re.search("[\u4e00-\u9fff]", name) or len(name) > 5), key=len, reverse=True)
-SELF = re.compile("|".join(known.persons.self for known in language.every()), re.IGNORECASE)
+SELF = re.compile("|".join(known.persons.own for known in language.every()), re.IGNORECASE)
 OTHER = re.compile("|".join(known.persons.other for known in language.every()), re.IGNORECASE)
 ASKS = re.compile(r"[?？]")
 CLEAR = 0.2  # difference between two speakers' shares of words about themselves that decides
