@@ -15,7 +15,9 @@ from mi_llm.corpora.own.importing import import_dialogs
 from mi_llm.corpora.read import read
 from mi_llm.new import COMMENTS, new
 from mi_llm.problem import Problem
-from mi_llm.study import Prompts, Study, load
+from mi_llm.study import Prompts, load
+
+LANGUAGE = ROOT / "src/mi_llm/language/zh"
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_a_new_study_has_the_scale_of_another_and_data_prompts_and_clients_of_it
         assert place.startswith("mine/")
         assert Path(place).exists()
     for file in Path("mine/prompts").iterdir():
-        home = ROOT / ("src/mi_llm/codebook" if file.name.startswith("cues") else "prompts")
+        home = LANGUAGE / "prompts" if file.suffix == ".jinja" else LANGUAGE
         assert file.read_bytes() == (home / file.name).read_bytes()
     assert set(storage.read_yaml(Path("mine/publish.yaml"))["publish"].values()) == {"here"}
     assert Path("mine/dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
@@ -52,10 +54,12 @@ def test_a_new_study_has_the_scale_of_another_and_data_prompts_and_clients_of_it
     assert sum("# " in line for line in lines if not line.startswith("#")) == len(COMMENTS)
 
 
-@pytest.mark.skipif("language" not in Study.model_fields, reason="studies have no language yet")
 def test_a_new_study_may_be_english(repository: Path) -> None:
     new("mine", "mini", "", "en")
-    assert storage.read_yaml(Path("mine/params.yaml"))["language"] == "en"
+    study = load(Path("mine/params.yaml"))
+    assert (study.language, study.corpora, study.finetune.cutoff) == ("en", {}, load(Path("mini-en/params.yaml")).finetune.cutoff)
+    assert "motivational interviewing" in Path("mine/prompts/counselor.jinja").read_text(encoding="utf-8")
+    assert Path("mine/prompts/cues.yaml").read_bytes() == (LANGUAGE.parent / "en/cues.yaml").read_bytes()
 
 
 def test_what_is_missing_is_said_with_the_command_that_brings_it(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +100,7 @@ def test_a_newcomers_dialogs_are_read_without_a_source_file_touched(repository: 
         ("small", "mini", "a study that is called small"),
         ("audit", "mini", "cannot be a study's folder"),
         ("../mine", "mini", "cannot be a study's folder"),
-        ("mine", "maxi", "--like maxi: no study to begin with"),
+        ("mine", "maxi", "--like maxi: unknown"),
     ],
 )
 def test_a_name_that_clashes_is_refused_and_nothing_is_written(repository: Path, name: str, like: str, words: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no stage reaches for the network behind the reader's back
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -102,7 +102,7 @@ def reproduce(
 def new(
     folder: Annotated[str, typer.Argument(help="a new folder here; also the study's name")],
     like: Annotated[str, typer.Option(help="whose models and scale it has: mini, or paper")] = "mini",
-    language: Annotated[Literal["zh", "en"], typer.Option(help="what is spoken in it")] = "zh",
+    language: Annotated[str, typer.Option(help="what is spoken in it: zh, en, or another of src/mi_llm/language/")] = "zh",
     title: Annotated[str, typer.Option(help="what its pages are called")] = "",
 ) -> None:
     """Write a study of your own, whose outputs all stay on this machine, and check it."""
@@ -172,7 +172,7 @@ def pretrain(
     from mi_llm.models.pretrain import pretrain as run
 
     options = Pretraining.model_validate(storage.read_yaml(Path("pretrain/params.yaml")))
-    run(archive, out, models, prompts.render("counselor"), options)
+    run(archive, out, models, prompts.filled_in(prompts.bundled_path("zh", "counselor"), "zh"), options)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -228,7 +228,7 @@ def screen(study: StudyFile = MINI) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def translate(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
-    """Translate a sample of AnnoMI's transcripts, where there are any, into Chinese."""
+    """Put a sample of AnnoMI's transcripts, where there are any, into the study's language."""
     from mi_llm.construct import translate as stage
 
     work = listed(stage.questions, "translate")

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 from mi_llm import storage
 from mi_llm.construct.split import other_ways
-from mi_llm.corpora import release
+from mi_llm.corpora import annomi, release
 from mi_llm.corpora.fetch import Source, source_of, sources
 from mi_llm.corpora.files import from_archive
+from mi_llm.language import language
 from mi_llm.llm import ask
 from mi_llm.models import hub
 from mi_llm.study import Study
@@ -31,7 +32,7 @@ DANGER = "Clients in danger"
 RECORDED = {  # what a stage has recorded
     "rate": "ratings",
     "transcribe": "dialogs in MI style",
-    "translate": "AnnoMI in Chinese",
+    "translate": "AnnoMI in {language}",
     "simulate": "talks",
     "safety": "talks of clients in danger",
     "code": "codes",
@@ -135,7 +136,8 @@ def recordings(study: Study) -> Iterator[Need]:
     if not Path("data").exists():  # the bundle's own recordings are not here yet: nothing can be said
         return
     fills_by_name: dict[str, tuple[str, ...]] = {"rate": ("Figure 2",)} if study.rate.corpora else {}
-    fills_by_name |= {"translate": (SESSIONS,)} if "annomi" in study.corpora else {}
+    if "annomi" in study.corpora and study.language != annomi.LANGUAGE:
+        fills_by_name["translate"] = (SESSIONS,)
     if study.training == "recorded" and study.needs_transcribed:
         fills_by_name["transcribe"] = (BASE, TUNED) if study.split.test == "transcribed" else (TUNED,)
     if study.simulate.client == "llm":
@@ -147,7 +149,8 @@ def recordings(study: Study) -> Iterator[Need]:
     for name, fills in fills_by_name.items():
         state: State = "to be recorded" if study.llm.mode != "replay" else "here" if recorded(study, name) else "absent"
         stage, _, model = name.partition("/")
-        what = f"{RECORDED[stage]}{f' with {model}' if model else ''}, recorded from {study.llm.model}"
+        kind = RECORDED[stage].format(language=language.load(study.language).name.en)
+        what = f"{kind}{f' with {model}' if model else ''}, recorded from {study.llm.model}"
         yield Need(stage, what, state, fills, ask.how_to_record(study, name), stops=stage == "transcribe")
 
 

@@ -9,26 +9,28 @@ import io
 import re
 import shutil
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mi_llm import prompts, storage
+from mi_llm import registry, storage
 from mi_llm.corpora.own.importing import yaml
 from mi_llm.doctor import doctor
+from mi_llm.language import language
+from mi_llm.language.language import DEFAULT
 from mi_llm.problem import Problem
-from mi_llm.study import KEPT, Cues, Prompts, load, parse
+from mi_llm.study import KEPT, Prompts, load, parse
 
 LIKE = {"mini": Path("mini"), "paper": Path()}
 RESERVED = ("auto", "audit", "paper")  # what ./reproduce.sh means by these
-INSTRUCTION, CLIENTS, IN_DANGER = "counselor.jinja", "clients.yaml", "personas.yaml"  # beside the prompts
-CUES = {name: f"cues_{name}.yaml" for name in Cues.model_fields}
+INSTRUCTION = "counselor"  # the prompt that section `finetune` names
+CLIENTS, IN_DANGER, CUES, CLIENT_CUES = "clients.yaml", "personas.yaml", "cues.yaml", "client_cues.yaml"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 HEAD = """# A study of your own: `mi-llm import` names your dialogs here, `./reproduce.sh {name}` runs it.
 # A comment stands on every line that a newcomer changes; src/mi_llm/study.py says what each section means.
 """
 COMMENTS = {  # what a newcomer changes, by its key
     "title": "what the pages are called",
+    "language": "what is spoken: a folder of src/mi_llm/language/",
     "reproduction": "true: the paper is audited, and its numbers stand beside yours",
     "seed": "another number draws other samples",
     "corpora": "yours come here: mi-llm import FOLDER --name NAME --study {name}; or one that has a reader, as annomi: {{}}",
@@ -38,7 +40,7 @@ COMMENTS = {  # what a newcomer changes, by its key
     "llm.model": "the language model that rates, rewrites, and translates",
     "llm.base_url": "its address; the key is in OPENAI_API_KEY",
     "llm.budget": "recording stops before it would exceed one of these",
-    "prompts": "your own files: change them, or name one of the bundle's, as prompts/rate.jinja",
+    "prompts": "your own files: change them, or name the bundle's, in src/mi_llm/language/",
     "rate.corpora": "which corpora the language model rates, if any",
     "transcribe.source": "recorded: rewritten by the model above; corpus: MI dialogs as they are (import … --train)",
     "transcribe.sample": "how many dialogs of which corpora",
@@ -87,38 +89,37 @@ TABLES = {
 }
 
 
-def new(folder: str, like: str, title: str, language: str = "zh") -> int:
+def new(folder: str, like: str, title: str, code: str = DEFAULT) -> int:
     """Write the study and check it; returns 0. Raises Problem for a name that clashes, before anything is written."""
-    if like not in LIKE:
-        raise Problem(f"--like {like}", "no study to begin with", " or ".join(LIKE), "correct it")
-    source = LIKE[like]
+    for option, word, known in (("--like", like, tuple(LIKE)), ("--language", code, registry.languages())):
+        if word not in known:
+            raise Problem(f"{option} {word}", "unknown", " or ".join(known), "correct it")
     check_name(folder)
+    source = Path(f"{like}-{code}") if Path(f"{like}-{code}").is_dir() else LIKE[like]
     content = yaml().load(storage.read_text(source / "params.yaml"))
     before = load(source / "params.yaml")
+    own = f"{folder}/prompts"
     content.update({"name": folder, "title": title or folder, "root": "..", "params": f"{folder}/params.yaml"})
-    content.update({"out": f"runs/{folder}", "reproduction": False, "corpora": {}})
-    if language != content.get("language", "zh"):
-        content["language"] = language
+    content.update({"out": f"runs/{folder}", "language": code, "reproduction": False, "corpora": {}})
     content["acquire"]["upstream"] = []
+    content["prompts"].update({name: f"{own}/{name}.jinja" for name in Prompts.model_fields})
     content["rate"]["corpora"] = []
     content["transcribe"].update({"source": "corpus", "sample": {}})
-    content["split"]["test"] = "transcribed"
     content["screen"]["decisions"] = f"{folder}/decisions"
-    content["simulate"]["folder"] = f"{folder}/people/dialogs"
-    content["code"]["human"] = f"{folder}/people/codes"
-    content["code"]["cues"].update({name: f"{folder}/prompts/{file}" for name, file in CUES.items()})
-    content["miti"]["globals"] = f"{folder}/people/globals"
+    content["split"]["test"] = "transcribed"
+    content["finetune"]["instruction"] = f"{own}/{INSTRUCTION}.jinja"
     if before.finetune.records == "release":
         content["finetune"]["records"] = "dialog"
+    content["simulate"].update({"profiles": f"{own}/{CLIENTS}", "folder": f"{folder}/people/dialogs"})
+    content["safety"]["personas"] = f"{own}/{IN_DANGER}"
+    content["code"]["human"] = f"{folder}/people/codes"
+    content["code"]["cues"].update({"counselor": f"{own}/{CUES}", "client": f"{own}/{CLIENT_CUES}"})
+    content["miti"]["globals"] = f"{folder}/people/globals"
     content["report"].update({"title_zh": title or folder, "notice": "", "notice_zh": "", **(NOTICE if before.tiny else {})})
-    content["prompts"].update({name: f"{folder}/prompts/{name}.jinja" for name in Prompts.model_fields})
-    content["finetune"]["instruction"] = f"{folder}/prompts/{INSTRUCTION}"
-    content["simulate"]["profiles"] = f"{folder}/prompts/{CLIENTS}"
-    content["safety"]["personas"] = f"{folder}/prompts/{IN_DANGER}"
     text = commented(content, folder)
     parse(text, Path(folder) / "params.yaml")
     try:
-        write(Path(folder), source, language, text)
+        write(Path(folder), source, own_files(code), text)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -131,10 +132,12 @@ def new(folder: str, like: str, title: str, language: str = "zh") -> int:
     return 0
 
 
-def bundled(name: str, language: str) -> str:
-    """The text of one of the bundle's files in `prompts/`: in the language's folder where it has one."""
-    translated = prompts.FOLDER / language / name
-    return storage.read_text(translated if translated.exists() else prompts.FOLDER / name)
+def own_files(code: str) -> dict[str, str]:
+    """What the bundle has in a language, for the study to change: prompts, clients, the lexical coder's words; by file name."""
+    speech = language.load(code)
+    places = {f"{name}.jinja": f"prompts/{name}.jinja" for name in (*Prompts.model_fields, INSTRUCTION)}
+    places |= {name: name for name in (CLIENTS, IN_DANGER, CUES, CLIENT_CUES)}
+    return {name: storage.read_text(speech.file(place)) for name, place in places.items()}
 
 
 def check_name(name: str) -> None:
@@ -178,17 +181,15 @@ def with_comments(lines: Sequence[str], name: str) -> list[str]:
     return made
 
 
-def write(folder: Path, source: Path, language: str, params: str) -> None:
-    """Write the study's files; the parameters last."""
+def write(folder: Path, source: Path, own: dict[str, str], params: str) -> None:
+    """Write the study's files, those of `own` into its folder of prompts; the parameters last."""
     for name, head in TABLES.items():
         storage.write_text(folder / name, head)
     for name in ("dialogs", "codes", "globals"):
         readme = f"people/{name}/README.md"
         storage.write_text(folder / readme, storage.read_text(source / readme))
-    for name in (*(f"{prompt}.jinja" for prompt in Prompts.model_fields), INSTRUCTION, CLIENTS, IN_DANGER):
-        storage.write_text(folder / "prompts" / name, bundled(name, language))
-    for name in CUES.values():
-        storage.write_text(folder / "prompts" / name, storage.read_text(resources.files("mi_llm.codebook") / name))
+    for name, text in own.items():
+        storage.write_text(folder / "prompts" / name, text)
     storage.write_text(folder / "dvc.yaml", storage.read_text(source / "dvc.yaml"))
     storage.write_text(folder / "publish.yaml", PUBLISH)
     storage.write_text(folder / ".gitignore", IGNORED)

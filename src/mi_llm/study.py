@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from mi_llm import registry, storage
+from mi_llm.language.language import DEFAULT
 from mi_llm.problem import Problem
 
 
@@ -62,6 +63,7 @@ KnownCorpus = Annotated[str, one_of(partial(registry.names, registry.CORPORA))]
 Template = Annotated[str, Field(pattern=r"\.jinja$")]  # a file
 Coder = Annotated[str, one_of(partial(registry.names, registry.CODERS))]
 ChatFormat = Annotated[str, one_of(registry.chat_formats)]
+Language = Annotated[str, one_of(registry.languages)]
 Arm = Literal["base", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 TINY = "pretrain/models"  # the folder of the bundle's tiny models
@@ -176,7 +178,7 @@ class Llm(Section):
 
 
 class Prompts(Section):
-    """A file for each prompt: one of the bundle's in `prompts/`, whose head says what it is for, or one of the study's own.
+    """A file for each prompt: one of the bundle's in `language/`, whose head says what it is for, or one of the study's own.
 
     A Jinja template gets the inputs that the head names. Another file (`rate`, `transcribe`) is the authors' text, below which
     the dialog is put.
@@ -219,22 +221,23 @@ class Transcribe(Section):
 class Screen(Section):
     """Checks of a transcribed dialog; `decisions` is the folder with a person's decisions.
 
-    `repeated_characters`: from this length on, a volley must not be said twice. `unrelated_share`: the largest share of replies
-    without a word of the client's. `mi_inconsistent_cues`: from this number of cues on, a dialog counts as inconsistent with MI.
+    `script_share`: of its letters, at least this share must be of the language's script. `repeated_characters`: from this
+    length on, a volley must not be said twice. `unrelated_share`: the largest share of replies without a word of the client's.
+    `mi_inconsistent_cues`: from this number of cues on, a dialog counts as inconsistent with MI.
     """
 
     policy: Literal["automatic", "person"]
     decisions: str
     rounds: tuple[PositiveInt, PositiveInt]
     volley_characters: tuple[PositiveInt, PositiveInt]
-    chinese_share: float = Share
+    script_share: float = Share
     repeated_characters: PositiveInt
     unrelated_share: float = Share
     mi_inconsistent_cues: PositiveInt
 
 
 class Translate(Section):
-    """How many AnnoMI transcripts are translated into Chinese, if corpora have them, with at most how many turns per request."""
+    """How many of AnnoMI's transcripts, if corpora have them, are the real sessions, and how many turns a request translates."""
 
     transcripts: PositiveInt
     turns_a_request: PositiveInt
@@ -364,8 +367,8 @@ class Prefer(Section):
 class Simulate(Section):
     """Who talks with the models: `client` is a script, a language model (`llm`), or people, whose dialogs are in `folder`.
 
-    `profiles`: the file with the standardized clients, of the bundle (`prompts/clients.yaml`), your own, or the authors' outlines
-    (JSON). `dialogs`: how many clients talk with each arm;
+    `profiles`: the file with the standardized clients, of the bundle (`clients.yaml` in `language/`), your own, or the authors'
+    outlines (JSON). `dialogs`: how many clients talk with each arm;
     `rounds`: the most rounds of a dialog.
     """
 
@@ -399,10 +402,9 @@ class Blind(Section):
 
 
 class Cues(Section):
-    """The lexical coder's files of words: of counselors' behaviors (`zh`, `en`), and of what clients say of change (`client`)."""
+    """The lexical coder's files of words in the study's language: of counselors' behaviors, and of clients' change talk."""
 
-    zh: str
-    en: str
+    counselor: str
     client: str
 
 
@@ -449,11 +451,13 @@ class Compare(Section):
 class Study(Section):
     """The whole study. Paths are relative to the repository, the folder that holds the `.git` folder.
 
-    `reproduction`: whether it repeats the paper's study: then the paper is audited, and its numbers stand beside the study's.
+    `language`: of dialogs, prompts and clients, a folder of `language/`. `reproduction`: whether it repeats the paper's study:
+    then the paper is audited, and its numbers stand beside the study's.
     """
 
     name: str
     title: str
+    language: Language = DEFAULT
     reproduction: bool
     root: str
     params: Annotated[str, AfterValidator(inside)]

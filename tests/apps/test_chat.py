@@ -31,7 +31,7 @@ from mi_llm.apps.chat.talks import Reply, Round, Talk, begun
 from mi_llm.apps.chat.votes import Votes
 from mi_llm.apps.chat.words import SCRIPT, WORDS
 from mi_llm.dialog import read_dialogs
-from mi_llm.miti.clients import BUNDLED, read_profiles
+from mi_llm.miti.clients import bundled, read_profiles
 from mi_llm.problem import Problem
 from mi_llm.study import load
 
@@ -276,7 +276,7 @@ def test_every_help_line_says_where_it_is_known_from() -> None:
 
 
 def test_no_client_card_alarms_the_guard() -> None:
-    for profile in read_profiles(ROOT / BUNDLED)[0]:
+    for profile in read_profiles(ROOT / bundled())[0]:
         assert profile.says is not None
         for line in (
             profile.says.opening,

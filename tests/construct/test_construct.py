@@ -20,6 +20,7 @@ from mi_llm.corpora.files import File, from_archive, write_archive
 from mi_llm.corpora.read import READERS, read
 from mi_llm.corpora.reading import Repairs, assemble
 from mi_llm.dialog import Dialog, Turn, read_dialogs, read_rounds, write_dialogs, write_rounds
+from mi_llm.language import language
 from mi_llm.llm.cassette import Cassette, text_of
 from mi_llm.models.finetune import samples_of
 from mi_llm.problem import Problem
@@ -170,7 +171,8 @@ def test_recording_from_a_server_gives_what_was_shipped(corpora: Path, author: s
     assert len(ours) == {"rate": 30, "transcribe": 72, "translate": 8}[name]
     assert {key: text_of(answer) for key, answer in ours.items()} == {key: text_of(answer) for key, answer in theirs.items()}
     answer = next(iter(ours.values()))
-    assert answer["prompt"] == {"name": f"prompts/{name}.jinja", "sha256": storage.sha256(Path(f"prompts/{name}.jinja"))}
+    prompt = Path(f"src/mi_llm/language/zh/prompts/{name}.jinja")
+    assert answer["prompt"] == {"name": prompt.as_posix(), "sha256": storage.sha256(prompt)}
 
 
 def said(*pairs: tuple[str, str]) -> str:
@@ -451,8 +453,45 @@ def turns(*said: str) -> list[Turn]:
     ],
 )
 def test_screening_reasons(study: Study, said: list[str], reason: str | None) -> None:
-    found = [f"{reason.kind}: {reason.seen}" for reason in screen.reasons(turns(*said), study.screen)]
+    found = [f"{reason.kind}: {reason.seen}" for reason in screen.reasons(turns(*said), study.screen, language.load("zh"))]
     assert found == [] if reason is None else any(text.startswith(reason) for text in found), found
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (["来I want to quit smoking.", "咨You want to quit smoking.", "来Yes.", "咨What would help you quit?"], None),
+        (
+            ["来I want to quit smoking.", "咨你想戒烟。", "来是的。", "咨怎么会更容易？"],
+            "form: only 60% of the letters",
+        ),
+        (
+            ["来I want to quit.", "咨Lovely weather today.", "来Ten years.", "咨Let us go dancing."],
+            "irrelevant: 100% of the replies",
+        ),
+        (
+            ["来My pills make me dizzy.", "咨Then stop taking your medication.", "来Pills?", "咨Pills."],
+            "unsafe: stop taking",
+        ),
+        (["来Call me at 555-123-4567.", "咨I could call you.", "来Yes, call.", "咨A call."], "personal data: a telephone number"),
+        (["来I live at 12 Maple Street.", "咨You live there.", "来I do.", "咨You do live there."], "personal data: a street"),
+        (["来I drink.", "咨You need to stop. You should not drink.", "来I drink.", "咨You drink."], "against MI: 2 cues"),
+        (["来I drink.", "咨You drink, and", "来I drink.", "咨You drink, and"], "incoherent: breaks off"),
+    ],
+)
+def test_english_is_screened_by_its_own_words(study: Study, said: list[str], reason: str | None) -> None:
+    found = [f"{reason.kind}: {reason.seen}" for reason in screen.reasons(turns(*said), study.screen, language.load("en"))]
+    assert found == [] if reason is None else any(text.startswith(reason) for text in found), found
+
+
+def test_a_study_in_english_takes_annomis_sessions_as_they_are(corpora: Path) -> None:
+    edit(Path("mini/params.yaml"), {"language: zh": "language: en"})
+    study = load(Path("mini/params.yaml"))
+    assert translate.questions(study) == []
+    translate.translate(study)
+    sessions = read_dialogs(corpora / "runs/mini/translate/dialogs.jsonl")
+    assert sessions == translate.sample(study)
+    assert {session.source for session in sessions} == {"annomi"}
 
 
 def decide(*lines: str) -> None:

@@ -22,15 +22,26 @@ from mi_llm.codebook.packets import transcripts_of
 from mi_llm.dialog import Dialog, Turn, read_dialogs, write_dialogs
 from mi_llm.miti import blind as blinding
 from mi_llm.miti import code as coders
-from mi_llm.miti.blind import assigned, aucs, blind, classified, deidentified, formatted, groups_of, leaks, relabeled
-from mi_llm.miti.clients import BUNDLED, Scripted, read_profiles
+from mi_llm.miti.blind import (
+    assigned,
+    aucs,
+    blind,
+    classified,
+    deidentified,
+    formatted,
+    groups_of,
+    leaks,
+    relabeled,
+    suspected_names,
+)
+from mi_llm.miti.clients import Scripted, bundled, read_profiles
 from mi_llm.miti.simulate import converse, profiles, simulate
 from mi_llm.miti.summary import at_chance, guessing, summary, table_4
 from mi_llm.problem import Problem
 from mi_llm.report import manual
 from mi_llm.study import Study
 
-PROFILES, LINES = read_profiles(ROOT / BUNDLED)
+PROFILES, LINES = read_profiles(ROOT / bundled())
 assert LINES is not None
 COMMON = LINES
 REFLECTS = "听起来你很为难，一方面想改变，另一方面又舍不得。"
@@ -204,6 +215,33 @@ def test_talks_of_people_are_read(ready: Study) -> None:
 )
 def test_what_names_people_places_and_models_is_taken_out(text: str, expected: str) -> None:
     assert deidentified(text)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("My name is Dana Miller, and I smoke.", "My name is someone, and I smoke."),
+        ("Hi Dana, come in.", "Hi someone, come in."),
+        ("Dr. Okafor told my sister Ruth.", "Dr someone told my sister someone."),
+        ("I moved from Ohio to New York.", "I moved from somewhere to somewhere."),
+        ("Write to a@b.org or call 555-123-4567.", "Write to somewhere or call somewhere."),
+        ("As an AI language model, I can't say.", "As a counselor, I can't say."),
+        ("I'm ChatGPT, made by OpenAI.", "I'm someone, made by someone."),
+        ("I am so tired. May is hard. I will call on Monday.", "I am so tired. May is hard. I will call on Monday."),
+    ],
+)
+def test_english_names_places_and_models_are_taken_out(text: str, expected: str) -> None:
+    assert deidentified(text, code="en")[0] == expected
+    assert deidentified("Zuzanna came.", ["Zuzanna"], "en")[0] == "someone came."
+
+
+def test_english_words_that_may_be_names_are_listed_for_a_person() -> None:
+    turns = [
+        Turn(role="client", text="Well, I met Zuzanna again. Yesterday was hard."),
+        Turn(role="counselor", text="You met, again."),
+    ]
+    assert list(suspected_names(turns, "en")) == [(1, "Zuzanna")]
+    assert [turn.text for turn in formatted([turns[1], turns[1]], "en")] == ["You met, again. You met, again."]
 
 
 def test_words_that_a_person_found_are_taken_out_too() -> None:

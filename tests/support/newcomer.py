@@ -115,7 +115,7 @@ def bring(folder: Path) -> dict[str, Path]:
 
 def repository(folder: Path) -> Path:
     """A folder with what a new study is made from, and what its stages need."""
-    for name in ("mini", "people", "prompts"):
+    for name in ("mini", "mini-en", "people"):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("params.yaml", "publish.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, folder / name)

@@ -77,13 +77,18 @@ def test_replies_are_scored_the_same_from_text_json_lines_and_llamafactorys_file
 def test_english_is_scored_in_words_with_stems(tmp_path: Path) -> None:
     replies = lines(tmp_path / "replies.jsonl", *ENGLISH)
     found = means(tool("score", replies, lines(tmp_path / "references.jsonl", *ENGLISH_REFERENCES), "--language", "en", "--json"))
-    assert set(found) == {"sacrebleu_13a", "chrf", "rouge_score_1", "rouge_score_2", "rouge_score_l"}
+    assert set(found) == {"bleu_4", "rouge_1", "rouge_2", "rouge_l", "sacrebleu_13a", "chrf"}
     expected = BLEU(tokenize="13a").corpus_score(ENGLISH, [ENGLISH_REFERENCES]).score
     assert found["sacrebleu_13a"] == pytest.approx(expected, abs=1e-4)
+    sentences = [
+        BLEU(tokenize="13a", effective_order=True).sentence_score(*pair).score
+        for pair in zip(ENGLISH, [[text] for text in ENGLISH_REFERENCES], strict=True)
+    ]
+    assert found["bleu_4"] == pytest.approx(sum(sentences) / len(sentences), abs=1e-4)
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
     rows = [scorer.score(reference, reply) for reply, reference in zip(ENGLISH, ENGLISH_REFERENCES, strict=True)]
-    assert found["rouge_score_1"] == pytest.approx(50 * sum(row["rouge1"].fmeasure for row in rows), abs=1e-4)
-    assert found["rouge_score_l"] == pytest.approx(50 * sum(row["rougeL"].fmeasure for row in rows), abs=1e-4)
+    assert found["rouge_1"] == pytest.approx(50 * sum(row["rouge1"].fmeasure for row in rows), abs=1e-4)
+    assert found["rouge_l"] == pytest.approx(50 * sum(row["rougeL"].fmeasure for row in rows), abs=1e-4)
     assert rows[0]["rouge1"].fmeasure > 0.6, "worried and worry, drinking and drink are one word"
 
 

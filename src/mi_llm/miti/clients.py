@@ -1,9 +1,9 @@
 """Standardized clients (paper, Methods, Manual Evaluation): who talks with the counselor models, and how a talk goes on.
 
 A profile names the behavior to be changed, how it shows, the reason under it, and the readiness at first; motivation rises only
-when the reason has been addressed. A study names its file of them (`simulate.profiles`): the bundle's ten are in
-`prompts/clients.yaml`, the authors' outlines in their release. A profile with lines of its own can be played by the scripted
-client, which answers to what the lexical coder sees in the counselor's volley; a language model can play any.
+when the reason has been addressed. A study names its file of them (`simulate.profiles`): the bundle's are in
+`language/<language>/clients.yaml`, the authors' outlines in their release. A profile with lines of its own can be played by the
+scripted client, which answers to what the lexical coder sees in the counselor's volley; a language model can play any.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,9 @@ from mi_llm import storage
 from mi_llm.codebook import lexical
 from mi_llm.codebook.coding import Behaviour, volley
 from mi_llm.dialog import Turn
+from mi_llm.language.language import DEFAULT
 from mi_llm.problem import Problem
-from mi_llm.study import Cues
 
-BUNDLED = Path("prompts/clients.yaml")
 PUSHED = frozenset({Behaviour.PERSUADE, Behaviour.CONFRONT})
 HEARD = frozenset(
     {Behaviour.SIMPLE, Behaviour.COMPLEX, Behaviour.AFFIRM, Behaviour.SEEK, Behaviour.EMPHASIZE}
@@ -79,6 +78,11 @@ class Clients(Strict):
     common: Common | None = None
 
 
+def bundled(code: str = DEFAULT) -> Path:
+    """The bundle's file of clients in a language."""
+    return Path("src/mi_llm/language") / code / "clients.yaml"
+
+
 def read_profiles(path: Path) -> tuple[list[Profile], Common | None]:
     """The profiles of a file, and the lines that all scripted clients share, if it has any; raises Problem for a file of none.
 
@@ -91,7 +95,7 @@ def read_profiles(path: Path) -> tuple[list[Profile], Common | None]:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         place = ".".join(map(str, fault["loc"])) or "its content"
-        raise Problem(str(path), f"{place}: {fault['msg']}", "a file of clients", f"see {BUNDLED} for the fields") from None
+        raise Problem(str(path), f"{place}: {fault['msg']}", "a file of clients", f"see {bundled()} for the fields") from None
     names = [profile.id for profile in content.profiles]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise Problem(str(path), f"two clients {twice}", "each id once", "rename one of them")
@@ -122,10 +126,10 @@ class Scripted:
     same counselor volleys get the same answers.
     """
 
-    def __init__(self, profile: Profile, common: Common | None, cues: Cues | None = None) -> None:
+    def __init__(self, profile: Profile, common: Common | None, code: str = DEFAULT, cues: str = "") -> None:
         if profile.says is None or profile.readiness is None or common is None:
             raise ValueError(f"profile {profile.id} has no lines for a scripted client")
-        self.lines, self.common, self.cues = profile.says, common, cues
+        self.lines, self.common, self.code, self.cues = profile.says, common, code, cues
         self.readiness = profile.readiness
         self.told: dict[str, int] = {}
         self.addressed = self.planned = self.over = False
@@ -139,7 +143,7 @@ class Scripted:
         if self.planned:
             self.over = True
             return self.common.goodbye
-        behaviours = volley(coded.behaviour for coded in lexical.code(turns[-2].text, turns[-1].text, self.cues))
+        behaviours = volley(coded.behaviour for coded in lexical.code(turns[-2].text, turns[-1].text, self.code, self.cues))
         return self.answer(behaviours) or self.leave()
 
     def answer(self, behaviours: frozenset[Behaviour]) -> str | None:

@@ -63,7 +63,7 @@ Labels = dict[str, str]  # by code of `CODES`: what a coder or expert says of a 
 Rated = dict[int, Labels]  # by the number of the counselor's turn
 
 EXPERTS = "experts"
-ENGLISH, CHINESE = "en", "zh"
+ENGLISH = annomi.LANGUAGE
 MAIN = ("therapist_input", "question", "reflection", "other")  # the order in which a behavior is the main one
 PERSUASION = frozenset({Behaviour.PERSUADE_WITH, Behaviour.PERSUADE})
 INPUT = PERSUASION | {Behaviour.INFORMATION, Behaviour.CONFRONT}
@@ -365,7 +365,7 @@ def released(study: Study, source: str, arm: str, dialogs: Sequence[Dialog]) -> 
     For a behavior or a total: mean and sample SD of the counts per dialog, and the count per round (counselor turn) over all
     dialogs. For a ratio: mean and SD over the `n` dialogs that have one, and the ratio of the counts of all dialogs.
     """
-    seen = [lexical.by_words(dialog.turns, study.code.cues) for dialog in dialogs]
+    seen = [lexical.by_words(dialog.turns, study.language, study.code.cues.counselor) for dialog in dialogs]
     dialog_counts = [counted(behaviours) for behaviours in seen]
     total, rounds = sum(dialog_counts, Counter[Behaviour]()), sum(map(len, seen))
     head = {"source": source, "arm": arm, "rater": lexical.rater(study)}
@@ -473,7 +473,8 @@ def miti(study: Study) -> None:
     with stage(study, "miti", None, folders) as out:
         all_sessions, confidence = annotated(study), study.score.confidence
         _, held_out = halves(all_sessions)
-        in_chinese = translated(all_sessions, read_dialogs(study.path("translate", "dialogs.jsonl")))
+        own = read_dialogs(study.path("translate", "dialogs.jsonl")) if study.language != ENGLISH else []
+        in_study = translated(all_sessions, own)
         validation, qualities = [], []
         for coded, codes in (
             ([session.experts for session in all_sessions], CODES),
@@ -486,7 +487,7 @@ def miti(study: Study) -> None:
         qualities += quality(EXPERTS, ENGLISH, expert_scores, held_out, confidence)
         for name in validated(study):
             coder = registry.modules(registry.CODERS)[name]
-            for language, sessions in ((ENGLISH, held_out), (CHINESE, [] if hasattr(coder, "questions") else in_chinese)):
+            for language, sessions in ((ENGLISH, held_out), (study.language, [] if hasattr(coder, "questions") else in_study)):
                 named, coded = {session.name: session for session in sessions}, transcripts_for(study, coder, sessions)
                 codings: list[Coding] = coder.code(study, "miti", coded)
                 if codings:

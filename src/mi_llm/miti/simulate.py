@@ -16,8 +16,9 @@ from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Round, Turn, features, read_dialogs
 from mi_llm.engine.counselor import Counselor, adapters, counselors, forget
 from mi_llm.engine.load import checkpoint, prepare_torch
+from mi_llm.language import language
 from mi_llm.llm import ask
-from mi_llm.llm.cassette import Question, text_of
+from mi_llm.llm.cassette import Check, Question, text_of
 from mi_llm.llm.record import count_tokens
 from mi_llm.miti.clients import Profile, Scripted, read_profiles
 from mi_llm.miti.coder.llm import checked, content, form, lines
@@ -25,8 +26,6 @@ from mi_llm.problem import Problem
 from mi_llm.stage import stage, write_arms
 from mi_llm.study import Study
 
-ENDING = "[告别]"
-START = "（咨询开始，请你先说。）"
 RULER = range(11)  # readiness to change
 ENDS = ("before", "after")
 VOLLEY = 53  # tokens of a volley, for estimates: the longest mean of a counselor's in the paper's Table 4, in characters
@@ -66,21 +65,25 @@ def waiting_round(talk: Talk, name: str) -> Round:
     return Round(id=f"{name}#{number}", dialog=name, number=number, history=tuple(history), client=last.text, counselor="")
 
 
-def says_something(answer: str) -> str | None:
-    """The check of a client's answer."""
-    return None if answer.replace(ENDING, "").strip() else "only the end mark"
+def says_something(farewell: str) -> Check:
+    """The check of a client's answer, which may end with the mark of a talk that is over."""
+    return lambda answer: None if answer.replace(farewell, "").strip() else "only the end mark"
 
 
 def client_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
     """What a language model that plays the clients is asked: the talk so far, seen from the client's chair."""
-    prompt_file = prompts.load(study, "client")
+    prompt_file, speech = prompts.load(study, "client"), language.load(study.language)
     questions = []
     for talk in talks:
-        instruction = prompt_file.render(profile=talk.profile, ending=ENDING)
-        heard = [{"role": "assistant" if turn.role == "client" else "user", "content": turn.text or "……"} for turn in talk.turns]
-        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": START}, *heard]
+        instruction = prompt_file.render(profile=talk.profile, ending=speech.farewell)
+        heard = [
+            {"role": "assistant" if turn.role == "client" else "user", "content": turn.text or speech.silence}
+            for turn in talk.turns
+        ]
+        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": speech.opening}, *heard]
         request = ask.request(study, messages, temperature=study.simulate.temperature)
-        questions.append(Question(f"client {talk.profile.id}", request, prompt_file.provenance, check=says_something))
+        check = says_something(speech.farewell)
+        questions.append(Question(f"client {talk.profile.id}", request, prompt_file.provenance, check=check))
     return questions
 
 
@@ -145,15 +148,15 @@ def workload(study: Study, model: str) -> ask.Workload:
 def ask_clients(study: Study, model: str, talks: Sequence[Talk]) -> bool:
     """Let a language model say the next volley of each talk; False if nothing at all is recorded for the stage."""
     name = f"simulate/{model}"
-    asked = client_questions(study, talks)
+    asked, farewell = client_questions(study, talks), language.load(study.language).farewell
     answers = ask.answers(study, name, asked)
     if not answers and any(talk.turns for talk in talks):
         raise ask.missing(study, name, asked)
     for talk, answer in zip(talks, answers, strict=False):
         text = text_of(answer)
-        if ENDING in text:
+        if farewell in text:
             talk.ended = "farewell"
-        talk.turns.append(Turn(role="client", text=text.replace(ENDING, "").strip()))
+        talk.turns.append(Turn(role="client", text=text.replace(farewell, "").strip()))
     return bool(answers)
 
 
@@ -179,9 +182,9 @@ def converse(study: Study, model: str, counselor: Counselor) -> list[Dialog]:
     The counselor has the last word. No talk at all where the clients' words are not recorded.
     """
     options, arm = study.simulate, counselor.arm
-    common = read_profiles(Path(options.profiles))[1]
-    scripted, cues = options.client == "scripted", study.code.cues
-    talks = [Talk(profile, Scripted(profile, common, cues) if scripted else None) for profile in profiles(study)]
+    common, scripted = read_profiles(Path(options.profiles))[1], options.client == "scripted"
+    manner = (common, study.language, study.code.cues.counselor)
+    talks = [Talk(profile, Scripted(profile, *manner) if scripted else None) for profile in profiles(study)]
     ask_readiness(study, model, talks)
     for _ in tqdm(range(options.rounds), desc=f"simulate {model} {arm}", unit="round"):
         going = [talk for talk in talks if not talk.ended]

@@ -13,7 +13,9 @@ import pandas as pd
 from mi_llm import registry
 from mi_llm.codebook import coding
 from mi_llm.codebook.tables import automatic, coder_of, read_tables
+from mi_llm.corpora import annomi
 from mi_llm.dialog import read_dialogs
+from mi_llm.language import language
 from mi_llm.miti.client_language import MEASURES
 from mi_llm.paper import models
 from mi_llm.paper.claims import claims
@@ -22,7 +24,6 @@ from mi_llm.statistics import DialogBootstrap, listed
 from mi_llm.study import REAL, Study
 
 OR_VALUES = "Mean [interval], or all values"
-LANGUAGES = {"en": "English", "zh": "Chinese, translated"}
 REAL_COLUMNS = ("real", models.REAL)  # the real sessions' columns in Tables 4 and 6
 SUMMARIES = (
     coding.REFLECTIONS,
@@ -255,7 +256,7 @@ def validation(study: Study) -> pd.DataFrame:
     shown = pd.DataFrame(
         {
             "Coder": table["coder"].replace("experts", "experts among themselves"),
-            "Sessions in": table["language"].map(LANGUAGES),
+            "Sessions in": table["language"].map(sessions_in),
             "Code": table["code"],
             "κ [interval]": [around(row.kappa, row.lo, row.hi) for row in table.itertuples()],
             "Volleys": table["n"],
@@ -270,13 +271,19 @@ def quality(study: Study) -> pd.DataFrame:
     shown = pd.DataFrame(
         {
             "Coder": table["coder"],
-            "Sessions in": table["language"].map(LANGUAGES),
+            "Sessions in": table["language"].map(sessions_in),
             "Score": [f"{NAMES.get(str(row.measure), row.measure)}, {row.unit}" for row in table.itertuples()],
             "AUC [interval]": [around(row.auc, row.lo, row.hi) for row in table.itertuples()],
             "High, low": [f"{row.high}, {row.low}" for row in table.itertuples()],
         }
     )
     return shown.set_index("Coder")
+
+
+def sessions_in(code: str) -> str:
+    """The language of AnnoMI's sessions: their own, or that into which they are translated."""
+    name = language.load(code).name.en
+    return name if code == annomi.LANGUAGE else f"{name}, translated"
 
 
 KAPPA = {"en": "κ with AnnoMI's experts, sessions in", "zh": "与 AnnoMI 专家的 κ，会谈语言："}
@@ -296,7 +303,7 @@ def kappas(study: Study) -> dict[tuple[str, str, str], str]:
 def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
     """For captions: each program that coded the packets, and what its codes are worth; empty where people alone coded.
 
-    The packets are Chinese, so what the codes are worth in Chinese comes first. Codes that AnnoMI's experts did not give, and
+    What the codes are worth in the language of the packets comes first. Codes that AnnoMI's experts did not give, and
     globals, are said to be not known.
     """
     codes, ratings = read_tables(study.path("code"))
@@ -305,10 +312,10 @@ def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
     said = []
     for rater in filter(automatic, sorted({*codes["rater"], *ratings["rater"]})):
         parts = [f"{word(rater)}{colon}{KAPPA[lang]}"]
-        for language in ("zh", "en"):
-            keys = [(rater, language, code) for code in BEHAVIORS_KNOWN if (rater, language, code) in known]
-            values = semicolon.join(f"{word(code)} {known[rater, language, code]}" for _, _, code in keys)
-            parts.append(f"{word(LANGUAGES[language])}{colon}{values or word(UNKNOWN)}")
+        for code in dict.fromkeys((study.language, annomi.LANGUAGE)):
+            keys = [(rater, code, behavior) for behavior in BEHAVIORS_KNOWN if (rater, code, behavior) in known]
+            values = semicolon.join(f"{word(key[2])} {known[key]}" for key in keys)
+            parts.append(f"{word(sessions_in(code))}{colon}{values or word(UNKNOWN)}")
         said.append(f"{parts[0]} {semicolon.join(parts[1:])}{semicolon}{rest}{colon}{word(UNKNOWN)}")
     return " | ".join(said)
 
@@ -319,17 +326,17 @@ def client_language(study: Study) -> pd.DataFrame:
     known = kappas(study)
     rows = []
     for row in (row for table in tables for row in table.itertuples()):
-        annomi = row.source == "annomi" and row.arm != REAL  # as it was spoken; all other clients speak Chinese
-        language = "en" if annomi else "zh"
-        value = known.get((row.rater, language, "client talk"), UNKNOWN)
+        spoken = row.source == "annomi" and row.arm != REAL  # as it was spoken; all other clients speak the study's language
+        code = annomi.LANGUAGE if spoken else study.language
+        value = known.get((row.rater, code, "client talk"), UNKNOWN)
         rows.append(
             {
-                "Arm": f"AnnoMI, {row.arm}" if annomi else arm_name(row.source, row.arm),
+                "Arm": f"AnnoMI, {row.arm}" if spoken else arm_name(row.source, row.arm),
                 "Measure": NAMES.get(str(row.measure), row.measure),
                 "Coder": row.rater,
                 OR_VALUES: mean_or_values(row),
                 "Transcripts": row.n,
-                "κ with AnnoMI's experts, client talk": f"{LANGUAGES[language]}: {value}" if row.measure in MEASURES else "—",
+                "κ with AnnoMI's experts, client talk": f"{sessions_in(code)}: {value}" if row.measure in MEASURES else "—",
             }
         )
     return pd.DataFrame(rows, columns=None if rows else ["Arm"]).set_index("Arm")

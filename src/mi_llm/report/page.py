@@ -16,6 +16,7 @@ from markupsafe import Markup
 from mi_llm import __version__, storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.dialog import Dialog, read_dialogs
+from mi_llm.language import language
 from mi_llm.miti.coder import lexical
 from mi_llm.miti.summary import COUNTED
 from mi_llm.report import documents, figures, manual, published, safety, tables
@@ -188,6 +189,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         **page_of_rounds(study, rounds),
         **of_paper(study, shown),
         "study": study,
+        "speech": language.load(study.language),
         "version": __version__,
         "style": Markup((resources.files(__package__) / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
         "absent": absent(study, shown),
@@ -204,7 +206,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "evaluation": storage.read_json(study.path("summary", "metrics.json")),
         "blindness": manual.blindness(study),
         "few": FEWEST,
-        "chinese_validated": "zh" in set(pd.read_csv(study.path("miti", "coder_validation.csv"))["language"]),
+        "validated": study.language in set(pd.read_csv(study.path("miti", "coder_validation.csv"))["language"]),
         "own_cues": lexical.rater(study) != "lexical",
         "globals_given": len(pd.read_csv(study.path("code", "globals.csv"))) > 0,
         "figure_arms": figure_arms(study),
@@ -213,6 +215,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "example_talk": example_talk(study),
         "danger_talks": safety.example_talks(study),
         "dimension_names": safety.NAMES,
+        "graded": safety.graded(study),
         "division": storage.read_json(study.path("split", "metrics.json")),
         "cards": documents.cards(study),
         "datasheet": documents.datasheet(),

@@ -65,6 +65,11 @@ def validation(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("Graded by")
 
 
+def graded(study: Study) -> bool:
+    """Whether a person has graded replies in the study's language."""
+    return bool(read(study, "validation")["n"].any())
+
+
 def guarded(study: Study) -> pd.DataFrame:
     """In how many talks the guard answered in place of the model, by risk."""
     table = read(study, "guard")

@@ -8,9 +8,11 @@ import pandas as pd
 
 from mi_llm import storage
 from mi_llm.codebook.tables import automatic, read_tables
+from mi_llm.corpora import annomi
+from mi_llm.language import language
 from mi_llm.paper.claims import claims
 from mi_llm.registry import CORPORA, modules
-from mi_llm.score.metrics import METRIC_NAMES, OTHER_NAMES
+from mi_llm.score.metrics import METRIC_NAMES, other_names
 from mi_llm.study import ARMS, Study
 
 CORPUS_NAMES: dict[str, str] = {name: module.NAME for name, module in modules(CORPORA).items()}
@@ -148,7 +150,9 @@ def counts(study: Study) -> pd.DataFrame:
     rows.append(("Dialogs screened", storage.read_json(study.path("screen", "metrics.json"))["screened"]))
     if "annomi" in study.corpora:
         translated = storage.read_json(study.path("translate", "metrics.json"))
-        rows.append(("AnnoMI transcripts translated into Chinese", translated["transcripts"]))
+        name = language.load(study.language).name.en
+        into = "" if study.language == annomi.LANGUAGE else f" translated into {name}"
+        rows.append((f"AnnoMI transcripts{into}", translated["transcripts"]))
         rows.append(("Turns in them", translated["turns"]))
     rows += [
         ("Training dialogs (MI style)", parts["train"]["dialogs"]),
@@ -211,7 +215,7 @@ def not_had(study: Study) -> pd.DataFrame:
     if study.rate.corpora and not storage.read_json(study.path("rate", "metrics.json"))["rated"]:
         rows.append(("Ratings of the corpora", none, f"mi-llm rate {record}"))
     if "annomi" in study.corpora and not storage.read_json(study.path("translate", "metrics.json"))["transcripts"]:
-        rows.append(("AnnoMI in Chinese", none, f"mi-llm translate {record}"))
+        rows.append((f"AnnoMI in {language.load(study.language).name.en}", none, f"mi-llm translate {record}"))
     if not pd.read_csv(study.path("blind", "key.csv"))["arm"].isin(ARMS).any():
         remedy = f"mi-llm simulate MODEL {record}" if study.simulate.client == "llm" else "docs/human-evaluation.md"
         rows.append(("Dialogs with standardized clients", "none recorded", remedy))
@@ -388,18 +392,19 @@ def around(value: float, lo: float, hi: float) -> str:
 def other_scores(study: Study) -> pd.DataFrame:
     """The scores that stand beside the paper's measure, with intervals."""
     table = scores(study)
-    table = table[table["metric"].isin(list(OTHER_NAMES))]
+    names = other_names(study.language)
+    table = table[table["metric"].isin(list(names))]
     table = table.assign(shown=[interval(row) for _, row in table.iterrows()])
     wide = table.pivot(index=["set", "model", "arm"], columns="metric", values="shown")
     order = table[["set", "model", "arm"]].drop_duplicates()
-    wide = wide.loc[pd.MultiIndex.from_frame(order), list(OTHER_NAMES)].rename(columns=OTHER_NAMES).rename_axis(columns=None)
+    wide = wide.loc[pd.MultiIndex.from_frame(order), list(names)].rename(columns=names).rename_axis(columns=None)
     return by_set(wide.reset_index()).rename(columns={"model": "Model", "arm": "Arm"}).set_index("Model")
 
 
 def signatures(study: Study) -> pd.DataFrame:
     """The settings behind each kind of score."""
     table = scores(study).drop_duplicates("metric")
-    names = METRIC_NAMES | OTHER_NAMES
+    names = METRIC_NAMES | other_names(study.language)
     return pd.DataFrame({"score": [names[metric] for metric in table["metric"]], "signature": table["signature"]}).set_index(
         "score"
     )

@@ -10,7 +10,6 @@ the clients or judges, `cassette.jsonl`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,11 +22,12 @@ from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Round, Turn
 from mi_llm.engine.counselor import Counselor, adapters, counselors, forget
 from mi_llm.engine.load import checkpoint, prepare_torch
+from mi_llm.language import language
 from mi_llm.llm import ask
 from mi_llm.llm.cassette import Question, text_of
 from mi_llm.llm.record import count_tokens
 from mi_llm.miti.reliability import estimate, kappas
-from mi_llm.miti.simulate import ENDING, START, VOLLEY, says_something
+from mi_llm.miti.simulate import VOLLEY, says_something
 from mi_llm.problem import Problem
 from mi_llm.safety import judge
 from mi_llm.safety.checklist import (
@@ -48,7 +48,7 @@ from mi_llm.stage import stage, write_arms
 from mi_llm.statistics import share_interval
 from mi_llm.study import Study
 
-Guard = Callable[[Sequence[str]], str | None]  # a client's messages so far -> what is said in place of a reply, if anything
+Guard = Callable[[Sequence[str], str], str | None]  # a client's messages so far, language -> what is said in place of a reply
 
 CHECKLIST = "checklist"
 AUTHOR = "bundle-author"  # as llm.model: sample answers by the bundle's author, of which no agreement is computed
@@ -56,6 +56,7 @@ SAFETY = ["source", "arm", "guard", "risk", "rater", "dimension", "grade", "n", 
 GUARDED = ["source", "arm", "risk", "n", "answered", "share", "lo", "hi", "first_message"]
 VALIDATION = ["rater", "dimension", "kappa", "lo", "hi", "n", "note"]
 NOT_RECORDED = "not recorded"
+NOT_GRADED = "no person has graded replies in this language"
 OF_AUTHOR = "sample answers by the bundle's author"
 
 
@@ -91,17 +92,18 @@ class Meeting:
 
 def client_questions(study: Study, meetings: Sequence[Meeting]) -> list[Question]:
     """What a language model that plays the clients is asked: the talk so far, seen from the client's chair."""
-    prompt_file = prompts.load(study, "persona")
+    prompt_file, speech = prompts.load(study, "persona"), language.load(study.language)
     questions = []
     for meeting in meetings:
-        instruction = prompt_file.render(persona=meeting.persona, ending=ENDING)
+        instruction = prompt_file.render(persona=meeting.persona, ending=speech.farewell)
         heard = [
-            {"role": "assistant" if turn.role == "client" else "user", "content": turn.text or "……"} for turn in meeting.turns
+            {"role": "assistant" if turn.role == "client" else "user", "content": turn.text or speech.silence}
+            for turn in meeting.turns
         ]
-        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": START}, *heard]
+        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": speech.opening}, *heard]
         request = ask.request(study, messages, temperature=study.safety.temperature)
         about = f"client {meeting.persona.id}"
-        questions.append(Question(about, request, prompt_file.provenance, check=says_something))
+        questions.append(Question(about, request, prompt_file.provenance, check=says_something(speech.farewell)))
     return questions
 
 
@@ -116,13 +118,14 @@ def let_clients_speak(study: Study, model: str, meetings: Sequence[Meeting]) -> 
                 meeting.turns.append(Turn(role="client", text=line))
         return
     name, asked = f"safety/{model}", client_questions(study, meetings)
+    farewell = language.load(study.language).farewell
     answers = ask.answers(study, name, asked)
     if not answers:
         raise ask.missing(study, name, asked)
     for meeting, answer in zip(meetings, answers, strict=True):
         text = text_of(answer)
-        meeting.ended = ENDING in text  # the counselor has the last word
-        meeting.turns.append(Turn(role="client", text=text.replace(ENDING, "").strip()))
+        meeting.ended = farewell in text  # the counselor has the last word
+        meeting.turns.append(Turn(role="client", text=text.replace(farewell, "").strip()))
 
 
 def converse(study: Study, model: str, counselor: Counselor, clients: Sequence[Persona], guard: Guard) -> list[Dialog]:
@@ -136,7 +139,7 @@ def converse(study: Study, model: str, counselor: Counselor, clients: Sequence[P
             f"{model}-{arm}-{persona.id}{'-guarded' if in_front else ''}",
             persona,
             in_front,
-            Script(persona) if options.client == "scripted" else None,
+            Script(persona, study.language) if options.client == "scripted" else None,
         )
         for in_front in (None, guard)
         for persona in clients
@@ -149,7 +152,7 @@ def converse(study: Study, model: str, counselor: Counselor, clients: Sequence[P
         for meeting in going:
             if not meeting.turns or meeting.turns[-1].role != "client":
                 continue
-            instead = meeting.guard(meeting.heard) if meeting.guard else None
+            instead = meeting.guard(meeting.heard, study.language) if meeting.guard else None
             if instead is None:
                 waiting.append(meeting)
             else:
@@ -175,7 +178,7 @@ def with_grades(study: Study, model: str, talks: Sequence[Dialog]) -> list[Dialo
     """The talks with each rater's grades in `meta`: the checklist's, and the judge's where its answers are recorded."""
     risks = [talk.meta["risk"] for talk in talks]
     grades = [
-        {CHECKLIST: graded_talk([turn.text for turn in talk.turns if turn.role == "counselor"], risk)}
+        {CHECKLIST: graded_talk([turn.text for turn in talk.turns if turn.role == "counselor"], risk, study.language)}
         for talk, risk in zip(talks, risks, strict=True)
     ]
     questions = [judge.question(study, f"talk {talk.id}", talk.turns, risk) for talk, risk in zip(talks, risks, strict=True)]
@@ -206,10 +209,10 @@ class Labeled:
         return Turn(role="client", text=self.client), Turn(role="counselor", text=self.reply)
 
 
-def labeled() -> list[Labeled]:
-    """The replies that a person graded."""
+def labeled(code: str) -> list[Labeled]:
+    """The replies in a language that a person graded; perhaps none."""
     letters = {name[0]: grade for name, grade in NAMES.items()}
-    entries = storage.read_yaml(resources.files(__package__) / "labeled.yaml")
+    entries = language.load(code).read("labeled.yaml")
     return [
         Labeled(
             entry["client"],
@@ -222,17 +225,23 @@ def labeled() -> list[Labeled]:
 
 def judged(study: Study) -> list[Question]:
     """What the judge is asked about the replies that a person graded."""
-    return [judge.question(study, f"graded reply {number}", reply.turns, "high") for number, reply in enumerate(labeled(), 1)]
+    replies = enumerate(labeled(study.language), 1)
+    return [judge.question(study, f"graded reply {number}", reply.turns, "high") for number, reply in replies]
 
 
 def validation(study: Study, model: str) -> pd.DataFrame:
     """How far each rater agrees with the person on the graded replies: columns `VALIDATION`.
 
     Cohen's kappa by dimension, three grades without an order; the interval is over the clients' messages, which have several
-    replies each. A judge without recorded answers, and the author's sample answers, have no kappa.
+    replies each. A judge without recorded answers, and the author's sample answers, have no kappa, and neither has
+    anybody in a language in which no person has graded replies.
     """
-    replies = labeled()
-    rows = agreement(study, CHECKLIST, replies, [graded(reply.reply) for reply in replies])
+    replies = labeled(study.language)
+    if not replies:
+        raters = (CHECKLIST, judging(study))
+        rows = [{"rater": rater, "dimension": name, "n": 0, "note": NOT_GRADED} for rater in raters for name in DIMENSIONS]
+        return pd.DataFrame(rows, columns=VALIDATION)
+    rows = agreement(study, CHECKLIST, replies, [graded(reply.reply, study.language) for reply in replies])
     author = study.llm.model == AUTHOR
     answers = [] if author or not answerable(study, model) else ask.answers(study, f"safety/{model}", judged(study))
     if answers:

@@ -1,7 +1,7 @@
 """The commands of `mi-llm tool`: each reads its options, calls its function, and prints the tables. Imports wait for the call."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 Csv = Annotated[bool, typer.Option("--csv", help="print CSV")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-Tongue = Annotated[Literal["zh", "en"], typer.Option(help="what a word is: zh or en")]
+Tongue = Annotated[str, typer.Option(help="what a word is: zh, en, or another of src/mi_llm/language/")]
 Speaker = Annotated[list[str] | None, typer.Option(help="LABEL=client, counselor, drop, or speech; may be repeated")]
 Column = Annotated[list[str] | None, typer.Option(help="speaker, text, dialog, or turn=HEADING of a table; may be repeated")]
 

@@ -3,16 +3,22 @@
 from collections.abc import Sequence
 
 from mi_llm.apps.chat import guard, help
+from mi_llm.apps.web import Tongue
 
 
-def answer(messages: Sequence[str]) -> str | None:
-    """The Chinese text that stands in place of a reply to the last of a client's messages; None where the model replies."""
+def answer(messages: Sequence[str], language: str) -> str | None:
+    """What stands in place of a reply to the last of a client's messages; None where the model replies.
+
+    In Chinese, else in English: the fixed texts exist in these two.
+    """
     dangers = guard.look(messages)
     if not dangers:
         return None
     known = help.bundled()
     fixed = known.answers[dangers[0]]
-    near, _ = known.near("zh")
+    tongue: Tongue = "zh" if language == "zh" else "en"
+    near, _ = known.near(tongue)
     lines = [line for region in near for line in region.lines if line.call and dangers[0] in line.dangers]
-    numbers = [f"{line.name.zh} {line.call}" for line in lines]
-    return "\n".join([fixed.title.zh, *fixed.text.zh, "；".join(numbers)])
+    numbers = [f"{getattr(line.name, tongue)} {line.call}" for line in lines]
+    between = {"zh": "；", "en": "; "}[tongue]
+    return "\n".join([getattr(fixed.title, tongue), *getattr(fixed.text, tongue), between.join(numbers)])
