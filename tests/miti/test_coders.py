@@ -111,7 +111,7 @@ def test_by_cues_of_its_own_a_study_has_another_coder(blinded: Study, workspace:
     storage.write_text(workspace / "mini/short.yaml", "openers: {why: x, cues: 嗯}\n")
     with pytest.raises(Problem, match=r"mini/short.yaml: no group idle"):
         stage.code(with_cues(counselor="mini/short.yaml"))
-    storage.write_text(workspace / "mini/broken.yaml", "change: ['(']\nsustain: []\n")
+    storage.write_text(workspace / "mini/broken.yaml", "change: ['(']\nsustain: [x]\n")
     with pytest.raises(Problem, match=r"mini/broken.yaml: .*unterminated"):
         stage.code(with_cues(client="mini/broken.yaml"))
     before = [path.read_bytes() for path in sorted((blinded.folder / "code").iterdir())]

@@ -53,8 +53,10 @@ def expressions(code: str, file: str = "") -> dict[Talk, re.Pattern[str]]:
     content = storage.read_yaml(Path(file) if file else bundled)
     try:
         listed = {talk: list(map(str, content[talk.value])) for talk in (Talk.CHANGE, Talk.SUSTAIN)}
+        if not all(listed.values()):
+            raise ValueError("an empty list")
         return {talk: re.compile("|".join(f"(?:{cue})" for cue in cues)) for talk, cues in listed.items()}
-    except (KeyError, TypeError, re.error) as error:
+    except (KeyError, TypeError, ValueError, re.error) as error:
         expected = "lists of expressions, `change` and `sustain`"
         raise Problem(file, f"{type(error).__name__}: {error}", expected, f"see {bundled}") from None
 
