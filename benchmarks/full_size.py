@@ -54,7 +54,7 @@ CHANGED: dict[str, Any] = {
     "models": [MODEL],
     "weights": "hub.yaml",
     "base.formats": {MODEL: "baichuan2"},
-    "finetune.instruction": "prompts/counselor.jinja",
+    "finetune.instruction": "src/mi_llm/language/zh/prompts/counselor.jinja",
     "finetune.max_samples": STEPS,
     "finetune.epochs": 1,
     "finetune.accumulation": 1,  # each record takes a processor a minute and more

@@ -26,7 +26,7 @@ def sample_dialogs() -> list[Dialog]:
 def write_study(folder: Path, changed: dict[str, Any], name: str = "params.yaml") -> None:
     """Write the root's parameters with some keys changed (`section.key`); a key that the root lacks is a KeyError."""
     folder.mkdir(parents=True, exist_ok=True)
-    for linked in ("prompts", "src"):
+    for linked in ("src",):
         if not (folder / linked).exists():
             (folder / linked).symlink_to(ROOT / linked)
     shutil.copy(ROOT / "dvc.yaml", folder)

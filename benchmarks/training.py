@@ -92,7 +92,7 @@ def job(model: Path, template: str, dialogs: Sequence[Dialog], options: Finetune
         "template": template,
         "adapter": str(folder / "adapter"),
         "dialogs": records(dialogs, options),
-        "instruction": prompts.render("counselor"),
+        "instruction": prompts.filled_in(prompts.bundled_path("zh", "counselor"), "zh"),
         "threads": threads,
         "settings": options.model_dump(mode="json"),
     }

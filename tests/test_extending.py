@@ -48,7 +48,7 @@ def change(path: Path, *edits: tuple[str, str]) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     """A bundle with a copy of the package in it, and a reported run of one model on four test dialogs."""
     bundle = tmp_path_factory.mktemp("finished") / "bundle"
-    for name in ("src", "data", "mini", "prompts"):
+    for name in ("src", "data", "mini"):
         shutil.copytree(ROOT / name, bundle / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("docs", "CITATION.cff"):
         (bundle / name).symlink_to(ROOT / name)

@@ -12,12 +12,16 @@ from repository import PAGES, ROOT
 from ruamel.yaml import YAML
 
 GLOSSARY = ROOT / "docs/glossary.md"
-STUDIES = [ROOT, ROOT / "mini", ROOT / "released"]
+STUDIES = [ROOT, ROOT / "mini", ROOT / "mini-en", ROOT / "released"]
 KINDS = (".py", ".yaml", ".jinja", ".js", ".css", ".csv")
 READ = [
     *PAGES,
     *(folder / name for folder in STUDIES for name in ("params.yaml", "dvc.yaml", "publish.yaml")),
-    *sorted(path for path in (ROOT / "src/mi_llm").rglob("*") if path.suffix in KINDS and path.name != "packages.csv"),
+    *sorted(
+        path
+        for path in (ROOT / "src/mi_llm").rglob("*")
+        if path.suffix in KINDS and path.name != "packages.csv" and "prompts" not in path.parts
+    ),
     *(ROOT / name for name in ("reproduce.sh", "setup.sh", "Makefile", ".env.example")),
 ]
 CHINESE = re.compile(r"[\u4e00-\u9fff]")

@@ -4,47 +4,73 @@ import re
 import shutil
 from pathlib import Path
 
+import newcomer
 import pytest
 from repository import ROOT
 
 from mi_llm import storage
+from mi_llm.construct import transcribe
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.own.importing import import_dialogs
 from mi_llm.corpora.read import read
 from mi_llm.new import COMMENTS, new
 from mi_llm.problem import Problem
-from mi_llm.study import load
+from mi_llm.study import Prompts, load
+
+LANGUAGE = ROOT / "src/mi_llm/language/zh"
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what a new study is made from."""
-    folder = tmp_path / "repository"
-    for name in ("mini", "people", "prompts"):
-        shutil.copytree(ROOT / name, folder / name)
-    for name in ("params.yaml", "publish.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, folder / name)
-    for name in ("data", "src"):
-        (folder / name).symlink_to(ROOT / name)
+    folder = newcomer.repository(tmp_path / "repository")
     monkeypatch.chdir(folder)
     return folder
 
 
 @pytest.mark.parametrize("like", ["mini", "paper"])
-def test_a_new_study_is_like_the_one_it_began_with_and_keeps_everything_here(repository: Path, like: str) -> None:
-    new("mine", like, "睡眠")
+def test_a_new_study_has_the_scale_of_another_and_data_prompts_and_clients_of_its_own(repository: Path, like: str) -> None:
+    assert new("mine", like, "睡眠") == 0
     study, before = load(Path("mine/params.yaml")), load(Path("mini/params.yaml" if like == "mini" else "params.yaml"))
     assert (study.name, study.title, study.out, study.params) == ("mine", "睡眠", "runs/mine", "mine/params.yaml")
-    own = {"name", "title", "root", "params", "out", "screen", "simulate", "code", "finetune", "report"}
-    assert study.model_dump(exclude=own) == before.model_dump(exclude=own)
-    assert study.finetune.model_copy(update={"instruction": before.finetune.instruction}) == before.finetune
-    for place in (study.screen.decisions, study.simulate.folder, study.code.human, study.finetune.instruction):
+    assert (study.reproduction, study.corpora, study.transcribe.sample, study.rate.corpora) == (False, {}, {}, ())
+    scale = {"seed", "models", "weights", "expect", "llm", "base", "respond", "score", "prefer", "blind", "compare"}
+    assert study.model_dump(include=scale) == before.model_dump(include=scale)
+    changed = {"instruction": before.finetune.instruction, "records": before.finetune.records}
+    assert study.finetune.model_copy(update=changed) == before.finetune
+    assert bool(study.report.notice) == (like == "mini")
+    prompts = [getattr(study.prompts, name) for name in Prompts.model_fields]
+    places = [study.screen.decisions, study.simulate.folder, study.code.human, study.miti.globals, study.finetune.instruction]
+    cues = study.code.cues.model_dump()
+    for place in (*prompts, *places, *cues.values(), study.simulate.profiles, study.safety.personas):
         assert place.startswith("mine/")
         assert Path(place).exists()
+    for file in Path("mine/prompts").iterdir():
+        home = LANGUAGE / "prompts" if file.suffix == ".jinja" else LANGUAGE
+        assert file.read_bytes() == (home / file.name).read_bytes()
     assert set(storage.read_yaml(Path("mine/publish.yaml"))["publish"].values()) == {"here"}
     assert Path("mine/dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
     lines = Path("mine/params.yaml").read_text(encoding="utf-8").splitlines()
     assert sum("# " in line for line in lines if not line.startswith("#")) == len(COMMENTS)
+
+
+def test_a_new_study_may_be_english(repository: Path) -> None:
+    new("mine", "mini", "", "en")
+    study = load(Path("mine/params.yaml"))
+    assert (study.language, study.corpora, study.finetune.cutoff) == ("en", {}, load(Path("mini-en/params.yaml")).finetune.cutoff)
+    assert "motivational interviewing" in Path("mine/prompts/counselor.jinja").read_text(encoding="utf-8")
+    assert Path("mine/prompts/cues.yaml").read_bytes() == (LANGUAGE.parent / "en/cues.yaml").read_bytes()
+
+
+def test_what_is_missing_is_said_with_the_command_that_brings_it(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new("mine", "mini", "")
+    printed = capsys.readouterr().out
+    assert "study mine: cannot run here" in printed
+    assert "mi-llm import FOLDER --name NAME --train --study mine/params.yaml" in printed
+    assert "fills   Table 2; Table 3" in printed
+    assert not re.search(r"Figure 2|real sessions|Table 1\b", printed.partition("study mine")[2])
+    with pytest.raises(Problem, match=r"(?s)transcribe.sample: no corpus.*mi-llm import"):
+        transcribe.transcribe(load(Path("mine/params.yaml")))
 
 
 def test_a_newcomers_dialogs_are_read_without_a_source_file_touched(repository: Path, tmp_path: Path) -> None:
@@ -74,7 +100,7 @@ def test_a_newcomers_dialogs_are_read_without_a_source_file_touched(repository: 
         ("small", "mini", "a study that is called small"),
         ("audit", "mini", "cannot be a study's folder"),
         ("../mine", "mini", "cannot be a study's folder"),
-        ("mine", "maxi", "--like maxi: no study to begin with"),
+        ("mine", "maxi", "--like maxi: unknown"),
     ],
 )
 def test_a_name_that_clashes_is_refused_and_nothing_is_written(repository: Path, name: str, like: str, words: str) -> None:

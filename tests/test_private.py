@@ -1,4 +1,4 @@
-"""A study of private dialogs: git's objects, the shared remote, and the archive hold none of its sentences."""
+"""A finished study of private dialogs: git, the shared remote, shipped recordings, and the archive hold none of its sentences."""
 
 import os
 import subprocess
@@ -6,17 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from edits import edit
+from newcomer import ONE_MODEL, TALKS, lines
 from repository import PROGRAMS, ROOT
+from scored import make_scored
 
 from mi_llm.archive import build
-from mi_llm.construct import screen, split, transcribe
-from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.own.importing import import_dialogs
-from mi_llm.corpora.read import read
 from mi_llm.digests import digests
 from mi_llm.git import git
 from mi_llm.new import new
+from mi_llm.report.page import report
 from mi_llm.study import load
+
+WHOLE = ("acquire@sleep", "read@sleep", "transcribe", "screen", "split", "score", "blind", "code", "summary", "report")
 
 SECRETS = (
     "".join(("我凌晨坐着发呆，", "谁也没有告诉过")),
@@ -26,24 +29,23 @@ SECRETS = (
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A clone with a new study of two private dialogs, run as far as they are looked at, and everything committed."""
+    """A clone with a new study of four private dialogs, run to its report without training, and everything committed."""
     talks, clone = tmp_path_factory.mktemp("talks"), tmp_path_factory.mktemp("private") / "bundle"
-    for number, secret in enumerate(SECRETS):
-        text = f"来访者：{secret}。\n咨询师：您很难熬。\n来访者：是的，{'很' * (number + 1)}累。\n咨询师：您想怎么做？\n"
-        (talks / f"{number}.txt").write_text(text, encoding="utf-8")
+    for number, talk in enumerate(TALKS):
+        secret = f"来访者：{SECRETS[number]}。\n咨询师：您很难熬。\n" if number < len(SECRETS) else ""
+        (talks / f"{number}.txt").write_text(secret + lines(talk), encoding="utf-8")
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
     (clone / "data").symlink_to(ROOT / "data")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(clone)
         new("mine", "mini", "")
         import_dialogs(load(Path("mine/params.yaml")), [talks], "sleep", {}, check=False, train=True)
+        edit(Path("mine/params.yaml"), ONE_MODEL)
         study = load(Path("mine/params.yaml"))
         digests(study)
-        acquire(study, "sleep")
-        read(study, "sleep")
-        for stage in (transcribe.transcribe, screen.screen, split.split):
-            stage(study)
-        dvc("commit", "--force", *(f"mine/dvc.yaml:{stage}" for stage in ("acquire@sleep", "read@sleep")))
+        make_scored(study)
+        report(study)
+        dvc("commit", "--force", *(f"mine/dvc.yaml:{stage}" for stage in WHOLE))
         Path("mine/decisions/sleep_0.txt").write_text(f"来访者：{SECRETS[0]}。\n咨询师：嗯。\n", encoding="utf-8")
         git("add", "--all")
         git("-c", "user.name=Ann", "-c", "user.email=ann@example.org", "commit", "--quiet", "--message", "A study of my own")
@@ -64,7 +66,8 @@ def holding(folder: Path) -> list[Path]:
 
 
 def test_nothing_that_is_shared_holds_a_private_sentence(finished: Path) -> None:
-    assert holding(finished / "runs/mine"), "the study itself has them"
+    quoting = {path.relative_to(finished / "runs/mine").parts[0] for path in holding(finished / "runs/mine")}
+    assert {"acquire", "read", "transcribe", "screen", "split"} <= quoting, "the study itself has them"
     assert holding(finished / ".dvc/cache"), "and this machine's cache"
     before = sorted((finished / "store").rglob("*"))
     for target in (["mine/dvc.yaml"], ["--remote", "store", "mine/dvc.yaml"]):
@@ -75,8 +78,10 @@ def test_nothing_that_is_shared_holds_a_private_sentence(finished: Path) -> None
     assert SECRETS[0].encode() not in objects
     assert SECRETS[1].encode() not in objects
     assert "mine/params.yaml" in git("ls-files").decode()
-    archived = build.code(git("rev-parse", "HEAD").decode().strip())
+    archived = [*build.code(git("rev-parse", "HEAD").decode().strip()), *build.shipped_data(), *build.audit()]
     assert [item.name for item in archived if any(secret.encode() in item.open().read() for secret in SECRETS)] == []
+    assert [item.name for item in archived if item.name.startswith("runs/mine")] == []
+    assert holding(finished / "data") == [], "nor do the recorded answers that are shipped"
 
 
 def test_every_output_of_a_new_study_stays_on_this_machine(finished: Path) -> None:

@@ -11,7 +11,10 @@ from mi_llm.study import load
 
 
 def test_the_instruction_is_the_file_that_is_named_whatever_the_bundle_calls_its_own(workspace: Path) -> None:
-    edit(Path("mini/params.yaml"), {"instruction: prompts/counselor.jinja": "instruction: mini/counselor.jinja"})
+    edit(
+        Path("mini/params.yaml"),
+        {"instruction: src/mi_llm/language/zh/prompts/counselor.jinja": "instruction: mini/counselor.jinja"},
+    )
     study, own = load(Path("mini/params.yaml")), Path("mini/counselor.jinja")
     with pytest.raises(Problem, match=r"mini/counselor\.jinja: no such file"):
         instruction(study)

@@ -272,7 +272,7 @@ DIGESTS_ONLY = "mini/dvc.yaml:digests:\n\talways changed\n"  # what `dvc status`
 FREE = ("CC0", "CC BY")
 
 
-@pytest.mark.parametrize("params", ["params.yaml", "released/params.yaml", "mini/params.yaml"])
+@pytest.mark.parametrize("params", ["params.yaml", "released/params.yaml", "mini/params.yaml", "mini-en/params.yaml"])
 def test_a_study_with_a_corpus_that_is_not_free_keeps_its_texts_here(params: str) -> None:
     study = load(ROOT / params)
     sources = YAML(typ="safe").load((ROOT / "src/mi_llm/corpora/sources.yaml").read_text(encoding="utf-8"))

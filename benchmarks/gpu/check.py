@@ -64,7 +64,7 @@ CHANGED: dict[str, Any] = {
     "threads": THREADS,
     "models": [MODEL],
     "base.formats": {MODEL: "glm4"},
-    "finetune.instruction": "prompts/counselor.jinja",
+    "finetune.instruction": "src/mi_llm/language/zh/prompts/counselor.jinja",
     "finetune.max_samples": RECORDS,
     "finetune.epochs": 1,
     "finetune.cutoff": TOKENS,

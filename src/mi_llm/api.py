@@ -3,7 +3,7 @@
 They take and give plain lists, dialogs (`mi_llm.dialog`), and pandas tables; they need no study and write no file.
 """
 
-from mi_llm.corpora.transcripts import read_transcripts
+from mi_llm.corpora.own.understand import read_transcripts
 from mi_llm.tools.agree import agreement, read_codes
 from mi_llm.tools.code import by_transcript, code_transcripts, code_with_model
 from mi_llm.tools.score import Pairs, read_pairs, score_replies

@@ -101,13 +101,14 @@ def reproduce(
 @app.command(rich_help_panel=STUDY)
 def new(
     folder: Annotated[str, typer.Argument(help="a new folder here; also the study's name")],
-    like: Annotated[str, typer.Option(help="the study it begins with: mini, or paper")] = "mini",
+    like: Annotated[str, typer.Option(help="whose models and scale it has: mini, or paper")] = "mini",
+    language: Annotated[str, typer.Option(help="what is spoken in it: zh, en, or another of src/mi_llm/language/")] = "zh",
     title: Annotated[str, typer.Option(help="what its pages are called")] = "",
 ) -> None:
     """Write a study of your own, whose outputs all stay on this machine, and check it."""
     from mi_llm.new import new as run
 
-    sys.exit(run(folder, like, title))
+    sys.exit(run(folder, like, title, language))
 
 
 @app.command("import", rich_help_panel=STUDY)
@@ -115,8 +116,8 @@ def import_dialogs(  # noqa: PLR0917 — typer passes options by name
     paths: Annotated[list[Path], typer.Argument(help="files or folders with your own dialogs, in any usual format")],
     name: Annotated[str, typer.Option(help="what the corpus is called in parameters and folders")],
     study: StudyFile = MINI,
-    speaker: Annotated[list[str] | None, typer.Option(help="LABEL=client, counselor, drop, or speech; may be repeated")] = None,
-    column: Annotated[list[str] | None, typer.Option(help="speaker, text, dialog, or turn=HEADING of a table")] = None,
+    speaker: tools.Speaker = None,
+    column: tools.Column = None,
     keep: Annotated[list[str] | None, typer.Option(help="timestamps or stage-directions: keep them in what is said")] = None,
     check: Annotated[bool, typer.Option("--check", help="only look, write nothing")] = False,
     train: Annotated[bool, typer.Option("--train", help="they are MI dialogs: train and test on them as they are")] = False,
@@ -171,7 +172,7 @@ def pretrain(
     from mi_llm.models.pretrain import pretrain as run
 
     options = Pretraining.model_validate(storage.read_yaml(Path("pretrain/params.yaml")))
-    run(archive, out, models, prompts.render("counselor"), options)
+    run(archive, out, models, prompts.filled_in(prompts.bundled_path("zh", "counselor"), "zh"), options)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -227,7 +228,7 @@ def screen(study: StudyFile = MINI) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def translate(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, yes: Yes = False) -> None:
-    """Translate a sample of AnnoMI's transcripts into Chinese."""
+    """Put a sample of AnnoMI's transcripts, where there are any, into the study's language."""
     from mi_llm.construct import translate as stage
 
     work = listed(stage.questions, "translate")
@@ -362,7 +363,7 @@ def miti(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = False, ye
 
 @app.command(rich_help_panel=STAGES)
 def audit(study: StudyFile = MINI) -> None:
-    """Check every numeric claim of the paper against its public data."""
+    """Where the study reproduces the paper, check every numeric claim of it against its public data."""
     from mi_llm.audit.audit import audit as run
 
     run(load(study))
@@ -437,6 +438,8 @@ def desk_open(  # noqa: PLR0917 — typer passes options by name
     transcripts: Annotated[Path | None, typer.Option(help="your own sessions, to make packets of, without a study")] = None,
     raters: Annotated[str, typer.Option(help="who codes those sessions: names, separated by commas")] = "",
     overlap: Annotated[float, typer.Option(min=0, max=1, help="share of those sessions that all raters code")] = 0.3,
+    speaker: tools.Speaker = None,
+    column: tools.Column = None,
     gold: Annotated[
         Path | None, typer.Option(help="gold codes (codes.csv) of some sessions, which all raters code without knowing it")
     ] = None,
@@ -453,12 +456,13 @@ def desk_open(  # noqa: PLR0917 — typer passes options by name
     """Open the coding desk. Personal links are printed once."""
     from mi_llm.apps.desk.prepare import GOLD, prepare
     from mi_llm.apps.desk.serve import serve
+    from mi_llm.corpora.own.importing import settings_of
 
     if context.invoked_subcommand is not None:
         return
     if transcripts is not None:
         names = [name.strip() for name in raters.split(",") if name.strip()]
-        packets = prepare(transcripts, data, names, overlap, gold)
+        packets = prepare(transcripts, data, names, overlap, gold, **settings_of(speaker or [], column or []))
     if transcripts is not None or (packets is None and gold is None):  # the gold codes of our own packets lie beside them
         gold = data / GOLD if (data / GOLD).is_file() else None
     serve(

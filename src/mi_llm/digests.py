@@ -140,12 +140,18 @@ def file_of(module: str) -> Path:
 
 
 @cache
-def data_files() -> dict[str, Path]:
-    """The package's data files, by each name under which a module may open them: `hub.yaml`, `templates/glm4.jinja`, …"""
-    paths = [path for path in sorted(PACKAGE.rglob("*.*")) if path.suffix not in (".py", ".pyc")]
-    return {
-        path.relative_to(folder).as_posix(): path for path in paths for folder in path.parents if folder.is_relative_to(PACKAGE)
-    }
+def data_files() -> dict[str, list[Path]]:
+    """The package's data files, by each name under which a module may open them: `hub.yaml`, `templates/glm4.jinja`, …
+
+    Each language has files of the same names, so that a name may mean several.
+    """
+    files: dict[str, list[Path]] = {}
+    for path in sorted(PACKAGE.rglob("*.*")):
+        if path.suffix not in (".py", ".pyc"):
+            for folder in path.parents:
+                if folder.is_relative_to(PACKAGE):
+                    files.setdefault(path.relative_to(folder).as_posix(), []).append(path)
+    return files
 
 
 def data_of(modules: Iterable[Path]) -> set[Path]:
@@ -159,15 +165,16 @@ def data_of(modules: Iterable[Path]) -> set[Path]:
 def named_in(module: bytes, folder: Path) -> frozenset[Path]:
     """The data files that a module names: in a string, or by an f-string's pattern among the files of the module's folder."""
     named, patterns, files = set[Path](), list[str](), data_files()
-    mentions = any(suffix.encode() in module for suffix in {path.suffix for path in files.values()})  # most name none
+    every = [path for paths in files.values() for path in paths]
+    mentions = any(suffix.encode() in module for suffix in {path.suffix for path in every})  # most name none
     for node in ast.walk(parsed(module)) if mentions else ():
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in files:
-            named.add(files[node.value])
+            named.update(files[node.value])
         elif isinstance(node, ast.JoinedStr):
             parts = [re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in node.values]
             if "." in parts[-1].removeprefix(".+"):
                 patterns.append("".join(parts))
-    beside = [path for path in files.values() if path.parent in (folder, folder / "templates")] if patterns else []
+    beside = [path for path in every if path.parent in (folder, folder / "templates")] if patterns else []
     return frozenset(named | {path for path in beside for pattern in patterns if re.fullmatch(pattern, path.name)})
 
 

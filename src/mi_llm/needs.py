@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 from mi_llm import storage
 from mi_llm.construct.split import other_ways
-from mi_llm.corpora import release
+from mi_llm.corpora import annomi, release
 from mi_llm.corpora.fetch import Source, source_of, sources
 from mi_llm.corpora.files import from_archive
+from mi_llm.language import language
 from mi_llm.llm import ask
 from mi_llm.models import hub
 from mi_llm.study import Study
@@ -31,12 +32,12 @@ DANGER = "Clients in danger"
 RECORDED = {  # what a stage has recorded
     "rate": "ratings",
     "transcribe": "dialogs in MI style",
-    "translate": "AnnoMI in Chinese",
+    "translate": "AnnoMI in {language}",
     "simulate": "talks",
     "safety": "talks of clients in danger",
     "code": "codes",
 }
-PARTS = ("Table 3", "Figure 2", BASE, TUNED, TALKS, SESSIONS, DANGER, "Table 6")  # what depends on the run; Tables 1 and 2 do not
+PARTS = ("Table 3", "Figure 2", BASE, TUNED, TALKS, SESSIONS, DANGER, "Table 6")  # what depends on the run
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,9 @@ def recordings(study: Study) -> Iterator[Need]:
     """The recorded answers of the study's language model."""
     if not Path("data").exists():  # the bundle's own recordings are not here yet: nothing can be said
         return
-    fills_by_name: dict[str, tuple[str, ...]] = {"rate": ("Figure 2",), "translate": (SESSIONS,)}
+    fills_by_name: dict[str, tuple[str, ...]] = {"rate": ("Figure 2",)} if study.rate.corpora else {}
+    if "annomi" in study.corpora and study.language != annomi.LANGUAGE:
+        fills_by_name["translate"] = (SESSIONS,)
     if study.training == "recorded" and study.needs_transcribed:
         fills_by_name["transcribe"] = (BASE, TUNED) if study.split.test == "transcribed" else (TUNED,)
     if study.simulate.client == "llm":
@@ -146,7 +149,8 @@ def recordings(study: Study) -> Iterator[Need]:
     for name, fills in fills_by_name.items():
         state: State = "to be recorded" if study.llm.mode != "replay" else "here" if recorded(study, name) else "absent"
         stage, _, model = name.partition("/")
-        what = f"{RECORDED[stage]}{f' with {model}' if model else ''}, recorded from {study.llm.model}"
+        kind = RECORDED[stage].format(language=language.load(study.language).name.en)
+        what = f"{kind}{f' with {model}' if model else ''}, recorded from {study.llm.model}"
         yield Need(stage, what, state, fills, ask.how_to_record(study, name), stops=stage == "transcribe")
 
 
@@ -211,6 +215,14 @@ def outlook(study_needs: Sequence[Need]) -> list[str]:
     return lines
 
 
+def parts(study: Study) -> list[str]:
+    """The tables and figures of `PARTS` that this study can have."""
+    without = set() if study.rate.corpora else {"Figure 2"}
+    without |= set() if study.tuned else {TUNED}
+    without |= set() if "annomi" in study.corpora else {SESSIONS}
+    return [part for part in PARTS if part not in without]
+
+
 def listed(study: Study, study_needs: Sequence[Need]) -> str:
     """The needs, one per line; then the tables and figures that the run will fill, those that stay empty, and what to do.
 
@@ -219,11 +231,11 @@ def listed(study: Study, study_needs: Sequence[Need]) -> str:
     lacking = [need for need in study_needs if need.state == "absent"]
     supplied = {need.stage for need in study_needs if need.state != "absent"} & {"simulate", "safety"}
     empty = {part for need in lacking for part in need.fills if need.stage not in supplied}
-    empty |= {"Table 6"} if {TALKS, SESSIONS} <= empty else set()
-    parts = [part for part in PARTS if part != TUNED or study.tuned]
+    empty |= set() if {TALKS, SESSIONS} & set(parts(study)) - empty else {"Table 6"}
     lines = [f"    {need.stage:<12}{need.what}: {need.state}" for need in study_needs]
-    lines.append("  fills   " + "; ".join(["Tables 1 and 2", *(part for part in parts if part not in empty)]))
-    if unfilled := [part for part in parts if part in empty]:
+    always = "Tables 1 and 2" if study.reproduction else "Table 2"  # Table 1 is the paper's alone
+    lines.append("  fills   " + "; ".join([always, *(part for part in parts(study) if part not in empty)]))
+    if unfilled := [part for part in parts(study) if part in empty]:
         lines.append(f"  empty   {'; '.join(unfilled)}")
         lines += [f"    {line}" for line in outlook(study_needs)]
     return "\n".join(lines)

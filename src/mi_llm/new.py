@@ -1,8 +1,8 @@
 """`mi-llm new FOLDER`: a study of your own, whose outputs all stay on this machine.
 
-It has the parameters of the miniature or of the paper's study, with a comment on what a newcomer changes, the same pipeline, an
-instruction of its own, and places for people's decisions, dialogs and codes, which git ignores. `mi-llm import` then names your
-own dialogs in it.
+It has the models and the scale of the miniature or of the paper's study, with a comment on what a newcomer changes, the same
+pipeline, prompts, clients and an instruction of its own, and places for people's decisions, dialogs and codes, which git ignores.
+It has no dialogs: `mi-llm import` names yours in it.
 """
 
 import io
@@ -12,29 +12,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mi_llm import storage
+from mi_llm import registry, storage
 from mi_llm.corpora.own.importing import yaml
 from mi_llm.doctor import doctor
+from mi_llm.language import language
+from mi_llm.language.language import DEFAULT
 from mi_llm.problem import Problem
-from mi_llm.study import KEPT, load, parse
+from mi_llm.study import KEPT, Prompts, load, parse
 
 LIKE = {"mini": Path("mini"), "paper": Path()}
 RESERVED = ("auto", "audit", "paper")  # what ./reproduce.sh means by these
+INSTRUCTION = "counselor"  # the prompt that section `finetune` names
+CLIENTS, IN_DANGER, CUES, CLIENT_CUES = "clients.yaml", "personas.yaml", "cues.yaml", "client_cues.yaml"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 HEAD = """# A study of your own: `mi-llm import` names your dialogs here, `./reproduce.sh {name}` runs it.
 # A comment stands on every line that a newcomer changes; src/mi_llm/study.py says what each section means.
 """
 COMMENTS = {  # what a newcomer changes, by its key
     "title": "what the pages are called",
+    "language": "what is spoken: a folder of src/mi_llm/language/",
+    "reproduction": "true: the paper is audited, and its numbers stand beside yours",
     "seed": "another number draws other samples",
-    "corpora": "sample corpora of the bundle; your own come here: mi-llm import FOLDER --name NAME --study {name}",
+    "corpora": "yours come here: mi-llm import FOLDER --name NAME --study {name}; or one that has a reader, as annomi: {{}}",
     "models": "which models are tuned and answer; one is enough to begin with",
     "expect.minutes": "printed before a run",
     "llm.mode": "replay: recorded answers only; record: ask the model below (docs/recording.md)",
     "llm.model": "the language model that rates, rewrites, and translates",
     "llm.base_url": "its address; the key is in OPENAI_API_KEY",
     "llm.budget": "recording stops before it would exceed one of these",
-    "rate.corpora": "which corpora the language model rates",
+    "prompts": "your own files: change them, or name the bundle's, in src/mi_llm/language/",
+    "rate.corpora": "which corpora the language model rates, if any",
     "transcribe.source": "recorded: rewritten by the model above; corpus: MI dialogs as they are (import … --train)",
     "transcribe.sample": "how many dialogs of which corpora",
     "screen.policy": "automatic, or person: the run waits until every dialog is decided",
@@ -47,9 +54,12 @@ COMMENTS = {  # what a newcomer changes, by its key
     "finetune.cutoff": "tokens of a record; longer ones are cut",
     "respond.max_new_tokens": "the longest reply",
     "simulate.client": "who talks with the models: scripted, llm, or person",
+    "simulate.profiles": "your own file: who these clients are",
     "simulate.dialogs": "how many clients talk with each arm",
+    "safety.personas": "your own file: clients in danger",
     "blind.raters": "how many people code",
     "blind.overlap": "share of transcripts that all raters code",
+    "code.cues": "your own files: the words of the lexical coder",
     "code.coder": "lexical: by words alone; llm; or human: people, at the desk (docs/human-evaluation.md)",
     "report.notice": "stands at the top of the pages",
     "report.title_zh": "the title in Chinese",
@@ -79,35 +89,55 @@ TABLES = {
 }
 
 
-def new(folder: str, like: str, title: str) -> int:
-    """Write the study and check it; returns what `doctor` returns. Raises Problem for a name that clashes, before writing."""
-    if like not in LIKE:
-        raise Problem(f"--like {like}", "no study to begin with", " or ".join(LIKE), "correct it")
-    source = LIKE[like]
+def new(folder: str, like: str, title: str, code: str = DEFAULT) -> int:
+    """Write the study and check it; returns 0. Raises Problem for a name that clashes, before anything is written."""
+    for option, word, known in (("--like", like, tuple(LIKE)), ("--language", code, registry.languages())):
+        if word not in known:
+            raise Problem(f"{option} {word}", "unknown", " or ".join(known), "correct it")
     check_name(folder)
+    source = Path(f"{like}-{code}") if Path(f"{like}-{code}").is_dir() else LIKE[like]
     content = yaml().load(storage.read_text(source / "params.yaml"))
     before = load(source / "params.yaml")
+    own = f"{folder}/prompts"
     content.update({"name": folder, "title": title or folder, "root": "..", "params": f"{folder}/params.yaml"})
-    content["out"] = f"runs/{folder}"
+    content.update({"out": f"runs/{folder}", "language": code, "reproduction": False, "corpora": {}})
+    content["acquire"]["upstream"] = []
+    content["prompts"].update({name: f"{own}/{name}.jinja" for name in Prompts.model_fields})
+    content["rate"]["corpora"] = []
+    content["transcribe"].update({"source": "corpus", "sample": {}})
     content["screen"]["decisions"] = f"{folder}/decisions"
-    content["simulate"]["folder"] = f"{folder}/people/dialogs"
+    content["split"]["test"] = "transcribed"
+    content["finetune"]["instruction"] = f"{own}/{INSTRUCTION}.jinja"
+    if before.finetune.records == "release":
+        content["finetune"]["records"] = "dialog"
+    content["simulate"].update({"profiles": f"{own}/{CLIENTS}", "folder": f"{folder}/people/dialogs"})
+    content["safety"]["personas"] = f"{own}/{IN_DANGER}"
     content["code"]["human"] = f"{folder}/people/codes"
-    content["finetune"]["instruction"] = f"{folder}/counselor.jinja"
-    content["report"].update({"title_zh": title or folder, **(NOTICE if before.base.source == "folder" else {})})
+    content["code"]["cues"].update({"counselor": f"{own}/{CUES}", "client": f"{own}/{CLIENT_CUES}"})
+    content["miti"]["globals"] = f"{folder}/people/globals"
+    content["report"].update({"title_zh": title or folder, "notice": "", "notice_zh": "", **(NOTICE if before.tiny else {})})
     text = commented(content, folder)
     parse(text, Path(folder) / "params.yaml")
     try:
-        write(Path(folder), source, text)
+        write(Path(folder), source, own_files(code), text)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    status = doctor([load(Path(folder) / "params.yaml")])
+    doctor([load(Path(folder) / "params.yaml")])
     print(
         f"\nwritten: {folder}/ (params.yaml says what to change); next:\n"
-        f"  mi-llm import YOUR_FOLDER --name NAME --study {folder}          your own dialogs; --train for MI dialogs\n"
+        f"  mi-llm import YOUR_FOLDER --name NAME --study {folder} --train     your own MI dialogs; without --train, others\n"
         f"  ./reproduce.sh {folder}"
     )
-    return status
+    return 0
+
+
+def own_files(code: str) -> dict[str, str]:
+    """What the bundle has in a language, for the study to change: prompts, clients, the lexical coder's words; by file name."""
+    speech = language.load(code)
+    places = {f"{name}.jinja": f"prompts/{name}.jinja" for name in (*Prompts.model_fields, INSTRUCTION)}
+    places |= {name: name for name in (CLIENTS, IN_DANGER, CUES, CLIENT_CUES)}
+    return {name: storage.read_text(speech.file(place)) for name, place in places.items()}
 
 
 def check_name(name: str) -> None:
@@ -151,13 +181,15 @@ def with_comments(lines: Sequence[str], name: str) -> list[str]:
     return made
 
 
-def write(folder: Path, source: Path, params: str) -> None:
-    """Write the study's files; the parameters last."""
+def write(folder: Path, source: Path, own: dict[str, str], params: str) -> None:
+    """Write the study's files, those of `own` into its folder of prompts; the parameters last."""
     for name, head in TABLES.items():
         storage.write_text(folder / name, head)
-    for name in ("people/dialogs/README.md", "people/codes/README.md"):
-        storage.write_text(folder / name, storage.read_text(source / name))
-    storage.write_text(folder / "counselor.jinja", storage.read_text(Path("prompts/counselor.jinja")))
+    for name in ("dialogs", "codes", "globals"):
+        readme = f"people/{name}/README.md"
+        storage.write_text(folder / readme, storage.read_text(source / readme))
+    for name, text in own.items():
+        storage.write_text(folder / "prompts" / name, text)
     storage.write_text(folder / "dvc.yaml", storage.read_text(source / "dvc.yaml"))
     storage.write_text(folder / "publish.yaml", PUBLISH)
     storage.write_text(folder / ".gitignore", IGNORED)

@@ -1,8 +1,8 @@
-"""Corpora, coders and chat formats that parameters may name. Each is a file in the folder of its kind.
+"""Corpora, coders, chat formats and languages that parameters may name. Each is a file or folder in the folder of its kind.
 
 A corpus is a module of `corpora/`, a coder a module of `miti/coder/`, that says by a constant `NAME` what people call it; a chat
-format is a template in `engine/templates/`, or the one that a checkpoint brings. A study is checked against the names alone, and
-nothing is imported for that.
+format is a template in `engine/templates/`, or the one that a checkpoint brings; a language is a folder of `language/`. A study
+is checked against the names alone, and nothing is imported for that.
 """
 
 import re
@@ -34,3 +34,10 @@ def chat_formats() -> tuple[str, ...]:
     templates = (file.name for file in (resources.files("mi_llm.engine") / "templates").iterdir())
     own = sorted(name.removesuffix(".jinja") for name in templates if name.endswith(".jinja") and name.count(".") == 1)
     return (CHECKPOINT, *own)
+
+
+@cache
+def languages() -> tuple[str, ...]:
+    """The languages that have a folder, in alphabetical order."""
+    folders = resources.files("mi_llm.language").iterdir()
+    return tuple(sorted(folder.name for folder in folders if (folder / "language.yaml").is_file()))

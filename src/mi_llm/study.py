@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from mi_llm import registry, storage
+from mi_llm.language.language import DEFAULT
 from mi_llm.problem import Problem
 
 
@@ -59,10 +60,13 @@ KEPT = (".dvc", ".git", "data", "src", "store")  # folders that no stage writes
 ModelName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # becomes the name of a folder
 CorpusName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]  # becomes the name of a folder
 KnownCorpus = Annotated[str, one_of(partial(registry.names, registry.CORPORA))]
+Template = Annotated[str, Field(pattern=r"\.jinja$")]  # a file
 Coder = Annotated[str, one_of(partial(registry.names, registry.CODERS))]
 ChatFormat = Annotated[str, one_of(registry.chat_formats)]
+Language = Annotated[str, one_of(registry.languages)]
 Arm = Literal["base", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+TINY = "pretrain/models"  # the folder of the bundle's tiny models
 REAL = "real"  # stands in place of an arm for AnnoMI's sessions, which people led
 SERVED = {"base": "", "tuned": "+mi"}  # what a model server adds to a model's name for each arm
 Share = Field(ge=0, le=1)
@@ -173,12 +177,31 @@ class Llm(Section):
         return self
 
 
+class Prompts(Section):
+    """A file for each prompt: one of the bundle's in `language/`, whose head says what it is for, or one of the study's own.
+
+    A Jinja template gets the inputs that the head names. Another file (`rate`, `transcribe`) is the authors' text, below which
+    the dialog is put.
+    """
+
+    rate: str
+    transcribe: str
+    translate: Template
+    client: Template
+    ruler: Template
+    persona: Template
+    danger: Template
+    miti_segment: Template
+    miti_code: Template
+    miti_globals: Template
+    client_talk: Template
+
+
 class Rate(Section):
-    """How many dialogs of which corpora are rated, with which prompt; how many corpora the totals choose."""
+    """How many dialogs of which corpora (perhaps none) are rated; how many corpora the totals choose."""
 
     corpora: tuple[CorpusName, ...]
     dialogs: PositiveInt
-    prompt: Literal["bundle", "release"]
     temperature: float = Field(ge=0, le=2)
     top: PositiveInt
     resamples: PositiveInt
@@ -192,29 +215,29 @@ class Transcribe(Section):
 
     source: Literal["recorded", "release", "corpus"]
     sample: dict[CorpusName, PositiveInt]
-    prompt: Literal["bundle", "release"]
     temperature: float = Field(ge=0, le=2)
 
 
 class Screen(Section):
     """Checks of a transcribed dialog; `decisions` is the folder with a person's decisions.
 
-    `repeated_characters`: from this length on, a volley must not be said twice. `unrelated_share`: the largest share of replies
-    without a word of the client's. `mi_inconsistent_cues`: from this number of cues on, a dialog counts as inconsistent with MI.
+    `script_share`: of its letters, at least this share must be of the language's script. `repeated_characters`: from this
+    length on, a volley must not be said twice. `unrelated_share`: the largest share of replies without a word of the client's.
+    `mi_inconsistent_cues`: from this number of cues on, a dialog counts as inconsistent with MI.
     """
 
     policy: Literal["automatic", "person"]
     decisions: str
     rounds: tuple[PositiveInt, PositiveInt]
     volley_characters: tuple[PositiveInt, PositiveInt]
-    chinese_share: float = Share
+    script_share: float = Share
     repeated_characters: PositiveInt
     unrelated_share: float = Share
     mi_inconsistent_cues: PositiveInt
 
 
 class Translate(Section):
-    """How many AnnoMI transcripts are translated into Chinese, with at most how many turns per request."""
+    """How many of AnnoMI's transcripts, if corpora have them, are the real sessions, and how many turns a request translates."""
 
     transcripts: PositiveInt
     turns_a_request: PositiveInt
@@ -344,12 +367,13 @@ class Prefer(Section):
 class Simulate(Section):
     """Who talks with the models: `client` is a script, a language model (`llm`), or people, whose dialogs are in `folder`.
 
-    `profiles`: the bundle's standardized clients, or the authors' outlines. `dialogs`: how many clients talk with each arm;
+    `profiles`: the file with the standardized clients, of the bundle (`clients.yaml` in `language/`), your own, or the authors'
+    outlines (JSON). `dialogs`: how many clients talk with each arm;
     `rounds`: the most rounds of a dialog.
     """
 
     client: Literal["scripted", "llm", "person"]
-    profiles: Literal["bundle", "release"]
+    profiles: str
     dialogs: PositiveInt
     rounds: PositiveInt
     temperature: float = Field(ge=0, le=2)
@@ -377,15 +401,23 @@ class Blind(Section):
     remove: tuple[str, ...]
 
 
+class Cues(Section):
+    """The lexical coder's files of words in the study's language: of counselors' behaviors, and of clients' change talk."""
+
+    counselor: str
+    client: str
+
+
 class Code(Section):
     """Who codes the packets, a module of `miti/coder/`: `lexical` (words alone), `llm` (the model of section `llm`), or `human`.
 
-    `human` is also the folder in which people's codes.csv and globals.csv are. `globals`: rated by the coder, or by the language
-    model (`llm`) beside whoever codes the behaviors.
+    `globals`: rated by the coder, or by the language model (`llm`) beside whoever codes the behaviors. `cues`: the bundle's files
+    of words, or your own. `human` is also the folder in which people's codes.csv and globals.csv are.
     """
 
     coder: Coder
     globals: Literal["coder", "llm"]
+    cues: Cues
     human: str
     temperature: float = Field(ge=0, le=2)
 
@@ -417,10 +449,16 @@ class Compare(Section):
 
 
 class Study(Section):
-    """The whole study. Paths are relative to the repository, the folder that holds the `.git` folder."""
+    """The whole study. Paths are relative to the repository, the folder that holds the `.git` folder.
+
+    `language`: of dialogs, prompts and clients, a folder of `language/`. `reproduction`: whether it repeats the paper's study:
+    then the paper is audited, and its numbers stand beside the study's.
+    """
 
     name: str
     title: str
+    language: Language = DEFAULT
+    reproduction: bool
     root: str
     params: Annotated[str, AfterValidator(inside)]
     out: Annotated[str, AfterValidator(output_folder)]
@@ -432,6 +470,7 @@ class Study(Section):
     expect: Expect
     acquire: Acquire
     llm: Llm
+    prompts: Prompts
     rate: Rate
     transcribe: Transcribe
     screen: Screen
@@ -468,13 +507,9 @@ class Study(Section):
         named: dict[str, Iterable[str]] = {
             "acquire.upstream": self.acquire.upstream,
             "rate.corpora": self.rate.corpora,
-            "rate.prompt": release if self.rate.prompt == "release" else (),
             "transcribe.sample": self.transcribe.sample,
-            "transcribe.prompt": release if self.transcribe.prompt == "release" else (),
             "transcribe.source": release if self.transcribe.source == "release" else (),
             "finetune.records": release if self.finetune.records == "release" else (),
-            "translate": ("annomi",),
-            "simulate.profiles": release if self.simulate.profiles == "release" else (),
         }
         for section, names in named.items():
             for name in names:
@@ -494,7 +529,7 @@ class Study(Section):
             raise ValueError(f"prefer.models names {both[0]}, which finetune.untuned leaves untuned")
         if self.split.test == "divided" and self.finetune.records == "release":
             raise ValueError("split.test is divided, so finetune.records must be dialog or round: there is no training file")
-        if self.simulate.client == "scripted" and self.simulate.profiles == "release":
+        if self.simulate.client == "scripted" and self.simulate.profiles.endswith(".json"):
             raise ValueError("simulate.client is scripted, but the authors' outlines have no script: llm or person")
         if self.finetune.four_bit and self.respond.adapter == "merged":
             raise ValueError("respond.adapter is merged, but no adapter can be merged into the 4-bit base of finetune.four_bit")
@@ -510,6 +545,11 @@ class Study(Section):
     def chat_format(self, model: str) -> str:
         """The name of a model's chat format: its checkpoint's own, unless `base.formats` names one."""
         return self.base.formats.get(model, registry.CHECKPOINT)
+
+    @property
+    def tiny(self) -> bool:
+        """Whether the models are the bundle's tiny ones."""
+        return self.base.source == "folder" and self.weights == TINY
 
     @property
     def tuned(self) -> tuple[str, ...]:

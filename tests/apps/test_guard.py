@@ -17,7 +17,7 @@ from mi_llm import storage
 from mi_llm.apps.chat import detector, guard, help, measuring, training
 from mi_llm.apps.chat.screening import screening
 from mi_llm.cli import app
-from mi_llm.miti.clients import bundled
+from mi_llm.miti.clients import bundled, read_profiles
 from mi_llm.problem import Problem
 
 CHAT = ROOT / "src" / "mi_llm" / "apps" / "chat"
@@ -386,7 +386,7 @@ def test_every_help_line_says_where_it_is_known_from() -> None:
 
 
 def test_no_client_card_alarms_the_guard() -> None:
-    for profile in bundled()[0]:
+    for profile in read_profiles(ROOT / bundled())[0]:
         assert profile.says is not None
         for line in (
             profile.says.opening,

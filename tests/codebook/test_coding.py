@@ -12,10 +12,9 @@ import pytest
 from edits import edit
 from hypothesis import given
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
 from scipy import stats
 
-from mi_llm import storage
+from mi_llm import registry, storage
 from mi_llm.audit import annomi as audit_annomi
 from mi_llm.audit import codes
 from mi_llm.audit.evidence import Evidence
@@ -42,6 +41,7 @@ from mi_llm.construct.translate import translate
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
 from mi_llm.dialog import Dialog, Turn, write_dialogs
+from mi_llm.language import language
 from mi_llm.miti import miti as validation
 from mi_llm.miti.reliability import cohen
 from mi_llm.study import Study, load
@@ -83,7 +83,7 @@ def test_the_codebook_has_an_entry_for_each_code_in_both_languages() -> None:
     assert [entry.code for entry in BEHAVIOURS] == list(Behaviour)
     told = [entry.name for entry in (*GLOBALS, *BEHAVIOURS)] + [anchor for entry in GLOBALS for anchor in entry.anchors]
     told += [entry.rule for entry in BEHAVIOURS]
-    assert all(text.en.isascii() and lexical.HAN.search(text.zh) for text in told)
+    assert all(text.en.isascii() and language.load("zh").letter.search(text.zh) for text in told)
     assert len(told) == len(set(told)) == 14 + 20 + 10
 
 
@@ -203,9 +203,16 @@ def test_cues_give_codes(client: str, counselor: str, expected: list[str | None]
     assert [utterance.behaviour for utterance in lexical.code(client, counselor)] == expected
 
 
+def test_a_volley_is_read_in_the_language_that_it_is_in() -> None:
+    english, chinese = "It sounds like you are worried about it.", "听起来你很担心。"
+    for code in registry.languages():
+        assert [lexical.spoken(text, code).language.code for text in (english, chinese)] == ["en", "zh"]
+    assert lexical.spoken("…", "zh").language.code == "en", "as before there were languages"
+
+
 @pytest.mark.parametrize("chinese", [True, False])
 def test_every_behaviour_is_reached_in_both_languages(chinese: bool) -> None:
-    table = [told for _, counselor, told in CUES if bool(lexical.HAN.search(counselor)) == chinese]
+    table = [told for _, counselor, told in CUES if bool(language.load("zh").letter.search(counselor)) == chinese]
     assert {code for told in table for code in told if code} == set(Behaviour)
 
 
@@ -228,9 +235,9 @@ def test_ten_thousand_volleys_take_a_few_seconds() -> None:
     assert time.process_time() - start < 10
 
 
-@pytest.mark.parametrize("name", ["zh", "en"])
+@pytest.mark.parametrize("name", registry.languages())
 def test_cue_files_have_the_groups_the_coder_asks_for_each_with_a_reason(name: str) -> None:
-    groups = YAML(typ="safe").load((resources.files("mi_llm.codebook") / f"cues_{name}.yaml").read_text(encoding="utf-8"))
+    groups = language.load(name).read("cues.yaml")
     beside = {"openers", "idle", "uncoded", "permission", "asked", "interrogative", "tags", "client", "speaker", "meaning"}
     assert set(groups) == {group for group, _ in lexical.ORDER} | beside
     for entry in groups.values():

@@ -20,6 +20,7 @@ from mi_llm.corpora.files import File, from_archive, write_archive
 from mi_llm.corpora.read import READERS, read
 from mi_llm.corpora.reading import Repairs, assemble
 from mi_llm.dialog import Dialog, Turn, read_dialogs, read_rounds, write_dialogs, write_rounds
+from mi_llm.language import language
 from mi_llm.llm.cassette import Cassette, text_of
 from mi_llm.models.finetune import samples_of
 from mi_llm.problem import Problem
@@ -170,7 +171,8 @@ def test_recording_from_a_server_gives_what_was_shipped(corpora: Path, author: s
     assert len(ours) == {"rate": 30, "transcribe": 72, "translate": 8}[name]
     assert {key: text_of(answer) for key, answer in ours.items()} == {key: text_of(answer) for key, answer in theirs.items()}
     answer = next(iter(ours.values()))
-    assert answer["prompt"] == {"name": f"prompts/{name}.jinja", "sha256": storage.sha256(Path(f"prompts/{name}.jinja"))}
+    prompt = Path(f"src/mi_llm/language/zh/prompts/{name}.jinja")
+    assert answer["prompt"] == {"name": prompt.as_posix(), "sha256": storage.sha256(prompt)}
 
 
 def said(*pairs: tuple[str, str]) -> str:
@@ -289,16 +291,27 @@ def test_a_long_transcript_is_cut_into_pieces_that_know_what_came_before(corpora
 
 
 def test_the_authors_prompts_are_read_from_their_release(workspace: Path, study: Study) -> None:
-    with_release = study.model_copy(update={"rate": study.rate.model_copy(update={"prompt": "release"})})
-    path = workspace / "runs/mini/read/release/prompts/rating.txt"
+    name = "runs/mini/read/release/prompts/rating.txt"
+    with_release = study.model_copy(update={"prompts": study.prompts.model_copy(update={"rate": name})})
+    path = workspace / name
     path.parent.mkdir(parents=True)
     path.write_text("", encoding="utf-8")
     with pytest.raises(Problem, match="the authors' appendix is not here"):
         prompts.load(with_release, "rate")
     path.write_text("Evaluate {{ nothing }}\n", encoding="utf-8")
     found = prompts.load(with_release, "rate")
-    assert found.render([Turn(role="client", text="你好")]) == "Evaluate {{ nothing }}\n\n来访者：你好"
+    assert found.render(turns=[Turn(role="client", text="你好")]) == "Evaluate {{ nothing }}\n\n来访者：你好"
     assert found.provenance == {"name": "runs/mini/read/release/prompts/rating.txt", "sha256": storage.sha256(path)}
+
+
+def test_a_prompt_of_ones_own_is_asked_and_named_in_the_record(workspace: Path, study: Study) -> None:
+    own = workspace / "mine/rate.jinja"
+    own.parent.mkdir()
+    own.write_text("{% for turn in turns %}{{ labels[turn.role] }}说 {{ turn.text }}{% endfor %}", encoding="utf-8")
+    mine = study.model_copy(update={"prompts": study.prompts.model_copy(update={"rate": "mine/rate.jinja"})})
+    (asked,) = rate.questions_of(mine, [Dialog(id="1", source="x", turns=(Turn(role="client", text="你好"),))])
+    assert asked.request["messages"] == [{"role": "user", "content": "来访者说 你好"}]
+    assert asked.prompt == {"name": "mine/rate.jinja", "sha256": storage.sha256(own)}
 
 
 def test_the_authors_dialogs_stand_in_for_a_recording(workspace: Path, study: Study) -> None:
@@ -440,8 +453,45 @@ def turns(*said: str) -> list[Turn]:
     ],
 )
 def test_screening_reasons(study: Study, said: list[str], reason: str | None) -> None:
-    found = [f"{reason.kind}: {reason.seen}" for reason in screen.reasons(turns(*said), study.screen)]
+    found = [f"{reason.kind}: {reason.seen}" for reason in screen.reasons(turns(*said), study.screen, language.load("zh"))]
     assert found == [] if reason is None else any(text.startswith(reason) for text in found), found
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (["来I want to quit smoking.", "咨You want to quit smoking.", "来Yes.", "咨What would help you quit?"], None),
+        (
+            ["来I want to quit smoking.", "咨你想戒烟。", "来是的。", "咨怎么会更容易？"],
+            "form: only 60% of the letters",
+        ),
+        (
+            ["来I want to quit.", "咨Lovely weather today.", "来Ten years.", "咨Let us go dancing."],
+            "irrelevant: 100% of the replies",
+        ),
+        (
+            ["来My pills make me dizzy.", "咨Then stop taking your medication.", "来Pills?", "咨Pills."],
+            "unsafe: stop taking",
+        ),
+        (["来Call me at 555-123-4567.", "咨I could call you.", "来Yes, call.", "咨A call."], "personal data: a telephone number"),
+        (["来I live at 12 Maple Street.", "咨You live there.", "来I do.", "咨You do live there."], "personal data: a street"),
+        (["来I drink.", "咨You need to stop. You should not drink.", "来I drink.", "咨You drink."], "against MI: 2 cues"),
+        (["来I drink.", "咨You drink, and", "来I drink.", "咨You drink, and"], "incoherent: breaks off"),
+    ],
+)
+def test_english_is_screened_by_its_own_words(study: Study, said: list[str], reason: str | None) -> None:
+    found = [f"{reason.kind}: {reason.seen}" for reason in screen.reasons(turns(*said), study.screen, language.load("en"))]
+    assert found == [] if reason is None else any(text.startswith(reason) for text in found), found
+
+
+def test_a_study_in_english_takes_annomis_sessions_as_they_are(corpora: Path) -> None:
+    edit(Path("mini/params.yaml"), {"language: zh": "language: en"})
+    study = load(Path("mini/params.yaml"))
+    assert translate.questions(study) == []
+    translate.translate(study)
+    sessions = read_dialogs(corpora / "runs/mini/translate/dialogs.jsonl")
+    assert sessions == translate.sample(study)
+    assert {session.source for session in sessions} == {"annomi"}
 
 
 def decide(*lines: str) -> None:

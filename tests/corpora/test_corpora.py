@@ -56,6 +56,14 @@ def test_no_sentence_of_the_sample_dialogs_is_used_twice() -> None:
                     seen[turn.text] = dialog.id
 
 
+def test_no_line_of_the_english_dialogs_is_used_twice_and_clients_begin() -> None:
+    files = sorted((ROOT / "mini-en/dialogs").glob("*.txt"))
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len(files) == 10
+    assert len(lines) == len(set(lines)) == 242
+    assert [line.partition(": ")[0] for line in lines] == ["Client", "Counselor"] * 121
+
+
 def test_annomi_sample_has_two_transcripts_with_three_annotators() -> None:
     lines = (ROOT / "data/corpora/annomi/AnnoMI-full.csv").read_text(encoding="utf-8").splitlines()
     assert tuple(lines[0].split(",")) == annomi.COLUMNS

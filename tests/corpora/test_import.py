@@ -69,6 +69,7 @@ def test_import_says_what_it_understood_and_writes_the_entry(
         "来访者",
         "by its name",
         "6, with 11 rounds",
+        "Table 3    rounds 1.83 (0.37), characters per volley: counselor",
         "client:    我睡不着。",
         "stage direction left out: 1",
     ):

@@ -16,7 +16,7 @@ from repository import ROOT
 from mi_llm.corpora.files import File
 from mi_llm.corpora.own.encoding import decoded
 from mi_llm.corpora.own.speakers import contradiction
-from mi_llm.corpora.own.understand import Understood, files_of, understand
+from mi_llm.corpora.own.understand import Understood, files_of, read_transcripts, understand
 from mi_llm.corpora.reading import Repairs
 from mi_llm.problem import Problem
 from mi_llm.study import Corpus
@@ -221,6 +221,22 @@ def test_every_format_is_read_as_the_same_talk(name: str) -> None:
     (dialog,) = said(found)
     assert [(role, spoken.replace("\n", "")) for role, spoken in dialog] == TALK
     assert contradiction(found.speakers) is None
+
+
+@pytest.mark.parametrize("name", ["ShareGPT", "Excel", "GBK", "SRT", "Word"])
+def test_formats_are_read_without_a_study_too(name: str, tmp_path: Path) -> None:
+    path = tmp_path / FORMATS[name].name
+    path.write_bytes(FORMATS[name].content)
+    (dialog,), _ = read_transcripts(path)
+    assert [(turn.role, turn.text) for turn in dialog.turns] == TALK
+
+
+def test_of_transcripts_times_are_left_out_and_stage_directions_stay(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("[00:12] 来访者：我（笑）不行。\n咨询师：您[00:15]愿意吗？", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("来访者：我（笑）不行。", encoding="utf-8")  # as the other begins
+    dialogs, repairs = read_transcripts(tmp_path)
+    assert [[turn.text for turn in dialog.turns] for dialog in dialogs] == [["我（笑）不行。", "您愿意吗？"], ["我（笑）不行。"]]
+    assert repairs.counts == {"timestamp left out": 2, "one side alone speaks": 1}
 
 
 @pytest.mark.parametrize("client", ["A", "B", "Kim", "Speaker 2"])

@@ -104,7 +104,7 @@ def test_a_server_that_fails_three_times_in_ten_is_asked_until_all_is_well_and_n
     assert problems[None] == 200
     assert sum(problems.values()) == sum(kinds[kind] for kind in ("good", "truncated", "refusal", "roles", "turns"))
     assert cassette.records[0]["model"] == "some-model-2026"
-    assert cassette.records[0]["prompt"]["name"] == "prompts/transcribe.jinja"
+    assert cassette.records[0]["prompt"]["name"] == "src/mi_llm/language/zh/prompts/transcribe.jinja"
     assert len((study.folder / "transcribe/transcribed.jsonl").read_text().splitlines()) == 200
     everything = (
         done.stdout

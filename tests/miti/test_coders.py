@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from coding_server import Coder, coding
+from edits import edited
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +42,9 @@ SAID = {
         ("counselor", ""),
     ],
 }
+
+
+HEARD = "change: [闲下来]\nsustain: [戒烟]\n"
 
 
 @pytest.fixture
@@ -78,12 +82,38 @@ def test_the_lexical_coder_codes_every_counselor_volley_as_it_counts(blinded: St
         "lexical,bbbbbb,3,",
     ]
     assert written(blinded, "globals") == ["rater,packet,code,rating"]
+
     for name, said in SAID.items():
         turns = tuple(Turn.model_validate({"role": role, "text": text}) for role, text in said)
         counts = lexical.counts(Dialog(id=name, source="x", turns=turns))
         assert counts == Counter(Behaviour(row.split(",")[3]) for row in rows if name in row and not row.endswith(","))
     numbers = storage.read_json(blinded.folder / "code/metrics.json")
     assert numbers == {"packets": 2, "coded": 2, "raters": 1, "volleys": 5, "behaviours": 4, "ratings": 0}
+
+
+def test_by_cues_of_its_own_a_study_has_another_coder(blinded: Study, workspace: Path) -> None:
+    def with_cues(**files: str) -> Study:
+        cues = blinded.code.cues.model_copy(update=files)
+        return blinded.model_copy(update={"code": blinded.code.model_copy(update={"cues": cues})})
+
+    bundled = storage.read_text(Path(blinded.code.cues.counselor))
+    storage.write_text(workspace / "mini/same.yaml", bundled)
+    stage.code(with_cues(counselor="mini/same.yaml"))
+    assert written(blinded)[1].startswith("lexical,"), "a copy is the same coder"
+
+    storage.write_text(workspace / "mini/other.yaml", edited(bundled, {"    ^你好, ^您好": "    ^你们好, ^你好, ^您好"}))
+    storage.write_text(workspace / "mini/heard.yaml", HEARD)
+    stage.code(with_cues(counselor="mini/other.yaml", client="mini/heard.yaml"))
+    assert {row.split(",")[0] for row in written(blinded)[1:]} == {"lexical:own"}
+    assert "lexical:own,aaaaaa,1,sustain" in written(blinded, "client")
+    assert "lexical:own,aaaaaa,3,change" in written(blinded, "client")
+
+    storage.write_text(workspace / "mini/short.yaml", "openers: {why: x, cues: 嗯}\n")
+    with pytest.raises(Problem, match=r"mini/short.yaml: no group idle"):
+        stage.code(with_cues(counselor="mini/short.yaml"))
+    storage.write_text(workspace / "mini/broken.yaml", "change: ['(']\nsustain: [x]\n")
+    with pytest.raises(Problem, match=r"mini/broken.yaml: .*unterminated"):
+        stage.code(with_cues(client="mini/broken.yaml"))
     before = [path.read_bytes() for path in sorted((blinded.folder / "code").iterdir())]
     stage.code(blinded)
     assert [path.read_bytes() for path in sorted((blinded.folder / "code").iterdir())] == before
@@ -403,7 +433,7 @@ def test_the_prompts_say_what_the_codebook_says_and_nothing_of_it_themselves(bli
         assert all(told in prompt for prompt in asked["globals"])
     words = [entry.rule.zh for entry in BEHAVIOURS] + [anchor.zh for entry in GLOBALS for anchor in entry.anchors]
     names = [word for entry in (*BEHAVIOURS, *GLOBALS) for word in (entry.name.en, f"{entry.code}　")]
-    for path in prompts.FOLDER.glob("miti_*.jinja"):
+    for path in prompts.FOLDER.glob("*/prompts/miti_*.jinja"):
         assert not [word for word in words + names if word in storage.read_text(path)]
 
 

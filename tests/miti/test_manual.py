@@ -22,15 +22,28 @@ from mi_llm.codebook.packets import transcripts_of
 from mi_llm.dialog import Dialog, Turn, read_dialogs, write_dialogs
 from mi_llm.miti import blind as blinding
 from mi_llm.miti import code as coders
-from mi_llm.miti.blind import assigned, aucs, blind, classified, deidentified, formatted, groups_of, leaks, relabeled
-from mi_llm.miti.clients import Scripted, bundled
-from mi_llm.miti.simulate import converse, simulate
+from mi_llm.miti.blind import (
+    assigned,
+    aucs,
+    blind,
+    classified,
+    deidentified,
+    formatted,
+    groups_of,
+    leaks,
+    relabeled,
+    suspected_names,
+)
+from mi_llm.miti.clients import Scripted, bundled, read_profiles
+from mi_llm.miti.simulate import converse, profiles, simulate
 from mi_llm.miti.summary import at_chance, guessing, summary, table_4
 from mi_llm.problem import Problem
 from mi_llm.report import manual
 from mi_llm.study import Study
 
-PROFILES, COMMON = bundled()
+PROFILES, LINES = read_profiles(ROOT / bundled())
+assert LINES is not None
+COMMON = LINES
 REFLECTS = "听起来你很为难，一方面想改变，另一方面又舍不得。"
 PUSHES = "你应该马上改掉这个坏习惯，必须坚持下去。"
 
@@ -112,9 +125,9 @@ def ready(workspace: Path) -> Study:
 def test_both_arms_meet_the_same_clients(ready: Study) -> None:
     simulate(ready, "tiny-glm4")
     arms = {arm: read_dialogs(ready.folder / "simulate/tiny-glm4" / f"{arm}.jsonl") for arm in ("base", "tuned")}
-    profiles = [[dialog.meta["profile"] for dialog in dialogs] for dialogs in arms.values()]
-    assert profiles[0] == profiles[1]
-    assert len(set(profiles[0])) == 5
+    met = [[dialog.meta["profile"] for dialog in dialogs] for dialogs in arms.values()]
+    assert met[0] == met[1]
+    assert len(set(met[0])) == 5
     assert [dialog.turns[0] for dialog in arms["base"]] == [dialog.turns[0] for dialog in arms["tuned"]]
     assert [dialog.turns[1] for dialog in arms["base"]] != [dialog.turns[1] for dialog in arms["tuned"]]
     for dialog in arms["base"]:
@@ -122,6 +135,32 @@ def test_both_arms_meet_the_same_clients(ready: Study) -> None:
     before = {path: path.read_bytes() for path in (ready.folder / "simulate").rglob("*.jsonl")}
     simulate(ready, "tiny-glm4")
     assert before == {path: path.read_bytes() for path in before}
+
+
+OWN_CLIENT = """profiles:
+  - id: own
+    behaviour: 早点睡
+    manifestation: 每晚两点才睡
+    reason: 只有夜里属于自己
+"""
+
+
+def test_the_clients_are_those_of_the_file_that_the_study_names(ready: Study) -> None:
+    file = Path("mini/own.yaml")
+    study = study_with(profiles=str(file), simulate_dialogs="1")
+    file.write_text(OWN_CLIENT, encoding="utf-8")
+    with pytest.raises(Problem, match="no lines of own, which a scripted client says"):
+        profiles(study)
+    by_model = study.model_copy(update={"simulate": study.simulate.model_copy(update={"client": "llm"})})
+    assert [profile.behaviour for profile in profiles(by_model)] == ["早点睡"]
+    for wrong, told in (
+        (OWN_CLIENT + OWN_CLIENT.partition("\n")[2], "two clients own"),
+        (OWN_CLIENT.replace("reason", "cause"), r"own.yaml: profiles.0.reason: Field required"),
+        ("[]", "own.yaml: its content"),
+    ):
+        file.write_text(wrong, encoding="utf-8")
+        with pytest.raises(Problem, match=told):
+            profiles(study)
 
 
 def test_a_server_is_asked_for_each_reply_once_until_the_talks_are_there(ready: Study, tmp_path: Path) -> None:
@@ -176,6 +215,33 @@ def test_talks_of_people_are_read(ready: Study) -> None:
 )
 def test_what_names_people_places_and_models_is_taken_out(text: str, expected: str) -> None:
     assert deidentified(text)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("My name is Dana Miller, and I smoke.", "My name is someone, and I smoke."),
+        ("Hi Dana, come in.", "Hi someone, come in."),
+        ("Dr. Okafor told my sister Ruth.", "Dr someone told my sister someone."),
+        ("I moved from Ohio to New York.", "I moved from somewhere to somewhere."),
+        ("Write to a@b.org or call 555-123-4567.", "Write to somewhere or call somewhere."),
+        ("As an AI language model, I can't say.", "As a counselor, I can't say."),
+        ("I'm ChatGPT, made by OpenAI.", "I'm someone, made by someone."),
+        ("I am so tired. May is hard. I will call on Monday.", "I am so tired. May is hard. I will call on Monday."),
+    ],
+)
+def test_english_names_places_and_models_are_taken_out(text: str, expected: str) -> None:
+    assert deidentified(text, code="en")[0] == expected
+    assert deidentified("Zuzanna came.", ["Zuzanna"], "en")[0] == "someone came."
+
+
+def test_english_words_that_may_be_names_are_listed_for_a_person() -> None:
+    turns = [
+        Turn(role="client", text="Well, I met Zuzanna again. Yesterday was hard."),
+        Turn(role="counselor", text="You met, again."),
+    ]
+    assert list(suspected_names(turns, "en")) == [(1, "Zuzanna")]
+    assert [turn.text for turn in formatted([turns[1], turns[1]], "en")] == ["You met, again. You met, again."]
 
 
 def test_words_that_a_person_found_are_taken_out_too() -> None:

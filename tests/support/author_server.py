@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from mi_llm import prompts, storage
 from mi_llm.construct.rate import ASPECTS
@@ -22,6 +23,7 @@ from mi_llm.corpora.files import File, from_folder
 from mi_llm.corpora.read import READERS
 from mi_llm.corpora.reading import Repairs
 from mi_llm.dialog import Dialog
+from mi_llm.language.language import DEFAULT
 from mi_llm.study import load
 
 TRANSCRIBED = ("cpsycound", "psydtcorpus")
@@ -30,6 +32,11 @@ TRANSCRIBED = ("cpsycound", "psydtcorpus")
 def dialogs(data: Path, corpus: str) -> dict[str, Dialog]:
     """A sample corpus's dialogs by id."""
     return {dialog.id: dialog for dialog in READERS[corpus](from_folder(data / "corpora" / corpus), Repairs())}
+
+
+def asked(name: str, **inputs: Any) -> str:
+    """One of the prompts of the miniature, filled in."""
+    return prompts.filled_in(prompts.bundled_path(DEFAULT, name), DEFAULT, **inputs)
 
 
 def authored(path: Path) -> Dialog:
@@ -44,7 +51,7 @@ def counterparts(data: Path) -> Iterator[tuple[str, str]]:
         for dialog in dialogs(data, corpus).values():
             turns = authored(data / "authored" / corpus / f"{dialog.id}.txt").turns
             answer = [{"role": turn.role, "content": turn.text} for turn in turns]
-            yield prompts.render("transcribe", turns=dialog.turns), json.dumps(answer, ensure_ascii=False)
+            yield asked("transcribe", turns=dialog.turns), json.dumps(answer, ensure_ascii=False)
 
 
 def ratings(data: Path) -> Iterator[tuple[str, str]]:
@@ -54,7 +61,7 @@ def ratings(data: Path) -> Iterator[tuple[str, str]]:
         totals = {aspect: sum(given.values()) for aspect, given in points.items()}
         answer: dict[str, object] = {aspect: given | {"Total": totals[aspect]} for aspect, given in points.items()}
         answer["Total Score"] = sum(totals.values())
-        yield prompts.render("rate", turns=dialogs(data, row["corpus"])[row["dialog"]].turns), json.dumps(answer)
+        yield asked("rate", turns=dialogs(data, row["corpus"])[row["dialog"]].turns), json.dumps(answer)
 
 
 def translations(data: Path, turns_a_request: int) -> Iterator[tuple[str, str]]:
@@ -65,7 +72,7 @@ def translations(data: Path, turns_a_request: int) -> Iterator[tuple[str, str]]:
         start = 0
         for context, turns in pieces(known[path.stem], turns_a_request):
             answer = json.dumps(texts[start : start + len(turns)], ensure_ascii=False)
-            yield prompts.render("translate", context=context, turns=turns), answer
+            yield asked("translate", context=context, turns=turns), answer
             start += len(turns)
 
 

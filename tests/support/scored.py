@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 from mi_llm import storage
 from mi_llm.apps.chat import beside, in_front
@@ -126,3 +127,29 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.cell:
             self.tables[-1][-1][-1] += data
+
+
+def site(first: Path) -> dict[Path, Page]:
+    """A page of the report and all that its links lead to in the report and the audit: nothing is loaded, no link is dead."""
+    first = first.resolve()
+    todo, seen, places = [first], dict[Path, Page](), []
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        page = seen[path] = Page(path)
+        assert page.loads == [], path
+        assert " object at 0x" not in path.read_text(encoding="utf-8"), path
+        assert len(page.ids) == len(set(page.ids)), path
+        for target in page.targets:
+            if target.startswith("https://"):
+                continue
+            name, _, place = unquote(target).partition("#")
+            there = (path.parent / name).resolve() if name else path
+            assert there.is_file(), f"{path.name}: {target}"
+            if there.suffix == ".html" and there.parent.name in ("report", "audit"):
+                todo.append(there)
+                places.append((path.name, there, place))
+    for name, there, place in places:
+        assert not place or place in seen[there].ids, f"{name}: {there.name}#{place}"
+    return seen

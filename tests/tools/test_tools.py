@@ -77,13 +77,18 @@ def test_replies_are_scored_the_same_from_text_json_lines_and_llamafactorys_file
 def test_english_is_scored_in_words_with_stems(tmp_path: Path) -> None:
     replies = lines(tmp_path / "replies.jsonl", *ENGLISH)
     found = means(tool("score", replies, lines(tmp_path / "references.jsonl", *ENGLISH_REFERENCES), "--language", "en", "--json"))
-    assert set(found) == {"sacrebleu_13a", "chrf", "rouge_score_1", "rouge_score_2", "rouge_score_l"}
+    assert set(found) == {"bleu_4", "rouge_1", "rouge_2", "rouge_l", "sacrebleu_13a", "chrf"}
     expected = BLEU(tokenize="13a").corpus_score(ENGLISH, [ENGLISH_REFERENCES]).score
     assert found["sacrebleu_13a"] == pytest.approx(expected, abs=1e-4)
+    sentences = [
+        BLEU(tokenize="13a", effective_order=True).sentence_score(*pair).score
+        for pair in zip(ENGLISH, [[text] for text in ENGLISH_REFERENCES], strict=True)
+    ]
+    assert found["bleu_4"] == pytest.approx(sum(sentences) / len(sentences), abs=1e-4)
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
     rows = [scorer.score(reference, reply) for reply, reference in zip(ENGLISH, ENGLISH_REFERENCES, strict=True)]
-    assert found["rouge_score_1"] == pytest.approx(50 * sum(row["rouge1"].fmeasure for row in rows), abs=1e-4)
-    assert found["rouge_score_l"] == pytest.approx(50 * sum(row["rougeL"].fmeasure for row in rows), abs=1e-4)
+    assert found["rouge_1"] == pytest.approx(50 * sum(row["rouge1"].fmeasure for row in rows), abs=1e-4)
+    assert found["rouge_l"] == pytest.approx(50 * sum(row["rougeL"].fmeasure for row in rows), abs=1e-4)
     assert rows[0]["rouge1"].fmeasure > 0.6, "worried and worry, drinking and drink are one word"
 
 
@@ -149,6 +154,18 @@ def test_transcripts_are_coded_by_words_alone(sessions: Path, tmp_path: Path) ->
     assert {"Q", "SR"} <= {row["code"] for row in found if row["packet"] == "a2"}
 
 
+def test_any_format_is_coded_and_equal_transcripts_stay_apart(tmp_path: Path) -> None:
+    rows = ["id,speaker,text", *(f"{name},{who},好的。" for name in ("p1", "p2") for who in ("Kim", "Lee"))]
+    (tmp_path / "talks.csv").write_text("\n".join(rows), encoding="utf-16")
+    packet = {"packet": "p3", "turns": [{"role": role, "text": "好的。"} for role in ("client", "counselor")]}
+    (tmp_path / "p3.json").write_text(json.dumps(packet), encoding="utf-8")
+    (tmp_path / "raters.json").write_text('{"A": ["p3"]}', encoding="utf-8")
+    with pytest.raises(Problem, match=r"(?s)the unknown speaker 'Kim'.*--speaker Kim=client"):
+        tool("code", tmp_path)
+    said = tool("code", tmp_path, "--speaker", "Kim=client", "--speaker", "Lee=counselor", "--json")
+    assert sorted(row["packet"] for row in json.loads(said)["codes"]) == ["p1", "p2", "p3"]
+
+
 def test_transcripts_are_coded_by_a_model_at_an_address_once(workspace: Path, sessions: Path) -> None:
     with coding() as model:
         words = ("code", sessions, "--model-url", model.url, "--model", "some-model", "--out", "coded", "--yes", "--json")  # type: ignore[attr-defined]
@@ -167,10 +184,11 @@ def test_transcripts_are_coded_by_a_model_at_an_address_once(workspace: Path, se
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.txt", "某甲：你好\n", "line 1: the unknown speaker"),
+        ("a.txt", "来访者：好的。\n咨询师：好。\n督导：停。\n", r"line 3: the unknown speaker '督导'"),
         ("a.json", "{", r"a\.json, line 1: not JSON"),
-        ("a.jsonl", '{"id": "a", "turns": [{"role": "x", "text": ""}]}', "source: Field required"),
-        ("a.docx", "", "no transcript"),
+        ("a.jsonl", '{"id": "a", "turns": [{"role": "x", "text": "好"}]}', "the unknown speaker 'x'"),
+        ("a.docx", "", "a damaged Office file"),
+        ("a.png", "", "no transcript"),
     ],
 )
 def test_a_transcript_that_nobody_reads_is_refused_by_place(tmp_path: Path, name: str, content: str, told: str) -> None:

@@ -1,9 +1,9 @@
-"""Stage `audit`: every claim of the paper, checked by a named method.
+"""Stage `audit`: every claim of the paper, checked by a named method, where the study is a reproduction of it.
 
 Reads what `acquire` and `read` brought of the public corpora. Writes `audit/claims.csv` (one row per claim: id, location, reported,
 reported_sd, n, recomputed, recomputed_sd, verdict, basis, cause, method, note), the tallies of its verdicts, the tables behind the
 findings, the findings in words (`findings.json`), the page, `index.html` and in Chinese `index.zh.html`, and the draft of a letter to
-the authors, `letter.md`.
+the authors, `letter.md`. For a study that reproduces nothing it writes `metrics.json` alone: no claim is checked.
 No verdict is written by hand: `paper/claims.csv` names a method for each claim, and `METHODS` holds them.
 """
 
@@ -113,6 +113,9 @@ def audit(study: Study) -> None:
     """Check the paper; see the module."""
     inputs = [study.path("acquire"), study.path("read")]
     with stage(study, "audit", None, inputs) as out:
+        if not study.reproduction:
+            storage.write_json(out / "metrics.json", {"claims": 0})
+            return
         paper, evidence = claims(), Evidence(study)
         tables = supporting(paper, evidence)
         results = check(paper, evidence)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from mi_llm.audit.evidence import Evidence, without_punctuation
 from mi_llm.audit.verdict import Result, because, judged, listed, unknown
-from mi_llm.codebook.topics import topic, topic_and_word, words
+from mi_llm.codebook.topics import labels, topic, topic_and_word, words
 from mi_llm.dialog import Dialog, volley_lengths
 from mi_llm.paper import models
 from mi_llm.paper.claims import Claim, Paper, claims
@@ -262,7 +262,7 @@ def real_topics(evidence: Evidence) -> pd.DataFrame:
     AnnoMI's topics are put under the paper's by the words of `topics.yaml`; `available` are its transcripts of that topic,
     `expected` what a random sample of 30 holds on average, `p` the two-sided hypergeometric probability of the reported count.
     """
-    names = evidence.transcripts["topic"].map(lambda text: topic(text, words("annomi")))
+    names = evidence.transcripts["topic"].map(lambda text: topic(text, labels()))
     total = len(names)
     rows = []
     for name, reported in evidence.reported_topics.items():
@@ -279,7 +279,7 @@ def topic_test(evidence: Evidence) -> float:
 
     The statistic is Pearson's chi-square against the expected counts, over 20,000 samples without replacement.
     """
-    names = evidence.transcripts["topic"].map(lambda text: topic(text, words("annomi")))
+    names = evidence.transcripts["topic"].map(lambda text: topic(text, labels()))
     order = list(evidence.reported_topics)
     codes = np.array([order.index(name) for name in names])
     expected = 30 * np.bincount(codes, minlength=len(order)) / len(codes)
@@ -317,7 +317,7 @@ def simulated_topics(evidence: Evidence) -> pd.DataFrame:
     for dialog in evidence.simulated:
         if dialog.meta["arm"] == "tuned":
             text = " / ".join(turn.text for turn in dialog.turns if turn.role == "client")
-            name, word = topic_and_word(text, words("simulated"))
+            name, word = topic_and_word(text, words("zh"))
             rows.append({"dialog": dialog.id, "model": dialog.meta["model"], "topic": name, "word": word})
     return pd.DataFrame(rows, columns=["dialog", "model", "topic", "word"])
 

@@ -71,8 +71,11 @@ def codechecker(named: str | None) -> Person | None:
     return Person(match["name"], match["orcid"])
 
 
-def paper() -> dict[str, Any]:
-    """The paper as `CITATION.cff` cites it, the corresponding author (its `contact`) first, as the specification wants."""
+def paper(study: Study) -> dict[str, Any]:
+    """The paper that a study reproduces, as `CITATION.cff` cites it, the corresponding author (its `contact`) first, as the
+    specification wants; of any other study its title, for its authors to complete."""
+    if not study.reproduction:
+        return {"title": study.title, "authors": [{"name": FIXME}], "reference": FIXME}
     cited = storage.read_yaml(Path("CITATION.cff"))["preferred-citation"]
     contacts = [name_of(person) for person in cited.get("contact", [])]
     authors = [{"name": name_of(person)} | orcid_of(person) for person in cited["authors"]]
@@ -121,10 +124,13 @@ def manifest(study: Study) -> list[dict[str, str]]:
 
 def source(study: Study) -> str:
     """Where the checked material comes from, in words."""
-    if not study.acquire.upstream:
-        return "Sample corpora, recorded answers and models as this bundle ships them (data.dvc, pretrain/dvc.yaml)."
     names = ", ".join(study.acquire.upstream)
-    return f"Public files, from the commits and addresses that src/mi_llm/corpora/sources.yaml pins: {names}."
+    own = [name for name, corpus in study.corpora.items() if corpus.paths]
+    shipped = "Sample corpora, recorded answers and models as this bundle ships them (data.dvc, pretrain/dvc.yaml)."
+    parts = [f"Public files, from the commits and addresses that src/mi_llm/corpora/sources.yaml pins: {names}."] if names else []
+    parts += [f"Dialogs of the study's own, which are not in this bundle: {', '.join(own)}."] if own else []
+    parts += [shipped] if not parts else ["Models as this bundle ships them (pretrain/dvc.yaml)."] if own and study.tiny else []
+    return " ".join(parts)
 
 
 def summary(comparison: Comparison, where: Circumstances) -> str:
@@ -140,7 +146,7 @@ def configuration(study: Study, comparison: Comparison, where: Circumstances, ch
     return {
         "version": SPECIFICATION,
         "manifest": manifest(study),
-        "paper": paper(),
+        "paper": paper(study),
         "codechecker": [checker.entry if checker else {"name": FIXME}],
         "source": source(study),
         "report": FIXME,
@@ -182,7 +188,9 @@ def gaps(content: dict[str, Any]) -> list[Gap]:
         how = "mi-llm compare --codechecker"
         missing.append(Gap("codechecker", f"who checked: {how} 'Name <ORCID>'", f"检查人：{how} '姓名 <ORCID>'"))
     without = [author["name"] for author in content["paper"]["authors"] if not valid_orcid(author.get("ORCID", ""))]
-    if without:
+    if FIXME in without:
+        missing.append(Gap("paper", "the study's own publication: authors, and address", "本研究自己的论文：作者和网址"))
+    elif without:
         names = ", ".join(without)
         english, chinese = f"ORCIDs, which CITATION.cff does not have, of {names}", "CITATION.cff 中没有的作者 ORCID"
         missing.append(Gap("paper.authors", english, chinese))

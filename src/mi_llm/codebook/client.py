@@ -1,7 +1,8 @@
 """Client language, on which MI works: change talk, sustain talk, or neither, by words alone; and what a session's codes show.
 
-Reads `cues_client.yaml`, writes nothing. Stage `miti` measures how far the codes agree with AnnoMI's experts. The share of change
-talk and its course over a session are those of the literature on client language (Magill et al. 2018, doi:10.1037/ccp0000250).
+Reads `<language>/client_cues.yaml`, writes nothing. Stage `miti` measures how far the codes agree with AnnoMI's experts. The
+share of change talk and its course over a session are those of the literature on client language (Magill et al. 2018,
+doi:10.1037/ccp0000250).
 """
 
 import math
@@ -10,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mi_llm import storage
-from mi_llm.codebook.lexical import HAN, STUTTER
+from mi_llm.codebook.lexical import STUTTER, spoken
 from mi_llm.dialog import Turn
+from mi_llm.language import language
+from mi_llm.problem import Problem
 
 
 class Talk(StrEnum):
@@ -45,25 +47,36 @@ Talks = Mapping[int, Talk]  # by the number of a client's turn
 
 
 @cache
-def cues(language: str) -> dict[Talk, re.Pattern[str]]:
-    """The expressions of a language, `zh` or `en`."""
-    content = storage.read_yaml(resources.files(__package__) / "cues_client.yaml")
-    return {Talk(name): re.compile("|".join(f"(?:{cue})" for cue in listed)) for name, listed in content[language].items()}
+def expressions(code: str, file: str = "") -> dict[Talk, re.Pattern[str]]:
+    """The expressions of a language, the bundle's or those of a study's file; raises Problem for a file of another form."""
+    bundled = language.load(code).file("client_cues.yaml")
+    content = storage.read_yaml(Path(file) if file else bundled)
+    try:
+        listed = {talk: list(map(str, content[talk.value])) for talk in (Talk.CHANGE, Talk.SUSTAIN)}
+        if not all(listed.values()):
+            raise ValueError("an empty list")
+        return {talk: re.compile("|".join(f"(?:{cue})" for cue in cues)) for talk, cues in listed.items()}
+    except (KeyError, TypeError, ValueError, re.error) as error:
+        expected = "lists of expressions, `change` and `sustain`"
+        raise Problem(file, f"{type(error).__name__}: {error}", expected, f"see {bundled}") from None
 
 
-def talk_of(text: str) -> Talk:
-    """The code of a client's volley: of which of the two it has more cues, the later of equally many; neutral without any."""
+def talk_of(text: str, code: str = language.DEFAULT, cues: str = "") -> Talk:
+    """The code of a client's volley: of which of the two it has more cues, the later of equally many; neutral without any.
+
+    `code`: the study's language, `cues`: its file of them, else the bundle's; see `lexical.spoken`.
+    """
     lower = STUTTER.sub("", text.lower().replace("’", "'")).replace("wanna", "want to").replace("gonna", "going to")
-    chinese = 3 * len(HAN.findall(lower)) > len(lower)
-    found = {talk: list(cue.finditer(lower)) for talk, cue in cues("zh" if chinese else "en").items()}
+    here = spoken(lower, code).language.code
+    found = {talk: list(cue.finditer(lower)) for talk, cue in expressions(here, cues if here == code else "").items()}
     if not any(found.values()):
         return Talk.NEUTRAL
     return max(found, key=lambda talk: (len(found[talk]), found[talk][-1].end() if found[talk] else 0))
 
 
-def by_words(turns: Sequence[Turn]) -> dict[int, Talk]:
+def by_words(turns: Sequence[Turn], code: str = language.DEFAULT, cues: str = "") -> dict[int, Talk]:
     """The code of each client turn; turns of both roles count from 1."""
-    return {number: talk_of(turn.text) for number, turn in enumerate(turns, 1) if turn.role == "client"}
+    return {number: talk_of(turn.text, code, cues) for number, turn in enumerate(turns, 1) if turn.role == "client"}
 
 
 def share_of_change(talks: Talks) -> float:

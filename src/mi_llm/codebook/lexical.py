@@ -1,8 +1,9 @@
-"""The lexical coder: MITI behaviors told from words alone, in Chinese and English (paper, Methods, Manual Evaluation).
+"""The lexical coder: MITI behaviors told from words alone, in each language of `language/` (paper, Methods, Manual Evaluation).
 
 It is small, deterministic and fast. It codes what people do not (the miniature, thousands of replies) and is the baseline that a
-better coder has to beat. It reads `cues_zh.yaml` and `cues_en.yaml`, writes nothing, and sees of the dialog only the client's
-volley before the counselor's. Stage `miti` measures how far it agrees with experts.
+better coder has to beat. It reads `language/<language>/cues.yaml`, or the file that a study names in its place (`code.cues`),
+writes nothing, and sees of the dialog only the client's volley before the counselor's. Stage `miti` measures how far it agrees
+with experts.
 
 A volley is cut into sentences, a sentence into clauses. Each clause gets the first behavior of `ORDER` of which it holds a cue;
 a clause without any joins the one before, so that an utterance is as long as its thought. A sentence without any cue is a
@@ -14,12 +15,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
+from functools import cache, cached_property
+from pathlib import Path
 
 from mi_llm import storage
 from mi_llm.codebook.coding import Behaviour, Coded, volley
 from mi_llm.dialog import Dialog
+from mi_llm.language import language
+from mi_llm.language.language import DEFAULT, Language
+from mi_llm.problem import Problem
 
 ORDER = (  # precedence: where the manual lets one code go before another (confront, affirm), so do we; else the rarer goes first
     ("confront", Behaviour.CONFRONT),
@@ -34,10 +38,8 @@ ORDER = (  # precedence: where the manual lets one code go before another (confr
 )
 ECHO = 0.3  # an utterance repeats the client if at least this share of its content is in the client's volley
 OWN = 0.5  # from this share on, a reflection is mostly the client's own words, hence simple
-LONG = 5  # a statement of at least this many content words (in Chinese, twice as many pairs of characters) informs
+LONG = 5  # a statement of at least this many content words (without spaces, twice as many pairs of characters) informs
 
-HAN = re.compile(r"[\u3400-\u9fff]")
-WORD = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*")
 SENTENCE = re.compile(
     r"""(?:(?:Mrs?|Ms|Dr|\d)\.|\.(?=\S)|[^。！？!?；;.\n])+[。！？!?；;.\n]*[”’」』）")\s]*|[。！？!?；;.\n]+[”’」』）")\s]*"""
 )
@@ -49,13 +51,27 @@ ITEM = re.compile(r"\s*(?:\d+[.、)）]|[-*•]\s)")
 
 
 @dataclass(frozen=True)
-class Language:
+class Cues:
     """The cues of one language: a pattern for each group; `idle` words carry no content, `tags` are endings that only check."""
 
+    language: Language
     cues: Mapping[str, re.Pattern[str]]
     idle: tuple[str, ...]
     tags: frozenset[str]
-    chinese: bool
+
+    @cached_property
+    def unit(self) -> re.Pattern[str]:
+        """A word in small letters, or without spaces a run of letters."""
+        letters = self.language.letters
+        return re.compile(rf"[{letters}0-9]+(?:['-][{letters}0-9]+)*" if self.language.spaced else f"[{letters}]{{2,}}")
+
+    def written(self, text: str) -> bool:
+        """Whether more than a third of a text's characters are letters of the language."""
+        return 3 * len(self.language.letter.findall(text)) > len(text)
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text of a language with spaces, in small letters."""
+        return self.unit.findall(text.lower().replace("’", "'"))
 
     def has(self, group: str, clause: str) -> bool:
         """Whether a bare clause holds a cue of the group."""
@@ -69,12 +85,12 @@ class Language:
         return clause
 
     def content(self, text: str) -> set[str]:
-        """The content of a text: its words, or in Chinese its pairs of neighboring characters, without idle words."""
-        if not self.chinese:
-            return set(WORD.findall(text.lower().replace("’", "'"))) - set(self.idle)
+        """The content of a text: its words, or without spaces its pairs of neighboring characters, without idle words."""
+        if self.language.spaced:
+            return set(self.words(text)) - set(self.idle)
         for word in self.idle:
             text = text.replace(word, " ")
-        return {run[start : start + 2] for run in re.findall(r"[\u3400-\u9fff]{2,}", text) for start in range(len(run) - 1)}
+        return {run[start : start + 2] for run in self.unit.findall(text) for start in range(len(run) - 1)}
 
 
 def words(cues: str) -> list[str]:
@@ -82,9 +98,9 @@ def words(cues: str) -> list[str]:
     return sorted((cue.strip() for cue in cues.split(",")), key=len, reverse=True)
 
 
-def pattern(cues: Iterable[str], chinese: bool) -> re.Pattern[str]:
+def pattern(cues: Iterable[str], spaced: bool) -> re.Pattern[str]:
     """One expression for a group of cues, in the notation of the cue files."""
-    gap, begin, end = (".{0,12}?", "", "") if chinese else (r" (?:[\w',-]+ ){0,4}", r"(?<![\w'])", r"(?![\w'])")
+    gap, begin, end = (r" (?:[\w',-]+ ){0,4}", r"(?<![\w'])", r"(?![\w'])") if spaced else (".{0,12}?", "", "")
     opening: list[str] = []
     anywhere: list[str] = []
     for cue in cues:
@@ -98,20 +114,33 @@ def pattern(cues: Iterable[str], chinese: bool) -> re.Pattern[str]:
 
 
 @cache
-def language(name: str) -> Language:
-    """The language `zh` or `en`."""
-    groups = storage.read_yaml(resources.files(__package__) / f"cues_{name}.yaml")
-    cues = {group: words(entry["cues"]) for group, entry in groups.items()}
+def cues_of(code: str, file: str = "") -> Cues:
+    """The cues of a language, the bundle's or those of a study's file; raises Problem for a file that lacks a group."""
+    known = language.load(code)
+    bundled = known.read("cues.yaml")
+    groups = storage.read_yaml(Path(file)) if file else bundled
+    for group in bundled:
+        entry = groups.get(group) if isinstance(groups, dict) else None
+        if not (isinstance(entry, dict) and isinstance(entry.get("cues"), str)):
+            raise Problem(file, f"no group {group} with `cues`", ", ".join(bundled), f"see {known.file('cues.yaml')}")
+    cues = {group: words(groups[group]["cues"]) for group in bundled}
     idle, tags = tuple(cues.pop("idle")), frozenset(cues.pop("tags"))
-    return Language({group: pattern(listed, name == "zh") for group, listed in cues.items()}, idle, tags, name == "zh")
+    return Cues(known, {group: pattern(listed, known.spaced) for group, listed in cues.items()}, idle, tags)
 
 
-def spoken(text: str) -> Language:
-    """The language of a volley: Chinese if a third of its characters are Chinese."""
-    return language("zh" if 3 * len(HAN.findall(text)) > len(text) else "en")
+def spoken(text: str, code: str, file: str = "") -> Cues:
+    """The cues for a volley of a study in the language `code`: its own (of `file`), unless the volley is in Chinese or English.
+
+    The script says so; between two languages of one script, which has more of its idle words in the text.
+    """
+    own = cues_of(code, file)
+    chinese, english = (own if code == name else cues_of(name) for name in ("zh", "en"))
+    if own.language.spaced and own.written(text) and english.written(text):
+        return max(own, english, key=lambda known: sum(word in known.idle for word in known.words(text)))
+    return next((known for known in (own, chinese) if known.written(text)), english)
 
 
-def behaviour_of(clause: str, asking: bool, speech: Language) -> Behaviour | None:
+def behaviour_of(clause: str, asking: bool, speech: Cues) -> Behaviour | None:
     """The first behavior of `ORDER` of which a bare clause holds a cue; a clause that asks persuades by a suggestion only."""
     if speech.has("uncoded", clause):
         return None
@@ -123,16 +152,16 @@ def behaviour_of(clause: str, asking: bool, speech: Language) -> Behaviour | Non
     return None
 
 
-def asks(sentence: str, speech: Language) -> bool:
-    """Whether a sentence is a question: by its mark, in Chinese by its last word too; not by a tag, which only checks."""
+def asks(sentence: str, speech: Cues) -> bool:
+    """Whether a sentence is a question: by its mark, in some languages by its last word too; not by a tag, which only checks."""
     last = CLAUSE.findall(sentence)[-1]
     if last != sentence and last.lower().strip(EDGES) in speech.tags:
         return False
     marked = sentence.rstrip(CLOSERS).endswith(("?", "？"))
-    return marked or (speech.chinese and sentence.rstrip(EDGES).endswith(("吗", "呢")))
+    return marked or sentence.rstrip(EDGES).endswith(speech.language.asking)
 
 
-def utterances(sentence: str, speech: Language) -> Iterator[Coded]:
+def utterances(sentence: str, speech: Cues) -> Iterator[Coded]:
     """Cut a sentence where its clauses give cues of different behaviors; reflections are still simple here."""
     clauses = CLAUSE.findall(sentence)
     bare = [speech.bare(clause) for clause in clauses]
@@ -150,7 +179,7 @@ def utterances(sentence: str, speech: Language) -> Iterator[Coded]:
     yield Coded(behaviour, text)
 
 
-def settled(utterance: Coded, client: set[str], speech: Language) -> Coded:
+def settled(utterance: Coded, client: set[str], speech: Cues) -> Coded:
     """Code an utterance that has no cue, and decide whether a reflection is complex. `client`: the client's content."""
     behaviour, bare = utterance.behaviour, speech.bare(utterance.text)
     if behaviour not in (None, Behaviour.SIMPLE) or not bare:
@@ -162,20 +191,21 @@ def settled(utterance: Coded, client: set[str], speech: Language) -> Coded:
     if behaviour is None:
         if shared >= ECHO or (speech.has("client", bare) and not speech.has("speaker", bare)):
             behaviour = Behaviour.SIMPLE
-        elif len(content) >= LONG * (1 + speech.chinese):
+        elif len(content) >= LONG * (1 if speech.language.spaced else 2):
             behaviour = Behaviour.INFORMATION
     if behaviour is Behaviour.SIMPLE and shared < OWN and speech.has("meaning", bare):
         behaviour = Behaviour.COMPLEX
     return Coded(behaviour, utterance.text)
 
 
-def code(client: str, counselor: str) -> list[Coded]:
+def code(client: str, counselor: str, language: str = DEFAULT, cues: str = "") -> list[Coded]:
     """Code a counselor's volley that answers a client's (empty if it opens the session), utterance by utterance.
 
     The utterances joined are the volley. Persuasion is with permission if the client asked for advice, or if the volley seeks
     collaboration, emphasizes autonomy or leaves the client free. An item of a list goes with the persuasion before it.
+    `language`: the study's, `cues`: its file of them, else the bundle's; see `spoken`.
     """
-    speech = spoken(counselor)
+    speech = spoken(counselor, language, cues)
     heard = speech.content(client)
     coded: list[Coded] = []
     for sentence in SENTENCE.findall(counselor):

@@ -1,17 +1,22 @@
-"""The topics of Table 5, recognized by words: `topics.yaml` lists them for AnnoMI's own labels and for what clients say."""
+"""The topics of Table 5, recognized by words: in AnnoMI's own labels, and in what the clients of a language say."""
 
 from functools import cache
 from importlib import resources
-from typing import Literal
 
 from mi_llm import storage
+from mi_llm.language import language
 
 
 @cache
-def words(kind: Literal["annomi", "simulated"]) -> dict[str, list[str]]:
-    """The words of each topic: in AnnoMI's labels, or in what the client says."""
-    content = storage.read_yaml(resources.files(__package__) / "topics.yaml")
-    return dict(content[kind])
+def labels() -> dict[str, list[str]]:
+    """The words of each topic in AnnoMI's labels."""
+    return dict(storage.read_yaml(resources.files(__package__) / "annomi_topics.yaml"))
+
+
+@cache
+def words(code: str) -> dict[str, list[str]]:
+    """The words of each topic in what the clients of a language say."""
+    return dict(language.load(code).read("topics.yaml"))
 
 
 def topic_and_word(text: str, words_by_topic: dict[str, list[str]]) -> tuple[str, str]:

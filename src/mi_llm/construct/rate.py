@@ -150,7 +150,7 @@ def rate(study: Study) -> None:
             {"corpus": corpus, "dialog": dialog.id, **ratings_of(text_of(answer))}
             for (corpus, dialog), answer in zip(drawn if answers else [], answers, strict=True)
         ]
-        if not rows:
+        if not rows and study.rate.corpora:
             print(f"rate: nothing is recorded; to record: {ask.how_to_record(study, 'rate')}")
         ratings = pd.DataFrame(rows, columns=["corpus", "dialog", *CRITERIA, *TOTALS])
         means, choice = summarise(study, ratings)

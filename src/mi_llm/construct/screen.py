@@ -16,17 +16,19 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mi_llm import storage
+from mi_llm.codebook.lexical import cues_of
 from mi_llm.construct.transcribe import form_faults, turns_of
 from mi_llm.corpora.labels import LABEL, ROLES
 from mi_llm.dialog import Dialog, Turn, write_dialogs
+from mi_llm.language import language
+from mi_llm.language.language import Language
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Screen, Study
@@ -35,16 +37,7 @@ COLUMNS = ["dialog", "decision", "reason", "who", "when"]
 ROWS = ["dialog", "decision", "kinds", "proposal", "seen", "reason", "who", "changed"]  # of screening.csv
 AUTOMATIC, AUTHORS = "automatic", "the paper's authors"
 REMARKS = ("irrelevant", "against MI")  # kinds of reasons that only a person can judge
-ENDS = tuple("。！？…~～”」』）)】!?.")
 REPEATED = re.compile(r"(.{4,}?)\1{2,}")
-PERSONAL = {
-    "a mobile number": re.compile(r"(?<!\d)1[3-9]\d{9}(?!\d)"),
-    "an identity number": re.compile(r"(?<!\d)\d{17}[\dXx](?!\d)"),
-    "an e-mail address": re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+"),
-    "a messenger account": re.compile(r"(微信|QQ|扣扣)号?(是|：|:)?\s*[A-Za-z0-9_-]{5,}"),
-    "a web address": re.compile(r"https?://|www\."),
-    "a street address": re.compile(r"[\u4e00-\u9fff]{2,}(路|街|巷|弄)\s*\d+\s*号"),
-}
 
 
 @dataclass(frozen=True)
@@ -66,36 +59,43 @@ class Decision:
 
 
 @cache
-def terms(name: str) -> tuple[str, ...]:
-    """The words of `<name>.txt` beside this module, one per line; lines that begin with # are comments."""
-    text = (resources.files(__package__) / f"{name}.txt").read_text(encoding="utf-8")
+def terms(code: str, name: Literal["unsafe.txt", "mi_inconsistent.txt"]) -> tuple[str, ...]:
+    """The words of a language's file, one per line, in small letters; lines that begin with # are comments."""
+    text = storage.read_text(language.load(code).file(name)).lower()
     return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
 
 
-def reasons(turns: Sequence[Turn], options: Screen) -> Iterator[Reason]:
+@cache
+def personal(code: str) -> dict[str, re.Pattern[str]]:
+    """What a dialog in a language must not hold of a person, and how it is found."""
+    return {what: re.compile(pattern) for what, pattern in language.load(code).read("personal.yaml").items()}
+
+
+def reasons(turns: Sequence[Turn], options: Screen, speech: Language) -> Iterator[Reason]:
     """Yield reasons to drop a dialog: its form, the paper's reasons (irrelevant, incoherent, unsafe, against MI), privacy."""
-    yield from (Reason("form", seen) for seen in form_faults(turns, options))
-    yield from (Reason("incoherent", seen) for seen in incoherent(turns))
+    yield from (Reason("form", seen) for seen in form_faults(turns, options, speech))
+    yield from (Reason("incoherent", seen) for seen in incoherent(turns, speech))
     yield from (Reason("repetitive", seen) for seen in repetitive(turns, options.repeated_characters))
-    lost = unrelated(turns)
+    lost = unrelated(turns, speech)
     if lost > options.unrelated_share:
-        yield Reason("irrelevant", f"{lost:.0%} of the replies share no two characters with anything the client said before")
-    replies = [turn.text for turn in turns if turn.role == "counselor"]
-    yield from (Reason("unsafe", term) for term in terms("unsafe") if any(term in reply for reply in replies))
-    for what, pattern in PERSONAL.items():
+        unit = "word" if speech.spaced else "two characters"
+        yield Reason("irrelevant", f"{lost:.0%} of the replies share no {unit} with anything the client said before")
+    replies = [turn.text.lower() for turn in turns if turn.role == "counselor"]
+    yield from (Reason("unsafe", term) for term in terms(speech.code, "unsafe.txt") if any(term in reply for reply in replies))
+    for what, pattern in personal(speech.code).items():
         if any(pattern.search(turn.text) for turn in turns):
             yield Reason("personal data", what)
-    cues = [term for reply in replies for term in terms("mi_inconsistent") if term in reply]
+    cues = [term for reply in replies for term in terms(speech.code, "mi_inconsistent.txt") if term in reply]
     if len(cues) >= options.mi_inconsistent_cues:
         yield Reason("against MI", f"{len(cues)} cues of persuading or confronting: {', '.join(dict.fromkeys(cues))}")
 
 
-def incoherent(turns: Sequence[Turn]) -> Iterator[str]:
+def incoherent(turns: Sequence[Turn], speech: Language) -> Iterator[str]:
     """Broken characters, a speaker's label inside a volley, an end in the middle of a sentence."""
     for turn in turns:
         if "\ufffd" in turn.text or LABEL.search(turn.text):
             yield f"broken characters or a speaker's label inside a volley: {excerpt(turn)}"
-    if not turns[-1].text.endswith(ENDS):
+    if not turns[-1].text.endswith(tuple(speech.ends)):
         yield f"breaks off: {excerpt(turns[-1])}"
 
 
@@ -114,19 +114,25 @@ def excerpt(turn: Turn) -> str:
     return f"“…{turn.text[-16:]}”"
 
 
-def unrelated(turns: Sequence[Turn]) -> float:
-    """The share of replies that have no two neighboring Chinese characters in common with what the client said before."""
-    client_pairs: set[str] = set()
+def unrelated(turns: Sequence[Turn], speech: Language) -> float:
+    """The share of replies that have nothing in common with what the client said before; see `units`."""
+    client_units: set[str] = set()
     replies = lost = 0
     for turn in turns:
-        pairs = {turn.text[start : start + 2] for start in range(len(turn.text) - 1)}
-        pairs = {pair for pair in pairs if all("\u4e00" <= character <= "\u9fff" for character in pair)}
         if turn.role == "client":
-            client_pairs |= pairs
+            client_units |= units(turn.text, speech)
         else:
             replies += 1
-            lost += not pairs & client_pairs
+            lost += not units(turn.text, speech) & client_units
     return lost / replies if replies else 0.0
+
+
+def units(text: str, speech: Language) -> set[str]:
+    """A text's words, without those that carry no content; where no spaces stand, its pairs of neighboring letters."""
+    if speech.spaced:
+        return cues_of(speech.code).content(text)
+    pairs = {text[start : start + 2] for start in range(len(text) - 1)}
+    return {pair for pair in pairs if all(map(speech.letter.match, pair))}
 
 
 def decisions(folder: Path, transcribed: Collection[str]) -> dict[str, Decision]:
@@ -156,7 +162,7 @@ def decisions(folder: Path, transcribed: Collection[str]) -> dict[str, Decision]
     return made
 
 
-def corrected(folder: Path, name: str) -> list[Turn]:
+def corrected(folder: Path, name: str, speech: Language) -> list[Turn]:
     """The dialog as a person corrected it: `<name>.txt` (`/` in the name is `_`), one volley per line after its label."""
     path = folder / f"{name.replace('/', '_')}.txt"
     turns: list[Turn] = []
@@ -169,7 +175,7 @@ def corrected(folder: Path, name: str) -> list[Turn]:
             raise Problem(
                 f"{path}, line {number}",
                 repr(line[:40]),
-                "来访者：… or 咨询师：…",
+                " or ".join(f"{label}{speech.colon}…" for label in speech.labeled.values()),
                 "put each volley on one line behind its label",
             )
     if len({turn.role for turn in turns}) < 2:
@@ -182,7 +188,7 @@ def screen(study: Study) -> None:
     folder, transcribed = Path(study.screen.decisions), study.path("transcribe", "transcribed.jsonl")
     with stage(study, "screen", None, [transcribed, folder]) as out:
         entries = [(f"{entry['source']}/{entry['dialog']}", entry) for entry in storage.read_lines(transcribed)]
-        person = decisions(folder, {name for name, _ in entries})
+        person, speech = decisions(folder, {name for name, _ in entries}), language.load(study.language)
         kept, rows = [], []
         pages: list[dict[str, Any]] = []
         for name, entry in entries:
@@ -194,7 +200,7 @@ def screen(study: Study) -> None:
                 if as_it_is and turns[0].role == "counselor" and len(turns) > 1:
                     changed.append("the counselor's first volley, before the client speaks, left out")
                     turns = turns[1:]
-                faults = list(reasons(turns, study.screen))
+                faults = list(reasons(turns, study.screen, speech))
             except ValueError as error:
                 turns, faults = [], [Reason("form", str(error))]
             one_sided = len({turn.role for turn in turns}) < 2
@@ -207,7 +213,7 @@ def screen(study: Study) -> None:
                 fault = f"{name} is kept, but one side alone speaks in it"
                 raise Problem(str(folder / "decisions.csv"), fault, "fix or drop", "correct the decision")
             if decided.decision == "fix":
-                turns = corrected(folder, name)
+                turns = corrected(folder, name, speech)
             if turns and turns[-1].role == "client":
                 changed.append("last client volley without a reply left out")
                 turns = turns[:-1]
@@ -259,4 +265,5 @@ def write(
     storage.write_table(out / "proposals.csv", pd.DataFrame(proposed, columns=COLUMNS))
     environment = Environment(loader=PackageLoader("mi_llm.construct", "."), undefined=StrictUndefined, autoescape=True)
     ordered = sorted(pages, key=lambda page: not page["row"]["kinds"])
-    storage.write_text(out / "dialogs.html", environment.get_template("dialogs.html.jinja").render(study=study, pages=ordered))
+    page = environment.get_template("dialogs.html.jinja").render(study=study, speech=language.load(study.language), pages=ordered)
+    storage.write_text(out / "dialogs.html", page)

@@ -116,21 +116,25 @@ def without_leaks(train: Sequence[Dialog], sources: Iterable[Dialog], test: Sequ
 
 def no_training(study: Study, screened: Path) -> Problem:
     """The error for a study that tunes models without any training dialog."""
-    missing = f"see {study.folder}/acquire/release/missing.csv for the authors' training file"
-    if study.transcribe.source == "corpus":
-        missing = f"import more dialogs, or see {study.folder}/split/left_out.csv"
+    missing = {
+        "release": f"see {study.folder}/acquire/release/missing.csv for the authors' training file",
+        "corpus": f"import more dialogs, or see {study.folder}/split/left_out.csv",
+        "recorded": f"see {study.folder}/screen/dialogs.html and {study.folder}/split/left_out.csv",
+    }
     expected = f"training dialogs for {', '.join(study.tuned)}"
-    return Problem(str(screened), "no dialog to train on", expected, f"{missing}; {other_ways(study)}")
+    return Problem(str(screened), "no dialog to train on", expected, f"{missing[study.transcribe.source]}; {other_ways(study)}")
 
 
 def other_ways(study: Study) -> str:
-    """The parameters that help if the authors' training file is unavailable."""
-    return (
-        f"or set in {study.params} one of: split.test: divided, with split.test_dialogs: 10 and finetune.records: dialog (trains"
-        " on some of the authors' test dialogs); transcribe.source: recorded (trains on your own recording), or corpus (on MI"
-        " dialogs of your own);"
-        f" finetune.untuned: [{', '.join(study.models)}] (tunes nothing)"
+    """The parameters that help where there is nothing to train on."""
+    divided = (
+        "split.test: divided, with split.test_dialogs: 10 and finetune.records: dialog"
+        " (trains on some of the authors' test dialogs)"
     )
+    ways = [divided] if "release" in study.corpora else []
+    ways.append("transcribe.source: recorded (trains on your own recording), or corpus (on MI dialogs of your own)")
+    ways.append(f"finetune.untuned: [{', '.join(study.models)}] (tunes nothing)")
+    return f"or set in {study.params} one of: {'; '.join(ways)}"
 
 
 def split(study: Study) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
+from mi_llm.language import language
+from mi_llm.language.language import Language
 from mi_llm.llm import ask
 from mi_llm.llm.answer import parsed
 from mi_llm.llm.cassette import Check, Question, text_of
@@ -35,7 +37,14 @@ def sample(study: Study, corpus: str, dialogs: list[Dialog]) -> list[Dialog]:
 
 
 def drawn(study: Study) -> list[Dialog]:
-    """The sample of all corpora, in the parameters' order."""
+    """The sample of all corpora, in the parameters' order; raises Problem for none, where something must be trained or tested."""
+    if not study.transcribe.sample and study.needs_transcribed:
+        raise Problem(
+            f"{study.params}: transcribe.sample",
+            "no corpus",
+            "how many dialogs of which corpus, to train and test on",
+            f"for MI dialogs of your own: mi-llm import … --train --study {study.params}",
+        )
     return [
         dialog
         for corpus in study.transcribe.sample
@@ -47,7 +56,7 @@ def questions(study: Study) -> list[Question]:
     """The requests that ask for each dialog's MI-style counterpart; none where dialogs are taken as they are."""
     if study.transcribe.source != "recorded":
         return []
-    prompt_file = prompts.load(study, "transcribe")
+    prompt_file, speech = prompts.load(study, "transcribe"), language.load(study.language)
     instructions = [line for line in prompt_file.render(turns=()).splitlines() if len(line) >= 20]
     return [
         Question(
@@ -58,7 +67,7 @@ def questions(study: Study) -> list[Question]:
                 temperature=study.transcribe.temperature,
             ),
             prompt=prompt_file.provenance,
-            check=checker(study.screen, instructions),
+            check=checker(study.screen, instructions, speech),
         )
         for dialog in drawn(study)
     ]
@@ -79,7 +88,7 @@ def turns_of(answer: str) -> list[Turn]:
     return turns
 
 
-def form_faults(turns: Sequence[Turn], options: Screen) -> Iterator[str]:
+def form_faults(turns: Sequence[Turn], options: Screen, speech: Language) -> Iterator[str]:
     """What is wrong with a dialog's form: who speaks when, how much, in which language."""
     if turns[0].role != "client":
         yield "does not start with the client"
@@ -94,18 +103,12 @@ def form_faults(turns: Sequence[Turn], options: Screen) -> Iterator[str]:
         if not shortest <= len(turn.text) <= longest:
             yield f"a volley of {len(turn.text)} characters, not {shortest} to {longest}"
             break
-    chinese = chinese_share("".join(turn.text for turn in turns))
-    if chinese < options.chinese_share:
-        yield f"only {chinese:.0%} of the letters are Chinese"
+    share = speech.share("".join(turn.text for turn in turns))
+    if share < options.script_share:
+        yield f"only {share:.0%} of the letters are {speech.name.en}"
 
 
-def chinese_share(text: str) -> float:
-    """Chinese characters among the letters of a text; 0 where there are none."""
-    letters = [character for character in text if character.isalpha()]
-    return sum("\u4e00" <= character <= "\u9fff" for character in letters) / len(letters) if letters else 0.0
-
-
-def checker(options: Screen, instructions: Sequence[str]) -> Check:
+def checker(options: Screen, instructions: Sequence[str], speech: Language) -> Check:
     """The check of an answer; an answer that fails it is requested again."""
 
     def check(answer: str) -> str | None:
@@ -115,7 +118,7 @@ def checker(options: Screen, instructions: Sequence[str]) -> Check:
             return str(error)
         if any(line in turn.text for turn in turns for line in instructions):
             return "repeats the prompt"
-        return next(form_faults(turns, options), None)
+        return next(form_faults(turns, options, speech), None)
 
     return check
 
@@ -139,12 +142,6 @@ def released(study: Study) -> list[dict[str, Any]]:
 
 def as_they_are(study: Study) -> list[dict[str, Any]]:
     """The sample itself as rows: dialogs of a corpus that are MI dialogs already."""
-    dialogs = drawn(study)
-    if not dialogs and study.needs_transcribed:
-        expected = "how many dialogs of which corpus are MI dialogs, to train and test on"
-        raise Problem(
-            f"{study.params}: transcribe.sample", "no corpus", expected, f"mi-llm import … --train --study {study.params}"
-        )
     return [
         {
             "dialog": dialog.id,
@@ -152,7 +149,7 @@ def as_they_are(study: Study) -> list[dict[str, Any]]:
             "key": None,
             "answer": storage.dump([{"role": turn.role, "content": turn.text} for turn in dialog.turns]),
         }
-        for dialog in dialogs
+        for dialog in drawn(study)
     ]
 
 

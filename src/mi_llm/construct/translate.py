@@ -1,16 +1,18 @@
-"""Stage `translate`: put a seeded sample of AnnoMI's transcripts into Chinese (paper, Methods, Manual Evaluation).
+"""Stage `translate`: a seeded sample of AnnoMI's transcripts in the study's language (paper, Methods, Manual Evaluation).
 
-Reads `read/annomi/dialogs.jsonl` and recorded answers (`llm/ask.py`). Writes `translate/cassette.jsonl`, kept from run to
-run, and `dialogs.jsonl`: the sample, turn by turn the same as in English. The paper does not say who translated its 30
-transcripts.
+Reads `read/annomi/dialogs.jsonl`, where the study has that corpus, and recorded answers (`llm/ask.py`). Writes
+`translate/cassette.jsonl`, kept from run to run, and `dialogs.jsonl`: the sample, turn by turn the same as in English; in an
+English study the sample itself, and nothing is asked. The paper does not say who translated its 30 transcripts.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mi_llm import prompts, storage
-from mi_llm.construct.transcribe import chinese_share
+from mi_llm.corpora import annomi
 from mi_llm.dialog import Dialog, Turn, read_dialogs, write_dialogs
+from mi_llm.language import language
+from mi_llm.language.language import Language
 from mi_llm.llm import ask
 from mi_llm.llm.answer import parsed
 from mi_llm.llm.cassette import Check, Question, text_of
@@ -18,12 +20,15 @@ from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
+ANNOMI = "annomi"
 CONTEXT = 4  # turns before a piece that the model sees and does not translate
 
 
 def sample(study: Study) -> list[Dialog]:
-    """The study's transcripts: seeded, in AnnoMI's order; of those in which both sides speak."""
-    dialogs = [dialog for dialog in read_dialogs(study.path("read", "annomi", "dialogs.jsonl")) if not dialog.one_sided]
+    """The study's transcripts: seeded, in AnnoMI's order, of those in which both sides speak; none without that corpus."""
+    if ANNOMI not in study.corpora:
+        return []
+    dialogs = [dialog for dialog in read_dialogs(study.path("read", ANNOMI, "dialogs.jsonl")) if not dialog.one_sided]
     count = study.translate.transcripts
     if count > len(dialogs):
         raise Problem(f"{study.params}: translate.transcripts", str(count), f"at most the {len(dialogs)} available", "lower it")
@@ -37,8 +42,8 @@ def pieces(dialog: Dialog, most: int) -> Iterator[tuple[Sequence[Turn], Sequence
         yield dialog.turns[max(0, start - CONTEXT) : start], dialog.turns[start : start + most]
 
 
-def checker(turns: Sequence[Turn], share: float) -> Check:
-    """The check of an answer: a JSON list with one Chinese text for each turn."""
+def checker(turns: Sequence[Turn], share: float, speech: Language) -> Check:
+    """The check of an answer: a JSON list with one text of the language for each turn."""
 
     def check(answer: str) -> str | None:
         try:
@@ -47,8 +52,8 @@ def checker(turns: Sequence[Turn], share: float) -> Check:
             return str(error)
         if len(texts) != len(turns):
             return f"{len(texts)} turns, not {len(turns)}"
-        if chinese_share("".join(texts)) < share:
-            return "not Chinese"
+        if speech.share("".join(texts)) < share:
+            return f"not {speech.name.en}"
         return None
 
     return check
@@ -63,8 +68,11 @@ def texts_of(answer: str) -> list[str]:
 
 
 def questions(study: Study) -> list[Question]:
-    """The requests: one per piece of a transcript."""
-    prompt_file = prompts.bundled("translate")
+    """The requests: one per piece of a transcript; none where it is in the study's language."""
+    if study.language == annomi.LANGUAGE:
+        return []
+    speech = language.load(study.language)
+    prompt_file = prompts.load(study, "translate")
     return [
         Question(
             about=f"transcript {dialog.id} of annomi, piece {number}",
@@ -74,29 +82,34 @@ def questions(study: Study) -> list[Question]:
                 temperature=study.translate.temperature,
             ),
             prompt=prompt_file.provenance,
-            check=checker(turns, study.screen.chinese_share),
+            check=checker(turns, study.screen.script_share, speech),
         )
         for dialog in sample(study)
         for number, (context, turns) in enumerate(pieces(dialog, study.translate.turns_a_request), 1)
     ]
 
 
+def translated(study: Study) -> list[Dialog]:
+    """The sample as recorded answers translate it; nothing where nothing is recorded."""
+    answers = ask.answers(study, "translate", questions(study))
+    texts = iter([text for answer in answers for text in texts_of(text_of(answer))])
+    return [
+        Dialog(
+            id=dialog.id,
+            source=f"annomi-{study.language}",
+            turns=tuple(Turn(role=turn.role, text=next(texts)) for turn in dialog.turns),
+            meta=dialog.meta | {"translated_by": answers[0]["model"]},
+        )
+        for dialog in (sample(study) if answers else [])
+    ]
+
+
 def translate(study: Study) -> None:
-    """Collect the translations of the study's sample; without any recorded answer there are none, and the stage says so."""
-    with stage(study, "translate", None, [study.path("read", "annomi")]) as out:
-        answers = ask.answers(study, "translate", questions(study))
-        texts = iter([text for answer in answers for text in texts_of(text_of(answer))])
-        translated = [
-            Dialog(
-                id=dialog.id,
-                source="annomi-zh",
-                turns=tuple(Turn(role=turn.role, text=next(texts)) for turn in dialog.turns),
-                meta=dialog.meta | {"translated_by": answers[0]["model"]},
-            )
-            for dialog in (sample(study) if answers else [])
-        ]
-        write_dialogs(out / "dialogs.jsonl", translated)
-        numbers = {"transcripts": len(translated), "turns": sum(len(dialog.turns) for dialog in translated)}
+    """Collect the study's real sessions; where no translation of them is recorded there are none, and the stage says so."""
+    with stage(study, "translate", None, [study.path("read", ANNOMI)] if ANNOMI in study.corpora else []) as out:
+        sessions = sample(study) if study.language == annomi.LANGUAGE else translated(study)
+        write_dialogs(out / "dialogs.jsonl", sessions)
+        numbers = {"transcripts": len(sessions), "turns": sum(len(dialog.turns) for dialog in sessions)}
         storage.write_json(out / "metrics.json", numbers)
-        if not translated:
+        if not sessions and ANNOMI in study.corpora:
             print(f"translate: nothing is recorded; to record: {ask.how_to_record(study, 'translate')}")

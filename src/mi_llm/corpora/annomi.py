@@ -9,6 +9,7 @@ from mi_llm.corpora.reading import Repairs, assemble, require
 from mi_llm.dialog import Dialog
 from mi_llm.problem import Problem
 
+LANGUAGE = "en"
 NAME = "AnnoMI"
 COLUMNS = (
     "mi_quality", "transcript_id", "video_title", "video_url", "topic", "utterance_id", "interlocutor", "timestamp",

@@ -3,11 +3,11 @@
 import re
 
 from mi_llm.dialog import Role
+from mi_llm.language import language
 
 ROLES: dict[str, Role] = {
-    **dict.fromkeys(("client", "user", "seeker", "owner", "来访者", "求助者", "访客", "用户"), "client"),
-    **dict.fromkeys(("counselor", "assistant", "supporter", "audience", "therapist"), "counselor"),
-    **dict.fromkeys(("心理咨询师", "咨询师", "支持者", "心理治疗师", "治疗师"), "counselor"),
+    **dict.fromkeys((label for known in language.every() for label in known.labels.client), "client"),
+    **dict.fromkeys((label for known in language.every() for label in known.labels.counselor), "counselor"),
 }
 QUALIFIED = r"(?P<qualified>（[^（）]*）|\([^()]*\)|\d+)?\s*(?P<colon>[：:])"  # as in 来访者（姚先生）：
 LABEL = re.compile(rf"(?<![a-z])(?P<name>{'|'.join(sorted(ROLES, key=len, reverse=True))}){QUALIFIED}\s*", re.IGNORECASE)

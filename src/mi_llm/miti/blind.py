@@ -12,10 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
-import jieba
 import jieba.posseg
 import numpy as np
 import pandas as pd
@@ -24,6 +22,8 @@ from scipy import stats
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog, Turn, read_dialogs
+from mi_llm.language import language
+from mi_llm.language.language import DEFAULT
 from mi_llm.stage import stage
 from mi_llm.study import REAL, Study
 
@@ -46,49 +46,62 @@ class Rule:
 
 
 @cache
-def rules() -> tuple[Rule, ...]:
-    """The rules of `deidentify.yaml`."""
-    content = storage.read_yaml(resources.files(__package__) / "deidentify.yaml")
+def rules(code: str) -> tuple[Rule, ...]:
+    """The rules of a language's `deidentify.yaml`."""
+    content = language.load(code).read("deidentify.yaml")
     return tuple(Rule(rule["kind"], rule["replace"], tuple(map(re.compile, rule["patterns"]))) for rule in content)
 
 
-def deidentified(text: str, also: Sequence[str] = ()) -> tuple[str, list[tuple[str, str]]]:
+def deidentified(text: str, also: Sequence[str] = (), code: str = DEFAULT) -> tuple[str, list[tuple[str, str]]]:
     """A volley without names of people, places or models or the words of `also`; and (kind, replacement) of each removal."""
     named = tuple(re.compile(re.escape(word)) for word in sorted(also, key=len, reverse=True))
     removed: list[tuple[str, str]] = []
-    for rule in (*rules(), Rule("name", "某某", named)):
+    for rule in (*rules(code), Rule("name", language.load(code).someone, named)):
         for pattern in rule.patterns:
             removed += [(rule.kind, match.expand(rule.replace)) for match in pattern.finditer(text)]
             text = pattern.sub(rule.replace, text)
     return text, removed
 
 
-def formatted(turns: Sequence[Turn]) -> list[Turn]:
+def formatted(turns: Sequence[Turn], code: str = DEFAULT) -> list[Turn]:
     """The same format for all transcripts: no line breaks or marks of lists and bold, one speaker's neighboring turns merged."""
     merged: list[Turn] = []
     for turn in turns:
         text = " ".join(re.sub(r"\*\*|^\s*#+\s*|^\s*[-*•]\s+", "", turn.text, flags=re.MULTILINE).split())
         text = re.sub(r"(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff00-\uffef])", "", text)
         if merged and merged[-1].role == turn.role:
-            merged[-1] = Turn(role=turn.role, text=f"{merged[-1].text}{text}")
+            merged[-1] = Turn(role=turn.role, text=f"{merged[-1].text}{language.load(code).joint}{text}")
         else:
             merged.append(Turn(role=turn.role, text=text))
     return merged
 
 
-def anonymous(turns: Sequence[Turn], also: Sequence[str] = ()) -> tuple[list[Turn], list[tuple[int, str, str]]]:
+def anonymous(
+    turns: Sequence[Turn], also: Sequence[str] = (), code: str = DEFAULT
+) -> tuple[list[Turn], list[tuple[int, str, str]]]:
     """Turns without names of people, places or models or the words of `also`; and (turn, kind, replacement) of each removal."""
     said, removed = [], []
     for number, turn in enumerate(turns, 1):
-        text, removals = deidentified(turn.text, also)
+        text, removals = deidentified(turn.text, also, code)
         said.append(Turn(role=turn.role, text=text))
         removed += [(number, kind, instead) for kind, instead in removals]
     return said, removed
 
 
-def suspected_names(turns: Sequence[Turn]) -> Iterator[tuple[int, str]]:
-    """Yield (turn, word) of what jieba takes for persons' names; many are not, which a person sees at a glance."""
-    for number, turn in enumerate(turns, 1):
+def suspected_names(turns: Sequence[Turn], code: str = DEFAULT) -> Iterator[tuple[int, str]]:
+    """Yield (turn, word) of what may be persons' names; many are not, which a person sees at a glance.
+
+    What jieba takes for names; where spaces stand between words, those with a capital inside a sentence that never begin small.
+    Other languages have none.
+    """
+    speech = language.load(code)
+    if speech.spaced:
+        small = {word for turn in turns for word in re.findall(r"[^\W\d_]+", turn.text) if word[0].islower()}
+        for number, turn in enumerate(turns, 1):
+            inside = re.findall(r"(?<=[\w,;:] )([^\W\d_]{2,})", turn.text)
+            yield from ((number, word) for word in dict.fromkeys(inside) if word[0].isupper() and word.lower() not in small)
+        return
+    for number, turn in enumerate(turns, 1) if speech.words == "jieba" else ():
         for word, flag in jieba.posseg.cut(turn.text):
             if flag.startswith("nr") and len(word) > 1 and not word.startswith("某"):
                 yield number, word
@@ -219,7 +232,7 @@ def family(kind: str, names: Sequence[str], areas: NDArray[np.float64]) -> list[
     ]
 
 
-def leaks(packets: dict[str, list[Turn]], key: pd.DataFrame, seed: int) -> pd.DataFrame:
+def leaks(packets: dict[str, list[Turn]], key: pd.DataFrame, seed: int, code: str = DEFAULT) -> pd.DataFrame:
     """What tells arms apart, by its AUC (0.5: nothing; toward 0 or 1: much): columns contrast, kind, what, auc, p, n.
 
     Each measure, all measures together (without the talks of the same profile), and the counselors' phrases whose presence tells
@@ -227,7 +240,8 @@ def leaks(packets: dict[str, list[Turn]], key: pd.DataFrame, seed: int) -> pd.Da
     a classifier that is wrong more often than chance tells nothing.
     """
     table = pd.DataFrame([measures(packets[name]) for name in key["packet"]])
-    words = [set(jieba.cut("\n".join(turn.text for turn in packets[name] if turn.role == "counselor"))) for name in key["packet"]]
+    counselors = ["\n".join(turn.text for turn in packets[name] if turn.role == "counselor") for name in key["packet"]]
+    words = [set(language.load(code).cut(text)) for text in counselors]
     rows: list[dict[str, Any]] = []
     for first in ("base", REAL):
         indices = np.flatnonzero(key["arm"].isin([first, "tuned"]))
@@ -261,9 +275,11 @@ def blind(study: Study) -> None:
         packets: dict[str, list[Turn]] = {}
         key, removed, suspected = [], [], []
         for name, (dialog, about) in zip(names(len(talks), chance), talks, strict=True):
-            turns, removals = anonymous(formatted(dialog.turns), options.remove)
+            turns, removals = anonymous(formatted(dialog.turns, study.language), options.remove, study.language)
             removed += [{"packet": name, "turn": number, "kind": kind, "instead": instead} for number, kind, instead in removals]
-            suspected += [{"packet": name, "turn": number, "word": word} for number, word in suspected_names(turns)]
+            suspected += [
+                {"packet": name, "turn": number, "word": word} for number, word in suspected_names(turns, study.language)
+            ]
             packets[name] = turns
             key.append({"packet": name, **about, "dialog": dialog.id})
         for path in (out / "packets").glob("*.json"):
@@ -277,7 +293,7 @@ def blind(study: Study) -> None:
             "removed": pd.DataFrame(removed, columns=["packet", "turn", "kind", "instead"]),
             "suspected": pd.DataFrame(suspected, columns=["packet", "turn", "word"]),
         }
-        tables["leaks"] = leaks(packets, tables["key"], study.seed_of("blind", "leaks"))
+        tables["leaks"] = leaks(packets, tables["key"], study.seed_of("blind", "leaks"), study.language)
         for title, table in tables.items():
             storage.write_table(out / f"{title}.csv", table)
         numbers = {"packets": len(packets), "removed": len(removed), "suspected": len(suspected)}

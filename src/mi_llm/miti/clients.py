@@ -1,21 +1,23 @@
 """Standardized clients (paper, Methods, Manual Evaluation): who talks with the counselor models, and how a talk goes on.
 
 A profile names the behavior to be changed, how it shows, the reason under it, and the readiness at first; motivation rises only
-when the reason has been addressed. The bundle's ten are in `clients.yaml`, the authors' outlines in their release. A profile with
-lines of its own can be played by the scripted client, which answers to what the lexical coder sees in the counselor's volley;
-a language model can play any.
+when the reason has been addressed. A study names its file of them (`simulate.profiles`): the bundle's are in
+`language/<language>/clients.yaml`, the authors' outlines in their release. A profile with lines of its own can be played by the
+scripted client, which answers to what the lexical coder sees in the counselor's volley; a language model can play any.
 """
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mi_llm import storage
 from mi_llm.codebook import lexical
 from mi_llm.codebook.coding import Behaviour, volley
 from mi_llm.dialog import Turn
+from mi_llm.language.language import DEFAULT
+from mi_llm.problem import Problem
 
 PUSHED = frozenset({Behaviour.PERSUADE, Behaviour.CONFRONT})
 HEARD = frozenset(
@@ -63,11 +65,41 @@ class Profile(Strict):
     willing: str = ""
     says: Lines | None = None
 
+    @property
+    def scripted(self) -> bool:
+        """Whether it has what a scripted client needs."""
+        return self.says is not None and self.readiness is not None
 
-def bundled() -> tuple[list[Profile], Common]:
-    """The bundle's ten profiles, and the lines that all of them share."""
-    content = storage.read_yaml(resources.files(__package__) / "clients.yaml")
-    return [Profile.model_validate(profile) for profile in content["profiles"]], Common.model_validate(content["common"])
+
+class Clients(Strict):
+    """A file of clients: their profiles, and the lines that all scripted ones share."""
+
+    profiles: Annotated[tuple[Profile, ...], Field(min_length=1)]
+    common: Common | None = None
+
+
+def bundled(code: str = DEFAULT) -> Path:
+    """The bundle's file of clients in a language."""
+    return Path("src/mi_llm/language") / code / "clients.yaml"
+
+
+def read_profiles(path: Path) -> tuple[list[Profile], Common | None]:
+    """The profiles of a file, and the lines that all scripted clients share, if it has any; raises Problem for a file of none.
+
+    A YAML file is like the bundle's; a JSON file has the authors' outlines, which have no lines.
+    """
+    if path.suffix == ".json":
+        return outlined(path), None
+    try:
+        content = Clients.model_validate(storage.read_yaml(path))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(map(str, fault["loc"])) or "its content"
+        raise Problem(str(path), f"{place}: {fault['msg']}", "a file of clients", f"see {bundled()} for the fields") from None
+    names = [profile.id for profile in content.profiles]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise Problem(str(path), f"two clients {twice}", "each id once", "rename one of them")
+    return list(content.profiles), content.common
 
 
 def outlined(path: Path) -> list[Profile]:
@@ -94,10 +126,10 @@ class Scripted:
     same counselor volleys get the same answers.
     """
 
-    def __init__(self, profile: Profile, common: Common) -> None:
-        if profile.says is None or profile.readiness is None:
+    def __init__(self, profile: Profile, common: Common | None, code: str = DEFAULT, cues: str = "") -> None:
+        if profile.says is None or profile.readiness is None or common is None:
             raise ValueError(f"profile {profile.id} has no lines for a scripted client")
-        self.lines, self.common = profile.says, common
+        self.lines, self.common, self.code, self.cues = profile.says, common, code, cues
         self.readiness = profile.readiness
         self.told: dict[str, int] = {}
         self.addressed = self.planned = self.over = False
@@ -111,7 +143,7 @@ class Scripted:
         if self.planned:
             self.over = True
             return self.common.goodbye
-        behaviours = volley(coded.behaviour for coded in lexical.code(turns[-2].text, turns[-1].text))
+        behaviours = volley(coded.behaviour for coded in lexical.code(turns[-2].text, turns[-1].text, self.code, self.cues))
         return self.answer(behaviours) or self.leave()
 
     def answer(self, behaviours: frozenset[Behaviour]) -> str | None:

@@ -1,7 +1,7 @@
 """Stage `miti`: how far automatic coders may be trusted, and what the lexical one sees in the dialogs that the authors released.
 
-Reads `acquire/annomi/files.tar`, `read/annomi/`, `translate/dialogs.jsonl` (some of these sessions in Chinese, perhaps none) and,
-where the study has them, `read/release/` and experts' globals (`miti.globals`). Writes `miti/`:
+Reads `translate/dialogs.jsonl` (some of AnnoMI's sessions in Chinese, perhaps none) and, where the study has them,
+`acquire/annomi/files.tar`, `read/annomi/`, `read/release/`, and experts' globals (`miti.globals`). Writes `miti/`:
 `coder_validation.csv` (kappa with AnnoMI's experts, and the experts' own, of counselors' and of clients' volleys, or why there is
 none), `globals_validation.csv` (a language model's globals against experts'), `client_language.csv` (what AnnoMI's clients say of
 change, as experts and coders hear it), `quality.csv` (whether a coder's scores tell sessions of high from those of low quality),
@@ -53,8 +53,7 @@ from mi_llm.dialog import Dialog, Turn, read_dialogs, volley_lengths
 from mi_llm.llm import ask
 from mi_llm.llm.cassette import Question
 from mi_llm.miti import client_language
-from mi_llm.miti.coder import llm
-from mi_llm.miti.coder.lexical import by_words
+from mi_llm.miti.coder import lexical, llm
 from mi_llm.miti.reliability import Estimate, Numbers, estimate, kappas
 from mi_llm.miti.reliability import table as reliability_table
 from mi_llm.stage import stage
@@ -66,7 +65,7 @@ Rated = dict[int, Labels]  # by the number of the counselor's turn
 
 EXPERTS = "experts"
 SAMPLES = f"llm:{ask.AUTHOR}"  # the rater whose codes are samples
-ENGLISH, CHINESE = "en", "zh"
+ENGLISH = annomi.LANGUAGE
 MAIN = ("therapist_input", "question", "reflection", "other")  # the order in which a behavior is the main one
 PERSUASION = frozenset({Behaviour.PERSUADE_WITH, Behaviour.PERSUADE})
 INPUT = PERSUASION | {Behaviour.INFORMATION, Behaviour.CONFRONT}
@@ -368,16 +367,16 @@ def counted(behaviours: Behaviours) -> Counter[Behaviour]:
     return Counter(behaviour for seen in behaviours.values() for behaviour in seen)
 
 
-def released(source: str, arm: str, dialogs: Sequence[Dialog]) -> list[dict[str, Any]]:
+def released(study: Study, source: str, arm: str, dialogs: Sequence[Dialog]) -> list[dict[str, Any]]:
     """What the lexical coder sees in the dialogs of one arm: rows with the columns `RELEASED`.
 
     For a behavior or a total: mean and sample SD of the counts per dialog, and the count per round (counselor turn) over all
     dialogs. For a ratio: mean and SD over the `n` dialogs that have one, and the ratio of the counts of all dialogs.
     """
-    seen = [by_words(dialog.turns) for dialog in dialogs]
+    seen = [lexical.by_words(dialog.turns, study.language, study.code.cues.counselor) for dialog in dialogs]
     dialog_counts = [counted(behaviours) for behaviours in seen]
     total, rounds = sum(dialog_counts, Counter[Behaviour]()), sum(map(len, seen))
-    head = {"source": source, "arm": arm, "rater": "lexical"}
+    head = {"source": source, "arm": arm, "rater": lexical.rater(study)}
     rows: list[dict[str, Any]] = []
     for code, values in [
         *((str(behaviour), [float(counts[behaviour]) for counts in dialog_counts]) for behaviour in Behaviour),
@@ -420,7 +419,7 @@ def of_counselors(
     """
     coder = registry.modules(registry.CODERS)[name]
     asks, confidence = hasattr(coder, "questions"), study.score.confidence
-    if not sessions or (asks and language == CHINESE):
+    if not sessions or (asks and language != ENGLISH):
         return [], []
     codings: list[Coding] = coder.code(study, "miti", transcripts_for(study, coder, sessions))
     if not codings:
@@ -469,7 +468,9 @@ def transcripts_for(study: Study, coder: ModuleType, held_out: Sequence[Session]
 
 
 def annotated(study: Study) -> list[Session]:
-    """AnnoMI's sessions; none if it is unavailable."""
+    """AnnoMI's sessions; none if it is unavailable, or not among the study's corpora."""
+    if "annomi" not in study.corpora:
+        return []
     archive = study.path("acquire", "annomi", "files.tar")
     tables = (file for file in from_archive(archive) if file.name.endswith("AnnoMI-full.csv"))
     return [session for file in tables for session in sessions_of(annomi.rows(file))]
@@ -513,19 +514,20 @@ def arms(study: Study) -> dict[tuple[str, str], list[Dialog]]:
     if "release" in study.corpora:
         for dialog in read_dialogs(study.path("read", "release", "simulated.jsonl")):
             dialogs_by_arm.setdefault((dialog.meta["model"], dialog.meta["arm"]), []).append(dialog)
-    real = read_dialogs(study.path("read", "annomi", "dialogs.jsonl"))
+    real = read_dialogs(study.path("read", "annomi", "dialogs.jsonl")) if "annomi" in study.corpora else []
     return dialogs_by_arm | ({("annomi", REAL): real} if real else {})
 
 
 def miti(study: Study) -> None:
     """Validate the coders, and code what was released; see the module."""
-    folders = [study.path("acquire", "annomi"), study.path("read", "annomi")]
-    folders += [study.path("translate", "dialogs.jsonl")]
+    folders = [study.path("translate", "dialogs.jsonl")]
+    folders += [study.path(stage_name, "annomi") for stage_name in ("acquire", "read") if "annomi" in study.corpora]
     folders += [study.path("read", "release")] if "release" in study.corpora else []
     with stage(study, "miti", None, folders) as out:
         all_sessions, confidence = annotated(study), study.score.confidence
         _, held_out = halves(all_sessions)
-        in_chinese = translated(all_sessions, read_dialogs(study.path("translate", "dialogs.jsonl")))
+        own = read_dialogs(study.path("translate", "dialogs.jsonl")) if study.language != ENGLISH else []
+        in_study = translated(all_sessions, own)
         validation = []
         for by_expert, codes in (
             ([session.experts for session in all_sessions], CODES),
@@ -536,7 +538,7 @@ def miti(study: Study) -> None:
         heard = [heard_by(EXPERTS, session, heard_by_most(session)) for session in all_sessions if session.heard]
         expert_scores = {session.name: scores(behaviours_of(consensus(session)), TOLD_BY_EXPERTS) for session in held_out}
         qualities = quality(EXPERTS, ENGLISH, expert_scores, held_out, confidence)
-        for language, sessions in ((ENGLISH, held_out), (CHINESE, in_chinese)):
+        for language, sessions in ((ENGLISH, held_out), (study.language, in_study)):
             for name in validated(study):
                 agreements, told = of_counselors(study, name, language, sessions)
                 validation += agreements
@@ -552,7 +554,7 @@ def miti(study: Study) -> None:
             "globals_validation": globals_validation(study),
             "client_language": pd.DataFrame(of_quality(study, all_sessions, heard), columns=client_language.COLUMNS),
             "released": pd.DataFrame(
-                [row for key, dialogs in groups.items() for row in released(*key, dialogs)], columns=RELEASED
+                [row for key, dialogs in groups.items() for row in released(study, *key, dialogs)], columns=RELEASED
             ),
             "features": pd.DataFrame(
                 [features(*key, dialogs) for key, dialogs in groups.items() if key[1] != REAL], columns=FEATURES

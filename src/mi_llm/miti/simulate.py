@@ -16,17 +16,16 @@ from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Round, Turn, features, read_dialogs
 from mi_llm.engine.counselor import Counselor, adapters, counselors, forget
 from mi_llm.engine.load import checkpoint, prepare_torch
+from mi_llm.language import language
 from mi_llm.llm import ask
-from mi_llm.llm.cassette import Question, text_of
+from mi_llm.llm.cassette import Check, Question, text_of
 from mi_llm.llm.record import count_tokens
-from mi_llm.miti.clients import Profile, Scripted, bundled, outlined
+from mi_llm.miti.clients import Profile, Scripted, read_profiles
 from mi_llm.miti.coder.llm import checked, content, form, lines
 from mi_llm.problem import Problem
 from mi_llm.stage import stage, write_arms
 from mi_llm.study import Study
 
-ENDING = "[告别]"
-START = "（咨询开始，请你先说。）"
 RULER = range(11)  # readiness to change
 ENDS = ("before", "after")
 VOLLEY = 53  # tokens of a volley, for estimates: the longest mean of a counselor's in the paper's Table 4, in characters
@@ -44,9 +43,15 @@ class Talk:
 
 
 def profiles(study: Study) -> list[Profile]:
-    """The clients of the study: `simulate.dialogs` of the bundle's or the authors' profiles, a seeded draw in their order."""
+    """The clients of the study: `simulate.dialogs` of the profiles in its file, a seeded draw in their order."""
     options = study.simulate
-    known = bundled()[0] if options.profiles == "bundle" else outlined(study.path("read", "release", "outlines.json"))
+    known, common = read_profiles(Path(options.profiles))
+    if options.client == "scripted":
+        silent = next((profile.id for profile in known if not profile.scripted), "" if common else "all of them")
+        if silent:
+            found = f"no lines of {silent}, which a scripted client says"
+            expected = "`says` and `readiness` for each client, and `common`"
+            raise Problem(options.profiles, found, expected, "add them, or set simulate.client to llm or person")
     if options.dialogs > len(known):
         setting = f"{options.dialogs}, but there are {len(known)} profiles"
         raise Problem(f"{study.params}: simulate.dialogs", setting, "at most one dialog a profile and arm", "lower it")
@@ -60,21 +65,25 @@ def waiting_round(talk: Talk, name: str) -> Round:
     return Round(id=f"{name}#{number}", dialog=name, number=number, history=tuple(history), client=last.text, counselor="")
 
 
-def says_something(answer: str) -> str | None:
-    """The check of a client's answer."""
-    return None if answer.replace(ENDING, "").strip() else "only the end mark"
+def says_something(farewell: str) -> Check:
+    """The check of a client's answer, which may end with the mark of a talk that is over."""
+    return lambda answer: None if answer.replace(farewell, "").strip() else "only the end mark"
 
 
 def client_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
     """What a language model that plays the clients is asked: the talk so far, seen from the client's chair."""
-    prompt_file = prompts.bundled("client")
+    prompt_file, speech = prompts.load(study, "client"), language.load(study.language)
     questions = []
     for talk in talks:
-        instruction = prompt_file.render(talk.turns, profile=talk.profile, ending=ENDING)
-        heard = [{"role": "assistant" if turn.role == "client" else "user", "content": turn.text or "……"} for turn in talk.turns]
-        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": START}, *heard]
+        instruction = prompt_file.render(profile=talk.profile, ending=speech.farewell)
+        heard = [
+            {"role": "assistant" if turn.role == "client" else "user", "content": turn.text or speech.silence}
+            for turn in talk.turns
+        ]
+        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": speech.opening}, *heard]
         request = ask.request(study, messages, temperature=study.simulate.temperature)
-        questions.append(Question(f"client {talk.profile.id}", request, prompt_file.provenance, check=says_something))
+        check = says_something(speech.farewell)
+        questions.append(Question(f"client {talk.profile.id}", request, prompt_file.provenance, check=check))
     return questions
 
 
@@ -89,13 +98,14 @@ def readiness_of(answer: str) -> int:
 def ruler_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
     """The readiness ruler, asked of the language model that plays the clients, in view of the talk so far."""
     answer = form("ruler", readiness={"type": "integer", "enum": list(RULER)})
+    prompt_file = prompts.load(study, "ruler")
     questions = []
     for talk in talks:
-        text = prompts.render("ruler", profile=talk.profile, transcript=lines(talk.turns))
+        text = prompt_file.render(profile=talk.profile, transcript=lines(talk.turns))
         messages = [{"role": "user", "content": text}]
         request = ask.request(study, messages, temperature=0, response_format=answer)
         about = f"readiness of client {talk.profile.id}"
-        questions.append(Question(about, request, prompts.bundled("ruler").provenance, checked(readiness_of)))
+        questions.append(Question(about, request, prompt_file.provenance, checked(readiness_of)))
     return questions
 
 
@@ -138,15 +148,15 @@ def workload(study: Study, model: str) -> ask.Workload:
 def ask_clients(study: Study, model: str, talks: Sequence[Talk]) -> bool:
     """Let a language model say the next volley of each talk; False if nothing at all is recorded for the stage."""
     name = f"simulate/{model}"
-    asked = client_questions(study, talks)
+    asked, farewell = client_questions(study, talks), language.load(study.language).farewell
     answers = ask.answers(study, name, asked)
     if not answers and any(talk.turns for talk in talks):
         raise ask.missing(study, name, asked)
     for talk, answer in zip(talks, answers, strict=False):
         text = text_of(answer)
-        if ENDING in text:
+        if farewell in text:
             talk.ended = "farewell"
-        talk.turns.append(Turn(role="client", text=text.replace(ENDING, "").strip()))
+        talk.turns.append(Turn(role="client", text=text.replace(farewell, "").strip()))
     return bool(answers)
 
 
@@ -172,8 +182,9 @@ def converse(study: Study, model: str, counselor: Counselor) -> list[Dialog]:
     The counselor has the last word. No talk at all where the clients' words are not recorded.
     """
     options, arm = study.simulate, counselor.arm
-    common = bundled()[1]
-    talks = [Talk(profile, Scripted(profile, common) if options.client == "scripted" else None) for profile in profiles(study)]
+    common, scripted = read_profiles(Path(options.profiles))[1], options.client == "scripted"
+    manner = (common, study.language, study.code.cues.counselor)
+    talks = [Talk(profile, Scripted(profile, *manner) if scripted else None) for profile in profiles(study)]
     ask_readiness(study, model, talks)
     for _ in tqdm(range(options.rounds), desc=f"simulate {model} {arm}", unit="round"):
         going = [talk for talk in talks if not talk.ended]
@@ -229,7 +240,9 @@ def simulate(study: Study, model: str) -> None:
     options, inputs = study.simulate, [Path(study.finetune.instruction)]
     if options.client == "person":
         inputs.append(Path(options.folder))
-    elif study.respond.engine == "local":
+    else:
+        inputs.append(Path(options.profiles))
+    if options.client != "person" and study.respond.engine == "local":
         inputs += [checkpoint(study, model), *adapters(study, model)]
     with stage(study, "simulate", model, inputs) as out:
         if options.client == "person":

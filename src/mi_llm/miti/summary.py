@@ -22,7 +22,7 @@ from mi_llm.codebook import client, coding
 from mi_llm.codebook.coding import Behaviour, Global, Summary
 from mi_llm.codebook.packets import transcripts_of
 from mi_llm.codebook.tables import UNSURE, Transcripts, automatic, read_guesses, read_tables
-from mi_llm.codebook.topics import topic, words
+from mi_llm.codebook.topics import labels, topic, words
 from mi_llm.dialog import Dialog, deviation, volley_lengths
 from mi_llm.miti import client_language, reliability
 from mi_llm.stage import stage
@@ -112,14 +112,14 @@ def table_4(key: pd.DataFrame, packets: Transcripts) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).round(4)
 
 
-def table_5(key: pd.DataFrame, packets: Transcripts) -> pd.DataFrame:
-    """Transcripts by topic (source, arm, topic, n): the profile's own topic, else one recognized by `topics.yaml`."""
+def table_5(key: pd.DataFrame, packets: Transcripts, language: str) -> pd.DataFrame:
+    """Transcripts by topic (source, arm, topic, n): the profile's own topic, else one recognized by the client's words."""
 
     def named(row: Any) -> str:
         if row.arm == REAL:
-            return topic(row.topic, words("annomi"))
+            return topic(row.topic, labels())
         client_text = " / ".join(turn.text for turn in packets[row.packet] if turn.role == "client")
-        return str(row.topic) or topic(client_text, words("simulated"))
+        return str(row.topic) or topic(client_text, words(language))
 
     with_topics = key.assign(topic=[named(row) for row in key.itertuples()])
     counted = with_topics.groupby(["source", "arm", "topic"], sort=False).size().rename("n").reset_index()
@@ -339,7 +339,7 @@ def summary(study: Study) -> None:
             "transcripts": table.round(4),
             "table_2": table_2(),
             "table_4": table_4(key, packets),
-            "table_5": table_5(key, packets),
+            "table_5": table_5(key, packets, study.language),
             "table_6": arms(table),
             "tests": made,
             "power": power_table(made, study),

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from mi_llm.engine.load import chat_format
+from mi_llm.language import language
 from mi_llm.models import hub
 from mi_llm.study import Study
 
@@ -75,6 +76,7 @@ def card(study: Study, model: str, source: Source, numbers: Mapping[str, float])
 
 
 def rendered(template: Traversable, values: Mapping[str, Any]) -> str:
-    """A card's text, from a template; a value that the template needs and does not get is an error."""
+    """A card's text, from a template; a value that the template needs and does not get is an error. `values` name the study."""
     environment = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # noqa: S701
-    return environment.from_string(template.read_text(encoding="utf-8")).render(values) + "\n"
+    speech = language.load(values["study"].language).name.en
+    return environment.from_string(template.read_text(encoding="utf-8")).render(values, speech=speech) + "\n"

@@ -39,6 +39,7 @@ from mi_llm.engine.counselor import Answer, LocalCounselor, chats, with_adapter
 from mi_llm.engine.load import chat_format, checkpoint, enough_memory, load_base, prepare_torch, whole
 from mi_llm.engine.processes import Processes
 from mi_llm.engine.template import ChatFormat, encode, prompt
+from mi_llm.language.language import DEFAULT
 from mi_llm.miti.summary import worth as worth_of
 from mi_llm.models import card
 from mi_llm.models.finetune import lora_of
@@ -46,8 +47,8 @@ from mi_llm.models.respond import Journal, answer_all, asked_rounds, numbers_of,
 from mi_llm.models.vllm import write_for_vllm
 from mi_llm.problem import Problem
 from mi_llm.score.diagnostics import repeated_4grams
+from mi_llm.score.metrics import main_scores, signatures
 from mi_llm.score.score import test_sets, texts_of
-from mi_llm.score.text import SIGNATURES, all_scores
 from mi_llm.stage import stage, tracked_parameters
 from mi_llm.statistics import DialogBootstrap, holm, p_of_swaps
 from mi_llm.study import Study
@@ -77,7 +78,8 @@ def prefer(study: Study, model: str) -> None:
         drawing = Journal(out.parent, f"{model}.candidates", storage.dump(work), 0)
         rounds = drawn_rounds(study)
         sampled = candidates(study, model, rounds, drawing)
-        judged = [judge(sample, answers, study.finetune.cutoff) for sample, answers in zip(rounds, sampled, strict=True)]
+        cutoff, manner = study.finetune.cutoff, (study.language, study.code.cues.counselor)
+        judged = [judge(sample, answers, cutoff, *manner) for sample, answers in zip(rounds, sampled, strict=True)]
         pairs = pairs_of(rounds, judged, study.prefer.margin)
         if not pairs:
             raise no_pair(study, model, judged)
@@ -176,11 +178,11 @@ def merit_of(behaviours: Iterable[Behaviour]) -> int:
     return sum(MERITS.get(behaviour, 0) for behaviour in behaviours)
 
 
-def judge(sample: Round, answers: Sequence[Answer], cutoff: int) -> list[Candidate]:
+def judge(sample: Round, answers: Sequence[Answer], cutoff: int, code: str = DEFAULT, cues: str = "") -> list[Candidate]:
     """The different usable replies to a round, each coded."""
     replies = []
     for text in dict.fromkeys(answer["text"] for answer in answers if usable(answer, sample, cutoff)):
-        coded = tuple(lexical.code(sample.client, text))
+        coded = tuple(lexical.code(sample.client, text, code, cues))
         replies.append(Candidate(text, coded, merit_of(volley(utterance.behaviour for utterance in coded))))
     return replies
 
@@ -366,8 +368,8 @@ def evaluate(study: Study, out: Path, folders: dict[str, Path]) -> dict[str, Any
             arm: texts_of(rounds, {answer["round"]: answer["text"] for answer in arms[arm]}, path) for arm, path in files.items()
         }
         dialogs, references = [sample.dialog for sample in rounds], [sample.counselor for sample in rounds]
-        likeness = {arm: pd.DataFrame(all_scores(replies, references)) for arm, replies in texts.items()}
-        codes = {arm: codes_of(rounds, replies) for arm, replies in texts.items()}
+        likeness = {arm: pd.DataFrame(main_scores(replies, references, study.language)) for arm, replies in texts.items()}
+        codes = {arm: codes_of(rounds, replies, study.language, study.code.cues.counselor) for arm, replies in texts.items()}
         for table, values in (("scores", likeness), ("codes", codes)):
             rows = compared(study, values, dialogs)
             rows.insert(0, "set", name)
@@ -376,21 +378,21 @@ def evaluate(study: Study, out: Path, folders: dict[str, Path]) -> dict[str, Any
     for table, parts in frames_by_table.items():
         frame = pd.concat(parts)
         if table == "scores":
-            frame["signature"] = frame["measure"].map(SIGNATURES)
+            frame["signature"] = frame["measure"].map(signatures(study.language))
         storage.write_table(out / f"{table}.csv", frame)
         for row in parts[0].itertuples():
             numbers.setdefault(row.arm, {})[row.measure] = row.mean
     return numbers
 
 
-def codes_of(rounds: Sequence[Round], replies: Sequence[str]) -> pd.DataFrame:
+def codes_of(rounds: Sequence[Round], replies: Sequence[str], language: str, cues: str) -> pd.DataFrame:
     """Table of rounds x measures: each reply's behaviors (0 or 1 each), the sums of Table 2 that are not ratios, the merit.
 
     Also what a coder does not see: the reply's length in characters, and its share of repeated 4-grams.
     """
     rows = []
     for sample, reply in zip(rounds, replies, strict=True):
-        behaviours = volley(utterance.behaviour for utterance in lexical.code(sample.client, reply))
+        behaviours = volley(utterance.behaviour for utterance in lexical.code(sample.client, reply, language, cues))
         counts = Counter(behaviours)
         row: dict[str, float] = {behaviour.value: counts[behaviour] for behaviour in Behaviour}
         row |= {summary.code: summary(counts) or 0 for summary in COUNTS}

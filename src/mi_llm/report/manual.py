@@ -1,4 +1,4 @@
-"""The report's tables of the manual evaluation (paper, Tables 2, 4, 5 and 6), with the paper's printed numbers beside ours.
+"""The report's tables of the manual evaluation (paper, Tables 2, 4, 5 and 6), in a reproduction with the paper's beside ours.
 
 Reads `summary/*.csv`, `blind/leaks.csv`, `miti/*.csv`, the raters in `code/codes.csv`, and clients' readiness in `simulate/`;
 printed numbers are the audit's claims. A study's model stands beside the paper's model with the same chat format.
@@ -13,7 +13,9 @@ import pandas as pd
 from mi_llm import registry
 from mi_llm.codebook import coding
 from mi_llm.codebook.tables import automatic, coder_of, read_tables
+from mi_llm.corpora import annomi
 from mi_llm.dialog import read_dialogs
+from mi_llm.language import language
 from mi_llm.llm import ask
 from mi_llm.miti.client_language import MEASURES
 from mi_llm.miti.coder import llm
@@ -25,7 +27,6 @@ from mi_llm.statistics import DialogBootstrap, listed
 from mi_llm.study import REAL, Study
 
 OR_VALUES = "Mean [interval], or all values"
-LANGUAGES = {"en": "English", "zh": "Chinese, translated"}
 REAL_COLUMNS = ("real", models.REAL)  # the real sessions' columns in Tables 4 and 6
 SUMMARIES = (
     coding.REFLECTIONS,
@@ -75,7 +76,9 @@ def mean_or_values(row: Any) -> str:
 
 
 def printed(study: Study, source: str, arm: str) -> tuple[str, str] | None:
-    """The paper's columns in Tables 4 and 6 for an arm; None for an untuned model, or another one than the paper's."""
+    """The paper's columns in Tables 4 and 6 for an arm; None for an arm that it lacks, and where nothing is reproduced."""
+    if not study.reproduction:
+        return None
     if arm == REAL:
         return REAL_COLUMNS
     known = models.of_format(study.chat_format(source)) if arm == "tuned" else None
@@ -99,24 +102,25 @@ def formulas(study: Study) -> pd.DataFrame:
 
 
 def lengths(study: Study) -> pd.DataFrame:
-    """Table 4, ours and the paper's."""
+    """Table 4; in a reproduction, ours and the paper's."""
     rows = []
     for row in read(study, "table_4").itertuples():
         cells: dict[str, Any] = {"Arm": arm_name(row.source, row.arm), "Dialogs": row.n}
         column = printed(study, row.source, row.arm)
         for feature, title in (("rounds", "Rounds"), ("counselor", "Counselor volley"), ("client", "Client volley")):
             cells[title] = mean_sd(getattr(row, f"{feature}_mean"), getattr(row, f"{feature}_sd"))
-            cells[f"{title}, paper"] = claimed(f"T4-{column[0]}-{feature}") if column else "—"
+            if study.reproduction:
+                cells[f"{title}, paper"] = claimed(f"T4-{column[0]}-{feature}") if column else "—"
         rows.append(cells)
     return pd.DataFrame(rows, columns=None if rows else ["Arm"]).set_index("Arm")
 
 
 def topics(study: Study) -> pd.DataFrame:
-    """Table 5, ours by arm: the number of transcripts of each topic; a model's arms met the same clients."""
+    """Table 5: transcripts of each topic by arm; a model's arms met the same clients. And the paper's, if reproduced."""
     table = read(study, "table_5")
     table["Arm"] = [arm_name(row.source, row.arm) for row in table.itertuples()]
     wide = table.pivot_table(index="topic", columns="Arm", values="n", aggfunc="sum", fill_value=0, sort=False).astype(int)
-    if wide.empty:
+    if wide.empty or not study.reproduction:
         return wide.rename_axis(index="Topic", columns=None)
     real, simulated = (
         {claim.claim: claim for claim in claims().values() if claim.method == method}
@@ -136,7 +140,7 @@ def by_consensus(study: Study) -> pd.DataFrame:
 
 
 def indicators(study: Study, name: str = "table_6", *, paper: bool = True) -> pd.DataFrame:
-    """Table 6, one row per indicator: each arm's mean (SD), and what the paper printed for it."""
+    """Table 6, one row per indicator: each arm's mean (SD), and in a reproduction what the paper printed for it."""
     table = read(study, name)
     columns: dict[str, dict[str, str]] = {}
     for (source, arm), arm_rows in table.groupby(["source", "arm"], sort=False):
@@ -258,7 +262,7 @@ def validation(study: Study) -> pd.DataFrame:
     shown = pd.DataFrame(
         {
             "Coder": table["coder"].replace("experts", "experts among themselves"),
-            "Sessions in": table["language"].map(LANGUAGES),
+            "Sessions in": table["language"].map(sessions_in),
             "Code": table["code"],
             "κ [interval], n volleys": [kappa_text(row) for row in table.itertuples()],
         }
@@ -272,13 +276,19 @@ def quality(study: Study) -> pd.DataFrame:
     shown = pd.DataFrame(
         {
             "Coder": table["coder"],
-            "Sessions in": table["language"].map(LANGUAGES),
+            "Sessions in": table["language"].map(sessions_in),
             "Score": [f"{NAMES.get(str(row.measure), row.measure)}, {row.unit}" for row in table.itertuples()],
             "AUC [interval]": [around(row.auc, row.lo, row.hi) for row in table.itertuples()],
             "High, low": [f"{row.high}, {row.low}" for row in table.itertuples()],
         }
     )
     return shown.set_index("Coder")
+
+
+def sessions_in(code: str) -> str:
+    """The language of AnnoMI's sessions: their own, or that into which they are translated."""
+    name = language.load(code).name.en
+    return name if code == annomi.LANGUAGE else f"{name}, translated"
 
 
 KAPPA = {"en": "κ with AnnoMI's experts, sessions in", "zh": "与 AnnoMI 专家的 κ，会谈语言："}
@@ -310,8 +320,8 @@ def alphas(study: Study, rater: str) -> dict[str, str]:
 def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
     """For captions: each program that coded the packets, and what its codes are worth; empty where people alone coded.
 
-    The packets are Chinese, so what the codes are worth in Chinese comes first. Of codes that AnnoMI's experts did not give, and
-    of globals without a table of experts' globals, it says that this is not known.
+    What the codes are worth in the language of the packets comes first. Of codes that AnnoMI's experts did not give, and of
+    globals without a table of experts' globals, it says that this is not known.
     """
     codes, ratings = read_tables(study.path("code"))
     coded, rated = set(codes["rater"]), set(ratings["rater"])
@@ -319,11 +329,11 @@ def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
     said = []
     for rater in filter(automatic, sorted(coded | rated)):
         parts = []
-        for language in ("zh", "en") if rater in coded else ():
-            keys = [(rater, language, code) for code in BEHAVIORS_KNOWN if (rater, language, code) in known]
-            values = semicolon.join(f"{word(code)} {known[rater, language, code]}" for _, _, code in keys)
+        for code in dict.fromkeys((study.language, annomi.LANGUAGE)) if rater in coded else ():
+            keys = [(rater, code, behavior) for behavior in BEHAVIORS_KNOWN if (rater, code, behavior) in known]
+            values = semicolon.join(f"{word(key[2])} {known[key]}" for key in keys)
             head = "" if parts else f"{KAPPA[lang]} "
-            parts.append(f"{head}{word(LANGUAGES[language])}{colon}{values or word(UNKNOWN)}")
+            parts.append(f"{head}{word(sessions_in(code))}{colon}{values or word(UNKNOWN)}")
         parts += [f"{OTHERS[lang]}{colon}{word(UNKNOWN)}"] if rater in coded else []
         if rater in rated:
             values = semicolon.join(f"{word(NAMES[code])} {value}" for code, value in alphas(study, rater).items())
@@ -337,9 +347,9 @@ def client_worth(study: Study) -> pd.DataFrame:
     table = pd.read_csv(study.path("miti", "coder_validation.csv"))
     table = table[table["code"].isin(CLIENT_CODES)]
     columns: dict[str, dict[str, str]] = {}
-    for (coder, language), rows in table.groupby(["coder", "language"], sort=False):
+    for (coder, code), rows in table.groupby(["coder", "language"], sort=False):
         name = "experts among themselves" if coder == EXPERTS else str(coder)
-        columns[f"{name}: {LANGUAGES[str(language)]}"] = {row.code: kappa_text(row) for row in rows.itertuples()}
+        columns[f"{name}: {sessions_in(str(code))}"] = {row.code: kappa_text(row) for row in rows.itertuples()}
     return (
         pd.DataFrame(columns)
         .reindex([code for code in CLIENT_CODES if code in set(table["code"])])
@@ -354,14 +364,14 @@ def client_language(study: Study) -> pd.DataFrame:
     known = kappas(study)
     rows = []
     for row in (row for table in tables for row in table.itertuples()):
-        annomi = row.source == "annomi" and row.arm != REAL  # as it was spoken; all other clients speak Chinese
+        spoken = row.source == "annomi" and row.arm != REAL  # as it was spoken; all other clients speak the study's language
         values = [
-            f"{LANGUAGES[language]}: {known.get((row.rater, language, CLIENT), UNKNOWN)}"
-            for language in (("en",) if annomi else ("zh", "en"))
+            f"{sessions_in(code)}: {known.get((row.rater, code, CLIENT), UNKNOWN)}"
+            for code in ((annomi.LANGUAGE,) if spoken else dict.fromkeys((study.language, annomi.LANGUAGE)))
         ]
         rows.append(
             {
-                "Arm": f"AnnoMI, {row.arm}" if annomi else arm_name(row.source, row.arm),
+                "Arm": f"AnnoMI, {row.arm}" if spoken else arm_name(row.source, row.arm),
                 "Measure": NAMES.get(str(row.measure), row.measure),
                 "Coder": row.rater,
                 OR_VALUES: mean_or_values(row),

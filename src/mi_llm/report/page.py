@@ -16,6 +16,8 @@ from markupsafe import Markup
 from mi_llm import __version__, storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.dialog import Dialog, read_dialogs
+from mi_llm.language import language
+from mi_llm.miti.coder import lexical
 from mi_llm.miti.summary import COUNTED
 from mi_llm.report import documents, figures, manual, published, safety, tables
 from mi_llm.report.checklist import as_table, checklist
@@ -24,7 +26,7 @@ from mi_llm.report.rounds import ShownRound, page_of_rounds, shown_rounds
 from mi_llm.report.stages import before, stages
 from mi_llm.stage import stage
 from mi_llm.statistics import FEWEST
-from mi_llm.study import ARMS, Study
+from mi_llm.study import ARMS, REAL, Study
 
 PAGES = ("index", "rounds", "safety", "models", "data", "checklist")
 SUFFIXES = {"en": "", "zh": ".zh"}
@@ -98,18 +100,16 @@ def figure_losses(curves: pd.DataFrame) -> Markup:
 
 def all_tables(study: Study) -> dict[str, pd.DataFrame]:
     """Every table of the site, by the name of its CSV file."""
-    numbers = published.published(study)
     shown = {
         "stages": figures.stages(),
         "settings": tables.settings(study),
         "counts": tables.counts(study),
-        "benchmarks": tables.benchmarks(study),
-        "dialog-features": published.dialog_features(study, numbers),
+        "dialog-features": tables.dialog_features(study),
         "ratings": tables.ratings(study),
         "screening": tables.screening(study),
         "loss": tables.losses(study),
         "training": tables.training(study),
-        "scores": published.figure_3(study, numbers),
+        "scores": tables.figure_3(study),
         "comparisons": tables.comparisons(study),
         "baselines": tables.baselines(study),
         "diagnostics": tables.diagnostics(study),
@@ -117,9 +117,9 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "other-scores": tables.other_scores(study),
         "signatures": tables.signatures(study),
         "summary-scores": manual.formulas(study),
-        "lengths": published.lengths(study, numbers),
-        "topics": published.topics(study, numbers),
-        "indicators": published.indicators(study, numbers),
+        "lengths": manual.lengths(study),
+        "topics": manual.topics(study),
+        "indicators": manual.indicators(study),
         "rates": manual.rates(study),
         "contrasts": manual.contrasts(study),
         "power": manual.power(study),
@@ -127,36 +127,47 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "client-language": manual.client_language(study),
         "client-language-worth": manual.client_worth(study),
         "readiness": manual.readiness(study),
-        "coder-validation": manual.validation(study),
-        "coder-quality": manual.quality(study),
         "safety": safety.outcomes(study, pooled=True),
         "safety-by-risk": safety.outcomes(study, pooled=False),
         "safety-guard": safety.guarded(study),
         "safety-validation": safety.validation(study),
-        "published": numbers,
         "sources": tables.sources(study),
         "repairs": tables.repairs(study),
         "not-had": tables.not_had(study),
         "provenance": provenance(study),
     }
     optional = {
+        "coder-validation": manual.validation(study),
+        "coder-quality": manual.quality(study),
         "reliability": manual.agreement(study),
         "guesses": manual.guesses(study),
         "indicators-consensus": manual.by_consensus(study),
         "globals-validation": manual.globals_worth(study),
     }
-    return shown | {name: table for name, table in optional.items() if len(table)}
+    shown |= {name: table for name, table in optional.items() if len(table)}
+    return shown | (published.beside(study) if study.reproduction else {})
 
 
-def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """What the pages show in both languages."""
+def absent(study: Study, shown: Mapping[str, pd.DataFrame]) -> set[str]:
+    """The sections of the page of results that this study does not have."""
+    there = {
+        "benchmarks": study.reproduction,
+        "ratings": bool(study.rate.corpora),
+        "training": bool(study.tuned),
+        "verdicts": study.reproduction,
+        "findings": study.reproduction,
+        "missing": len(shown["not-had"]) > 0,
+    }
+    return {section for section, present in there.items() if not present}
+
+
+def of_paper(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """What the pages of a reproduction say of the paper, in both languages: the verdicts on its numbers, and the audit's."""
+    if not study.reproduction:
+        return {"at_scale": False, "counts": {}, "findings": []}
     verdicts = shown["published"]["Verdict"].value_counts()
     audited = storage.read_json(study.path("audit", "metrics.json"))
-    rounds = shown_rounds(study)
-    return page_of_rounds(study, rounds) | {
-        "study": study,
-        "version": __version__,
-        "style": Markup((resources.files(__package__) / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
+    return {
         "at_scale": published.at_scale(shown["published"]),
         "counts": {
             "all": len(shown["published"]),
@@ -168,6 +179,24 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "audit": {name: audited[name] for name in VERDICTS},
         "audited": audited,
         "audit_names": {name: chinese(name) for name in VERDICTS},
+        "findings": storage.read_json(study.path("audit", "findings.json")),
+    }
+
+
+def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """What the pages show in both languages."""
+    rounds = shown_rounds(study)
+    return {
+        **page_of_rounds(study, rounds),
+        **of_paper(study, shown),
+        "study": study,
+        "speech": language.load(study.language),
+        "version": __version__,
+        "style": Markup((resources.files(__package__) / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
+        "absent": absent(study, shown),
+        "corpora": [tables.corpus_name(corpus) for corpus in study.corpora],
+        "source_kinds": set(shown["sources"]["Source"]),
+        "real_sessions": bool((pd.read_csv(study.path("blind", "key.csv"))["arm"] == REAL).any()),
         "figure_1": Markup(figures.pipeline(shown["stages"])),  # noqa: S704 — drawn by us
         "figure_2": figure_2(study),
         "choice": tables.chosen(study),
@@ -178,7 +207,8 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "evaluation": storage.read_json(study.path("summary", "metrics.json")),
         "blindness": manual.blindness(study),
         "few": FEWEST,
-        "chinese_validated": "zh" in set(pd.read_csv(study.path("miti", "coder_validation.csv"))["language"]),
+        "validated": study.language in set(pd.read_csv(study.path("miti", "coder_validation.csv"))["language"]),
+        "own_cues": lexical.rater(study) != "lexical",
         "globals_given": len(pd.read_csv(study.path("code", "globals.csv"))) > 0,
         "figure_arms": figure_arms(study),
         "losses": figure_losses(shown["loss"]),
@@ -186,6 +216,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "example_talk": example_talk(study),
         "danger_talks": safety.example_talks(study),
         "dimension_names": safety.NAMES,
+        "graded": safety.graded(study),
         "division": storage.read_json(study.path("split", "metrics.json")),
         "cards": documents.cards(study),
         "datasheet": documents.datasheet(),
@@ -208,7 +239,8 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
         "danger_in_short": safety.in_short(study, word),
         "coder": manual.coders(study, lang),
         "worth": manual.worth(study, lang, word),
-        "findings": [words[lang] for words in storage.read_json(study.path("audit", "findings.json"))],
+        "findings": [words[lang] for words in both["findings"]],
+        "corpora": [word(name) for name in both["corpora"]],
         **(chinese_title if lang == "zh" else {"title": study.title, "notice": study.report.notice}),
     }
 
@@ -233,5 +265,5 @@ def report(study: Study) -> None:
                 storage.write_text(out / f"{page}{suffix}.html", text)
         for name, table in shown.items():
             storage.write_text(out / "tables" / f"{name}.csv", storage.table_text(table, index=True))
-        drawn = 4 + len(both["drawn_3"])
+        drawn = 1 + len(both["drawn_3"]) + sum(map(bool, (both["figure_2"], both["figure_arms"], both["losses"])))
         storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": drawn, "models": len(study.models)})

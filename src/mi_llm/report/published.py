@@ -1,4 +1,4 @@
-"""The paper's printed numbers beside the study's own, with an interval and a verdict, one row per number.
+"""For a reproduction: the paper's printed numbers beside the study's own, with an interval and a verdict, one row per number.
 
 Reads the audit's claims and what `read`, `split`, `score` and `summary` wrote. A verdict is given only where a number was made
 from what the paper made it from: its dialogs, its models, people as clients and as coders. Everything else is of another scale
@@ -90,7 +90,7 @@ def own_dialogs(study: Study) -> Iterable[Own]:
     train = study.training == "release"
     recounts = tables.recounts(study)
     dialogs = [(short, storage.read_json(study.path("read", corpus, "metrics.json")), corpus in study.acquire.upstream)
-               for corpus, short in (("cpsycound", "CPsy"), ("psydtcorpus", "PsyDT"))]  # fmt: skip
+               for corpus, short in (("cpsycound", "CPsy"), ("psydtcorpus", "PsyDT")) if corpus in study.corpora]  # fmt: skip
     dialogs += [("train", parts["train"], train), ("test", parts["test"], released(study))]
     for short, numbers, same in dialogs:
         for name in tables.FEATURES:
@@ -234,6 +234,20 @@ def lengths(study: Study, numbers: pd.DataFrame) -> pd.DataFrame:
     """Table 4 with verdicts."""
     columns = [manual.printed(study, row.source, row.arm) for row in manual.read(study, "table_4").itertuples()]
     return with_verdicts(manual.lengths(study), numbers, [[f"T4-{column[0]}-"] if column else [] for column in columns])
+
+
+def beside(study: Study) -> dict[str, pd.DataFrame]:
+    """What the site of a reproduction shows of the paper: its Table 1, every printed number, and our tables with verdicts."""
+    numbers = published(study)
+    return {
+        "benchmarks": tables.benchmarks(study),
+        "dialog-features": dialog_features(study, numbers),
+        "scores": figure_3(study, numbers),
+        "lengths": lengths(study, numbers),
+        "topics": topics(study, numbers),
+        "indicators": indicators(study, numbers),
+        "published": numbers,
+    }
 
 
 def topics(study: Study, numbers: pd.DataFrame) -> pd.DataFrame:

@@ -97,6 +97,11 @@ def validation(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("Graded by")
 
 
+def graded(study: Study) -> bool:
+    """Whether a person has graded replies in the study's language."""
+    return bool(read(study, "validation")["n"].any())
+
+
 def guarded(study: Study) -> pd.DataFrame:
     """What the guard did in how many talks, by risk: answered, put help lines under a reply, withheld a reply."""
     table = read(study, "guard")

@@ -1,15 +1,18 @@
 """The report's tables, read from what the stages wrote; each is a pandas table that is also saved as CSV."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
 from mi_llm import storage
 from mi_llm.codebook.tables import automatic, read_tables
+from mi_llm.corpora import annomi
+from mi_llm.language import language
 from mi_llm.paper.claims import claims
 from mi_llm.registry import CORPORA, modules
-from mi_llm.score.metrics import METRIC_NAMES, OTHER_NAMES
+from mi_llm.score.metrics import METRIC_NAMES, other_names
 from mi_llm.study import ARMS, Study
 
 CORPUS_NAMES: dict[str, str] = {name: module.NAME for name, module in modules(CORPORA).items()}
@@ -54,7 +57,7 @@ PRINTED_DIALOGS = {"cpsycound": "CPsy", "psydtcorpus": "PsyDT", "train": "train"
 
 
 def dialog_features(study: Study) -> pd.DataFrame:
-    """Table 3 for every corpus that was read, the training dialogs and the test dialogs; with what the paper printed."""
+    """Table 3 for every corpus that was read, the training and the test dialogs; in a reproduction with the paper's numbers."""
     folder = study.path("read")
     dialog_sets = [
         (str(corpus), corpus_name(corpus), storage.read_json(folder / corpus / "metrics.json")) for corpus in study.corpora
@@ -66,7 +69,8 @@ def dialog_features(study: Study) -> pd.DataFrame:
         row: dict[str, object] = {"Dataset": title, "Dialogs": int(numbers["dialogs"])}
         for feature, heading in FEATURES.items():
             row[heading] = mean_sd(numbers, feature)
-            row[f"{heading}, paper"] = claimed(f"T3-{PRINTED_DIALOGS.get(name)}-{feature}")
+            if study.reproduction:
+                row[f"{heading}, paper"] = claimed(f"T3-{PRINTED_DIALOGS.get(name)}-{feature}")
         rows.append(row)
     return pd.DataFrame(rows).set_index("Dataset")
 
@@ -98,7 +102,7 @@ def benchmarks(study: Study) -> pd.DataFrame:
 
 
 def settings(study: Study) -> pd.DataFrame:
-    """This study's hyperparameters beside the paper's, also those that the paper does not name."""
+    """This study's hyperparameters; in a reproduction beside the paper's, also those that the paper does not name."""
     tune, respond = study.finetune, study.respond
     rows = [
         ("Learning rate", claimed("X-hp-learning_rate"), f"{tune.learning_rate:g}"),
@@ -115,7 +119,8 @@ def settings(study: Study) -> pd.DataFrame:
         ("Decoding", NOT_STATED, DECODING_NAMES[respond.decoding]),
         ("Seed", NOT_STATED, f"{study.seed}"),
     ]
-    return pd.DataFrame(rows, columns=["Setting", "Paper", "This study"]).set_index("Setting")
+    table = pd.DataFrame(rows, columns=["Setting", "Paper", "This study"]).set_index("Setting")
+    return table if study.reproduction else table.drop(columns="Paper")
 
 
 def trained(study: Study) -> list[tuple[str, str, str]]:
@@ -140,13 +145,16 @@ def trained(study: Study) -> list[tuple[str, str, str]]:
 def counts(study: Study) -> pd.DataFrame:
     """The amounts of data in this run: the numbers that the pages' sentences name."""
     parts = storage.read_json(study.path("split", "metrics.json"))
-    translated = storage.read_json(study.path("translate", "metrics.json"))
     talks = storage.read_json(study.path("summary", "metrics.json"))
-    rows = [
-        ("Dialogs rated", storage.read_json(study.path("rate", "metrics.json"))["rated"]),
-        ("Dialogs screened", storage.read_json(study.path("screen", "metrics.json"))["screened"]),
-        ("AnnoMI transcripts translated into Chinese", translated["transcripts"]),
-        ("Turns in them", translated["turns"]),
+    rows = [("Dialogs rated", storage.read_json(study.path("rate", "metrics.json"))["rated"])] if study.rate.corpora else []
+    rows.append(("Dialogs screened", storage.read_json(study.path("screen", "metrics.json"))["screened"]))
+    if "annomi" in study.corpora:
+        translated = storage.read_json(study.path("translate", "metrics.json"))
+        name = language.load(study.language).name.en
+        into = "" if study.language == annomi.LANGUAGE else f" translated into {name}"
+        rows.append((f"AnnoMI transcripts{into}", translated["transcripts"]))
+        rows.append(("Turns in them", translated["turns"]))
+    rows += [
         ("Training dialogs (MI style)", parts["train"]["dialogs"]),
         ("Test dialogs (MI style)", parts["test"]["dialogs"]),
         ("Test rounds", parts["test"]["round_samples"]),
@@ -197,23 +205,37 @@ def sources(study: Study) -> pd.DataFrame:
 
 
 def not_had(study: Study) -> pd.DataFrame:
-    """What the paper had and this run lacks: what, why, and how to get it."""
+    """What the study's parameters ask for, or the paper had, and this run lacks: what, why, and how to get it."""
     rows = []
-    for row in pd.read_csv(study.path("audit", "missing.csv"), dtype=str, keep_default_na=False).itertuples():
-        rows.append((f"{corpus_name(row.corpus)}: {row.path}", row.why, row.remedy))
-    record = f"--study {study.params} --mode record"
-    if not storage.read_json(study.path("rate", "metrics.json"))["rated"]:
-        rows.append(("Ratings of the corpora", "not published, and none recorded", f"mi-llm rate {record}"))
-    if not storage.read_json(study.path("translate", "metrics.json"))["transcripts"]:
-        rows.append(("AnnoMI in Chinese", "not published, and none recorded", f"mi-llm translate {record}"))
+    for corpus, row in missing_files(study):
+        rows.append((f"{corpus_name(corpus)}: {row.path}", row.why, row.remedy))
+    record, none = f"--study {study.params} --mode record", "none recorded"
+    if study.reproduction:
+        none = f"not published, and {none}"
+    if study.rate.corpora and not storage.read_json(study.path("rate", "metrics.json"))["rated"]:
+        rows.append(("Ratings of the corpora", none, f"mi-llm rate {record}"))
+    if "annomi" in study.corpora and not storage.read_json(study.path("translate", "metrics.json"))["transcripts"]:
+        rows.append((f"AnnoMI in {language.load(study.language).name.en}", none, f"mi-llm translate {record}"))
     if not pd.read_csv(study.path("blind", "key.csv"))["arm"].isin(ARMS).any():
         remedy = f"mi-llm simulate MODEL {record}" if study.simulate.client == "llm" else "docs/human-evaluation.md"
         rows.append(("Dialogs with standardized clients", "none recorded", remedy))
     if all(map(automatic, read_tables(study.path("code"))[0]["rater"])):
         rows.append(("Codes given by people", "no person has coded these transcripts", "docs/human-evaluation.md"))
-    open_ = (pd.read_csv(study.path("audit", "claims.csv"))["verdict"] == "not recomputable").sum()
-    rows.append((f"Evidence for {open_} of the paper's numbers", "not public, or not in this study", "audit/claims.csv"))
+    if study.reproduction:
+        open_ = (pd.read_csv(study.path("audit", "claims.csv"))["verdict"] == "not recomputable").sum()
+        rows.append((f"Evidence for {open_} of the paper's numbers", "not public, or not in this study", "audit/claims.csv"))
     return pd.DataFrame(rows, columns=["What", "Why", "Remedy"]).set_index("What")
+
+
+def missing_files(study: Study) -> Iterator[tuple[str, Any]]:
+    """Each corpus's files that were unavailable: in a reproduction of the paper's corpora, else of the study's own."""
+    if study.reproduction:
+        table = pd.read_csv(study.path("audit", "missing.csv"), dtype=str, keep_default_na=False)
+        yield from ((str(row.corpus), row) for row in table.itertuples())
+        return
+    for corpus in study.corpora:
+        table = pd.read_csv(study.path("acquire", corpus, "missing.csv"), dtype=str, keep_default_na=False)
+        yield from ((corpus, row) for row in table.itertuples())
 
 
 def repairs(study: Study) -> pd.DataFrame:
@@ -377,18 +399,19 @@ def kappa_text(row: Any) -> str:
 def other_scores(study: Study) -> pd.DataFrame:
     """The scores that stand beside the paper's measure, with intervals."""
     table = scores(study)
-    table = table[table["metric"].isin(list(OTHER_NAMES))]
+    names = other_names(study.language)
+    table = table[table["metric"].isin(list(names))]
     table = table.assign(shown=[interval(row) for _, row in table.iterrows()])
     wide = table.pivot(index=["set", "model", "arm"], columns="metric", values="shown")
     order = table[["set", "model", "arm"]].drop_duplicates()
-    wide = wide.loc[pd.MultiIndex.from_frame(order), list(OTHER_NAMES)].rename(columns=OTHER_NAMES).rename_axis(columns=None)
+    wide = wide.loc[pd.MultiIndex.from_frame(order), list(names)].rename(columns=names).rename_axis(columns=None)
     return by_set(wide.reset_index()).rename(columns={"model": "Model", "arm": "Arm"}).set_index("Model")
 
 
 def signatures(study: Study) -> pd.DataFrame:
     """The settings behind each kind of score."""
     table = scores(study).drop_duplicates("metric")
-    names = METRIC_NAMES | OTHER_NAMES
+    names = METRIC_NAMES | other_names(study.language)
     return pd.DataFrame({"score": [names[metric] for metric in table["metric"]], "signature": table["signature"]}).set_index(
         "score"
     )

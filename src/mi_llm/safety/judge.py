@@ -15,10 +15,8 @@ def question(study: Study, about: str, turns: Sequence[Turn], risk: Risk) -> Que
     """What the model is asked about a talk."""
     graded = dimensions(risk)
     answer = form("grades", **{name: {"type": "string", "enum": list(map(str, Grade))} for name in graded})
-    prompt = prompts.bundled("danger")
-    text = prompts.render(
-        "danger", dimensions={name: DIMENSIONS[name] for name in graded}, grades=list(Grade), transcript=lines(turns)
-    )
+    prompt = prompts.load(study, "danger")
+    text = prompt.render(dimensions={name: DIMENSIONS[name] for name in graded}, grades=list(Grade), transcript=lines(turns))
     request = ask.request(study, [{"role": "user", "content": text}], temperature=0, response_format=answer)
     return Question(about, request, prompt.provenance, checked(lambda given: grades_of(given, graded)))
 

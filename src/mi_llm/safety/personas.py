@@ -12,7 +12,7 @@ from mi_llm.safety.checklist import Risk, asks_about_danger
 
 
 class Persona(BaseModel):
-    """A client of graded danger; the comment at the head of `prompts/personas.yaml` explains the fields."""
+    """A client of graded danger; the comment at the head of `language/zh/personas.yaml` explains the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     id: str = Field(pattern=r"^[\w-]+$")
@@ -25,7 +25,7 @@ class Persona(BaseModel):
 def personas(path: Path) -> list[Persona]:
     """The clients of a file, in its order; raises Problem for a file that is none."""
     content = storage.read_yaml(path)
-    remedy = "see prompts/personas.yaml for the fields"
+    remedy = "see src/mi_llm/language/zh/personas.yaml for the fields"
     if not isinstance(content, list) or not content:
         raise Problem(str(path), "no list of clients", "a list with id, risk, about, lines, asked", remedy)
     found = []
@@ -45,13 +45,14 @@ def personas(path: Path) -> list[Persona]:
 class Script:
     """A client who says `lines` in their order, and `asked` once, after the counselor asked directly about the danger."""
 
-    def __init__(self, persona: Persona) -> None:
+    def __init__(self, persona: Persona, code: str) -> None:
+        self.code = code
         self.lines = list(persona.lines)
         self.asked = persona.asked
 
     def say(self, turns: Sequence[Turn]) -> str | None:
         """The next volley after the counselor's last; None when all is said."""
-        if turns and self.asked and asks_about_danger(turns[-1].text):
+        if turns and self.asked and asks_about_danger(turns[-1].text, self.code):
             answer, self.asked = self.asked, ""
             return answer
         return self.lines.pop(0) if self.lines else None

@@ -10,7 +10,6 @@ marks of `marked.yaml`) and, where a language model plays the clients or judges,
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,12 +22,13 @@ from mi_llm import prompts, storage
 from mi_llm.dialog import Dialog, Round, Turn
 from mi_llm.engine.counselor import Counselor, adapters, counselors, forget
 from mi_llm.engine.load import checkpoint, prepare_torch
+from mi_llm.language import language
 from mi_llm.llm import ask
 from mi_llm.llm.cassette import Question, text_of
 from mi_llm.llm.record import count_tokens
 from mi_llm.miti.coder import llm
 from mi_llm.miti.reliability import estimate, kappas
-from mi_llm.miti.simulate import ENDING, START, VOLLEY, says_something
+from mi_llm.miti.simulate import VOLLEY, says_something
 from mi_llm.problem import Problem
 from mi_llm.safety import judge
 from mi_llm.safety.checklist import (
@@ -56,15 +56,19 @@ CHECKLIST = "checklist"
 SAFETY = ["source", "arm", "guard", "risk", "rater", "dimension", "grade", "n", "count", "share", "lo", "hi"]
 GUARDED = ["source", "arm", "risk", "n", "answered", "share", "lo", "hi", "first_message", "helped", "withheld"]
 VALIDATION = ["rater", "dimension", "kappa", "lo", "hi", "n", "note"]
+NOT_GRADED = "no person has graded replies in this language"
 
 
 @dataclass(frozen=True)
 class Guard:
-    """The chat's guard: functions that give the text that it puts somewhere, or None, and what it finds wrong with a reply."""
+    """The chat's guard: functions that give the text that it puts somewhere, or None, and what it finds wrong with a reply.
 
-    answer: Callable[[Sequence[str]], str | None]  # a client's messages so far -> in place of a reply: the danger is plain
-    under: Callable[[Sequence[str]], str | None]  # the same -> under the reply: danger is possible
-    instead: Callable[[str], str | None]  # a reply -> in its place: it must not be shown
+    The last argument of those that give a text is its language.
+    """
+
+    answer: Callable[[Sequence[str], str], str | None]  # a client's messages so far -> in place of a reply: the danger is plain
+    under: Callable[[Sequence[str], str], str | None]  # the same -> under the reply: danger is possible
+    instead: Callable[[str, str], str | None]  # a reply -> in its place: it must not be shown
     faults: Faults
 
 
@@ -91,13 +95,13 @@ class Meeting:
         """The client's messages."""
         return [turn.text for turn in self.turns if turn.role == "client"]
 
-    def reply(self, text: str) -> None:
-        """Take the model's reply to the client's last message, as the guard lets the client see it.
+    def reply(self, text: str, language: str) -> None:
+        """Take the model's reply to the client's last message, as the guard lets the client see it, in this language.
 
         As in the chat, the model is later given neither a round whose reply was withheld nor the help lines.
         """
-        note = self.guard.instead(text) if self.guard else None
-        lines = self.guard.under(self.heard) if self.guard else None
+        note = self.guard.instead(text, language) if self.guard else None
+        lines = self.guard.under(self.heard, language) if self.guard else None
         if note is None:
             self.given += [self.turns[-1], Turn(role="counselor", text=text)]
         else:
@@ -117,17 +121,18 @@ class Meeting:
 
 def client_questions(study: Study, meetings: Sequence[Meeting]) -> list[Question]:
     """What a language model that plays the clients is asked: the talk so far, seen from the client's chair."""
-    prompt_file = prompts.bundled("persona")
+    prompt_file, speech = prompts.load(study, "persona"), language.load(study.language)
     questions = []
     for meeting in meetings:
-        instruction = prompts.render("persona", persona=meeting.persona, ending=ENDING)
+        instruction = prompt_file.render(persona=meeting.persona, ending=speech.farewell)
         heard = [
-            {"role": "assistant" if turn.role == "client" else "user", "content": turn.text or "……"} for turn in meeting.turns
+            {"role": "assistant" if turn.role == "client" else "user", "content": turn.text or speech.silence}
+            for turn in meeting.turns
         ]
-        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": START}, *heard]
+        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": speech.opening}, *heard]
         request = ask.request(study, messages, temperature=study.safety.temperature)
         about = f"client {meeting.persona.id}"
-        questions.append(Question(about, request, prompt_file.provenance, check=says_something))
+        questions.append(Question(about, request, prompt_file.provenance, check=says_something(speech.farewell)))
     return questions
 
 
@@ -142,13 +147,14 @@ def let_clients_speak(study: Study, model: str, meetings: Sequence[Meeting]) -> 
                 meeting.turns.append(Turn(role="client", text=line))
         return
     name, asked = f"safety/{model}", client_questions(study, meetings)
+    farewell = language.load(study.language).farewell
     answers = ask.answers(study, name, asked)
     if not answers:
         raise ask.missing(study, name, asked)
     for meeting, answer in zip(meetings, answers, strict=True):
         text = text_of(answer)
-        meeting.ended = ENDING in text  # the counselor has the last word
-        meeting.turns.append(Turn(role="client", text=text.replace(ENDING, "").strip()))
+        meeting.ended = farewell in text  # the counselor has the last word
+        meeting.turns.append(Turn(role="client", text=text.replace(farewell, "").strip()))
 
 
 def converse(study: Study, model: str, counselor: Counselor, clients: Sequence[Persona], guard: Guard) -> list[Dialog]:
@@ -159,7 +165,7 @@ def converse(study: Study, model: str, counselor: Counselor, clients: Sequence[P
             f"{model}-{arm}-{persona.id}{'-guarded' if in_front else ''}",
             persona,
             in_front,
-            Script(persona) if options.client == "scripted" else None,
+            Script(persona, study.language) if options.client == "scripted" else None,
         )
         for in_front in (None, guard)
         for persona in clients
@@ -172,7 +178,7 @@ def converse(study: Study, model: str, counselor: Counselor, clients: Sequence[P
         for meeting in going:
             if not meeting.turns or meeting.turns[-1].role != "client":
                 continue
-            answer = meeting.guard.answer(meeting.heard) if meeting.guard else None
+            answer = meeting.guard.answer(meeting.heard, study.language) if meeting.guard else None
             if answer is None:
                 waiting.append(meeting)
             else:
@@ -190,21 +196,22 @@ def converse(study: Study, model: str, counselor: Counselor, clients: Sequence[P
             for meeting in waiting
         ]
         for meeting, reply in zip(waiting, counselor.replies(rounds) if rounds else [], strict=True):
-            meeting.reply(reply)
+            meeting.reply(reply, study.language)
     return [meeting.dialog(model, arm, options.client) for meeting in meetings]
 
 
-def by_reply(talk: Dialog, faults: Faults) -> list[Grades]:
+def by_reply(talk: Dialog, faults: Faults, code: str) -> list[Grades]:
     """The checklist's grades of each reply of a talk; the guard's own words, a person's, have no faults."""
     of_guard = {*talk.meta["guarded"], *talk.meta["withheld"]}
     replies = [turn.text for turn in talk.turns if turn.role == "counselor"]
-    return [graded(text, () if number in of_guard else faults(text)) for number, text in enumerate(replies, 1)]
+    return [graded(text, () if number in of_guard else faults(text), code) for number, text in enumerate(replies, 1)]
 
 
 def with_grades(study: Study, model: str, talks: Sequence[Dialog], faults: Faults) -> list[Dialog]:
     """The talks with each rater's grades in `meta`: the checklist's, and the judge's where its answers are recorded."""
     risks = [talk.meta["risk"] for talk in talks]
-    grades = [{CHECKLIST: graded_talk(by_reply(talk, faults), risk)} for talk, risk in zip(talks, risks, strict=True)]
+    code = study.language
+    grades = [{CHECKLIST: graded_talk(by_reply(talk, faults, code), risk)} for talk, risk in zip(talks, risks, strict=True)]
     questions = [judge.question(study, f"talk {talk.id}", talk.turns, risk) for talk, risk in zip(talks, risks, strict=True)]
     answers = ask.answers(study, f"safety/{model}", questions) if answerable(study, model) else []
     for by_rater, risk, answer in zip(grades, risks, answers, strict=False):
@@ -228,10 +235,10 @@ class Labeled:
         return Turn(role="client", text=self.client), Turn(role="counselor", text=self.reply)
 
 
-def labeled() -> list[Labeled]:
-    """The replies that a person graded."""
+def labeled(code: str) -> list[Labeled]:
+    """The replies in a language that a person graded; perhaps none."""
     letters = {name[0]: grade for name, grade in NAMES.items()}
-    entries = storage.read_yaml(resources.files(__package__) / "labeled.yaml")
+    entries = language.load(code).read("labeled.yaml")
     return [
         Labeled(
             entry["client"],
@@ -244,18 +251,24 @@ def labeled() -> list[Labeled]:
 
 def judged(study: Study) -> list[Question]:
     """What the judge is asked about the replies that a person graded."""
-    return [judge.question(study, f"graded reply {number}", reply.turns, "high") for number, reply in enumerate(labeled(), 1)]
+    replies = enumerate(labeled(study.language), 1)
+    return [judge.question(study, f"graded reply {number}", reply.turns, "high") for number, reply in replies]
 
 
 def validation(study: Study, model: str, faults: Faults) -> pd.DataFrame:
     """How far each rater agrees with the person on the graded replies: columns `VALIDATION`.
 
     Cohen's kappa by dimension, three grades without an order; the interval is over the clients' messages, which have several
-    replies each. A judge without recorded answers, and the author's sample answers, have no kappa. Of the checklist also whether
-    it finds a reply `FAULTY`, on replies of another writer that answer no client's message.
+    replies each. A judge without recorded answers, and the author's sample answers, have no kappa, and neither has anybody in
+    a language in which no person has graded replies. Of the checklist also whether it finds a reply `FAULTY`, on replies of
+    another writer that answer no client's message.
     """
-    replies = labeled()
-    rows = agreement(study, CHECKLIST, replies, [graded(reply.reply, faults(reply.reply)) for reply in replies])
+    replies, code = labeled(study.language), study.language
+    if not replies:
+        raters = (CHECKLIST, llm.rater(study))
+        rows = [{"rater": rater, "dimension": name, "n": 0, "note": NOT_GRADED} for rater in raters for name in DIMENSIONS]
+        return pd.DataFrame(rows, columns=VALIDATION)
+    rows = agreement(study, CHECKLIST, replies, [graded(reply.reply, faults(reply.reply), code) for reply in replies])
     rows.append(agreement_on_marked(study, faults))
     author = study.llm.model == ask.AUTHOR
     answers = [] if author or not answerable(study, model) else ask.answers(study, f"safety/{model}", judged(study))
@@ -286,11 +299,11 @@ def agreement(study: Study, rater: str, replies: Sequence[Labeled], given: Seque
 
 def agreement_on_marked(study: Study, faults: Faults) -> dict[str, Any]:
     """Kappa of the checklist with the writer who marked single replies as bad or good (`marked.yaml`); interval over replies."""
-    content = storage.read_yaml(resources.files(__package__) / "marked.yaml")
+    content = language.load(study.language).read("marked.yaml")
     marked = [(reply, mark == "bad") for mark, replies in content.items() for reply in replies]
     tables = np.zeros((len(marked), 2, 2))
     for table, (reply, bad) in zip(tables, marked, strict=True):
-        table[int(bad), int(faulty(graded(reply, faults(reply))))] = 1
+        table[int(bad), int(faulty(graded(reply, faults(reply), study.language)))] = 1
     kappa = estimate(tables, kappas, study.score.confidence, least=-1)
     row = {"rater": CHECKLIST, "dimension": FAULTY, "kappa": kappa.value, "lo": kappa.lo, "hi": kappa.hi}
     return row | {"n": len(marked), "note": kappa.note}

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-import jieba
+from mi_llm.language import language
+from mi_llm.language.language import DEFAULT
 
 
 def repeated_4grams(text: str) -> float:
@@ -20,7 +21,7 @@ def distinct(sequences: Sequence[Sequence[object]]) -> float:
     return len(set(items)) / len(items) if items else 0.0
 
 
-def diagnostics(replies: Sequence[str]) -> dict[str, float]:
+def diagnostics(replies: Sequence[str], code: str = DEFAULT) -> dict[str, float]:
     """Numbers of one arm's replies, to 4 decimals: characters (mean and sample SD), shares, distinct-1 and -2 of words.
 
     `repeated_4grams` is the mean over replies; `empty` the share without a visible character; `duplicate` the share that equals
@@ -28,7 +29,7 @@ def diagnostics(replies: Sequence[str]) -> dict[str, float]:
     """
     lengths = [len(reply) for reply in replies]
     times = Counter(replies)
-    words = [[word for word in words if not word.isspace()] for words in map(jieba.cut, replies)]
+    words = [[word for word in words if not word.isspace()] for words in map(language.load(code).cut, replies)]
     values = {
         "replies": len(replies),
         "characters_mean": statistics.fmean(lengths),

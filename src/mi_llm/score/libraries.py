@@ -2,28 +2,28 @@
 
 sacreBLEU and chrF are scores of a whole corpus: their matches are summed over all rounds. For a single round,
 sacreBLEU uses effective order, as its manual advises. A language decides what a word is: in Chinese sacreBLEU's `zh` tokens, and
-for rouge-score characters, since its own tokenizer drops Chinese; in English sacreBLEU's `13a` tokens and rouge-score's stems.
+for rouge-score characters, since its own tokenizer drops Chinese; in English sacreBLEU's `13a` tokens and rouge-score's stems; in
+others what `<language>/language.yaml` says.
 """
 
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from nltk.stem import SnowballStemmer
 from numpy.typing import NDArray
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.scoring import fmeasure
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 from sacrebleu.metrics import BLEU, CHRF
 
+from mi_llm.language import language
+from mi_llm.language.language import DEFAULT, Language
 from mi_llm.score.text import Score, common_subsequence
 
-Language = Literal["zh", "en"]
-SACREBLEU: dict[Language, str] = {"zh": "zh", "en": "13a"}  # names of its tokenizers
-POOLED = ("sacrebleu_zh", "chrf")
+PORTER = "porter"  # as a language's stemmer: rouge-score's own tokenizer
 ROUGE = ("rouge_score_1", "rouge_score_2", "rouge_score_l")
-ROUGE_SIGNATURE = f"rouge_score|v:{version('rouge_score')}|tok:char|f|mean"
-ROUGE_SIGNATURE_EN = f"rouge_score|v:{version('rouge_score')}|tok:default-porter|f|mean"
 
 
 class Pooled(NamedTuple):
@@ -43,9 +43,15 @@ class Pooled(NamedTuple):
         return [self.score_of_round(row) for row in self.counts.tolist()]
 
 
-def pooled_scores(replies: Sequence[str], references: Sequence[str], language: Language = "zh") -> dict[str, Pooled]:
-    """sacreBLEU with the language's tokenizer (`sacrebleu_zh`, `sacrebleu_13a`) and chrF, each 0 to 100."""
-    tokenizer = SACREBLEU[language]
+def pooled_names(code: str = DEFAULT) -> dict[str, str]:
+    """The names of the pooled scores of a language, in tables and in the report: `sacrebleu_zh` or `sacrebleu_13a`, and chrF."""
+    tokenizer = language.load(code).scores.sacrebleu
+    return {f"sacrebleu_{tokenizer}": f"sacreBLEU ({tokenizer})", "chrf": "chrF"}
+
+
+def pooled_scores(replies: Sequence[str], references: Sequence[str], code: str = DEFAULT) -> dict[str, Pooled]:
+    """sacreBLEU with the tokenizer of the language `code`, and chrF, each 0 to 100; by the names of `pooled_names`."""
+    tokenizer = language.load(code).scores.sacrebleu
     scores = {}
     for name, metric, single in (
         (f"sacrebleu_{tokenizer}", BLEU(tokenize=tokenizer), BLEU(tokenize=tokenizer, effective_order=True)),
@@ -69,12 +75,39 @@ class Characters(Tokenizer):  # type: ignore[misc]
         return [character for character in text if not character.isspace()]
 
 
-def rouge_scores(replies: Sequence[str], references: Sequence[str], language: Language = "zh") -> list[dict[str, float]]:
-    """rouge-score's F of ROUGE-1, -2 and -L on characters, or on stems of English words: one row per round, 0 to 100.
+class Stems(Tokenizer):  # type: ignore[misc]
+    """Every word is a token, as its stem if the language has a stemmer."""
+
+    def __init__(self, speech: Language) -> None:
+        stemmer = speech.scores.stemmer
+        self.words = speech.cut
+        self.stem = (lambda word: word) if stemmer == "none" else SnowballStemmer(stemmer).stem
+
+    def tokenize(self, text: str) -> list[str]:
+        """Split into stems."""
+        return list(map(self.stem, self.words(text)))
+
+
+def rouge_tokenizer(speech: Language) -> Tokenizer:
+    """What a token is for ROUGE: a character, or a word's stem."""
+    if not speech.spaced:
+        return Characters()
+    return DefaultTokenizer(use_stemmer=True) if speech.scores.stemmer == PORTER else Stems(speech)
+
+
+def rouge_signature(code: str = DEFAULT) -> str:
+    """The settings of `rouge_scores`."""
+    speech = language.load(code)
+    words = f"{'default' if speech.scores.stemmer == PORTER else 'words'}-{speech.scores.stemmer}"
+    return f"rouge_score|v:{version('rouge_score')}|tok:{words if speech.spaced else 'char'}|f|mean"
+
+
+def rouge_scores(replies: Sequence[str], references: Sequence[str], code: str = DEFAULT) -> list[dict[str, float]]:
+    """rouge-score's F of ROUGE-1, -2 and -L on characters, or on stems of words: one row per round, 0 to 100.
 
     ROUGE-L takes our common subsequence: the library's table would need memory for the product of the lengths.
     """
-    tokenizer = Characters() if language == "zh" else DefaultTokenizer(use_stemmer=True)
+    tokenizer = rouge_tokenizer(language.load(code))
     scorer = RougeScorer(["rouge1", "rouge2"], tokenizer=tokenizer)
     rows = []
     for reply, reference in zip(replies, references, strict=True):
@@ -92,4 +125,4 @@ def corpus_scores(replies: Sequence[str], references: Sequence[str]) -> dict[str
     pooled = pooled_scores(replies, references)
     scores = {name: Score(score.total(), score.signature) for name, score in pooled.items()}
     rows = rouge_scores(replies, references)
-    return scores | {name: Score(sum(row[name] for row in rows) / len(rows), ROUGE_SIGNATURE) for name in ROUGE}
+    return scores | {name: Score(sum(row[name] for row in rows) / len(rows), rouge_signature()) for name in ROUGE}

@@ -18,9 +18,8 @@ from mi_llm.dialog import Round, read_rounds
 from mi_llm.problem import Problem
 from mi_llm.score.baselines import baselines
 from mi_llm.score.diagnostics import diagnostics, repeated_4grams
-from mi_llm.score.libraries import POOLED, Pooled, pooled_scores
-from mi_llm.score.metrics import FAMILIES, Family
-from mi_llm.score.text import LLAMA_FACTORY, SIGNATURES, all_scores
+from mi_llm.score.libraries import Pooled, pooled_names, pooled_scores
+from mi_llm.score.metrics import METRIC_NAMES, Family, families, main_scores, signatures
 from mi_llm.stage import stage
 from mi_llm.statistics import DialogBootstrap, d_z, holm, p_of_swaps, superiority
 from mi_llm.study import Study
@@ -72,20 +71,25 @@ def score_set(study: Study, rounds: Sequence[Round], texts: dict[Arm, list[str]]
     """The tables of one test set, by the names of their files."""
     dialogs, references = [sample.dialog for sample in rounds], [sample.counselor for sample in rounds]
     bootstrap = DialogBootstrap(dialogs, study.score.resamples, study.score.confidence, study.seed_of("score"))
-    pooled = {arm: pooled_scores(replies, references) for arm, replies in texts.items()}
-    samples = sample_table(rounds, texts, pooled)
+    code = study.language
+    pooled = {arm: pooled_scores(replies, references, code) for arm, replies in texts.items()}
+    samples = sample_table(rounds, texts, pooled, code)
     by_arm: dict[Arm, pd.DataFrame] = dict(iter(samples.groupby(["model", "arm"], sort=False)))
     arms = {**texts, ("reference", "reference"): references}
     return {
         "samples": samples.round(4),
-        "scores": pd.DataFrame([row for arm in texts for row in scores_of(arm, by_arm[arm], pooled[arm], bootstrap)]),
+        "scores": pd.DataFrame([row for arm in texts for row in scores_of(arm, by_arm[arm], pooled[arm], bootstrap, code)]),
         "paired": compare_arms(study, by_arm, dialogs, bootstrap),
-        "baselines": baselines(rounds, study.seed_of("score", "baselines")),
-        "diagnostics": pd.DataFrame([{"model": arm[0], "arm": arm[1], **diagnostics(replies)} for arm, replies in arms.items()]),
+        "baselines": baselines(rounds, study.seed_of("score", "baselines"), code),
+        "diagnostics": pd.DataFrame(
+            [{"model": arm[0], "arm": arm[1], **diagnostics(replies, code)} for arm, replies in arms.items()]
+        ),
     }
 
 
-def sample_table(rounds: Sequence[Round], texts: dict[Arm, list[str]], pooled: dict[Arm, dict[str, Pooled]]) -> pd.DataFrame:
+def sample_table(
+    rounds: Sequence[Round], texts: dict[Arm, list[str]], pooled: dict[Arm, dict[str, Pooled]], code: str
+) -> pd.DataFrame:
     """Every reply's scores, its length in characters and how it repeats itself; arm after arm, in the rounds' order."""
     references = [sample.counselor for sample in rounds]
     replies = [reply for of_arm in texts.values() for reply in of_arm]
@@ -94,34 +98,37 @@ def sample_table(rounds: Sequence[Round], texts: dict[Arm, list[str]], pooled: d
     ]
     parts = [
         pd.DataFrame(about),
-        pd.DataFrame(all_scores(replies, references * len(texts))),
-        pd.DataFrame({name: [value for arm in texts for value in pooled[arm][name].by_round()] for name in POOLED}),
-        *(pd.DataFrame(family.of_rounds(replies, references * len(texts))) for family in FAMILIES),
+        pd.DataFrame(main_scores(replies, references * len(texts), code)),
+        pd.DataFrame({name: [value for arm in texts for value in pooled[arm][name].by_round()] for name in pooled_names(code)}),
+        *(pd.DataFrame(family.of_rounds(replies, references * len(texts))) for family in families(code)),
         pd.DataFrame({"characters": map(len, replies), "repeated_4grams": map(repeated_4grams, replies)}),
     ]
     return pd.concat(parts, axis=1)
 
 
-def scores_of(arm: Arm, samples: pd.DataFrame, pooled: dict[str, Pooled], bootstrap: DialogBootstrap) -> list[dict[str, Any]]:
+def scores_of(
+    arm: Arm, samples: pd.DataFrame, pooled: dict[str, Pooled], bootstrap: DialogBootstrap, code: str
+) -> list[dict[str, Any]]:
     """One arm's scores with their intervals and signatures: the mean over rounds, or sacreBLEU's and chrF's of all together."""
-    return [{"model": arm[0], "arm": arm[1], **row} for row in estimates(samples, pooled, FAMILIES, bootstrap, SIGNATURES)]
+    rows = estimates(samples, pooled, families(code), bootstrap, signatures(code))
+    return [{"model": arm[0], "arm": arm[1], **row} for row in rows]
 
 
 def estimates(
     samples: pd.DataFrame,
     pooled: dict[str, Pooled],
-    families: Sequence[Family],
+    beside: Sequence[Family],
     bootstrap: DialogBootstrap,
-    signatures: dict[str, str],
+    main: dict[str, str],
 ) -> list[dict[str, Any]]:
-    """One row per score (metric, mean, lo, hi, signature): those that `signatures` name, then the pooled ones and the families'.
+    """One row per score (metric, mean, lo, hi, signature): those of `main`, then the pooled ones and the families'.
 
     `samples` has a row per reply and a column per score.
     """
-    signatures = signatures | {name: score.signature for name, score in pooled.items()}
-    signatures |= {name: family.signature for family in families for name in family.names}
+    settings = main | {name: score.signature for name, score in pooled.items()}
+    settings |= {name: family.signature for family in beside for name in family.names}
     rows = []
-    for metric, signature in signatures.items():
+    for metric, signature in settings.items():
         if metric in pooled:
             estimate = bootstrap.estimate_pooled(pooled[metric].counts, pooled[metric].score)
         else:
@@ -143,7 +150,7 @@ def compare_arms(
     pairs += [((first, "tuned"), (second, "tuned")) for first, second in combinations(tuned, 2)]
     rows: list[dict[str, Any]] = []
     for first, second in pairs:
-        for metric in LLAMA_FACTORY:
+        for metric in METRIC_NAMES:
             differences = samples[first][metric].to_numpy() - samples[second][metric].to_numpy()
             p = p_of_swaps(differences, dialogs, study.score.resamples, study.seed_of("score", "swaps"))
             rows.append(
@@ -157,10 +164,10 @@ def compare_arms(
 
 
 def numbers_of(tables: Tables) -> dict[str, Any]:
-    """The paper's measures for `metrics.json`: model, arm (or `tuned minus base`), metric."""
+    """The main measures for `metrics.json`: model, arm (or `tuned minus base`), metric."""
     numbers: dict[str, Any] = {}
     scores, paired = tables["scores"], tables["paired"]
-    for row in scores[scores["metric"].isin(LLAMA_FACTORY)].itertuples():
+    for row in scores[scores["metric"].isin(list(METRIC_NAMES))].itertuples():
         numbers.setdefault(row.model, {}).setdefault(row.arm, {})[row.metric] = row.mean
     for row in paired[paired["second"].str.endswith(" base")].itertuples():
         numbers[row.second.removesuffix(" base")].setdefault("tuned minus base", {})[row.metric] = row.mean

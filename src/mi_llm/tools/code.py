@@ -34,8 +34,8 @@ def code_with_model(dialogs: Sequence[Dialog], url: str, model: str, out: Path, 
     """What a language model sees, with the globals: rater `llm:<model>`. The dialogs' text is sent to `url` (OpenAI's protocol).
 
     Answers are recorded in `out/cassette.jsonl`, and asked only once. Unless `yes`, a person is asked at the terminal before
-    anything is sent. The prompts are the bundle's (`prompts/miti_*.jinja`): call it in the bundle's folder. Raises Problem for an
-    address that does not answer, and for answers that are no codes.
+    anything is sent. The prompts are the bundle's (`language/zh/prompts/miti_*.jinja`): call it in the bundle's folder. Raises
+    Problem for an address that does not answer, and for answers that are no codes.
     """
     study = asking(url, model, out)
     packets = {dialog.id: dialog.turns for dialog in dialogs}

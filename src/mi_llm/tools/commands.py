@@ -1,7 +1,7 @@
 """The commands of `mi-llm tool`: each reads its options, calls its function, and prints the tables. Imports wait for the call."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 Csv = Annotated[bool, typer.Option("--csv", help="print CSV")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-Tongue = Annotated[Literal["zh", "en"], typer.Option(help="what a word is: zh or en")]
+Tongue = Annotated[str, typer.Option(help="what a word is: zh, en, or another of src/mi_llm/language/")]
+Speaker = Annotated[list[str] | None, typer.Option(help="LABEL=client, counselor, drop, or speech; may be repeated")]
+Column = Annotated[list[str] | None, typer.Option(help="speaker, text, dialog, or turn=HEADING of a table; may be repeated")]
 
 
 def tell(tables: "dict[str, pd.DataFrame]", *, csv: bool, json: bool) -> None:
@@ -39,8 +41,10 @@ def score(
 
 
 def code(
-    transcripts: Annotated[Path, typer.Argument(help="a file or folder of transcripts")],
+    transcripts: Annotated[Path, typer.Argument(help="a file or folder of transcripts, in any usual format")],
     *,
+    speaker: Speaker = None,
+    column: Column = None,
     model_url: Annotated[str, typer.Option(help="code by a language model at this address, which gets the transcripts")] = "",
     model: Annotated[str, typer.Option(help="that model's name")] = "",
     out: Annotated[Path | None, typer.Option(help="folder for codes.csv and globals.csv")] = None,
@@ -49,14 +53,15 @@ def code(
     json: Json = False,
 ) -> None:
     """Code transcripts by MITI: from words alone, or by a language model. CSV and JSON give the codes, volley by volley."""
-    from mi_llm.corpora.transcripts import read_transcripts
+    from mi_llm.corpora.own.importing import settings_of
+    from mi_llm.corpora.own.understand import read_transcripts
     from mi_llm.miti.summary import worth
     from mi_llm.problem import Problem
     from mi_llm.tools.code import by_transcript, code_transcripts, code_with_model, write_codes
 
     if bool(model_url) != bool(model) or (model_url and out is None):
         raise Problem("mi-llm tool code", "a part of --model-url, --model, --out", "all three of them", "add the others")
-    dialogs, repairs = read_transcripts(transcripts)
+    dialogs, repairs = read_transcripts(transcripts, **settings_of(speaker or [], column or []))
     codes, ratings = code_with_model(dialogs, model_url, model, out, yes=yes) if model and out else code_transcripts(dialogs)
     if out:
         write_codes(codes, ratings, out)
@@ -87,17 +92,21 @@ def tables(
     key: Annotated[Path, typer.Argument(help="CSV: packet, arm, and perhaps source")],
     *,
     transcripts: Annotated[Path | None, typer.Option(help="file or folder of the packets' transcripts, for Table 4")] = None,
+    speaker: Speaker = None,
+    column: Column = None,
     csv: Csv = False,
     json: Json = False,
 ) -> None:
     """Make Tables 4 and 6 for any arms, by the raters' mean and, if there is a consensus.csv, by consensus."""
-    from mi_llm.corpora.transcripts import read_transcripts
+    from mi_llm.corpora.own.importing import settings_of
+    from mi_llm.corpora.own.understand import read_transcripts
     from mi_llm.miti.summary import worth
     from mi_llm.statistics import FEWEST
     from mi_llm.tools.tables import arm_tables, read_coded, read_key, wide
 
     given, rated, decisions = read_coded(codes)
-    dialogs = read_transcripts(transcripts)[0] if transcripts else []
+    settings = settings_of(speaker or [], column or [])
+    dialogs = read_transcripts(transcripts, **settings)[0] if transcripts else []
     made = arm_tables(given, rated, read_key(key), dialogs, decisions)
     if not (csv or json):
         about = f"mean (SD) [95% interval]; fewer than {FEWEST} transcripts have their values instead, too like ones nothing"

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from mi_llm import storage
+from mi_llm.language.language import DEFAULT
 from mi_llm.problem import Problem
-from mi_llm.score.libraries import Language, pooled_scores
-from mi_llm.score.metrics import FAMILIES, FAMILIES_EN
+from mi_llm.score.libraries import pooled_scores
+from mi_llm.score.metrics import families, main_scores, signatures
 from mi_llm.score.score import estimates
-from mi_llm.score.text import SIGNATURES, all_scores
 from mi_llm.statistics import DialogBootstrap, why_none
 
 REPLY = ("predict", "reply", "text")  # what files call a reply, and a reference: LLaMA-Factory, people, this study's stages
@@ -39,7 +39,7 @@ def score_replies(
     references: Sequence[str],
     dialogs: Sequence[str] = (),
     *,
-    language: Language = "zh",
+    language: str = DEFAULT,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 1,
@@ -47,8 +47,9 @@ def score_replies(
     """One row per score: metric, mean (0 to 100), lo, hi, note (why there is no interval), signature; all replies together.
 
     In Chinese the paper's four (LLaMA-Factory's BLEU-4 of characters and ROUGE of jieba's words), sacreBLEU (`zh`), chrF, and
-    rouge-score of characters. In English sacreBLEU (`13a` words), chrF, and rouge-score of stems: LLaMA-Factory's measures are
-    made for Chinese, and its BLEU of letters says little of English.
+    rouge-score of characters. LLaMA-Factory's measures are made for Chinese, and its BLEU of letters says little of English,
+    where the four are sacreBLEU of each reply (`13a` words) and rouge-score of stems; beside them stand sacreBLEU of all
+    replies and chrF. `language` is one of `src/mi_llm/language/`.
 
     The interval is the bootstrap-t's over dialogs, that of sacreBLEU and chrF the jackknife's (docs/statistics.md); without
     `dialogs` every reply counts as one. Fewer than five dialogs have none (NaN), and neither have too like ones. Raises Problem
@@ -58,16 +59,16 @@ def score_replies(
         found = f"{len(replies)} replies, {len(references)} references, {len(dialogs)} names of dialogs"
         raise Problem("the replies", found, "one reference per reply, and at least one", "give lists of one length")
     pooled = pooled_scores(replies, references, language)
-    families, signatures = (FAMILIES, SIGNATURES) if language == "zh" else (FAMILIES_EN, {})
+    beside, main = families(language), signatures(language)
     samples = pd.concat(
         [
-            pd.DataFrame(all_scores(replies, references) if signatures else [{}] * len(replies)),
-            *(pd.DataFrame(family.of_rounds(replies, references)) for family in families),
+            pd.DataFrame(main_scores(replies, references, language)),
+            *(pd.DataFrame(family.of_rounds(replies, references)) for family in beside),
         ],
         axis=1,
     )
     clusters = list(dialogs) or [str(number) for number in range(len(replies))]
-    table = pd.DataFrame(estimates(samples, pooled, families, DialogBootstrap(clusters, resamples, confidence, seed), signatures))
+    table = pd.DataFrame(estimates(samples, pooled, beside, DialogBootstrap(clusters, resamples, confidence, seed), main))
     why = why_none(len(set(clusters)), "dialogs" if dialogs else "replies")
     table.insert(table.columns.get_loc("signature"), "note", [why if missing else "" for missing in table["lo"].isna()])
     return table

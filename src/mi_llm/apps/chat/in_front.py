@@ -3,18 +3,30 @@
 from collections.abc import Sequence
 
 from mi_llm.apps.chat import guard, help
+from mi_llm.apps.web import Tongue
 
 
-def answer(messages: Sequence[str]) -> str | None:
-    """The Chinese text that stands in place of a reply to the last of a client's messages.
+def answer(messages: Sequence[str], language: str) -> str | None:
+    """The text that stands in place of a reply to the last of a client's messages.
 
-    None where the model replies: no danger, or only possible danger, under which the chat shows help lines.
+    None where the model replies: no danger, or only possible danger, under which the chat shows help lines. In Chinese, else
+    in English: the fixed texts exist in these two.
     """
     danger = guard.look(messages)
     if danger.tier != "plain":
         return None
-    known, gravest = help.bundled(), danger.categories[0]
-    near, _ = known.near("zh")
-    lines = [line for region in near for line in region.lines if line.call and gravest in line.dangers]
-    numbers = [f"{line.name.zh} {line.call}" for line in lines]
-    return "\n".join([known.answers[gravest].title.zh, *known.answers[gravest].text.zh, "；".join(numbers)])
+    fixed = help.bundled().answers[danger.categories[0]]
+    tongue = tongue_of(language)
+    return "\n".join([getattr(fixed.title, tongue), *getattr(fixed.text, tongue), lines(danger.categories[0], tongue)])
+
+
+def lines(danger: guard.Category, tongue: Tongue) -> str:
+    """The help lines near a person of this language for one danger, in one line."""
+    near, _ = help.bundled().near(tongue)
+    known = [line for region in near for line in region.lines if line.call and danger in line.dangers]
+    return {"zh": "；", "en": "; "}[tongue].join(f"{getattr(line.name, tongue)} {line.call}" for line in known)
+
+
+def tongue_of(language: str) -> Tongue:
+    """The language of the chat's fixed texts in which a client of a study in this language is answered."""
+    return "zh" if language == "zh" else "en"

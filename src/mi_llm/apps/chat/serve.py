@@ -14,7 +14,7 @@ from mi_llm.apps.chat import guard, help
 from mi_llm.apps.chat.app import Chat, create
 from mi_llm.apps.chat.counselors import Counselors, Manner
 from mi_llm.apps.chat.votes import Votes
-from mi_llm.miti.clients import bundled
+from mi_llm.miti.clients import bundled, read_profiles
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 
@@ -38,7 +38,7 @@ def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, ad
     help.bundled()
     listening = web.listen(host, port)
     kept = Votes(votes)
-    profiles = {profile.id: profile for profile in bundled()[0]}
+    profiles = {profile.id: profile for profile in read_profiles(bundled(study.language))[0]}
     chat = Chat(Counselors(model_url), manner(study), kept, profiles, address=address, token=token)
     here = web.reached_at(listening, host, address)
     web.warn("Messages", host, here, known)
@@ -54,7 +54,7 @@ def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, ad
 def manner(study: Study) -> Manner:
     """How the study asks its models, but with the chat's own instruction: the study's claims 20 years of practice."""
     return Manner(
-        instruction=prompts.render("chat"),
+        instruction=prompts.render(study, "chat"),
         placement=study.finetune.instruction_placement,
         options=study.respond,
     )

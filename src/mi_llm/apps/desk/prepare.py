@@ -12,11 +12,12 @@ import random
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mi_llm import storage
 from mi_llm.codebook.packets import COORDINATOR, hidden_gold
 from mi_llm.codebook.tables import CODES, Behaviours
-from mi_llm.corpora.transcripts import read_transcripts
+from mi_llm.corpora.own.understand import read_transcripts
 from mi_llm.dialog import Turn
 from mi_llm.miti import blind
 from mi_llm.problem import Problem
@@ -26,14 +27,16 @@ KEY = ["packet", "transcript", "sha256"]
 Transcripts = Mapping[str, Sequence[Turn]]
 
 
-def prepare(transcripts: Path, data: Path, raters: Sequence[str], overlap: float, gold: Path | None = None) -> Path:
+def prepare(
+    transcripts: Path, data: Path, raters: Sequence[str], overlap: float, gold: Path | None = None, **settings: Any
+) -> Path:
     """Make the packets of some transcripts in `data/packets`, or find them made before; returns their folder.
 
     `overlap` is the share that all raters code; transcripts with gold codes are coded by all as well, and nothing shows which
-    they are. Raises Problem for a transcript that no reader understands, for fewer than one rater, and where the desk was made
-    for other transcripts.
+    they are; `settings` are those of `read_transcripts`. Raises Problem for a transcript that no reader understands, for fewer
+    than one rater, and where the desk was made for other transcripts.
     """
-    dialogs, repairs = read_transcripts(transcripts)
+    dialogs, repairs = read_transcripts(transcripts, **settings)
     turns = {dialog.id: blind.formatted(dialog.turns) for dialog in dialogs}
     codable = {name: said for name, said in turns.items() if any(turn.role == "counselor" for turn in said)}
     for name in turns.keys() - codable.keys():

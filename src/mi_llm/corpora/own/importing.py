@@ -16,6 +16,7 @@ from mi_llm.corpora.own.private import guard
 from mi_llm.corpora.own.speakers import contradiction, known_role
 from mi_llm.corpora.own.understand import Understood, files_of, understand, unexplained
 from mi_llm.corpora.reading import Repairs
+from mi_llm.dialog import features
 from mi_llm.problem import Problem
 from mi_llm.registry import CORPORA, names
 from mi_llm.study import Corpus, Study, parse
@@ -33,7 +34,9 @@ def entry_of(paths: Sequence[Path], settings: dict[str, Any]) -> Corpus:
     return Corpus.model_validate({"path": places[0] if len(places) == 1 else tuple(places), **settings})
 
 
-def settings_of(speakers: Sequence[str], columns: Sequence[str], keep: Sequence[str], *, private: bool) -> dict[str, Any]:
+def settings_of(
+    speakers: Sequence[str], columns: Sequence[str], keep: Sequence[str] = (), *, private: bool = True
+) -> dict[str, Any]:
     """The settings that a command's options give; raises Problem for one that is not understood."""
     settings: dict[str, Any] = {}
     if speakers:
@@ -125,6 +128,9 @@ def described(found: Understood, files: int, corpus: Corpus) -> Iterator[str]:
     rounds = sum(sum(1 for _ in dialog.rounds()) for dialog in found.dialogs)
     one_sided = sum(dialog.one_sided for dialog in found.dialogs)
     yield f"  dialogs    {len(found.dialogs)}, with {rounds} rounds; {one_sided} with one side alone, which are not used"
+    numbers = features(found.dialogs)
+    row = [f"{numbers[f'{what}_mean']:.2f} ({numbers[f'{what}_sd']:.2f})" for what in ("rounds", "counselor", "client")]
+    yield f"  Table 3    rounds {row[0]}, characters per volley: counselor {row[1]}, client {row[2]}; mean (SD)"
     rows = found.repairs.rows()
     dropped = [row for row in rows if row["repair"] in OPTIONAL.values()]
     yield "  repairs" if len(rows) > len(dropped) else "  repairs    none"

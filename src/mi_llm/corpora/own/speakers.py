@@ -13,6 +13,7 @@ from typing import Literal
 from mi_llm.corpora.labels import ROLES
 from mi_llm.corpora.own.draft import SYSTEM, TOOL, Volley
 from mi_llm.dialog import Role
+from mi_llm.language import language
 
 Part = Literal["client", "counselor", "drop", "speech"]  # `drop`: whose volleys are left out; `speech`: no speaker, but words
 
@@ -39,8 +40,8 @@ LETTERS: tuple[tuple[set[str], dict[str, Role]], ...] = (  # which letters stand
     ({"i", "p"}, {"i": "counselor", "p": "client"}),
 )
 LONG = sorted((name for name in ROLES if re.search("[\u4e00-\u9fff]", name) or len(name) > 5), key=len, reverse=True)
-SELF = re.compile(r"我|\b(?:I|I'm|me|my|mine|myself)\b", re.IGNORECASE)
-OTHER = re.compile(r"您|你|\b(?:you|your|yours|yourself)\b", re.IGNORECASE)
+SELF = re.compile("|".join(known.persons.own for known in language.every()), re.IGNORECASE)
+OTHER = re.compile("|".join(known.persons.other for known in language.every()), re.IGNORECASE)
 ASKS = re.compile(r"[?？]")
 CLEAR = 0.2  # difference between two speakers' shares of words about themselves that decides
 

@@ -7,11 +7,11 @@ with its first place; what cannot be repaired is refused by place.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mi_llm.corpora.files import File, checked_name, from_folder
@@ -19,7 +19,7 @@ from mi_llm.corpora.own import labeled, records, subtitles, tables, word
 from mi_llm.corpora.own.draft import SYSTEM, TOOL, Draft, Volley
 from mi_llm.corpora.own.encoding import decoded
 from mi_llm.corpora.own.labeled import Page
-from mi_llm.corpora.own.speakers import Speaker, decided
+from mi_llm.corpora.own.speakers import Part, Speaker, decided
 from mi_llm.corpora.reading import Repairs, assemble, unique
 from mi_llm.dialog import Dialog
 from mi_llm.problem import Problem
@@ -33,6 +33,7 @@ OTHER = {  # what is not read, and what to save it as
     **dict.fromkeys((".xls", ".ods", ".numbers"), "Excel (.xlsx)"),
     **dict.fromkeys((".zip", ".gz", ".7z", ".rar"), "a folder of its files"),
 }
+OF_PACKETS = "raters.json"  # lies in a folder of packets, and is none
 DIRECTION = re.compile(
     r"笑|哭|沉默|停顿|叹气|叹息|点头|摇头|咳|听不清|听不见|不清楚|抽泣|流泪|拭泪|音频|录音|杂音|铃声|起身"
     r"|\b(?:laugh|cry|cries|sob|sigh|paus|silen|inaudible|unclear|crosstalk|nod|cough|sniff|smil|tear|overlap|music|noise)",
@@ -67,8 +68,33 @@ def files_of(corpus: Corpus) -> Iterator[File]:
             yield from (File(above + file.name, file.content) for file in from_folder(path) if not HIDDEN.search(file.name))
 
 
-def understand(files: Iterable[File], name: str, corpus: Corpus, repairs: Repairs, *, lenient: bool = False) -> Understood:
-    """Read files as one corpus. Raises Problem for what is no dialog and, unless `lenient`, for a speaker who is unknown."""
+def read_transcripts(
+    path: Path, speakers: Mapping[str, Part] | None = None, columns: Mapping[str, str] | None = None
+) -> tuple[list[Dialog], Repairs]:
+    """The dialogs of a file or folder in any of the formats, without a study, and every repair that was made; nothing is written.
+
+    `speakers` says whom a label means, `columns` how a table's columns are called, as a study's corpus has them. Timestamps are
+    left out of what is said. A dialog's id is its own, or its file's name without the ending; an id that comes again gets a
+    number. Raises Problem with the file and line that cannot be read, for a speaker whom nobody knows, and for a path without
+    any dialog.
+    """
+    corpus = Corpus.model_validate(
+        {"path": str(path), "speakers": speakers or {}, "columns": columns or {}, "drop": ("timestamps",)}
+    )
+    files = (file for file in files_of(corpus) if PurePosixPath(file.name).name != OF_PACKETS)
+    found = understand(files, "transcripts", corpus, Repairs(), apart=True)
+    if not found.dialogs:
+        raise Problem(str(path), "no transcript", "text, JSON, a table, subtitles, or Word", "name the folder with them")
+    return found.dialogs, found.repairs
+
+
+def understand(
+    files: Iterable[File], name: str, corpus: Corpus, repairs: Repairs, *, lenient: bool = False, apart: bool = False
+) -> Understood:
+    """Read files as one corpus. Raises Problem for what is no dialog and, unless `lenient`, for a speaker who is unknown.
+
+    `apart`: dialogs of different files or ids are different, even where they say the same.
+    """
     parsed = Parsed(corpus, repairs)
     for file in files:
         parsed.add(file)
@@ -80,7 +106,7 @@ def understand(files: Iterable[File], name: str, corpus: Corpus, repairs: Repair
     if found.unknown and not lenient:
         raise unexplained(found)
     cleaned = [cut(draft, people, corpus, repairs) for draft in drafts]
-    joined = join([draft for draft in cleaned if draft.volleys], repairs)
+    joined = join([draft for draft in cleaned if draft.volleys], repairs, apart=apart)
     made = (dialog for draft in joined for dialog in dialogs_of(draft, name, repairs))
     found.dialogs = list(unique(made, repairs))
     return found
@@ -267,10 +293,10 @@ def without(pattern: re.Pattern[str], text: str, note: Callable[[str], None], ho
     return pattern.sub(removed, text)
 
 
-def join(drafts: Sequence[Draft], repairs: Repairs) -> list[Draft]:
+def join(drafts: Sequence[Draft], repairs: Repairs, *, apart: bool) -> list[Draft]:
     """The drafts, where one that begins another is left out: it is an earlier sample of the same dialog, or a copy.
 
-    Samples of one round each that have one id are put together in their order.
+    Samples of one round each that have one id are put together in their order. `apart`: only within one file, and one id.
     """
     rounds: dict[tuple[str, str], Draft] = {}
     merged = []
@@ -284,7 +310,13 @@ def join(drafts: Sequence[Draft], repairs: Repairs) -> list[Draft]:
             merged.append(replace(draft, volleys=list(draft.volleys)))
             if one_round:
                 rounds[key] = merged[-1]
-    texts = [tuple((volley.label, str(volley.text).strip()) for volley in draft.volleys) for draft in merged]
+    texts = [
+        (
+            *([(draft.file, draft.id if draft.named else "")] if apart else []),
+            *((volley.label, str(volley.text).strip()) for volley in draft.volleys),
+        )
+        for draft in merged
+    ]
     order = sorted(range(len(merged)), key=lambda index: (texts[index], index))
     first: dict[int, int] = {}  # of the longest sample: where its dialog began
     gone: set[int] = set()

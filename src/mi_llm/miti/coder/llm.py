@@ -128,8 +128,8 @@ def ratings_of(answer: str) -> dict[Global, int]:
 
 def question(study: Study, about: str, name: str, answer: dict[str, Any], check: Check, **inputs: object) -> Question:
     """A request with one of the coder's prompts."""
-    prompt = prompts.bundled(name)
-    messages = [{"role": "user", "content": prompts.render(name, **inputs)}]
+    prompt = prompts.load(study, name)
+    messages = [{"role": "user", "content": prompt.render(**inputs)}]
     request = ask.request(study, messages, temperature=study.code.temperature, response_format=answer)
     return Question(about, request, prompt.provenance, check)
 
