@@ -341,6 +341,24 @@ class Prefer(Section):
     batch: PositiveInt
 
 
+class Seeds(Section):
+    """Further training runs: the `models` are tuned and answer again with each seed of `further`; without names, no stage exists.
+
+    The study's own seed stays the one of all other stages.
+    """
+
+    models: tuple[str, ...]
+    further: tuple[int, ...]
+
+    @field_validator("models", "further")
+    @classmethod
+    def once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Refuse what is named twice: two stages of one name."""
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise ValueError(f"{twice[0]} stands there twice")
+        return values
+
+
 class Simulate(Section):
     """Who talks with the models: `client` is a script, a language model (`llm`), or people, whose dialogs are in `folder`.
 
@@ -442,6 +460,7 @@ class Study(Section):
     respond: Respond
     score: Score
     prefer: Prefer
+    seeds: Seeds
     simulate: Simulate
     safety: Safety
     blind: Blind
@@ -459,6 +478,25 @@ class Study(Section):
                 raise ValueError(f"corpora names {name} without a path, and no reader has that name: one of {', '.join(known)}")
             if name in known and corpus.paths:
                 raise ValueError(f"corpora gives {name} a path, but a reader has that name: choose another for your own dialogs")
+        return self
+
+    @model_validator(mode="after")
+    def models_of_stages(self) -> "Study":
+        """Refuse stages of models that the study does not have, or does not tune, and its own seed among further ones."""
+        chosen = {
+            "prefer.models": self.prefer.models,
+            "finetune.untuned": self.finetune.untuned,
+            "seeds.models": self.seeds.models,
+            "safety.models": self.safety.models,
+        }
+        if unknown := sorted({model for models in chosen.values() for model in models} - set(self.models)):
+            section = next(name for name, models in chosen.items() if unknown[0] in models)
+            raise ValueError(f"{section} names {unknown[0]}, which is not among models: {', '.join(self.models)}")
+        for section, names in (("prefer", self.prefer.models), ("seeds", self.seeds.models)):
+            if both := sorted(set(names) & set(self.finetune.untuned)):
+                raise ValueError(f"{section}.models names {both[0]}, which finetune.untuned leaves untuned")
+        if self.seed in self.seeds.further:
+            raise ValueError(f"seeds.further names {self.seed}, which is the study's own seed already")
         return self
 
     @model_validator(mode="after")
@@ -482,16 +520,6 @@ class Study(Section):
                     raise ValueError(f"{section} names {name}, which is not among corpora: {', '.join(self.corpora)}")
         if unknown := sorted(set(self.base.formats) - set(self.models)):
             raise ValueError(f"base.formats names {unknown[0]}, which is not among models: {', '.join(self.models)}")
-        chosen = {
-            "prefer.models": self.prefer.models,
-            "finetune.untuned": self.finetune.untuned,
-            "safety.models": self.safety.models,
-        }
-        if unknown := sorted({model for models in chosen.values() for model in models} - set(self.models)):
-            section = next(name for name, models in chosen.items() if unknown[0] in models)
-            raise ValueError(f"{section} names {unknown[0]}, which is not among models: {', '.join(self.models)}")
-        if both := sorted(set(self.prefer.models) & set(self.finetune.untuned)):
-            raise ValueError(f"prefer.models names {both[0]}, which finetune.untuned leaves untuned")
         if self.split.test == "divided" and self.finetune.records == "release":
             raise ValueError("split.test is divided, so finetune.records must be dialog or round: there is no training file")
         if self.simulate.client == "scripted" and self.simulate.profiles == "release":
