@@ -296,6 +296,15 @@ def seeds(
 
 
 @app.command(rich_help_panel=STAGES)
+def benchmark(model: Model, study: StudyFile = MINI) -> None:
+    """Let a base model and its tuned form answer multiple-choice questions: what tuning costs."""
+    from mi_llm.benchmark.benchmark import benchmark as run
+
+    settings = load(study)
+    run(settings, member(model, settings.models, "models", settings))
+
+
+@app.command(rich_help_panel=STAGES)
 def score(study: StudyFile = MINI) -> None:
     """Compare every reply with its reference."""
     from mi_llm.score.score import score as run

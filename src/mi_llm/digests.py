@@ -26,7 +26,7 @@ from mi_llm.study import Corpus, Study
 
 PACKAGE = Path(__file__).parent
 NAME = "digests.yaml"
-OPTIONAL = ("seeds",)  # stages that run for no model unless the study names some, and that the report reads
+OPTIONAL = ("seeds", "benchmark")  # stages that run for no model unless the study names some, and that the report reads
 
 
 def digests(study: Study) -> None:

@@ -232,6 +232,26 @@ def share_interval(count: int, n: int, confidence: float) -> tuple[float, float]
     return float(interval.low), float(interval.high)
 
 
+def changed_shares(gained: int, lost: int, n: int, confidence: float) -> tuple[float, float]:
+    """The interval of the change of a share between two answers to each of `n` questions, `gained` minus `lost` over n.
+
+    Wald's with one more change of each kind (Bonett & Price 2012, doi:10.3102/1076998611411915). NaN for fewer than `FEWEST`.
+    """
+    if n < FEWEST:
+        return NONE
+    first, second = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    middle = first - second
+    half = float(stats.norm.ppf((1 + confidence) / 2)) * ((first + second - middle**2) / (n + 2)) ** 0.5
+    return max(-1.0, middle - half), min(1.0, middle + half)
+
+
+def p_of_changes(gained: int, lost: int, n: int) -> float:
+    """Two-sided p that as many of `n` questions are gained as lost: McNemar's test (1947), exact; NaN for fewer than `FEWEST`."""
+    if n < FEWEST:
+        return float("nan")
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
 def listed(values: Iterable[float]) -> str:
     """All values, from the lowest, to 2 decimals: what is shown where there is no interval."""
     return "; ".join(f"{value:.2f}" for value in sorted(values))

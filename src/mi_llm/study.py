@@ -359,6 +359,20 @@ class Seeds(Section):
         return values
 
 
+class Benchmark(Section):
+    """What tuning costs: the `models` whose base and tuned form choose among options; without names, the stage does not exist.
+
+    `tasks`: sets of questions, of `folder` or of lm-evaluation-harness; `shots`: solved questions in front of each; `batch`:
+    questions at a time. `folder` has tasks of the study's own, and others' files in folders named like the hub's repositories.
+    """
+
+    models: tuple[str, ...]
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    shots: int = Field(ge=0)
+    batch: PositiveInt
+    folder: Annotated[str, AfterValidator(inside)]
+
+
 class Simulate(Section):
     """Who talks with the models: `client` is a script, a language model (`llm`), or people, whose dialogs are in `folder`.
 
@@ -461,6 +475,7 @@ class Study(Section):
     score: Score
     prefer: Prefer
     seeds: Seeds
+    benchmark: Benchmark
     simulate: Simulate
     safety: Safety
     blind: Blind
@@ -487,14 +502,15 @@ class Study(Section):
             "prefer.models": self.prefer.models,
             "finetune.untuned": self.finetune.untuned,
             "seeds.models": self.seeds.models,
+            "benchmark.models": self.benchmark.models,
             "safety.models": self.safety.models,
         }
         if unknown := sorted({model for models in chosen.values() for model in models} - set(self.models)):
             section = next(name for name, models in chosen.items() if unknown[0] in models)
             raise ValueError(f"{section} names {unknown[0]}, which is not among models: {', '.join(self.models)}")
-        for section, names in (("prefer", self.prefer.models), ("seeds", self.seeds.models)):
-            if both := sorted(set(names) & set(self.finetune.untuned)):
-                raise ValueError(f"{section}.models names {both[0]}, which finetune.untuned leaves untuned")
+        for section in ("prefer.models", "seeds.models", "benchmark.models"):
+            if both := sorted(set(chosen[section]) & set(self.finetune.untuned)):
+                raise ValueError(f"{section} names {both[0]}, which finetune.untuned leaves untuned")
         if self.seed in self.seeds.further:
             raise ValueError(f"seeds.further names {self.seed}, which is the study's own seed already")
         return self

@@ -38,7 +38,7 @@ STYLE = {
 
 PHASES = {
     "corpora": "#d9e2ec", "construct": "#cfe8e4", "models": "#fbe3c8", "prefer": "#f6efc2", "seeds": "#f2e0d0",
-    "score": "#e4dcf5", "miti": "#fbd5d5",
+    "benchmark": "#dde7f0", "score": "#e4dcf5", "miti": "#fbd5d5",
     "safety": "#f3c6e0", "audit": "#e7ecc8", "report": "#ffffff",
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ from mi_llm import __version__, storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.dialog import Dialog, read_dialogs
 from mi_llm.miti.summary import COUNTED
-from mi_llm.report import documents, figures, manual, published, safety, seeds, tables
+from mi_llm.report import benchmark, documents, figures, manual, published, safety, seeds, tables
 from mi_llm.report.checklist import as_table, checklist
 from mi_llm.report.chinese import chinese
 from mi_llm.report.rounds import ShownRound, page_of_rounds, shown_rounds
@@ -146,6 +146,7 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
     }
     optional = {
         "seeds": seeds.table(study),
+        "benchmark": benchmark.table(study),
         "reliability": manual.agreement(study),
         "guesses": manual.guesses(study),
         "indicators-consensus": manual.by_consensus(study),
@@ -221,7 +222,7 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
 def report(study: Study) -> None:
     """Write the pages; see the module."""
     inputs = [*(study.path(name) for name in stages()["report"].reads), *seeds.folders(study, study.seeds.models)]
-    inputs += [documents.DATASHEET, documents.CITATION]
+    inputs += [*benchmark.folders(study, study.benchmark.models), documents.DATASHEET, documents.CITATION]
     with stage(study, "report", None, inputs) as out:
         shown = all_tables(study)
         both = content(study, shown)

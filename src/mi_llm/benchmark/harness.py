@@ -1,0 +1,122 @@
+"""EleutherAI's lm-evaluation-harness (Gao et al. 2024), asking an arm of a model as every stage of this study asks it.
+
+The harness makes the questions of a task and judges the answers: of the options, the one that the model finds most likely.
+Prompts, chat format, adapter and 4-bit base are the study's own. Nothing is fetched: tasks and files lie in `benchmark.folder`,
+or within the harness.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from peft import PeftModel
+
+from mi_llm.engine.attention import beyond
+from mi_llm.engine.counselor import LocalCounselor
+from mi_llm.engine.template import Message, prompt
+from mi_llm.problem import Problem
+from mi_llm.study import Study
+
+Task = Any  # lm_eval.api.task.ConfigurableTask
+ROOM = "lower benchmark.shots"
+
+
+class Examinee(HFLM):  # type: ignore[misc]
+    """An arm as the harness takes it. The harness carries a chat as text, and here this text is the messages' JSON."""
+
+    def __init__(self, counselor: LocalCounselor, batch: int, *, system: bool) -> None:
+        """`batch`: questions at a time; `system`: whether the chat format has system turns."""
+        network = counselor.network
+        model = network.get_base_model() if isinstance(network, PeftModel) else network
+        if not beyond(model):
+            model.set_attn_implementation("sdpa")  # rounds that share a dialog have another
+        super().__init__(pretrained=network, tokenizer=counselor.tokenizer, backend="causal", batch_size=batch)
+        self.counselor, self.system = counselor, system
+
+    def apply_chat_template(self, chat_history: list[Message], add_generation_prompt: bool = True) -> str:
+        """A chat as text: its JSON. The task's description stands in a system turn, or at the top of the first client turn."""
+        first, *rest = [{"role": message["role"], "content": message["content"].strip()} for message in chat_history]
+        if first["role"] == "system" and not self.system:
+            first, rest = rest[0] | {"content": f"{first['content']}\n\n{rest[0]['content']}"}, rest[1:]
+        return json.dumps([first, *rest], ensure_ascii=False)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """The tokens of the prompt, and those of an option as the reply."""
+        asked = prompt(self.counselor.tokenizer, self.counselor.form, json.loads(context))
+        answered: list[int] = self.counselor.tokenizer(continuation, add_special_tokens=False)["input_ids"]
+        if len(asked) + len(answered) > self.max_length:
+            found = f"a question of {len(asked) + len(answered)} tokens"
+            raise Problem(f"benchmark@{self.counselor.model}", found, f"at most {self.max_length}, the model's context", ROOM)
+        return asked, answered
+
+
+def load_tasks(study: Study) -> dict[str, list[Task]]:
+    """The parts of each task that the study names; raises Problem for a task that cannot be loaded, or has no options."""
+    options, folder = study.benchmark, Path(study.benchmark.folder).absolute()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    own = all((folder / f"{task}.yaml").is_file() for task in options.tasks)
+    manager = TaskManager(include_path=str(folder), include_defaults=not own)  # the harness's own are thousands
+    tasks: dict[str, list[Task]] = {}
+    for name in options.tasks:
+        with in_folder(folder, name):
+            parts = list(manager.load([name])["tasks"].values())
+        for part in parts:
+            if part.OUTPUT_TYPE != "multiple_choice" or part.multiple_input or part.get_config("gen_prefix"):
+                raise Problem(
+                    f"benchmark.tasks: {name}", f"{part.task_name} has no options", "multiple choice", "name another task"
+                )
+            if part.get_config("num_fewshot") != 0:
+                part.set_config("num_fewshot", options.shots)
+            part.set_fewshot_seed(study.seed_of("benchmark"))
+        tasks[name] = parts
+    return tasks
+
+
+@contextmanager
+def in_folder(folder: Path, task: str) -> Iterator[None]:
+    """Let a task find its files in this block: paths are relative to `folder`, and nothing is kept in the user's cache."""
+    cache = datasets.config.HF_DATASETS_CACHE
+    with TemporaryDirectory() as scratch, chdir(folder):
+        datasets.config.HF_DATASETS_CACHE = Path(scratch)
+        try:
+            yield
+        except Exception as error:  # the harness and datasets raise many kinds for tasks and files that they cannot load
+            found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            remedy = f"put its files into {folder}, in a folder named like the hub's repository"
+            raise Problem(f"benchmark.tasks: {task}", found, "a task of lm-evaluation-harness, with its files", remedy) from error
+        finally:
+            datasets.config.HF_DATASETS_CACHE = cache
+
+
+def examined(examinee: Examinee, name: str, parts: list[Task]) -> pd.DataFrame:
+    """An arm's answers to a task's questions, one row each: part, item, number of options, the one chosen, and if it is right."""
+    found = evaluate(
+        examinee,
+        {"tasks": {part.task_name: part for part in parts}},
+        bootstrap_iters=0,
+        apply_chat_template=True,
+        fewshot_as_multiturn=True,
+    )
+    rows = [
+        {
+            "task": name,
+            "part": part.task_name,
+            "item": sample["doc_id"],
+            "options": len(sample["filtered_resps"]),
+            "chosen": 1 + int(np.argmax([likelihood for likelihood, _ in sample["filtered_resps"]])),
+            "right": int(sample["acc"]),
+        }
+        for part in parts
+        for sample in sorted(found["samples"][part.task_name], key=lambda sample: sample["doc_id"])
+    ]
+    return pd.DataFrame(rows)
