@@ -29,7 +29,7 @@ def printed(study: Study, model: str, task: str) -> str:
 
 
 def table(study: Study) -> pd.DataFrame:
-    """One row per model and task: accuracies in percent with intervals, change, test, and Table 1's number; empty without models."""
+    """One row per model and task: accuracies in percent with intervals, change, test, and Table 1's; empty without models."""
     rows: list[dict[str, Any]] = []
     for model, folder in zip(study.benchmark.models, folders(study, study.benchmark.models), strict=True):
         for row in pd.read_csv(folder / "scores.csv").itertuples():
