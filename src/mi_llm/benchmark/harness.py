@@ -7,7 +7,7 @@ or within the harness.
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,7 @@ from mi_llm.problem import Problem
 from mi_llm.study import Study
 
 Task = Any  # lm_eval.api.task.ConfigurableTask
-ROOM = "lower benchmark.shots"
+ROOM = "lower benchmark.shots, or leave this task out"
 
 
 class Examinee(HFLM):  # type: ignore[misc]
@@ -44,20 +44,25 @@ class Examinee(HFLM):  # type: ignore[misc]
         self.counselor, self.system = counselor, system
 
     def apply_chat_template(self, chat_history: list[Message], add_generation_prompt: bool = True) -> str:
-        """A chat as text: its JSON. The task's description stands in a system turn, or at the top of the first client turn."""
-        first, *rest = [{"role": message["role"], "content": message["content"].strip()} for message in chat_history]
-        if first["role"] == "system" and not self.system:
-            first, rest = rest[0] | {"content": f"{first['content']}\n\n{rest[0]['content']}"}, rest[1:]
-        return json.dumps([first, *rest], ensure_ascii=False)
+        """A chat as text: its JSON."""
+        return json.dumps(asked(chat_history, system=self.system), ensure_ascii=False)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """The tokens of the prompt, and those of an option as the reply."""
-        asked = prompt(self.counselor.tokenizer, self.counselor.form, json.loads(context))
-        answered: list[int] = self.counselor.tokenizer(continuation, add_special_tokens=False)["input_ids"]
-        if len(asked) + len(answered) > self.max_length:
-            found = f"a question of {len(asked) + len(answered)} tokens"
-            raise Problem(f"benchmark@{self.counselor.model}", found, f"at most {self.max_length}, the model's context", ROOM)
-        return asked, answered
+        question = prompt(self.counselor.tokenizer, self.counselor.form, json.loads(context))
+        option: list[int] = self.counselor.tokenizer(continuation, add_special_tokens=False)["input_ids"]
+        if (tokens := len(question) + len(option)) > self.max_length:
+            expected = f"at most {self.max_length}, the model's context"
+            raise Problem(f"benchmark@{self.counselor.model}", f"a question of {tokens} tokens", expected, ROOM)
+        return question, option
+
+
+def asked(chat: Sequence[Message], *, system: bool) -> list[Message]:
+    """The harness's messages as ours: a task's description in a system turn, or at the top of the first client turn."""
+    first, *rest = [{"role": message["role"], "content": message["content"].strip()} for message in chat]
+    if first["role"] == "system" and not system:
+        first, *rest = [rest[0] | {"content": f"{first['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+    return [first, *rest]
 
 
 def load_tasks(study: Study) -> dict[str, list[Task]]:
