@@ -6,7 +6,8 @@ stage's command in `cli.py`, every module that the command imports, directly or 
 the package's data files that those modules name. Python counts as syntax tree without docstrings, YAML as the values that it
 holds: comments and formatting change nothing. Annotations do count, since pydantic, dataclasses and Typer read them.
 
-It also makes the folders of `OPTIONAL` stages: the report depends on them, and DVC refuses a dependency that is not there.
+It also makes the folders of `OPTIONAL` stages, with a line in each: the report depends on them, and DVC refuses a dependency that
+is not there, and warns of an empty one.
 """
 
 import ast
@@ -40,7 +41,8 @@ def digests(study: Study) -> None:
         gc.enable()
     lines += ["corpora:\n", *(f"  {name}: {files_of(corpus)}\n" for name, corpus in study.corpora.items())]
     for stage in OPTIONAL:
-        study.path(stage).mkdir(parents=True, exist_ok=True)
+        about = f"Stage `{stage}` writes here, for the models that `{stage}.models` of the parameters names.\n"
+        storage.write_text(study.path(stage) / "README.md", about)
     storage.write_text(study.folder / NAME, "".join(lines))
 
 

@@ -1,10 +1,12 @@
 """Further seeds: each is what the study would be with that seed as its own, and the stage goes on from where it was stopped."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from forked import ended, together
 from tiny import study_with
 
 from mi_llm import storage
@@ -78,6 +80,16 @@ def test_two_seeds_are_two_adapters_and_a_stopped_run_goes_on(ready: Study, monk
     stage.seeds(ready, MODEL, 7)
     assert speed.read_text(encoding="utf-8") == trained  # no step was made again
     assert files_of(of(ready, 7)) == first
+    assert list((ready.folder / "seeds").glob(".*")) == []
+
+
+def test_two_processes_share_the_work(ready: Study) -> None:
+    stage.seeds(ready, MODEL, 7)
+    alone = storage.read_json(of(ready, 7) / "metrics.json")
+    shutil.rmtree(of(ready, 7))
+    assert ended(together(partial(stage.seeds, ready, MODEL, 7), 2)) == [0, 0]
+    assert storage.read_json(of(ready, 7) / "metrics.json") == pytest.approx(alone, abs=1e-3)
+    assert len(list(storage.read_lines(of(ready, 7) / "tuned.jsonl"))) == 5
     assert list((ready.folder / "seeds").glob(".*")) == []
 
 
