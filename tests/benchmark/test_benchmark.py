@@ -75,7 +75,7 @@ def test_the_harness_asks_as_the_study_asks(ready: Study) -> None:
 
 
 def test_a_published_set_is_read_from_a_folder_like_the_hubs(ready: Study, tmp_path: Path) -> None:
-    from mi_llm.benchmark.harness import load_tasks
+    from mi_llm.benchmark.harness import loaded_tasks
 
     folder = tmp_path / "asked"
     files = folder / "ceval" / "ceval-exam"
@@ -90,13 +90,14 @@ def test_a_published_set_is_read_from_a_folder_like_the_hubs(ready: Study, tmp_p
         pd.DataFrame(rows).to_csv(files / f"{split}.csv", index=False)
     changes = {"tasks": ("ceval-valid_accountant",), "shots": 1, "folder": "asked"}
     study = ready.model_copy(update={"benchmark": ready.benchmark.model_copy(update=changes)})
-    ((part,),) = load_tasks(study).values()
-    assert [doc["answer"] for doc in part.validation_docs()] == ["A", "B"]
+    with loaded_tasks(study) as tasks_by_name:
+        ((part,),) = tasks_by_name.values()
+        assert [doc["answer"] for doc in part.validation_docs()] == ["A", "B"]
     items = stage.answered(study, MODEL)
     assert list(items["part"]) == ["ceval-valid_accountant"] * 2
     other = study.model_copy(update={"benchmark": study.benchmark.model_copy(update={"tasks": ("ceval-valid_law",)})})
-    with pytest.raises(Problem, match=r"benchmark\.tasks: ceval-valid_law.*BuilderConfig 'law' not found"):
-        load_tasks(other)
+    with pytest.raises(Problem, match=r"benchmark\.tasks: ceval-valid_law.*BuilderConfig 'law' not found"), loaded_tasks(other):
+        pass
 
 
 def test_a_description_goes_where_the_chat_format_has_room() -> None:

@@ -51,15 +51,16 @@ def refuse(study: Study, model: str) -> None:
 
 def answered(study: Study, model: str) -> pd.DataFrame:
     """One row per question: task, part, item, number of options; for each arm the option chosen (from 1), and if it is right."""
-    from mi_llm.benchmark.harness import Examinee, examined, load_tasks  # needs a package that not everybody has
+    from mi_llm.benchmark.harness import Examinee, examined, loaded_tasks  # needs a package that not everybody has
 
     options, system = study.benchmark, study.finetune.instruction_placement == "system"
-    tasks, arms = load_tasks(study), dict[str, pd.DataFrame]()
+    arms: dict[str, pd.DataFrame] = {}
     problem = Problem(f"benchmark@{model}", "out of memory", "memory for benchmark.batch questions", "lower benchmark.batch")
-    for counselor in local_counselors(study, model):
-        examinee = Examinee(counselor, options.batch, system=system)
-        with acting_as(counselor.arm, counselor.network), enough_memory(lambda: problem):
-            arms[counselor.arm] = pd.concat([examined(examinee, name, parts) for name, parts in tasks.items()])
+    with loaded_tasks(study) as tasks:
+        for counselor in local_counselors(study, model):
+            examinee = Examinee(counselor, options.batch, system=system)
+            with acting_as(counselor.arm, counselor.network), enough_memory(lambda: problem):
+                arms[counselor.arm] = pd.concat([examined(examinee, name, parts) for name, parts in tasks.items()])
     questions = arms["base"].drop(columns=["chosen", "right"]).reset_index(drop=True)
     columns = {f"{arm}_{column}": arms[arm][column].to_numpy() for arm in ARMS for column in ("chosen", "right")}
     return questions.assign(**columns)

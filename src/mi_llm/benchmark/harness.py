@@ -65,42 +65,37 @@ def asked(chat: Sequence[Message], *, system: bool) -> list[Message]:
     return [first, *rest]
 
 
-def load_tasks(study: Study) -> dict[str, list[Task]]:
-    """The parts of each task that the study names; raises Problem for a task that cannot be loaded, or has no options."""
-    options, folder = study.benchmark, Path(study.benchmark.folder).absolute()
+@contextmanager
+def loaded_tasks(study: Study) -> Iterator[dict[str, list[Task]]]:
+    """The parts of each task that the study names, whose files are converted in a scratch folder while this block lasts."""
+    options, folder, cache = study.benchmark, Path(study.benchmark.folder).absolute(), datasets.config.HF_DATASETS_CACHE
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     own = all((folder / f"{task}.yaml").is_file() for task in options.tasks)
     manager = TaskManager(include_path=str(folder), include_defaults=not own)  # the harness's own are thousands
-    tasks: dict[str, list[Task]] = {}
-    for name in options.tasks:
-        with in_folder(folder, name):
-            parts = list(manager.load([name])["tasks"].values())
-        for part in parts:
-            if part.OUTPUT_TYPE != "multiple_choice" or part.multiple_input or part.get_config("gen_prefix"):
-                raise Problem(
-                    f"benchmark.tasks: {name}", f"{part.task_name} has no options", "multiple choice", "name another task"
-                )
-            if part.get_config("num_fewshot") != 0:
-                part.set_config("num_fewshot", options.shots)
-            part.set_fewshot_seed(study.seed_of("benchmark"))
-        tasks[name] = parts
-    return tasks
-
-
-@contextmanager
-def in_folder(folder: Path, task: str) -> Iterator[None]:
-    """Let a task find its files in this block: paths are relative to `folder`, and nothing is kept in the user's cache."""
-    cache = datasets.config.HF_DATASETS_CACHE
-    with TemporaryDirectory() as scratch, chdir(folder):
+    with TemporaryDirectory() as scratch:
         datasets.config.HF_DATASETS_CACHE = Path(scratch)
         try:
-            yield
-        except Exception as error:  # the harness and datasets raise many kinds for tasks and files that they cannot load
-            found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            remedy = f"put its files into {folder}, in a folder named like the hub's repository"
-            raise Problem(f"benchmark.tasks: {task}", found, "a task of lm-evaluation-harness, with its files", remedy) from error
+            yield {name: parts_of(study, manager, name, folder) for name in options.tasks}
         finally:
             datasets.config.HF_DATASETS_CACHE = cache
+
+
+def parts_of(study: Study, manager: TaskManager, name: str, folder: Path) -> list[Task]:
+    """The parts of a task, ready to be asked; raises Problem for a task that cannot be loaded, or has no options."""
+    try:
+        with chdir(folder):  # from where a task names its files
+            parts = list(manager.load([name])["tasks"].values())
+    except Exception as error:  # the harness and datasets raise many kinds for tasks and files that they cannot load
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        remedy = f"put its files into {study.benchmark.folder}, in a folder named like the hub's repository"
+        raise Problem(f"benchmark.tasks: {name}", found, "a task of lm-evaluation-harness, with its files", remedy) from error
+    for part in parts:
+        if part.OUTPUT_TYPE != "multiple_choice" or part.multiple_input or part.get_config("gen_prefix"):
+            raise Problem(f"benchmark.tasks: {name}", f"{part.task_name} has no options", "multiple choice", "name another task")
+        if part.get_config("num_fewshot") != 0:
+            part.set_config("num_fewshot", study.benchmark.shots)
+        part.set_fewshot_seed(study.seed_of("benchmark"))
+    return parts
 
 
 def examined(examinee: Examinee, name: str, parts: list[Task]) -> pd.DataFrame:
