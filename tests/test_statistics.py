@@ -15,11 +15,13 @@ from mi_llm.statistics import (
     SHARE,
     DialogBootstrap,
     Numbers,
+    changed_shares,
     d_z,
     detectable,
     holm,
     jackknife_interval,
     limit_of_none,
+    p_of_changes,
     p_of_swaps,
     power,
     smallest_p,
@@ -129,6 +131,17 @@ def test_the_difference_of_two_means_is_welchs() -> None:
 
 def test_the_limit_of_a_count_of_zero_is_garwoods() -> None:
     assert limit_of_none(10, 0.95) == pytest.approx(stats.chi2.ppf(0.975, 2) / 2 / 10) == pytest.approx(0.3689, abs=1e-4)
+
+
+def test_a_changed_accuracy_is_tested_as_mcnemar_does() -> None:
+    assert p_of_changes(5, 0, 40) == 2 / 32
+    assert p_of_changes(6, 0, 40) == 2 / 64  # the first that is below .05, as docs/benchmark.md says
+    assert p_of_changes(3, 3, 40) == p_of_changes(0, 0, 40) == 1
+    assert math.isnan(p_of_changes(4, 0, 4))
+    lo, hi = changed_shares(9, 3, 40, 0.95)
+    assert (lo, hi) == (-changed_shares(3, 9, 40, 0.95)[1], -changed_shares(3, 9, 40, 0.95)[0])
+    assert lo < 6 / 40 < hi
+    assert changed_shares(40, 0, 40, 0.95)[1] == 1
 
 
 def test_what_ten_pairs_and_22_tests_can_show() -> None:
@@ -323,6 +336,22 @@ def test_intervals_over_seeds_and_dialogs_hold_the_truth_as_often_as_the_page_sa
         assert [row[column] for row in found] == pytest.approx(documented(f"{name}{title}"), abs=0.1)
     assert min(row[0] for row in found) >= 92.5
     assert min(row[2] for row in found) >= 94
+
+
+ASKED = (40, 200, 1346)  # questions: ours, an example, C-Eval's
+CHANGES = [(0.02, 0.02), (0.05, 0.05), (0.10, 0.02), (0.30, 0.20)]  # shares gained and lost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gain", "loss"), CHANGES)
+def test_intervals_of_a_changed_accuracy_hold_it_as_often_as_the_page_says(gain: float, loss: float) -> None:
+    found = []
+    for n in ASKED:
+        drawn = np.random.default_rng(n).multinomial(n, [gain, loss, 1 - gain - loss], size=EXPERIMENTS)
+        intervals = [changed_shares(int(gained), int(lost), n, 0.95) for gained, lost, _ in drawn]
+        found.append(100 * float(np.mean([lo <= gain - loss <= hi for lo, hi in intervals])))
+    assert found == pytest.approx(documented(f"{100 * gain:.0f} % gained, {100 * loss:.0f} % lost"), abs=0.1)
+    assert min(found) >= 94
 
 
 @pytest.mark.slow
