@@ -1,5 +1,5 @@
 # Every target makes its own environment (.venv/) first.
-.PHONY: test test-long test-container test-archive lint format bench archive chat desk setup data remotes pull-chat pull-audit pull-all
+.PHONY: test test-long test-container test-archive lint format bench archive chat desk setup data remotes harness pull-chat pull-audit pull-all
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -7,11 +7,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Three workers for two cores, since some wait; the tests of a module run in one, the longest modules first (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test: data remotes
+test: data remotes harness
 	$(PYTEST) -m "not slow"
 
 # Tests in miniature what otherwise takes a GPU or a full-size model. A few minutes.
-test-long: data remotes
+test-long: data remotes harness
 	$(PYTEST) -m slow
 
 # Builds, runs, and tests the images. Needs a Docker engine, or installs one on Debian, or says why not. Half an hour and more.
@@ -61,6 +61,10 @@ chat: setup
 # DVC's clients for SSH, WebDAV and S3; folders and HTTP need none of them.
 remotes: setup
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-remotes.lock
+
+# EleutherAI's lm-evaluation-harness, which the optional stage `benchmark` needs.
+harness: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-harness.lock
 
 # Fetch finished outputs from a DVC remote: what the chat needs, what the audit reads, or all. REMOTE: your remote (docs/remotes.md).
 REMOTE ?= store

@@ -15,6 +15,7 @@ from repository import PROGRAMS, ROOT
 from ruamel.yaml import YAML
 
 from mi_llm import digests, registry
+from mi_llm.study import Study
 
 STAGES = [name for name in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"] if name != "digests"]
 
@@ -108,6 +109,14 @@ def test_data_files_of_the_package_count_where_a_module_names_them(package: Path
         tracked = "/prompts/" in name or name.endswith("personas.yaml")  # a study's own are dependencies in dvc.yaml
         if not (tracked or name.startswith(("apps/", "archive/", "certificate/", "models/"))):
             assert stages, f"{name}: no stage reads it, or the digests do not see which"
+
+
+def test_stages_without_an_item_have_a_folder_that_is_not_empty(study: Study) -> None:
+    """DVC refuses a dependency that is not there, and warns of an empty one; the report depends on these."""
+    digests.digests(study)
+    for stage in digests.OPTIONAL:
+        (about,) = study.path(stage).iterdir()
+        assert f"`{stage}.models`" in about.read_text(encoding="utf-8")
 
 
 def test_what_a_stage_opens_is_in_its_digest(scored: object) -> None:

@@ -42,6 +42,15 @@ def states(study: Study, machine: Machine) -> dict[str, str]:
     return {f"{need.stage}: {need.what}": need.state for need in needs(study, machine)}
 
 
+def test_the_files_of_a_benchmark_are_asked_for_before_anything_is_fetched(paper: Study) -> None:
+    assert not any(need.stage == "benchmark" for need in needs(paper, BARE))
+    examined = paper.model_copy(update={"benchmark": paper.benchmark.model_copy(update={"models": ("glm-4-9b",)})})
+    missing = "\n".join(fitting(examined, BARE, needs(examined, BARE)))
+    fetch = "hf download ceval/ceval-exam --repo-type dataset --local-dir questions/ceval/ceval-exam"
+    assert f"the files of ceval-valid: {fetch}" in missing
+    assert missing.count("the files of ") == 3  # our own are here
+
+
 def test_a_bare_machine_is_told_in_one_list_what_is_missing(paper: Study) -> None:
     missing = "\n".join(fitting(paper, BARE, needs(paper, BARE)))
     for what in (

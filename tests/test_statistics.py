@@ -15,14 +15,17 @@ from mi_llm.statistics import (
     SHARE,
     DialogBootstrap,
     Numbers,
+    changed_shares,
     d_z,
     detectable,
     holm,
     jackknife_interval,
     limit_of_none,
+    p_of_changes,
     p_of_swaps,
     power,
     smallest_p,
+    spread,
     superiority,
     welch_interval,
 )
@@ -130,6 +133,17 @@ def test_the_limit_of_a_count_of_zero_is_garwoods() -> None:
     assert limit_of_none(10, 0.95) == pytest.approx(stats.chi2.ppf(0.975, 2) / 2 / 10) == pytest.approx(0.3689, abs=1e-4)
 
 
+def test_a_changed_accuracy_is_tested_as_mcnemar_does() -> None:
+    assert p_of_changes(5, 0, 40) == 2 / 32
+    assert p_of_changes(6, 0, 40) == 2 / 64  # the first that is below .05, as docs/benchmark.md says
+    assert p_of_changes(3, 3, 40) == p_of_changes(0, 0, 40) == 1
+    assert math.isnan(p_of_changes(4, 0, 4))
+    lo, hi = changed_shares(9, 3, 40, 0.95)
+    assert (lo, hi) == (-changed_shares(3, 9, 40, 0.95)[1], -changed_shares(3, 9, 40, 0.95)[0])
+    assert lo < 6 / 40 < hi
+    assert changed_shares(40, 0, 40, 0.95)[1] == 1
+
+
 def test_what_ten_pairs_and_22_tests_can_show() -> None:
     assert 22 * smallest_p(10, None, 10_000) == pytest.approx(0.043, abs=5e-4)
     assert smallest_p(5, None, 10_000) == 2 / 32
@@ -142,6 +156,57 @@ def test_what_ten_pairs_and_22_tests_can_show() -> None:
     students = stats.nct.sf(critical, 9, 0.8 * math.sqrt(10)) + stats.nct.cdf(-critical, 9, 0.8 * math.sqrt(10))
     assert power(10, None, 0.8, 0.05) == pytest.approx(students, abs=0.05)
     assert power(10, 30, 0.0, 0.05) == pytest.approx(0.05, abs=0.03)
+
+
+DESIGN = np.array([  # two seeds, six dialogs
+    [10.0, 12.0, 9.0, 15.0, 11.0, 3.0],
+    [14.0, 13.0, 12.0, 19.0, 12.0, 8.0],
+])  # fmt: skip
+
+
+def sums_of_squares(cells: Numbers) -> tuple[float, float, float]:
+    """Sums of squares of seeds, dialogs and the rest, as least squares finds them: what is left without the one and with both."""
+    runs, count = cells.shape
+    seeds, dialogs = np.repeat(np.eye(runs), count, axis=0), np.tile(np.eye(count), (runs, 1))
+
+    def left(*columns: Numbers) -> float:
+        design = np.column_stack([np.ones(cells.size), *columns])
+        return float(((cells.ravel() - design @ np.linalg.lstsq(design, cells.ravel())[0]) ** 2).sum())
+
+    both = left(seeds, dialogs)
+    return left(dialogs) - both, left(seeds) - both, both
+
+
+def test_seeds_and_dialogs_apart_as_least_squares_finds_them() -> None:
+    of_seeds, of_dialogs, rest = sums_of_squares(DESIGN)
+    means = of_seeds / 1, of_dialogs / 5, rest / 5
+    found = spread(DESIGN, list("abcdef"), 0.95)
+    assert found.seeds**2 == pytest.approx((means[0] - means[2]) / 6)
+    assert found.dialogs**2 == pytest.approx((means[1] - means[2]) / 2)
+    assert found.rest**2 == pytest.approx(means[2])
+    variance = found.seeds**2 / 2 + found.dialogs**2 / 6 + found.rest**2 / 12
+    half = found.estimate.hi - DESIGN.mean()
+    assert found.estimate.lo == pytest.approx(DESIGN.mean() - half)
+    assert half > 2 * variance**0.5  # few degrees of freedom
+    # Repeating each dialog's score in three rounds changes nothing: the dialog is the unit.
+    assert vars(spread(np.repeat(DESIGN, 3, axis=1), list("aaabbbcccdddeeefff"), 0.95))["seeds"] == pytest.approx(found.seeds)
+
+
+def test_without_a_seeds_share_the_interval_is_students_over_dialogs() -> None:
+    dialogs = np.random.default_rng(1).normal(size=9)
+    found = spread(np.stack([dialogs] * 3), [str(index) for index in range(9)], 0.95)
+    assert (found.estimate.lo, found.estimate.hi) == pytest.approx(tuple(stats.ttest_1samp(dialogs, 0).confidence_interval()))
+    assert (found.seeds, found.seeds_lo, found.seeds_hi, found.rest) == pytest.approx((0, 0, 0, 0), abs=1e-9)
+    assert found.dialogs == pytest.approx(dialogs.std(ddof=1))
+
+
+def test_a_mean_over_rounds_counts_dialogs_by_their_rounds() -> None:
+    values = np.random.default_rng(2).normal(size=(3, 12))
+    dialogs = list("aaabbcccddef")
+    found = spread(values, dialogs, 0.95)
+    assert found.estimate.mean == pytest.approx(values.mean())
+    assert math.isnan(spread(values[:1], dialogs, 0.95).estimate.lo)  # one seed tells nothing of others
+    assert math.isnan(spread(values[:, :9], dialogs[:9], 0.95).seeds)  # four dialogs
 
 
 # How often intervals hold the truth: the tables of docs/statistics.md, which come from here.
@@ -237,6 +302,56 @@ def test_intervals_hold_the_truth_as_often_as_the_page_says(name: str, n: int, m
     share, told = held(name, n, monkeypatch), documented(name)[SIZES.index(n)]
     assert share == pytest.approx(told, abs=0.1)
     assert n == 4 or share >= 93
+
+
+CROSSED = [(2, 12), (3, 12), (5, 12), (3, 40), (5, 40)]  # seeds and dialogs
+SHARES = {"no SD between seeds": 0.0, "SD between seeds 0.2 of that between dialogs": 0.2, "SD between seeds 0.5": 0.5}
+
+
+def crossed(chance: Chance, runs: int, count: int, between: float) -> Numbers:
+    """Scores around 0 of seeds x dialogs: skewed dialogs of SD 1, normal seeds, and a rest as large as the dialogs."""
+    seeds, dialogs = between * chance.normal(size=(runs, 1)), chance.exponential(size=count) - 1
+    return np.asarray(seeds + dialogs + chance.normal(size=(runs, count)))
+
+
+def held_of_crossed(between: float, runs: int, count: int) -> tuple[float, float, float]:
+    """Percentages of experiments whose interval holds the truth: of the mean, of the mean by one seed, of the seeds' SD."""
+    chance, names = np.random.default_rng(runs * count), [str(index) for index in range(count)]
+    bootstrap = DialogBootstrap(names, 1000, 0.95, seed=1)
+    inside = []
+    for _ in range(EXPERIMENTS):
+        cells = crossed(chance, runs, count, between)
+        found, alone = spread(cells, names, 0.95), bootstrap.estimate(cells[0].tolist())
+        limits = found.seeds_lo <= between <= found.seeds_hi
+        inside.append((found.estimate.lo <= 0 <= found.estimate.hi, alone.lo <= 0 <= alone.hi, limits))
+    mean, alone_mean, limit = (100 * float(share) for share in np.mean(inside, axis=0))
+    return mean, alone_mean, limit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARES)
+def test_intervals_over_seeds_and_dialogs_hold_the_truth_as_often_as_the_page_says(name: str) -> None:
+    found = [held_of_crossed(SHARES[name], runs, count) for runs, count in CROSSED]
+    for column, title in enumerate(("", ", one seed's", ", SD between seeds")):
+        assert [row[column] for row in found] == pytest.approx(documented(f"{name}{title}"), abs=0.1)
+    assert min(row[0] for row in found) >= 92.5
+    assert min(row[2] for row in found) >= 94
+
+
+ASKED = (40, 200, 1346)  # questions: ours, an example, C-Eval's
+CHANGES = [(0.02, 0.02), (0.05, 0.05), (0.10, 0.02), (0.30, 0.20)]  # shares gained and lost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gain", "loss"), CHANGES)
+def test_intervals_of_a_changed_accuracy_hold_it_as_often_as_the_page_says(gain: float, loss: float) -> None:
+    found = []
+    for n in ASKED:
+        drawn = np.random.default_rng(n).multinomial(n, [gain, loss, 1 - gain - loss], size=EXPERIMENTS)
+        intervals = [changed_shares(int(gained), int(lost), n, 0.95) for gained, lost, _ in drawn]
+        found.append(100 * float(np.mean([lo <= gain - loss <= hi for lo, hi in intervals])))
+    assert found == pytest.approx(documented(f"{100 * gain:.0f} % gained, {100 * loss:.0f} % lost"), abs=0.1)
+    assert min(found) >= 94
 
 
 @pytest.mark.slow

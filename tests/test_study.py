@@ -69,6 +69,9 @@ def test_every_value_of_the_root_file_says_where_it_is_from() -> None:
         (("out: runs/mini", "out: ./.git/hooks"), ["out is './.git/hooks'", "not in .dvc, .git, data, src, store"]),
         (("out: runs/mini", "out: store"), ["not in .dvc, .git, data, src, store"]),
         (("params: mini/params.yaml", "params: ../victim/params.yaml"), ["params is '../victim/params.yaml'"]),
+        (("further: [1, 2]", "further: [1, 42]"), ["seeds.further names 42", "the study's own seed"]),
+        (("further: [1, 2]", "further: [1, 2, 1]"), ["seeds.further is [1, 2, 1]", "1 stands there twice"]),
+        (("seeds:\n  models: []", "seeds:\n  models: [tiny-glm5]"), ["seeds.models names tiny-glm5", "not among models"]),
     ],
     ids=lambda value: value[1].strip() if isinstance(value, tuple) else "",
 )

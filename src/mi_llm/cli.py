@@ -286,6 +286,26 @@ def prefer(model: Model, study: StudyFile = MINI) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
+def seeds(
+    model: Model, seed: Annotated[int, typer.Argument(help="a further seed of the study")], study: StudyFile = MINI
+) -> None:
+    """Tune one model again with another seed, and score what it then answers."""
+    from mi_llm.seeds.seeds import seeds as run
+
+    settings = load(study)
+    run(settings, member(model, settings.models, "models", settings), seed)
+
+
+@app.command(rich_help_panel=STAGES)
+def benchmark(model: Model, study: StudyFile = MINI) -> None:
+    """Let a base model and its tuned form answer multiple-choice questions: what tuning costs."""
+    from mi_llm.benchmark.benchmark import benchmark as run
+
+    settings = load(study)
+    run(settings, member(model, settings.models, "models", settings))
+
+
+@app.command(rich_help_panel=STAGES)
 def score(study: StudyFile = MINI) -> None:
     """Compare every reply with its reference."""
     from mi_llm.score.score import score as run

@@ -5,6 +5,9 @@ tracks that of a corpus of yours, too, whose files DVC does not see: they stay w
 stage's command in `cli.py`, every module that the command imports, directly or through others (its *closure*), and
 the package's data files that those modules name. Python counts as syntax tree without docstrings, YAML as the values that it
 holds: comments and formatting change nothing. Annotations do count, since pydantic, dataclasses and Typer read them.
+
+It also makes the folders of `OPTIONAL` stages, with a line in each: the report depends on them, and DVC refuses a dependency that
+is not there, and warns of an empty one.
 """
 
 import ast
@@ -24,6 +27,7 @@ from mi_llm.study import Corpus, Study
 
 PACKAGE = Path(__file__).parent
 NAME = "digests.yaml"
+OPTIONAL = ("seeds", "benchmark")  # stages that run for no model unless the study names some, and that the report reads
 
 
 def digests(study: Study) -> None:
@@ -36,7 +40,9 @@ def digests(study: Study) -> None:
         gc.freeze()  # nor later in what is kept of them
         gc.enable()
     lines += ["corpora:\n", *(f"  {name}: {files_of(corpus)}\n" for name, corpus in study.corpora.items())]
-    study.folder.mkdir(parents=True, exist_ok=True)
+    for stage in OPTIONAL:
+        about = f"Stage `{stage}` writes here, for the models that `{stage}.models` of the parameters names.\n"
+        storage.write_text(study.path(stage) / "README.md", about)
     storage.write_text(study.folder / NAME, "".join(lines))
 
 

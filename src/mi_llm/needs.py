@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from mi_llm import storage
+from mi_llm.benchmark.tasks import missing
 from mi_llm.construct.split import other_ways
 from mi_llm.corpora import annomi, release
 from mi_llm.corpora.fetch import Source, source_of, sources
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mi_llm.doctor import Machine
 
 State = Literal["here", "to be fetched", "to be recorded", "you will be asked", "absent"]
-ORDER = ("acquire", "rate", "transcribe", "screen", "translate", "base", "simulate", "safety", "code")
+ORDER = ("acquire", "rate", "transcribe", "screen", "translate", "base", "benchmark", "simulate", "safety", "code")
 BASE, TUNED = "Figure 3, base models", "Figure 3, tuned models"
 TALKS, SESSIONS = "Tables 4 and 5, the models' dialogs", "Tables 4 and 5, real sessions"
 DANGER = "Clients in danger"
@@ -67,6 +68,7 @@ def needs(study: Study, machine: "Machine") -> list[Need]:
         *training_file(study, machine),
         *recordings(study),
         *weights(study, machine),
+        *questions(study),
         *people(study),
     ]
     return sorted(study_needs, key=lambda need: ORDER.index(need.stage))
@@ -182,6 +184,16 @@ def weights(study: Study, machine: "Machine") -> Iterator[Need]:
         yield Need(
             "base", f"your acceptance of the licenses of {', '.join(unaccepted)}", state, (BASE, TUNED, TALKS), remedy, stops=True
         )
+
+
+def questions(study: Study) -> Iterator[Need]:
+    """What asks multiple-choice questions, and their files."""
+    if study.benchmark.models:
+        lacking = list(missing(study))
+        for problem in lacking:
+            yield Need("benchmark", problem.expected, "absent", remedy=problem.remedy, stops=True)
+        if not lacking:
+            yield Need("benchmark", f"questions of {', '.join(study.benchmark.tasks)}", "here")
 
 
 def people(study: Study) -> Iterator[Need]:

@@ -53,6 +53,8 @@ COMMENTS = {  # what a newcomer changes, by its key
     "finetune.epochs": "how often each dialog is seen",
     "finetune.cutoff": "tokens of a record; longer ones are cut",
     "respond.max_new_tokens": "the longest reply",
+    "seeds.models": "models that are trained again with other seeds (docs/statistics.md)",
+    "benchmark.models": "models that answer multiple-choice questions (docs/benchmark.md)",
     "simulate.client": "who talks with the models: scripted, llm, or person",
     "simulate.profiles": "your own file: who these clients are",
     "simulate.dialogs": "how many clients talk with each arm",

@@ -19,7 +19,7 @@ from mi_llm import __version__, storage
 from mi_llm.problem import Problem
 from mi_llm.study import ARMS, Study
 
-TRACED = ("torch", "transformers", "peft", "tokenizers", "openai", "pandas", "sacrebleu", "rouge_score", "matplotlib")
+TRACED = ("torch", "transformers", "peft", "tokenizers", "openai", "pandas", "sacrebleu", "rouge_score", "matplotlib", "lm_eval")
 
 
 def tracked_parameters(study: Study, name: str, item: str | None = None) -> dict[str, Any]:

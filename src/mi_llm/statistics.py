@@ -1,8 +1,9 @@
 """Uncertainty of scores: rounds of one dialog are not independent, so whole dialogs are resampled and whole dialogs swapped.
 
-Four questions are answered here: between which values a mean or a measure lies (bootstrap-t and jackknife over dialogs, exact
+Five questions are answered here: between which values a mean or a measure lies (bootstrap-t and jackknife over dialogs, exact
 limits of shares, and where nothing was counted), whether one of two systems is better by more than chance (paired approximate
-randomization, Holm's correction), by how much (effect sizes), and what a test of so many dialogs could find at all (power).
+randomization, Holm's correction), by how much (effect sizes), what a test of so many dialogs could find at all (power), and how
+much of a score belongs to the dialogs, and how much to the seed of training (variance components).
 docs/statistics.md has the coverage of these intervals, simulated.
 """
 
@@ -115,6 +116,63 @@ class DialogBootstrap:
         return Estimate(value, *jackknife_interval(value, [left_out], self.confidence))
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A mean with its interval over seeds and dialogs, and standard deviations: between seeds, between dialogs, and the rest.
+
+    `seeds_lo` and `seeds_hi` are limits of the one between seeds. An estimate below 0 is 0.
+    """
+
+    estimate: Estimate
+    seeds: float
+    seeds_lo: float
+    seeds_hi: float
+    dialogs: float
+    rest: float
+
+
+def spread(values: Numbers, dialogs: Sequence[str], confidence: float) -> Spread:
+    """Variance components of scores `values` [seeds x samples], where each seed has all samples and each dialog some of them.
+
+    Seeds and dialogs cross, as raters and items do: analysis of variance of the dialogs' means (Searle, Casella & McCulloch
+    1992, section 4.3), weighted by their samples. The mean's standard error has both components, its degrees of freedom are
+    Satterthwaite's (1946; Clark 1973 for such designs); the limits between seeds are Williams' (1962). NaN for one seed, and for
+    fewer than `FEWEST` dialogs.
+    """
+    grouped = Dialogs(dialogs)
+    runs, count, size = len(values), grouped.count, grouped.sizes / grouped.sizes.mean()
+    mean = float(values.mean())
+    if runs < 2 or count < FEWEST:
+        return Spread(Estimate(mean, *NONE), *[float("nan")] * 5)
+    sums = np.stack([grouped.sums(row) for row in values]) / grouped.sizes.mean()
+    cells = mean + sums - mean * size  # the mean over dialogs of a seed's cells is its mean over samples
+    by_seed, by_dialog = cells.mean(axis=1, keepdims=True), cells.mean(axis=0, keepdims=True)
+    free = runs - 1, count - 1, (runs - 1) * (count - 1)
+    of_seeds = count * float(((by_seed - mean) ** 2).sum()) / free[0]
+    of_dialogs = runs * float(((by_dialog - mean) ** 2).sum()) / free[1]
+    rest = float(((cells - by_seed - by_dialog + mean) ** 2).sum()) / free[2]
+    squares = max(of_seeds, rest), max(of_dialogs, rest), rest
+    total = squares[0] + squares[1] - rest
+    if not total > SLACK**2:
+        return Spread(Estimate(mean, *NONE), *[0.0] * 5)
+    freedom = total**2 / sum(square**2 / n for square, n in zip(squares, free, strict=True))
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * (total / (runs * count)) ** 0.5
+
+    def limit(tail: float) -> float:
+        """Williams' limit of the standard deviation between seeds."""
+        left = of_seeds - rest * float(stats.f.ppf(tail, free[0], free[2]))
+        return (max(left, 0.0) * free[0] / (count * float(stats.chi2.ppf(tail, free[0])))) ** 0.5
+
+    return Spread(
+        Estimate(mean, mean - half, mean + half),
+        ((squares[0] - rest) / count) ** 0.5,
+        limit((1 + confidence) / 2),
+        limit((1 - confidence) / 2),
+        ((squares[1] - rest) / runs) ** 0.5,
+        rest**0.5,
+    )
+
+
 def why_none(count: int, unit: str) -> str:
     """Why a mean over so many dialogs, or whatever the unit is called, has no interval."""
     return f"no interval: fewer than {FEWEST} {unit}" if count < FEWEST else f"no interval: the {unit} are too alike"
@@ -172,6 +230,26 @@ def share_interval(count: int, n: int, confidence: float) -> tuple[float, float]
         return NONE
     interval = stats.binomtest(count, n).proportion_ci(confidence, "exact")
     return float(interval.low), float(interval.high)
+
+
+def changed_shares(gained: int, lost: int, n: int, confidence: float) -> tuple[float, float]:
+    """The interval of the change of a share between two answers to each of `n` questions, `gained` minus `lost` over n.
+
+    Wald's with one more change of each kind (Bonett & Price 2012, doi:10.3102/1076998611411915). NaN for fewer than `FEWEST`.
+    """
+    if n < FEWEST:
+        return NONE
+    first, second = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    middle = first - second
+    half = float(stats.norm.ppf((1 + confidence) / 2)) * ((first + second - middle**2) / (n + 2)) ** 0.5
+    return max(-1.0, middle - half), min(1.0, middle + half)
+
+
+def p_of_changes(gained: int, lost: int, n: int) -> float:
+    """Two-sided p that as many of `n` questions are gained as lost: McNemar's test (1947), exact; NaN for fewer than `FEWEST`."""
+    if n < FEWEST:
+        return float("nan")
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def listed(values: Iterable[float]) -> str:

@@ -364,6 +364,38 @@ class Prefer(Section):
     batch: PositiveInt
 
 
+class Seeds(Section):
+    """Further training runs: the `models` are tuned and answer again with each seed of `further`; without names, no stage exists.
+
+    The study's own seed stays the one of all other stages.
+    """
+
+    models: tuple[str, ...]
+    further: tuple[int, ...]
+
+    @field_validator("models", "further")
+    @classmethod
+    def once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Refuse what is named twice: two stages of one name."""
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise ValueError(f"{twice[0]} stands there twice")
+        return values
+
+
+class Benchmark(Section):
+    """What tuning costs: the `models` whose base and tuned form choose among options; without names, the stage does not exist.
+
+    `tasks`: sets of questions, of `folder` or of lm-evaluation-harness; `shots`: solved questions in front of each; `batch`:
+    questions at a time. `folder` has tasks of the study's own, and others' files in folders named like the hub's repositories.
+    """
+
+    models: tuple[str, ...]
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    shots: int = Field(ge=0)
+    batch: PositiveInt
+    folder: Annotated[str, AfterValidator(inside)]
+
+
 class Simulate(Section):
     """Who talks with the models: `client` is a script, a language model (`llm`), or people, whose dialogs are in `folder`.
 
@@ -481,6 +513,8 @@ class Study(Section):
     respond: Respond
     score: Score
     prefer: Prefer
+    seeds: Seeds
+    benchmark: Benchmark
     simulate: Simulate
     safety: Safety
     blind: Blind
@@ -501,6 +535,26 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def models_of_stages(self) -> "Study":
+        """Refuse stages of models that the study does not have, or does not tune, and its own seed among further ones."""
+        chosen = {
+            "prefer.models": self.prefer.models,
+            "finetune.untuned": self.finetune.untuned,
+            "seeds.models": self.seeds.models,
+            "benchmark.models": self.benchmark.models,
+            "safety.models": self.safety.models,
+        }
+        if unknown := sorted({model for models in chosen.values() for model in models} - set(self.models)):
+            section = next(name for name, models in chosen.items() if unknown[0] in models)
+            raise ValueError(f"{section} names {unknown[0]}, which is not among models: {', '.join(self.models)}")
+        for section in ("prefer.models", "seeds.models", "benchmark.models"):
+            if both := sorted(set(chosen[section]) & set(self.finetune.untuned)):
+                raise ValueError(f"{section} names {both[0]}, which finetune.untuned leaves untuned")
+        if self.seed in self.seeds.further:
+            raise ValueError(f"seeds.further names {self.seed}, which is the study's own seed already")
+        return self
+
+    @model_validator(mode="after")
     def consistent(self) -> "Study":
         """Refuse settings that contradict each other."""
         release = ("release",)
@@ -517,16 +571,6 @@ class Study(Section):
                     raise ValueError(f"{section} names {name}, which is not among corpora: {', '.join(self.corpora)}")
         if unknown := sorted(set(self.base.formats) - set(self.models)):
             raise ValueError(f"base.formats names {unknown[0]}, which is not among models: {', '.join(self.models)}")
-        chosen = {
-            "prefer.models": self.prefer.models,
-            "finetune.untuned": self.finetune.untuned,
-            "safety.models": self.safety.models,
-        }
-        if unknown := sorted({model for models in chosen.values() for model in models} - set(self.models)):
-            section = next(name for name, models in chosen.items() if unknown[0] in models)
-            raise ValueError(f"{section} names {unknown[0]}, which is not among models: {', '.join(self.models)}")
-        if both := sorted(set(self.prefer.models) & set(self.finetune.untuned)):
-            raise ValueError(f"prefer.models names {both[0]}, which finetune.untuned leaves untuned")
         if self.split.test == "divided" and self.finetune.records == "release":
             raise ValueError("split.test is divided, so finetune.records must be dialog or round: there is no training file")
         if self.simulate.client == "scripted" and self.simulate.profiles.endswith(".json"):

@@ -14,6 +14,7 @@ from mi_llm.construct import rate, screen, split, transcribe, translate
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
 from mi_llm.dialog import Round, read_rounds, write_dialogs
+from mi_llm.digests import OPTIONAL
 from mi_llm.miti.blind import blind
 from mi_llm.miti.code import code
 from mi_llm.miti.miti import miti
@@ -68,6 +69,8 @@ def make_scored(study: Study) -> None:
             for talk in safety.converse(study, model, Always(arm, reply), clients, guard)
         ]
         safety.write(study, model, folder, safety.with_grades(study, model, talks, faults), faults)
+    for optional in OPTIONAL:
+        study.path(optional).mkdir()
     for stage in (blind, code, miti, summary, audit):
         stage(study)
     score(study)

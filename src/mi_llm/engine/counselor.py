@@ -75,9 +75,12 @@ def acting_as(arm: str, network: torch.nn.Module) -> AbstractContextManager[None
     return network.disable_adapter() if arm == "base" and isinstance(network, PeftModel) else nullcontext()
 
 
-def local_counselors(study: Study, model: str) -> "Iterator[LocalCounselor]":
-    """A model's arms, from one loaded base; an adapter that is to be merged is merged when the tuned one's turn has come."""
-    network, tokenizer = with_adapter(study, model)
+def local_counselors(study: Study, model: str, adapter: Path | None = None) -> "Iterator[LocalCounselor]":
+    """A model's arms, from one loaded base, with the given adapter or the model's own.
+
+    An adapter that is to be merged is merged when the tuned one's turn has come.
+    """
+    network, tokenizer = with_adapter(study, model, adapter)
     for arm in study.arms(model):
         yield LocalCounselor(study, model, arm, network, tokenizer)
 

@@ -59,43 +59,58 @@ from mi_llm.study import Finetune, Study
 def finetune(study: Study, model: str) -> None:
     """Tune one model, or leave it as it is if the study does not tune it; see the module."""
     prepare_torch(study)
-    processes, options, title = Processes(), study.finetune, f"finetune {model}"
+    processes, title = Processes(), f"finetune {model}"
     if model not in study.tuned:
         if processes.main:
             leave(study, model)
         return
-    refuse_idle(processes, options, title)
-    torch.set_num_threads(max(1, study.threads // processes.beside))
+    refuse_idle(processes, study.finetune, title)
     inputs, folder = inputs_of(study, model), study.path("finetune", model)
     with (
         processes.together(title),
         stage(study, "finetune", model, inputs) if processes.main else nullcontext(folder) as out,
     ):
-        identity = processes.from_main(identity_of(study, inputs) if processes.main else "")
-        shared = is_shared(checkpoint(study, model), options, processes)
-        loaded, tokenizer = load_base(study, model, options.precision, in_main_memory=shared)
-        options = laid_out(loaded, options)
-        training_set = records_of(study, model, tokenizer)
-        seed = study.seed_of("finetune", model)
-        adapted = adapt(loaded, options, seed)
-        if shared:
-            share_out(adapted)
-        resume = Resume(folder.with_name(f".{model}.resume"), identity)
-        progress = fit(
-            adapted,
-            training_set.encoded,
-            options,
-            indices=order(len(training_set.encoded), options.epochs, seed),
-            padding=int(tokenizer.pad_token_id or 0),
-            resume=resume,
-            title=title,
-            names=training_set.names,
-            seed=seed,
-            speed=study.folder / ".speed" / f"finetune-{model}.jsonl",
-        )
+        numbers, resume = tune(study, model, out, title)
         if processes.main:
-            save(study, model, out, adapted=adapted, training_set=training_set, progress=progress)
+            storage.write_text(out / "adapter" / "README.md", card.card(study, model, card.source_of(study, model), numbers))
+            write_for_vllm(out / "adapter", out / "vllm")
+            storage.write_json(out / "metrics.json", numbers)
             resume.discard()
+
+
+def tune(study: Study, model: str, out: Path, title: str) -> "tuple[dict[str, float], Resume]":
+    """Tune one model with the study's seed; write the adapter, the loss curve, and what was left out to the folder `out`.
+
+    Returns the numbers for `metrics.json` (none but in the main process), and the state from which a stopped run continues, for
+    the stage to discard when all its work is done.
+    """
+    processes, options = Processes(), study.finetune
+    torch.set_num_threads(max(1, study.threads // processes.beside))
+    identity = processes.from_main(identity_of(study, inputs_of(study, model)) if processes.main else "")
+    shared = is_shared(checkpoint(study, model), options, processes)
+    loaded, tokenizer = load_base(study, model, options.precision, in_main_memory=shared)
+    options = laid_out(loaded, options)
+    training_set = records_of(study, model, tokenizer)
+    seed = study.seed_of("finetune", model)
+    adapted = adapt(loaded, options, seed)
+    if shared:
+        share_out(adapted)
+    resume = Resume(out.with_name(f".{out.name}.resume"), identity)
+    progress = fit(
+        adapted,
+        training_set.encoded,
+        options,
+        indices=order(len(training_set.encoded), options.epochs, seed),
+        padding=int(tokenizer.pad_token_id or 0),
+        resume=resume,
+        title=title,
+        names=training_set.names,
+        seed=seed,
+        speed=study.folder / ".speed" / f"{title.replace(' ', '-')}.jsonl",
+    )
+    if not processes.main:
+        return {}, resume
+    return save(study, model, out, adapted=adapted, training_set=training_set, progress=progress), resume
 
 
 def leave(study: Study, model: str) -> None:
@@ -527,10 +542,15 @@ class Pace:
 # ---- what is kept
 
 
-def save(study: Study, model: str, out: Path, *, adapted: PeftModel, training_set: Records, progress: Progress) -> None:
-    """Write the stage's outputs."""
+def save(
+    study: Study, model: str, out: Path, *, adapted: PeftModel, training_set: Records, progress: Progress
+) -> dict[str, float]:
+    """Write what training gave; returns its numbers."""
     source = card.source_of(study, model)
-    numbers = {
+    save_adapter(adapted, out / "adapter", source.name, source.revision)
+    write_log(out / "dvclive", progress.log)
+    write_notes(out / "left_out.csv", training_set.notes)
+    return {
         "records": len(training_set.encoded),
         "cut": training_set.noted("cut"),
         "left_out": training_set.noted("left out"),
@@ -541,12 +561,6 @@ def save(study: Study, model: str, out: Path, *, adapted: PeftModel, training_se
         "first_loss": progress.log[0]["loss"],
         "last_loss": progress.log[-1]["loss"],
     }
-    save_adapter(adapted, out / "adapter", source.name, source.revision)
-    storage.write_text(out / "adapter" / "README.md", card.card(study, model, source, numbers))
-    write_for_vllm(out / "adapter", out / "vllm")
-    write_log(out / "dvclive", progress.log)
-    write_notes(out / "left_out.csv", training_set.notes)
-    storage.write_json(out / "metrics.json", numbers)
 
 
 def save_adapter(model: PeftModel, folder: Path, checkpoint_name: str, revision: str | None = None) -> None:

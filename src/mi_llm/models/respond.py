@@ -161,11 +161,18 @@ def answer_all(counselor: LocalCounselor, rounds: Sequence[Round], journal: Jour
         )
 
 
-def answer_locally(study: Study, model: str, rounds: Sequence[Round], journals: dict[str, Journal]) -> dict[str, list[Answer]]:
-    """The answers of the model's arms, from one loaded base; empty for all processes but the first."""
+def answer_locally(
+    study: Study, model: str, rounds: Sequence[Round], journals: dict[str, Journal], adapter: Path | None = None
+) -> dict[str, list[Answer]]:
+    """The answers of the model's arms that have a journal, from one loaded base, with the given adapter or the model's own.
+
+    Empty for all processes but the first.
+    """
     processes = Processes()
     answers_by_arm: dict[str, list[Answer]] = {}
-    for counselor in local_counselors(study, model):
+    for counselor in local_counselors(study, model, adapter):
+        if counselor.arm not in journals:
+            continue
         journal = journals[counselor.arm]
         answer_all(counselor, rounds, journal)
         processes.all(counselor.arm)  # here each waits for the others
@@ -192,7 +199,7 @@ def answer_by_server(study: Study, model: str, rounds: Sequence[Round], out: Pat
 
 def numbers_of(answers: dict[str, list[Answer]]) -> dict[str, float]:
     """How many rounds there are, how long the replies are, and what share of them was cut at the limit."""
-    numbers: dict[str, float] = {"rounds": len(answers["base"])}
+    numbers: dict[str, float] = {"rounds": len(next(iter(answers.values())))}
     for arm, arm_answers in answers.items():
         numbers[f"{arm}_tokens_mean"] = round(sum(answer["tokens"] for answer in arm_answers) / len(arm_answers), 4)
         numbers[f"{arm}_cut_share"] = round(sum(answer["finish"] == "length" for answer in arm_answers) / len(arm_answers), 4)

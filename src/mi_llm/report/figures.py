@@ -37,7 +37,8 @@ STYLE = {
 
 
 PHASES = {
-    "corpora": "#d9e2ec", "construct": "#cfe8e4", "models": "#fbe3c8", "prefer": "#f6efc2", "score": "#e4dcf5", "miti": "#fbd5d5",
+    "corpora": "#d9e2ec", "construct": "#cfe8e4", "models": "#fbe3c8", "prefer": "#f6efc2", "seeds": "#f2e0d0",
+    "benchmark": "#dde7f0", "score": "#e4dcf5", "miti": "#fbd5d5",
     "safety": "#f3c6e0", "audit": "#e7ecc8", "report": "#ffffff",
 }  # fmt: skip
 
@@ -50,10 +51,11 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: tuple[str, ...]) -> str:
+def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: tuple[str, ...], spreads: pd.DataFrame) -> str:
     """Figure 3: one panel per metric; for each model base beside tuned, with intervals over dialogs; a line for each baseline.
 
     `scores` and `baselines` are the rows of one test set, as the stage `score` writes them; the reference (100) is left out.
+    `spreads`, if there are any: the tuned models trained with several seeds, each seed's mean and the interval over both.
     """
     table = scores.set_index(["metric", "arm", "model"]).sort_index()
     lines = baselines[baselines["predictor"] != "reference"].set_index("predictor")
@@ -70,7 +72,10 @@ def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: tuple[
                 for x, value, top in zip(positions, rows["mean"], rows["hi"].fillna(rows["mean"]), strict=True):
                     number = axes.annotate(f"{value:.2f}", (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=8)
                     number.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # lines pass behind it
-            axes.set_ylim(0, 1.14 * max(table.loc[metric, ["mean", "hi"]].max(axis=None), lines[metric].max()))
+            highest = [table.loc[metric, ["mean", "hi"]].max(axis=None), lines[metric].max()]
+            if len(spreads):
+                highest.append(draw_seeds(axes, spreads[spreads["metric"] == metric], models))
+            axes.set_ylim(0, 1.14 * max(highest))
             axes.set_xlim(-0.5, len(models) - 0.5)
             draw_baselines(axes, lines[metric])
             axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
@@ -79,6 +84,18 @@ def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: tuple[
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
         return svg(figure)
+
+
+def draw_seeds(axes: Axes, spreads: pd.DataFrame, models: tuple[str, ...]) -> float:
+    """Beside the bar of a tuned model a dot for each seed, and the interval over seeds and dialogs; returns the highest point."""
+    tops = []
+    for row in spreads.itertuples():
+        x, few = models.index(row.model) + 0.32, np.isnan(row.hi)
+        axes.plot([x] * len(row.means), row.means, "o", color=LINE, markersize=3, zorder=3)
+        if not few:
+            axes.errorbar(x, row.mean, [[row.mean - row.lo], [row.hi - row.mean]], fmt="none", ecolor=LINE, capsize=3, zorder=3)
+        tops += [*row.means, row.mean if few else row.hi]
+    return max(tops)
 
 
 def draw_baselines(axes: Axes, values: "pd.Series[float]") -> None:

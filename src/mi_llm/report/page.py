@@ -19,7 +19,7 @@ from mi_llm.dialog import Dialog, read_dialogs
 from mi_llm.language import language
 from mi_llm.miti.coder import lexical
 from mi_llm.miti.summary import COUNTED
-from mi_llm.report import documents, figures, manual, published, safety, tables
+from mi_llm.report import benchmark, documents, figures, manual, published, safety, seeds, tables
 from mi_llm.report.checklist import as_table, checklist
 from mi_llm.report.chinese import chinese
 from mi_llm.report.rounds import ShownRound, page_of_rounds, shown_rounds
@@ -77,9 +77,15 @@ def figure_2(study: Study) -> Markup:
 def figures_3(study: Study) -> dict[str, Markup]:
     """Figure 3 of each test set, by the set's name in words."""
     scores, baselines = tables.scores(study), pd.read_csv(study.path("score", "baselines.csv"))
+    spreads = seeds.spreads(study)
     return {
         tables.SET_NAMES[name]: Markup(  # noqa: S704 — drawn by us from numbers
-            figures.base_and_tuned(scores[scores["set"] == name], baselines[baselines["set"] == name], study.models)
+            figures.base_and_tuned(
+                scores[scores["set"] == name],
+                baselines[baselines["set"] == name],
+                study.models,
+                spreads[(spreads["set"] == name) & (spreads["what"] == seeds.TUNED)] if len(spreads) else spreads,
+            )
         )
         for name in scores["set"].unique()
     }
@@ -139,6 +145,8 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
     optional = {
         "coder-validation": manual.validation(study),
         "coder-quality": manual.quality(study),
+        "seeds": seeds.table(study),
+        "benchmark": benchmark.table(study),
         "reliability": manual.agreement(study),
         "guesses": manual.guesses(study),
         "indicators-consensus": manual.by_consensus(study),
@@ -247,7 +255,8 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
 
 def report(study: Study) -> None:
     """Write the pages; see the module."""
-    inputs = [*(study.path(name) for name in stages()["report"].reads), documents.DATASHEET, documents.CITATION]
+    inputs = [*(study.path(name) for name in stages()["report"].reads), *seeds.folders(study, study.seeds.models)]
+    inputs += [*benchmark.folders(study, study.benchmark.models), documents.DATASHEET, documents.CITATION]
     with stage(study, "report", None, inputs) as out:
         shown = all_tables(study)
         both = content(study, shown)
