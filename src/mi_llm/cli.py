@@ -218,11 +218,18 @@ def transcribe(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = Fal
 
 
 @app.command(rich_help_panel=STAGES)
-def screen(study: StudyFile = MINI) -> None:
-    """Check every transcribed dialog, and apply a person's decisions."""
+def screen(
+    study: StudyFile = MINI,
+    opened: Annotated[bool, typer.Option("--open", help="open the page on which a person decides, on this machine")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of that page")] = 8090,
+) -> None:
+    """Check every transcribed dialog, and apply a person's decisions; with --open, decide."""
     from mi_llm.construct.screen import screen as run
 
-    run(load(study))
+    if opened:  # no part of the stage, nor of its digest
+        import_module("mi_llm.apps.screening.serve").serve(load(study), port)
+    else:
+        run(load(study))
 
 
 @app.command(rich_help_panel=STAGES)

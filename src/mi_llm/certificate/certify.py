@@ -22,7 +22,7 @@ HERE = "certificate/index"
 
 
 def page(
-    study: Study, comparison: Comparison | None, where: Circumstances, checker: Person | None, missing: list[Gap], lang: str
+    study: Study, comparison: Comparison | None, where: Circumstances, checker: Person | None, *, missing: list[Gap], lang: str
 ) -> str:
     """The certificate for people in a language, as HTML that loads nothing; links lead to the run's pages that are here."""
     style = (resources.files("mi_llm.report") / "page.css").read_text(encoding="utf-8")
@@ -71,7 +71,7 @@ def certify(study: Study, checker: str | None = None) -> int:
         missing = gaps(content)
         storage.write_text(folder / "codecheck.yml", written(content))
     for lang, suffix in SUFFIXES.items():
-        storage.write_text(folder / f"index{suffix}.html", page(study, comparison, where, person, missing, lang))
+        storage.write_text(folder / f"index{suffix}.html", page(study, comparison, where, person, missing=missing, lang=lang))
     if comparison is None:
         print(f"nothing to compare with: git has no {lock_of(study)} yet; what ran: {folder}/index.html", file=sys.stderr)
         return 0

@@ -6,8 +6,8 @@ are taken as they are, every reason is a remark. A person decides in the study's
 (`dialog,decision,reason,who,when`, decision `keep`, `drop` or `fix`) and for each `fix` the corrected dialog as text.
 
 Writes `screen/dialogs.jsonl` (what is kept), `screening.csv` (every dialog, every reason, who decided), `proposals.csv` (what is
-not decided yet, to be completed by a person), `dialogs.html` and `dialogs.zh.html` (all of it to read) and `metrics.json`. Nothing
-is dropped silently. `mi-llm screen --open` is a page to decide on (`apps/screening/`).
+not decided yet, to be completed by a person), `dialogs.html` and `dialogs.zh.html` (all of it to read) and `metrics.json`.
+Nothing is dropped silently. `mi-llm screen --open` is a page to decide on (`apps/screening/`).
 """
 
 import csv

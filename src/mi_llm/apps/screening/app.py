@@ -20,7 +20,6 @@ from mi_llm import storage
 from mi_llm.apps import web
 from mi_llm.apps.screening.words import WORDS
 from mi_llm.construct.screen import (
-    AUTOMATIC,
     Decision,
     Examined,
     corrected_file,
@@ -34,7 +33,7 @@ from mi_llm.dialog import Dialog, read_dialogs
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 
-SITE = web.Site(__package__, WORDS, forms="'self'")
+SITE = web.Site(__package__, WORDS, forms="'self'", headers={"Referrer-Policy": "same-origin"})  # else forms have no origin
 SITE.templates.globals.update(segments=segments)
 SHOWN = ("open", "remarks", "keep", "drop", "fix", "all")
 PORTION = 100  # rows of the index
@@ -120,7 +119,7 @@ class Screening:
         ]
 
     def save(self, dialog: Examined, decision: Decision | None, text: str = "") -> None:
-        """Write a decision, for `fix` with the corrected text; None takes it back. Raises Problem for a text that is no dialog."""
+        """Write a decision, for `fix` with the corrected text; None takes it back. Raises Problem for a text without dialog."""
         with self.lock:
             if decision is not None and decision.decision == "fix":
                 path = corrected_file(self.folder, dialog.name)
@@ -163,7 +162,7 @@ def create(study: Study) -> FastAPI:
             raise HTTPException(404)
         view, decided = View.of(request), screening.decided()
         numbers = screening.numbers(view, decided)
-        start = int(text) if (text := request.query_params.get("from", "0")).isdecimal() and len(text) < 7 else 0  # noqa: PLR2004
+        start = int(text) if (text := request.query_params.get("from", "0")).isdecimal() and len(text) < 7 else 0
         return SITE.page(
             request,
             "index.html.jinja",
@@ -199,7 +198,6 @@ def create(study: Study) -> FastAPI:
             fault=fault,
             text=text or (path.read_text(encoding="utf-8") if path.exists() else labeled(dialog)),
             who=request.cookies.get("who", ""),
-            automatic=AUTOMATIC,
         )
 
     @app.get("/dialogs/{number}")
