@@ -259,7 +259,7 @@ def mark(good: bool) -> str:
 def doctor(studies: list[Study], *, estimates: bool = False) -> int:
     """Print what was found and what each study lacks; returns 0 if the first study can run.
 
-    A row's mark says whether the machine has what the row is for; `estimates` asks for the tables of common GPUs where there is none.
+    A row's mark says whether the machine has what the row is for. `estimates` asks for tables of common GPUs where there is none.
     """
     this_machine = machine()
     version, trouble = pytorch(this_machine.driver)

@@ -1,7 +1,7 @@
 """How far work is: a line for each stage of a run, and logs in which a bar's states are lines.
 
-A terminal shows a bar that returns to the beginning of its line. A file or a CI log would keep all its states in one long line: there
-each state becomes a line (`cli.py` asks tqdm for one every half minute).
+A terminal shows a bar that returns to the beginning of its line. A file or a CI log would keep all its states in one long line:
+there each state becomes a line (`cli.py` asks tqdm for one every half minute).
 """
 
 import logging
@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-SECONDS = {  # of one stage of the miniature on two CPU cores, by the times at which a run wrote its outputs; others take about two
-    "finetune": 49.0, "respond": 15.0, "simulate": 20.0, "safety": 20.0, "score": 6.0, "blind": 6.0, "report": 8.0, "prefer": 60.0,
+SECONDS = {  # of a stage of the miniature on two CPU cores, by the times at which a run wrote its outputs
+    "finetune": 49.0, "respond": 14.0, "simulate": 20.0, "score": 6.0, "blind": 6.0, "report": 8.0,
 }  # fmt: skip
-OTHERS = 2.0
+OTHERS = 2.0  # most of the others: the start of Python
 PRIOR = 0.1  # the share of a run after which its own pace counts as much as the expected one
 WIDTH = 24  # characters of a run's bar
 
@@ -46,8 +46,8 @@ class Lines:
 class Stages(logging.Handler):
     """Says, whenever DVC begins a stage, which of how many it is and about how long the rest takes.
 
-    `plan` are the stages as DVC addresses them, in its order; `seconds` is what a whole run is expected to take. What DVC says of a
-    stage comes as its log's records, whose text begins as in `DONE` and `BEGUN`.
+    `plan` are the stages as DVC addresses them, in its order; `seconds` is what running all of them is expected to take. What DVC
+    says of a stage comes as its log's records, whose text begins as in `DONE` and `BEGUN`.
     """
 
     BEGUN, DONE = ("Running stage",), ("Stage '%s' didn't change", "'%s' didn't change", "Stage '%s' is cached")
@@ -93,5 +93,5 @@ class Stages(logging.Handler):
 
 
 def expected(name: str) -> float:
-    """The seconds of a stage, as DVC addresses it, in the miniature: those of longer ones tell how the time of any run is divided."""
+    """The seconds of a stage, as DVC addresses it, in the miniature: they tell how the time of any run is divided."""
     return SECONDS.get(name.rpartition(":")[2].partition("@")[0], OTHERS)

@@ -251,14 +251,13 @@ def run(study: Study, yes: bool, pull: bool) -> int:
     if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":
         return 1
     accept_licences(study)
-    for target in targets(study):
-        with told(study.expect.minutes * 60, target):
-            status = dvc(["repro", target, *(fetching(study) if pull else [])])
-        if status:
-            message = "the run stopped; the message above says why. What is done is kept: run the same command again."
-            print(f"\n{message}", file=sys.stderr)
-            return int(status)
-        link_bases(study)
+    with told(study.expect.minutes * 60, *targets(study)):
+        for target in targets(study):
+            if status := dvc(["repro", target, *(fetching(study) if pull else [])]):
+                message = "the run stopped; the message above says why. What is done is kept: run the same command again."
+                print(f"\n{message}", file=sys.stderr)
+                return int(status)
+            link_bases(study)
     put_in_order(lock_of(study))
     return 0
 
