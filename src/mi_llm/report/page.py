@@ -143,7 +143,8 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "indicators-consensus": manual.by_consensus(study),
         "globals-validation": manual.globals_worth(study),
     }
-    return shown | {name: table for name, table in optional.items() if len(table)}
+    cards = {f"card-{model}": tables.card_scores(study, model) for model in study.tuned}
+    return shown | cards | {name: table for name, table in optional.items() if len(table)}
 
 
 def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
