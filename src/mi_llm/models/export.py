@@ -182,7 +182,7 @@ def card(
 
 
 def scores(study: Study, model: str) -> list[tuple[str, str, str, str]]:
-    """What the model scored on the test rounds: set, metric, base and tuned with their intervals; nothing before stage `score`."""
+    """What the model scored on the test rounds: set, metric, base and tuned, with intervals; nothing before stage `score`."""
     path = study.path("score", "scores.csv")
     rows = csv.DictReader(storage.read_text(path).splitlines()) if path.exists() else ()
     by_metric: dict[tuple[str, str], dict[str, str]] = {}
