@@ -510,7 +510,12 @@ def test_doctor_says_what_is_missing_for_which_study() -> None:
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stdout
     assert "study mini: can run here" in shown.stdout
-    assert "study paper: cannot run here" in shown.stdout
+    assert "✗ study paper: cannot run here" in shown.stdout
+    assert "✓ Python" in shown.stdout
+    if machine().gpu is None:  # estimates for common cards only if asked for
+        assert "fine-tuning with a card of" not in shown.stdout
+        asked = subprocess.run([*command, "--gpu"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert "fine-tuning with a card of 24 GB" in asked.stdout
     released = load(ROOT / "released/params.yaml")
     poor = machine().__class__(**{**vars(machine()), "mirror": None})
     assert any("MI_LLM_MIRROR" in line for line in fitting(released, poor, needs(released, poor)))

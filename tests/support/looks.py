@@ -29,7 +29,7 @@ def problems(page: Any) -> list[str]:
     return sticking
 
 
-def faults(page: Any, axe: Any) -> list[tuple[str, str]]:
+def serious_faults(page: Any, axe: Any) -> list[tuple[str, str]]:
     """What a checker of accessibility calls serious or critical, contrast among it: rule and element."""
     violations = axe.run(page).response["violations"]
     return [(one["id"], one["nodes"][0]["html"][:160]) for one in violations if one["impact"] in ("serious", "critical")]
