@@ -20,7 +20,7 @@ from mi_llm.audit.chinese import chinese
 from mi_llm.audit.findings import Finding
 from mi_llm.audit.pictures import number, picture
 from mi_llm.audit.verdict import BASES, CHINESE, NEGATIVE, VERDICTS, Result
-from mi_llm.frame.pages import address, environment
+from mi_llm.frame.pages import address, environment, inline, style
 from mi_llm.paper.claims import Claim, Paper
 from mi_llm.study import Study
 
@@ -112,9 +112,7 @@ def pages(
     """The page in each language, by language; inputs as `audit` makes them."""
     files = [*(f"{name}.csv" for name in ("claims", "adherence_codes", *tables)), "letter.md"]
     templates = environment(__package__)
-    style = (resources.files("mi_llm.report") / "page.css").read_text(encoding="utf-8")
-    style += (resources.files(__package__) / "audit.css").read_text(encoding="utf-8")
-    script = (resources.files(__package__) / "claims.js").read_text(encoding="utf-8")
+    here = resources.files(__package__)
 
     def page(lang: str) -> str:
         shown = rows(paper, results, lang)
@@ -128,8 +126,8 @@ def pages(
             linked=lambda path: study.base.source != "hub" or path in ALONE,
             links=partial(linked, files=files),
             word=chinese if lang == "zh" else str,
-            style=Markup(style),  # noqa: S704 — our own file
-            script=Markup(script),  # noqa: S704 — our own file
+            style=style(here / "audit.css"),
+            script=inline(here / "claims.js"),
             groups=groups,
             pictures={name: picture([(row.claim, row.result) for row in own]) for name, own in groups.items()},
             findings=[(finding, finding.words(lang)) for finding in findings],

@@ -5,17 +5,14 @@ Reads the outputs, the committed lock and reference. Writes `<out>/certificate/c
 """
 
 import sys
-from importlib import resources
 from pathlib import Path
-
-from markupsafe import Markup
 
 from mi_llm import storage
 from mi_llm.audit.verdict import CHINESE, VERDICTS
 from mi_llm.certificate.circumstances import Circumstances, circumstances
 from mi_llm.certificate.codecheck import Gap, Person, codechecker, configuration, gaps, source, written
 from mi_llm.compare import LOCK, Comparison, compare, lock_of, reference_of
-from mi_llm.frame.pages import SUFFIXES, address, environment
+from mi_llm.frame.pages import SUFFIXES, address, environment, style
 from mi_llm.study import Study
 
 HERE = "certificate/index"
@@ -25,7 +22,6 @@ def page(
     study: Study, comparison: Comparison | None, where: Circumstances, checker: Person | None, *, missing: list[Gap], lang: str
 ) -> str:
     """The certificate for people in a language, as HTML that loads nothing; links lead to the run's pages that are here."""
-    style = (resources.files("mi_llm.report") / "page.css").read_text(encoding="utf-8")
     notable = [output for output in comparison.outputs if output.verdict != "identical"] if comparison else []
     verdicts = [output.verdict for output in notable]
     worst = "differs" if "differs" in verdicts else "within tolerance" if verdicts else "identical" if comparison else "nothing"
@@ -52,7 +48,7 @@ def page(
             lock=lock_of(study),
             reference=reference_of(study),
             compared_with=lock_of(study) if against_lock else reference_of(study),
-            style=Markup(style),  # noqa: S704 — our own file
+            style=style(),
         )
     )
 

@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from mi_llm import storage
 from mi_llm.construct.transcribe import form_faults, turns_of
 from mi_llm.corpora.labels import LABEL, ROLES
 from mi_llm.dialog import Dialog, Turn, write_dialogs
-from mi_llm.frame.pages import SUFFIXES, address, environment
+from mi_llm.frame.pages import SUFFIXES, address, environment, inline, style
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Screen, Study
@@ -319,7 +318,6 @@ def write(
     storage.write_table(out / "proposals.csv", pd.DataFrame(proposed, columns=COLUMNS))
     ordered = sorted(pages, key=lambda page: not page["row"]["kinds"])
     templates, package = environment(__package__), resources.files(__package__)
-    style = (resources.files("mi_llm.report") / "page.css").read_text(encoding="utf-8")
     for lang, suffix in SUFFIXES.items():
         page = templates.get_template("dialogs.html.jinja").render(
             lang=lang,
@@ -331,7 +329,7 @@ def write(
             dialogs=ordered,
             counts=Counter(row["decision"] for row in rows),
             segments=segments,
-            style=Markup(style),  # noqa: S704 — our own file
-            script=Markup((package / "dialogs.js").read_text(encoding="utf-8")),  # noqa: S704 — our own file
+            style=style(),
+            script=inline(package / "dialogs.js"),
         )
         storage.write_text(out / f"dialogs{suffix}.html", page)

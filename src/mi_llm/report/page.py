@@ -6,7 +6,6 @@ is a structure, `templates/<page>.html.jinja`, which both languages share, and s
 """
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 import pandas as pd
@@ -15,7 +14,7 @@ from markupsafe import Markup
 from mi_llm import __version__, storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.dialog import Dialog, read_dialogs
-from mi_llm.frame.pages import SUFFIXES, address, environment
+from mi_llm.frame.pages import SUFFIXES, address, environment, style
 from mi_llm.miti.summary import COUNTED
 from mi_llm.report import documents, figures, manual, published, safety, tables
 from mi_llm.report.checklist import as_table, checklist
@@ -155,7 +154,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     return page_of_rounds(study, rounds) | {
         "study": study,
         "version": __version__,
-        "style": Markup((resources.files(__package__) / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
+        "style": style(),
         "at_scale": published.at_scale(shown["published"]),
         "counts": {
             "all": len(shown["published"]),
