@@ -1,6 +1,7 @@
 """The screening pages: a person reads originals beside rewritings, decides by keys, and the file of decisions says so."""
 
 import csv
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 from looks import WIDTHS, problems, serious_faults
+from repository import ROOT
 
 from mi_llm import storage
 from mi_llm.apps.screening.app import Screening, View, create, following
@@ -53,14 +55,17 @@ def transcribed(study: Study) -> Study:
 def running(study: Study) -> Iterator[str]:
     """`mi-llm screen --open` in a process of its own; yields its address."""
     command = [sys.executable, "-m", "mi_llm", "screen", "--open", "--study", study.params, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        line = process.stdout.readline()
-        found = re.match(r"Screening is open: (\S+) .* Decisions: mini/decisions/decisions\.csv", line)
-        assert found, line
-        httpx2.get(found[1], timeout=30)
-        yield found[1]
-        process.send_signal(signal.SIGINT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout
+            line = process.stdout.readline()
+            found = re.match(r"Screening is open: (\S+) .* Decisions: mini/decisions/decisions\.csv", line)
+            assert found, line
+            httpx2.get(found[1], timeout=30)
+            yield found[1]
+        finally:
+            process.send_signal(signal.SIGINT)
 
 
 def written() -> list[list[str]]:

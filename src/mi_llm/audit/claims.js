@@ -33,7 +33,8 @@ function show() {
     if (key && (a !== b) && !(isNaN(a) && isNaN(b))) return isNaN(a) ? 1 : isNaN(b) ? -1 : turn * (a - b);
     return place.get(one) - place.get(other);
   };
-  body.append(...[...rows].sort(order));
+  const sorted = [...rows].sort(order);
+  if (sorted.some((row, at) => body.rows[at] !== row)) body.append(...sorted);
   for (const head of heads) {
     head.setAttribute("aria-sort", head.dataset.sort === key ? (turn > 0 ? "ascending" : "descending") : "none");
   }

@@ -32,7 +32,7 @@ GROUPS = {  # where a claim stands, by its id: how views of the table name the g
     "text": r"X-(?!bleu-).*",
     "words": r"S\d+",
 }
-LINKS = re.compile(r"https?://[^\s,;)“”]+|\b[\w-]+\.(?:csv|md)\b")
+LINKS = re.compile(r"https?://[^\s;,)“”；，。）]+|\b[\w-]+\.(?:csv|md)\b", re.ASCII)
 
 
 @dataclass(frozen=True)
