@@ -1,4 +1,4 @@
-"""The audit's notes, places and table contents in Chinese: `chinese.yaml`, sentence by sentence.
+"""The audit's notes, places and table contents in Chinese: `notes_zh.yaml`, sentence by sentence.
 
 The methods write their notes in English, into `claims.csv`. A note is a row of sentences; each is one of the file's, with numbers,
 names and lists in its gaps. A note of which a sentence is not in the file stays English, and the page says so.
@@ -18,8 +18,8 @@ LISTED = re.compile(r", | and ")
 
 @cache
 def content() -> tuple[dict[str, str], list[tuple[re.Pattern[str], str]]]:
-    """`chinese.yaml`: names, with the codebook's; and sentences as patterns with their translation."""
-    file = storage.read_yaml(resources.files(__package__) / "chinese.yaml")
+    """`notes_zh.yaml`: names, with the codebook's; and sentences as patterns with their translation."""
+    file = storage.read_yaml(resources.files(__package__) / "notes_zh.yaml")
     codes = (*coding.GLOBALS, *coding.BEHAVIOURS, coding.REFLECTIONS, coding.TECHNICAL, coding.RELATIONAL)
     names = {entry.name.en: entry.name.zh for entry in codes} | file["names"]
     return names, [(pattern_of(english), translation) for english, translation in file["sentences"].items()]

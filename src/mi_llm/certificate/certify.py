@@ -45,8 +45,8 @@ def page(
             missing=missing,
             claim_verdicts=CHINESE if lang == "zh" else {verdict: verdict for verdict in VERDICTS},
             source=source(study),
-            lock=lock_of(study),
-            reference=reference_of(study),
+            lock_file=lock_of(study),
+            reference_file=reference_of(study),
             compared_with=lock_of(study) if against_lock else reference_of(study),
             style=style(),
         )

@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-NAVIGATION = "navigation.html.jinja"
+NAVIGATION = "navigation.html.jinja"  # templates import it; named here, it counts in the digests of the stages that write pages
 STYLE = "page.css"
 SUFFIXES = {"en": "", "zh": ".zh"}  # what stands between a page's name and `.html`
 
