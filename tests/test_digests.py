@@ -100,11 +100,11 @@ def test_data_files_of_the_package_count_where_a_module_names_them(package: Path
         path.write_bytes(content)
     assert changed["language/zh/unsafe.txt"] == changed["language/en/unsafe.txt"] == {"screen"}
     assert changed["audit/findings.yaml"] == {"audit"}
-    assert changed["report/page.css"] == {"audit", "report"}
+    assert changed["frame/page.css"] == {"audit", "report", "screen"}
     assert changed["report/templates/pages.zh.jinja"] == {"report"}, "named by a template only"
     assert changed["models/hub_card.md.jinja"] == set(), "only an export reads it"
     assert changed["apps/chat/guard.yaml"] == changed["language/zh/expressions.yaml"] - {"report"} == {"safety"}
-    assert changed["certificate/certificate.html.jinja"] == set()
+    assert changed["certificate/templates/certificate.html.jinja"] == set()
     for name, stages in changed.items():
         tracked = "/prompts/" in name or name.endswith("personas.yaml")  # a study's own are dependencies in dvc.yaml
         if not (tracked or name.startswith(("apps/", "archive/", "certificate/", "models/"))):

@@ -18,6 +18,7 @@ from scipy import stats
 from scored import Page, site
 
 from mi_llm import digests, storage
+from mi_llm.certificate.certify import certify
 from mi_llm.codebook.coding import Global
 from mi_llm.codebook.tables import RATINGS
 from mi_llm.construct import rate, translate
@@ -183,11 +184,13 @@ def test_a_missing_answer_is_named(scored: Study) -> None:
 
 
 def test_pages_load_nothing_and_every_link_leads_somewhere(scored: Study) -> None:
+    certify(scored)  # as a run ends; nothing is committed here
     out = (scored.folder / "report").resolve()
     seen = site(out / "index.html")
     wanted = {f"{page}{end}.html" for page in PAGES for end in SUFFIXES.values()}
     assert {path.name for path in seen if path.parent == out} == wanted
-    assert {path.name for path in seen if path.parent.name == "audit"} == {"index.html", "index.zh.html"}
+    for folder, page_name in (("audit", "index"), ("screen", "dialogs"), ("certificate", "index")):
+        assert {path.name for path in seen if path.parent.name == folder} == {f"{page_name}.html", f"{page_name}.zh.html"}
 
 
 def test_the_first_page_says_what_the_numbers_are_not(scored: Study) -> None:
@@ -508,7 +511,12 @@ def test_doctor_says_what_is_missing_for_which_study() -> None:
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stdout
     assert "study mini: can run here" in shown.stdout
-    assert "study paper: cannot run here" in shown.stdout
+    assert "✗ study paper: cannot run here" in shown.stdout
+    assert "✓ Python" in shown.stdout
+    if machine().gpu is None:  # estimates for common cards only if asked for
+        assert "fine-tuning with a card of" not in shown.stdout
+        asked = subprocess.run([*command, "--gpu"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert "fine-tuning with a card of 24 GB" in asked.stdout
     released = load(ROOT / "released/params.yaml")
     poor = machine().__class__(**{**vars(machine()), "mirror": None})
     assert any("MI_LLM_MIRROR" in line for line in fitting(released, poor, needs(released, poor)))

@@ -1,4 +1,4 @@
-"""The tables' headings and names in Chinese: `chinese.yaml`, and the names that codebook, corpora and languages bring.
+"""The tables' headings and names in Chinese: `chinese.yaml`, and the names of the codebook, the verdicts, corpora and languages.
 
 Names that belong to a study (its models, its corpora, file names) stay as they are; so do numbers.
 """
@@ -8,6 +8,7 @@ from functools import cache
 from importlib import resources
 
 from mi_llm import storage
+from mi_llm.audit import verdict
 from mi_llm.language import language
 from mi_llm.registry import CORPORA, modules
 from mi_llm.report import manual, safety
@@ -23,7 +24,8 @@ def words() -> tuple[dict[str, str], dict[re.Pattern[str], str]]:
         languages |= {en: zh, f"{en}, translated": f"{zh}（译文）", f"AnnoMI in {en}": f"AnnoMI 的{zh}译文"}
         languages[f"AnnoMI transcripts translated into {en}"] = f"译成{zh}的 AnnoMI 文本"
     patterns = {re.compile(pattern): into for pattern, into in content["patterns"].items()}
-    return manual.CHINESE | safety.CHINESE | corpora | languages | content["names"], patterns
+    names = manual.CHINESE | safety.CHINESE | verdict.CHINESE | corpora | languages
+    return names | content["names"], patterns
 
 
 def chinese(text: str) -> str:
