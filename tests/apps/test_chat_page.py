@@ -187,6 +187,23 @@ def test_the_field_and_the_help_line_are_in_reach_wherever_one_reads(
             assert line["y"] + line["height"] < field["y"]
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_can_be_used_without_seeing_it(browser: Any, served: Served, tmp_path: Path, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
+    with browsing(browser, served, tmp_path, 1280, 860, "en", scheme) as seen:
+        seen.page.check("input[value=night-snacks]")
+        assert faults(axe, seen.page) == []
+        seen.send("我晚上总是吃零食")
+        seen.page.click("#tally summary")
+        assert faults(axe, seen.page) == []
+
+
+def faults(axe: Any, page: Any) -> list[str]:
+    """What axe complains of, with the element."""
+    found = axe.run(page).response["violations"]
+    return [f"{one['id']}: {node['html'][:100]}" for one in found for node in one["nodes"]]
+
+
 # ---- taking a talk away, and votes
 
 

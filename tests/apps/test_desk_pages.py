@@ -149,6 +149,20 @@ def test_the_coordinator_sees_one_bar_a_rater_and_what_stands_out(desk: Running,
         assert fits(page)
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_lists_and_globals_can_be_used_without_seeing_them(desk: Running, browser: Any, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
+    page = opened(browser, desk, "rater-3", f"/packets/{FIRST}", color_scheme=scheme)
+    page.evaluate("document.getElementById('after').scrollIntoView()")
+    press(page, "3")
+    assert page.is_visible(".copy")
+    for path in ("", "/", f"/training/{EXERCISE}"):
+        if path:
+            page.goto(f"{desk.url}{path}")
+        found = axe.run(page).response["violations"]
+        assert [f"{one['id']}: {node['html'][:100]}" for one in found for node in one["nodes"]] == []
+
+
 # ---- what is computed
 
 

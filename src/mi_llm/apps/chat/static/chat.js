@@ -313,7 +313,10 @@ async function release() {
   kept = null;
   const last = talk.rounds.at(-1);
   const answered = last && !last.found.length && last.replies.every((reply) => reply.text);
-  if (!(answered && (await say(text, null))) && !field.value) write(text);
+  if (!(answered && (await say(text, null)))) {
+    if (field.value) kept = text;
+    else write(text);
+  }
   showKept();
 }
 

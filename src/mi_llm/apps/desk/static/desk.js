@@ -302,7 +302,7 @@ function compare() {
 }
 
 function enter() {
-  if (training && value(item(current)) !== null && !shown(current)) compare();
+  if (training && !rating() && value(item(current)) !== null && !shown(current)) compare();
   else next();
 }
 
@@ -332,7 +332,7 @@ document.addEventListener("keydown", (event) => {
   const key = event.key === "Process" ? event.code.replace(/^Key/, "").toLowerCase() : event.key.toLowerCase();
   const { target } = event;
   if (target.matches("textarea")) return;
-  if (target.matches("input[type=radio]") && /^(arrow.*|enter| )$/.test(key)) return; // a radio's own keys
+  if (target.matches("input[type=radio]") && /^(arrow.*| )$/.test(key)) return; // a radio's own keys
   if (key === "enter" && target.matches("button, a, summary")) return;
   if (!Object.hasOwn(acts, key)) return;
   event.preventDefault();
