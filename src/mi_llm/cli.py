@@ -434,13 +434,16 @@ def chat(
     host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for all, then set MI_LLM_CHAT_TOKEN")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
     votes: Annotated[Path, typer.Option(help="file for the votes of blind comparisons")] = Path("votes.jsonl"),
+    experiment: Annotated[
+        Path | None, typer.Option(help="participants, consent, and arms of a study with people; what they say is then kept")
+    ] = None,
     address: Annotated[str, typer.Option(help="public address of the chat, if it is not host and port: https://…")] = "",
     proxies: Proxies = "",
 ) -> None:
     """Open the demo chat: a research demo, not care."""
     from mi_llm.apps.chat.serve import serve as run
 
-    run(load(study), model_url, host, port, votes, address=address, proxies=proxies)
+    run(load(study), model_url, host, port, votes, address=address, proxies=proxies, experiment=experiment)
 
 
 @app.command(rich_help_panel=PEOPLE)

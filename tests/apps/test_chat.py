@@ -31,10 +31,12 @@ from mi_llm import prompts
 from mi_llm.apps.chat import guard, limits
 from mi_llm.apps.chat.app import Chat, create
 from mi_llm.apps.chat.counselors import Counselors
+from mi_llm.apps.chat.page_words import PAGE_SCRIPT, PAGE_WORDS
 from mi_llm.apps.chat.serve import manner
-from mi_llm.apps.chat.talks import Reply, Round, Talk, begun
+from mi_llm.apps.chat.talks import CRITERIA, VOTE_ROUNDS, Reply, Round, Talk, Vote, begun
 from mi_llm.apps.chat.votes import Votes
 from mi_llm.apps.chat.words import SCRIPT, WORDS
+from mi_llm.codebook.coding import Text
 from mi_llm.dialog import read_dialogs
 from mi_llm.problem import Problem
 from mi_llm.study import load
@@ -50,7 +52,7 @@ from mi_llm.apps.chat.serve import serve
 from mi_llm.study import load
 web.ARRIVAL_S = float(sys.argv[5])
 serve(load(Path("mini/params.yaml")), sys.argv[1], "127.0.0.1", int(sys.argv[2]), Path(sys.argv[3]), address=sys.argv[4],
-      proxies=sys.argv[6])
+      proxies=sys.argv[6], experiment=Path(sys.argv[7]) if sys.argv[7] else None)
 """
 
 # ---- the server
@@ -95,6 +97,7 @@ def serving(
     address: str = "",
     arrival_s: float = 20,
     proxies: str = "",
+    experiment: Path | str = "",
 ) -> Iterator[Served]:
     log, votes, out, port = folder / "asked.jsonl", folder / "votes" / "votes.jsonl", folder / "chat.out", free_port()
     command = [sys.executable, "tests/support/streaming_server.py", "--log", str(log), "--models", models, "--delay", str(delay)]
@@ -103,7 +106,7 @@ def serving(
     with out.open("wb") as written:
         assert server.stdout is not None
         url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-        start = [sys.executable, "-c", START, url, str(port), str(votes), address, str(arrival_s), proxies]
+        start = [sys.executable, "-c", START, url, str(port), str(votes), address, str(arrival_s), proxies, str(experiment)]
         process = subprocess.Popen(start, cwd=ROOT, env=environment, stdout=written, stderr=written)
     try:
         served = Served(f"http://127.0.0.1:{port}", port, process, server, log, votes, out, url)
@@ -151,6 +154,11 @@ def events(answer: httpx2.Response) -> list[dict[str, Any]]:
     return [json.loads(part[6:]) for part in content.split("\n\n") if part.startswith("data: ")]
 
 
+def ballot(choice: str, *, with_text: bool = False) -> dict[str, Any]:
+    """A vote for the same side on every criterion."""
+    return {"choice": choice, **dict.fromkeys(CRITERIA, choice), "reason": "it listened", "with_text": with_text}
+
+
 def final(found: list[dict[str, Any]], side: int = 0) -> dict[str, Any]:
     return next(event for event in found if event["side"] == side and "finish" in event)
 
@@ -181,7 +189,8 @@ def test_a_reply_comes_in_pieces_and_whole(shared: Served) -> None:
         pieces = [event["text"] for event in arrived[:-1]]
         assert len(pieces) > 5
         end = arrived[-1]
-        assert end == {"side": 0, "text": end["text"], "finish": "stop", "why": ""}
+        codes = {"codes": ["Q", "SR"], "tally": end["tally"]}
+        assert end == {"side": 0, "text": end["text"], "finish": "stop", "why": "", **codes}
         assert end["text"].startswith("".join(pieces))
         assert end["text"] == client.get(f"/talks/{talk}").json()["rounds"][0]["replies"][0]["text"]
     request = shared.asked()[-1]["request"]
@@ -291,7 +300,7 @@ def test_the_guard_reads_beside_the_event_loop(shared: Served, tmp_path: Path, m
     monkeypatch.setattr(guard, "look", looking)
     monkeypatch.setattr(guard, "fault", checking)
     votes = Votes(tmp_path / "votes.jsonl")
-    chat = Chat(Counselors(shared.behind), manner(load(ROOT / "mini" / "params.yaml")), votes, {})
+    chat = Chat(Counselors(shared.behind), manner(load(ROOT / "mini" / "params.yaml")), votes, {}, Text("", ""))
 
     async def talk() -> str:
         transport, origin = httpx2.ASGITransport(create(chat)), "http://127.0.0.1"
@@ -460,20 +469,25 @@ def test_a_blind_vote_is_saved_and_tells_nothing_before(shared: Served) -> None:
     for number in range(12):
         with shared.client() as client:  # somebody new each time, whom no limit holds up
             talk = begin(client, "blind")
-            assert client.post(f"/talks/{talk}/vote", json={"choice": "left", "with_text": False}).status_code == 409
-            say(client, talk, texts)
+            for _ in range(VOTE_ROUNDS):
+                assert client.post(f"/talks/{talk}/vote", json=ballot("left")).status_code == 409
+                say(client, talk, texts)
             state = client.get(f"/talks/{talk}")
             assert state.json()["sides"] == [None, None]
             assert "tuned" not in state.text.replace("blind", "")
             assert client.get(f"/talks/{talk}/dialogs/0").status_code == 409
             choice = ("left", "right", "tie", "neither")[number % 4]
-            told = client.post(f"/talks/{talk}/vote", json={"choice": choice, "with_text": number == 0}).json()
+            voted = client.post(f"/talks/{talk}/vote", json=ballot(choice, with_text=number == 0)).json()
+            assert (voted["sides"], voted["vote"]["criteria"]) == ([None, None], dict.fromkeys(CRITERIA, choice))
+            told = client.post(f"/talks/{talk}/reveal", json={}).json()
             kept = shared.voted()[-1]
             assert (kept["talk"], kept["choice"], [kept["left"], kept["right"]]) == (talk, choice, told["sides"])
             assert kept["preferred"] == {"left": kept["left"], "right": kept["right"]}.get(choice, choice)
+            assert (kept["criteria"]["helped"], kept["reason"]) == (choice, "it listened")
             assert ("dialogs" in kept) == (number == 0)
             assert (texts in json.dumps(kept, ensure_ascii=False)) == (number == 0)
-            assert client.post(f"/talks/{talk}/vote", json={"choice": "right", "with_text": False}).status_code == 409
+            assert client.post(f"/talks/{talk}/vote", json=ballot("right")).status_code == 409
+            assert client.delete(f"/talks/{talk}/vote").status_code == 409, "whoever has looked cannot vote again"
             assert client.get(f"/talks/{talk}/dialogs/1").json()["meta"]["arm"] == told["sides"][1]
             seen.add(tuple(told["sides"]))
             if number >= 3 and len(seen) == 2:
@@ -566,7 +580,7 @@ def test_html_is_only_text(shared: Served) -> None:
         evil = '<script>alert(1)</script><img src=x onerror=alert(1)>\n\ndata: {"side":0}\n\nevent: x'
         found = say(client, talk, f"说：{evil}")
         assert final(found)["text"] == evil
-        assert all(set(event) <= {"side", "text", "finish", "why"} for event in found)
+        assert all(set(event) <= {"side", "text", "finish", "why", "codes", "tally"} for event in found)
 
 
 HOSTILE = [
@@ -675,7 +689,8 @@ def test_a_talk_belongs_to_its_visitor(shared: Served) -> None:
         say(one, talk, "我睡不好")
         for method, path, body in (
             ("GET", "", None), ("GET", "/dialogs/0", None), ("POST", "/messages", {"text": "在吗"}), ("POST", "/again", {}),
-            ("POST", "/stop", {}), ("POST", "/vote", {"choice": "tie", "with_text": False}), ("DELETE", "", None),
+            ("POST", "/stop", {}), ("POST", "/vote", ballot("tie")), ("DELETE", "/vote", None), ("POST", "/reveal", {}),
+            ("GET", "/text", None), ("DELETE", "", None),
         ):  # fmt: skip
             assert other.request(method, f"/talks/{talk}{path}", json=body).status_code == 404
         assert one.delete(f"/talks/{talk}").status_code == 204
@@ -839,8 +854,9 @@ def test_a_kill_loses_no_acknowledged_vote(tmp_path: Path) -> None:
                 while True:
                     with served.client() as client:
                         talk = begin(client, "blind")
-                        say(client, talk, "说：好")
-                        client.post(f"/talks/{talk}/vote", json={"choice": "tie", "with_text": True}).raise_for_status()
+                        for _ in range(VOTE_ROUNDS):
+                            say(client, talk, "说：好")
+                        client.post(f"/talks/{talk}/vote", json=ballot("tie", with_text=True)).raise_for_status()
                         acknowledged.append(talk)
             except httpx2.TransportError:
                 return
@@ -872,14 +888,15 @@ def blind_talk(said: str) -> Talk:
     talk = begun("tiny", "blind", ("base", "tuned"), None)
     assert talk
     talk.rounds.append(Round(said, replies=[Reply("好"), Reply("好")]))
+    talk.vote = Vote("left", {}, "")
     return talk
 
 
 def test_a_vote_that_lacks_only_its_newline_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "votes.jsonl"
     votes = Votes(path)
-    votes.add(blind_talk("累"), "left", with_text=True)
-    votes.add(blind_talk("累"), "tie", with_text=False)
+    votes.add(blind_talk("累"), with_text=True)
+    votes.add(blind_talk("累"), with_text=False)
     votes.close()
     content = path.read_bytes()
     last = content.index(b"\n") + 1
@@ -912,7 +929,7 @@ def test_on_a_full_disk_no_acknowledged_vote_is_lost(tmp_path: Path) -> None:
 
     def add(talk: Talk) -> str | None:
         try:
-            votes.add(talk, "left", with_text=True)
+            votes.add(talk, with_text=True)
         except OSError:
             return None
         return talk.id
@@ -1007,10 +1024,11 @@ def test_nothing_that_is_said_is_printed(shared: Served) -> None:
 
 
 def test_the_page_has_every_word_in_both_languages(shared: Served) -> None:
-    assert all(text.en and text.zh for text in WORDS.values())
-    assert set(SCRIPT) <= set(WORDS)
+    words, told = WORDS | PAGE_WORDS, {*SCRIPT, *PAGE_SCRIPT}
+    assert all(text.en and text.zh for text in words.values())
+    assert told <= set(words)
     script = (CHAT / "static" / "chat.js").read_text(encoding="utf-8")
-    assert set(re.findall(r"\bwords\.(\w+)", script)) <= set(SCRIPT)
+    assert set(re.findall(r"\bwords\.(\w+)", script)) <= told
     with shared.client() as client:
         for header, tongue in (
             ("zh-TW,en;q=0.8", "zh-CN"),
@@ -1158,6 +1176,7 @@ def test_people_talk_compare_and_take_it_away(
         assert page.locator(".reply .who").first.inner_text() == "Base"
         assert page.evaluate("document.documentElement.scrollWidth") == width
         page.click("#new")
+        page.click("#end button[value=end]")
         assert page.is_visible("#setup")
         assert page.inner_text("#which") == "not started"
 
@@ -1167,19 +1186,35 @@ def test_people_vote_blind(browser: Any, unhurried: Served, tmp_path: Path, size
     with browsing(browser, unhurried, tmp_path, width, height, "en-GB", "dark") as seen:
         page = seen.page
         page.check("input[value=blind]")
-        seen.send("我想少玩手机")
-        assert page.locator(".reply .who").all_inner_texts() == ["Reply A", "Reply B"]
+        for number in range(VOTE_ROUNDS):
+            assert not page.is_visible("#vote")
+            assert number == 0 or f"So far: {number}." in page.inner_text("#vote-wait")
+            seen.send("我想少玩手机")
+        assert page.locator(".reply .who").all_inner_texts() == ["Reply A", "Reply B"] * VOTE_ROUNDS
+        assert page.locator(".codes").count() == 0, "codes could tell which is which"
         assert not page.is_visible("#export")
         seen.shot(f"{size}-blind")
-        page.check("#with-text")
-        page.get_by_role("button", name="B", exact=True).click()
-        page.wait_for_selector("#voted:not([hidden])")
+        for undone in (True, False):
+            page.check("#with-text")
+            for name in (*CRITERIA, "all"):
+                page.check(f"#vote input[name={name}][value={'left' if name == 'helped' else 'right'}]")
+            page.fill("#reason", "it asked")
+            page.click("#vote button")
+            page.wait_for_selector("#voted:not([hidden])")
+            assert page.inner_text("#voted-text").endswith("Helped me more: A · Better in all: B · “it asked”")
+            if undone:
+                page.click("#undo-vote")
+                page.wait_for_selector("#vote:not([hidden])")
+                assert unhurried.voted()[-1]["choice"] == "undone"
         kept = unhurried.voted()[-1]
-        assert kept["choice"] == "right"
+        assert (kept["choice"], kept["criteria"]["helped"], kept["reason"]) == ("right", "left", "it asked")
         assert kept["dialogs"][0]["turns"][0]["text"] == "我想少玩手机"
         names = {"base": "Base", "tuned": "Tuned"}
-        assert page.inner_text("#voted") == f"Saved. A was {names[kept['left']]}, B was {names[kept['right']]}."
-        assert page.locator(".reply .who").all_inner_texts() == [names[kept["left"]], names[kept["right"]]]
+        page.click("#reveal")
+        page.wait_for_selector("#voted-text:has-text('A was')")
+        assert page.inner_text("#voted-text").startswith(f"A was {names[kept['left']]}, B was {names[kept['right']]}.")
+        assert not page.is_visible("#undo-vote")
+        assert page.locator(".reply .who").all_inner_texts() == [names[kept["left"]], names[kept["right"]]] * VOTE_ROUNDS
         assert page.is_visible("#export")
         seen.shot(f"{size}-voted")
 

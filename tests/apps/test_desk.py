@@ -848,7 +848,7 @@ def test_two_raters_code_in_a_browser_and_the_export_is_what_they_typed(desk: Ru
 
     assert marked(page) == 10
     press(page, "n", "Enter")
-    assert page.inner_text("#progress") == "5 of 5 volleys · 0 of 4 globals"
+    assert page.inner_text("#progress") == "5 of 5 counselor volleys · 0 of 4 globals"
     assert page.is_disabled("#finish")
     assert page.is_disabled("input[name=guess][value=real]")
     for code, rating in RATED.items():

@@ -181,8 +181,7 @@ def test_settling_in_a_browser(desk: Running, browser: Any) -> None:
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.goto(desk.links["coordinator"])
-    page.click(f"text={SHARED} >> nth=-1")
-    page.goto(f"{desk.url}/settle/{SHARED}")
+    page.click(f"text=Settle next >> xpath=.. >> a[href='/settle/{SHARED}']")
     form = "form[data-item=volley-2]"
     page.check(f"{form} input[value=CR]")
     page.fill(f"{form} input[name=reason]", "adds a feeling")
@@ -276,7 +275,7 @@ def test_packets_open_after_the_training_where_it_is_required(tmp_path: Path) ->
     with running(folder, tmp_path / "data", lay_training(tmp_path / "training"), training_first=True) as desk:
         client, path = desk.client("rater-1"), f"/training/{EXERCISE}"
         page = client.get("/", headers={"Accept-Language": "en"}).text
-        assert "Finish the training below first" in page
+        assert "Finish the training first" in page
         assert f'href="/packets/{SHARED}"' not in page
         assert client.get(f"/packets/{SHARED}").status_code == 404
         assert client.post(f"/packets/{SHARED}/changes", json={"rater": "rater-1", "changes": []}).status_code == 404

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from mi_llm.apps.chat import guard
+from mi_llm.apps.chat import codes, guard
 from mi_llm.apps.chat.counselors import Counselors, Manner, Unanswered
 from mi_llm.apps.chat.talks import Finish, Reply, Talk
 from mi_llm.llm.answer import without_thoughts
@@ -77,8 +77,13 @@ class Answering:
         if fault := await asyncio.to_thread(guard.fault, reply.text, in_danger=self.talk.in_danger):
             reply.text, finish, why = "", "withheld", fault
             self.talk.withheld += 1
+        if reply.text.strip():
+            reply.codes = await asyncio.to_thread(codes.codes, self.talk.rounds[-1].client, reply.text.strip())
         reply.text, reply.finish, reply.why = reply.text.strip(), finish, why  # only now: the talk waits for `finish`
-        self.queue.put_nowait({"side": side, "text": reply.text, "finish": reply.finish, "why": reply.why})
+        event = {"side": side, "text": reply.text, "finish": reply.finish, "why": reply.why}
+        if not self.talk.hidden:
+            event |= {"codes": list(reply.codes), "tally": self.talk.tally(side)}
+        self.queue.put_nowait(event)
 
     @property
     def under_way(self) -> int:

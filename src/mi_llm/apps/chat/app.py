@@ -4,6 +4,7 @@ Whoever comes may send client messages, choose a model, ask for a reply again, s
 server builds every message that a model gets. Texts are in memory only and in no log.
 """
 
+import asyncio
 import hashlib
 import hmac
 import math
@@ -13,9 +14,10 @@ import sys
 import traceback
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -31,18 +33,39 @@ from mi_llm import storage
 from mi_llm.apps import web
 from mi_llm.apps.chat import guard, limits
 from mi_llm.apps.chat.answering import Answering
+from mi_llm.apps.chat.cards import Card
+from mi_llm.apps.chat.codes import SCORES, validity
 from mi_llm.apps.chat.counselors import Counselors, Manner, Unanswered
+from mi_llm.apps.chat.experiment import Record
 from mi_llm.apps.chat.help import bundled
 from mi_llm.apps.chat.limits import Limits
-from mi_llm.apps.chat.talks import CHARACTERS, ROUNDS, Choice, Round, Shelf, Talk, Visitor, Way, begun, keep
+from mi_llm.apps.chat.page_words import PAGE_SCRIPT, PAGE_WORDS
+from mi_llm.apps.chat.talks import (
+    CHARACTERS,
+    CRITERIA,
+    ROUNDS,
+    VOTE_ROUNDS,
+    WAYS,
+    Choice,
+    Round,
+    Shelf,
+    Talk,
+    Visitor,
+    Vote,
+    Way,
+    begun,
+    keep,
+)
+from mi_llm.apps.chat.transcript import transcript
 from mi_llm.apps.chat.votes import Votes
-from mi_llm.apps.chat.words import FAULTS, SCRIPT, WAYS, WORDS
-from mi_llm.miti.clients import Profile
+from mi_llm.apps.chat.words import FAULTS, SCRIPT, WORDS
+from mi_llm.codebook.coding import BEHAVIOURS, THRESHOLDS, Text
 
 MESSAGE = 4000  # characters
+REASON = 1000  # characters
 SITE = web.Site(
     __package__,
-    WORDS,
+    {**WORDS, **PAGE_WORDS},
     forms="'self'",
     policy="; require-trusted-types-for 'script'; trusted-types 'none'",
     headers={
@@ -50,23 +73,32 @@ SITE = web.Site(
         "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     },
 )
-SITE.templates.globals.update(help=bundled, ways=WAYS, script=(*SCRIPT, *FAULTS), most=MESSAGE)
+SITE.templates.globals.update(
+    help=bundled, ways=WAYS, script=(*SCRIPT, *FAULTS, *PAGE_SCRIPT), most=MESSAGE, longest_reason=REASON, criteria=CRITERIA,
+    vote_rounds=VOTE_ROUNDS, behaviours=BEHAVIOURS, scores=SCORES, thresholds=THRESHOLDS, validity=validity,
+)  # fmt: skip
 SITE.templates.tests["fits"] = lambda dangers, current: not set(dangers).isdisjoint(current)
 
 
 @dataclass(frozen=True)
 class Chat:
-    """What the application works with. `address` is where people reach it if not by host and port; `token` opens it, if set."""
+    """What the application works with. `address` is where people reach it if not by host and port; `token` opens it, if set.
+
+    `notice` is what the study says of its models, on the page at all times; `record` is that of an experiment, if there is one.
+    """
 
     counselors: Counselors
     manner: Manner
     votes: Votes
-    profiles: dict[str, Profile]
+    cards: dict[str, Card]
+    notice: Text
     address: str = ""
     token: str = ""
+    record: Record | None = None
     shelf: Shelf = field(default_factory=Shelf)
     limits: Limits = field(default_factory=Limits)
     under_way: dict[Answering, str] = field(default_factory=dict)  # with the address that asked
+    keeping: set[asyncio.Task[None]] = field(default_factory=set)  # rounds on their way to the disk
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
     @property
@@ -94,11 +126,13 @@ class Sent(BaseModel):
 
 
 class NewTalk(Sent):
-    """Which model, how, and as which client."""
+    """Which model, how, and as which client; in an experiment instead who takes part, after agreeing."""
 
-    model: str = Field(max_length=100)
-    way: Way
+    model: str = Field(default="", max_length=100)
+    way: Way = "beside"
     profile: str | None = Field(default=None, max_length=100)
+    participant: str = Field(default="", max_length=40)
+    agreed: bool = False
 
 
 class NewMessage(Sent):
@@ -109,9 +143,13 @@ class NewMessage(Sent):
 
 
 class NewVote(Sent):
-    """Which side was better, and whether the talk may be kept with the vote."""
+    """Which side was better, in all and on each criterion, why, and whether the talk may be kept with the vote."""
 
     choice: Choice
+    understood: Choice
+    respected: Choice
+    helped: Choice
+    reason: str = Field(max_length=REASON)
     with_text: bool
 
 
@@ -164,8 +202,10 @@ def page_doors(app: FastAPI, chat: Chat) -> None:
             models = await chat.counselors.models()
         except Unanswered:
             away = True
-        profiles = list(chat.profiles.values())
-        return SITE.page(request, "chat.html.jinja", models=models, away=away, profiles=profiles, place=place(request))
+        return SITE.page(
+            request, "chat.html.jinja", models=models, away=away, cards=list(chat.cards.values()), notice=chat.notice,
+            experiment=chat.record.experiment if chat.record else None, place=place(request),
+        )  # fmt: skip
 
     @app.post("/enter")
     async def enter(request: Request) -> Response:
@@ -197,20 +237,23 @@ def talk_doors(app: FastAPI, chat: Chat) -> None:
     async def begin(request: Request) -> Response:
         visitor, fresh = chat.shelf.visitor(request.cookies.get("visitor")), ""
         sent = await read(request, NewTalk)
-        profile = chat.profiles.get(sent.profile) if sent.profile else None
-        if sent.profile and profile is None:
+        card = chat.cards.get(sent.profile) if sent.profile else None
+        if sent.profile and card is None:
             raise HTTPException(422, "no such client card")
+        model, way = chosen(chat, sent)
         try:
-            offered = (await chat.counselors.models()).get(sent.model)
+            offered = (await chat.counselors.models()).get(model)
         except Unanswered:
             raise HTTPException(502, "away") from None
-        talk = begun(sent.model, sent.way, offered, profile) if offered else None
+        talk = begun(model, way, offered, card.profile if card else None, sent.participant) if offered else None
         if talk is None:
             raise HTTPException(422, "no such model")
         if visitor is None:
             if seconds := chat.limits.wait(limits.VISITORS_ADDRESS, who(request)):
                 raise HTTPException(429, "too many visitors", {"Retry-After": str(math.ceil(seconds))})
             fresh, visitor = chat.shelf.welcome()
+        if chat.record:
+            await saved(chat.record.agreed, sent.participant, web.language(request))
         keep(visitor, talk)
         answer = JSONResponse(talk.shown(), 201)
         if fresh:
@@ -238,31 +281,94 @@ def outcome_doors(app: FastAPI, chat: Chat) -> None:
     async def vote(request: Request, name: str) -> Response:
         talk = own(chat, request, name)[1]
         sent = await read(request, NewVote)
-        if talk.way != "blind" or not talk.compared:
-            raise HTTPException(409, "nothing to compare")
+        if talk.way != "blind" or talk.compared < VOTE_ROUNDS:
+            raise HTTPException(409, "nothing to compare yet")
         if busy(talk):
             raise HTTPException(409, "replies are still coming")
         if talk.vote is not None:
             raise HTTPException(409, "voted already")
-        talk.vote = sent.choice  # before any await, so that a second request sees it
+        criteria = {criterion: getattr(sent, criterion) for criterion in CRITERIA}
+        talk.vote = Vote(sent.choice, criteria, sent.reason.strip())  # before any await, so that a second request sees it
         try:
-            await run_in_threadpool(chat.votes.add, talk, sent.choice, with_text=sent.with_text)
-        except OSError as error:
+            await saved(chat.votes.add, talk, with_text=sent.with_text)
+        except HTTPException:
             talk.vote = None
-            print(f"mi-llm chat: a vote could not be saved ({error.strerror or error})", file=sys.stderr)
-            raise HTTPException(503, "not saved") from None
-        return JSONResponse({"sides": list(talk.sides), "vote": talk.vote})
+            raise
+        return JSONResponse(talk.shown())
+
+    @app.delete("/talks/{name}/vote")
+    async def undo(request: Request, name: str) -> Response:
+        talk = own(chat, request, name)[1]
+        if (before := talk.vote) is None or talk.revealed:
+            raise HTTPException(409, "no vote that can be undone")
+        talk.vote = None
+        try:
+            await saved(chat.votes.add, talk, with_text=False)
+        except HTTPException:
+            talk.vote = before
+            raise
+        return JSONResponse(talk.shown())
+
+    @app.post("/talks/{name}/reveal")
+    async def reveal(request: Request, name: str) -> Response:
+        talk = own(chat, request, name)[1]
+        await read(request, Nothing)
+        if talk.vote is None:
+            raise HTTPException(409, "vote first")
+        talk.revealed = True
+        return JSONResponse(talk.shown())
 
     @app.get("/talks/{name}/dialogs/{side}")
     async def take(request: Request, name: str, side: Literal["0", "1"]) -> Response:
         talk = own(chat, request, name)[1]
-        if talk.hidden:
-            raise HTTPException(409, "vote first")
-        if busy(talk) or int(side) >= len(talk.sides) or not (dialog := talk.dialog(int(side))).turns:
+        complete(talk)
+        if int(side) >= len(talk.sides) or not (dialog := talk.dialog(int(side))).turns:
             raise HTTPException(409, "nothing to download yet")
-        file = re.sub(r"[^A-Za-z0-9.-]", "-", f"{talk.model}.{talk.sides[int(side)]}.{talk.id}.jsonl")
-        disposition = {"Content-Disposition": f'attachment; filename="{file}"'}
-        return Response(storage.dump(dialog.model_dump()) + "\n", media_type="application/x-ndjson", headers=disposition)
+        return download(storage.dump(dialog.model_dump()) + "\n", f"{talk.model}.{talk.sides[int(side)]}.{talk.id}.jsonl")
+
+    @app.get("/talks/{name}/text")
+    async def as_text(request: Request, name: str) -> Response:
+        talk = own(chat, request, name)[1]
+        complete(talk)
+        return download(transcript(talk, chat.notice, SITE.words, web.language(request)), f"{talk.model}.{talk.id}.txt")
+
+
+def complete(talk: Talk) -> None:
+    """Raise HTTPException where a talk may not be taken away: before the vote, while replies come, and if nothing was said."""
+    if talk.hidden:
+        raise HTTPException(409, "vote first")
+    if busy(talk) or not talk.rounds:
+        raise HTTPException(409, "nothing to download yet")
+
+
+def download(content: str, name: str) -> Response:
+    """A file of text or JSON Lines under a safe name."""
+    file = re.sub(r"[^A-Za-z0-9.-]", "-", name)
+    kind = "application/x-ndjson" if file.endswith(".jsonl") else "text/plain; charset=utf-8"
+    return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{file}"'})
+
+
+def chosen(chat: Chat, sent: NewTalk) -> tuple[str, Way]:
+    """The model and the way of a new talk: the visitor's choice, or what the experiment assigned; raises HTTPException."""
+    if chat.record is None:
+        if sent.participant or sent.agreed:
+            raise HTTPException(422, "no experiment")
+        return sent.model, sent.way
+    assigned = chat.record.experiment.assignment.get(sent.participant)
+    if assigned is None:
+        raise HTTPException(403, "no such participant")
+    if not sent.agreed:
+        raise HTTPException(422, "not agreed")
+    return chat.record.experiment.model, assigned
+
+
+async def saved(write: Callable[..., None], *inputs: Any, **options: Any) -> None:
+    """Write to the disk beside the event loop; raises HTTPException where that fails, and the terminal says why."""
+    try:
+        await run_in_threadpool(write, *inputs, **options)
+    except OSError as error:
+        print(f"mi-llm chat: nothing could be saved ({error.strerror or error})", file=sys.stderr)
+        raise HTTPException(503, "not saved") from None
 
 
 def reply_doors(app: FastAPI, chat: Chat) -> None:
@@ -317,9 +423,17 @@ def stream(chat: Chat, request: Request, talk: Talk, *, drawn: bool) -> Response
     answering = Answering(chat.counselors, talk, chat.manner, drawn=drawn)
     chat.under_way[answering] = who(request)
     for task in answering.endings:
-        task.add_done_callback(lambda _: None if answering.under_way else chat.under_way.pop(answering, None))
+        task.add_done_callback(lambda _: None if answering.under_way else ended(chat, answering))
     headers = {"X-Accel-Buffering": "no", "Possible-Danger": " ".join(talk.rounds[-1].help)}
     return StreamingResponse(answering.events(), media_type="text/event-stream", headers=headers)
+
+
+def ended(chat: Chat, answering: Answering) -> None:
+    """What follows a round whose replies are complete: in an experiment, it is kept."""
+    if chat.under_way.pop(answering, None) and chat.record:
+        keeping = asyncio.create_task(saved(chat.record.add, chat.record.said(answering.talk)))
+        chat.keeping.add(keeping)
+        keeping.add_done_callback(lambda task: (chat.keeping.discard(task), task.cancelled() or task.exception()))
 
 
 def busy(talk: Talk) -> bool:

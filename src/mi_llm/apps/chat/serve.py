@@ -19,9 +19,11 @@ from mi_llm import prompts
 from mi_llm.apps import web
 from mi_llm.apps.chat import guard, help
 from mi_llm.apps.chat.app import Chat, create
+from mi_llm.apps.chat.cards import cards
 from mi_llm.apps.chat.counselors import Counselors, Manner
+from mi_llm.apps.chat.experiment import Record, read
 from mi_llm.apps.chat.votes import Votes
-from mi_llm.miti.clients import bundled, read_profiles
+from mi_llm.codebook.coding import Text
 from mi_llm.parent import RUN
 from mi_llm.problem import Problem
 from mi_llm.study import Study
@@ -30,11 +32,14 @@ SHORTEST_TOKEN = 16
 LOCAL = "127.0.0.1"
 
 
-def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, address: str = "", proxies: str = "") -> None:
+def serve(
+    study: Study, model_url: str, host: str, port: int, votes: Path, *,
+    address: str = "", proxies: str = "", experiment: Path | None = None,
+) -> None:  # fmt: skip
     """Run the chat until it is interrupted. Without a `model_url`, the study's own models are served here meanwhile.
 
     `address` is where people reach the chat, where that is not host and port: for instance an https proxy. `proxies` are the
-    proxies' addresses and networks.
+    proxies' addresses and networks. `experiment` is the file of an experiment; what is kept of it lies beside the votes.
     """
     token = os.environ.get("MI_LLM_CHAT_TOKEN", "").strip()
     if token and len(token) < SHORTEST_TOKEN:
@@ -46,19 +51,27 @@ def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, ad
     guard.ready()
     help.bundled()
     listening = web.listen(host, port)
+    tried = read(experiment) if experiment else None
     kept = Votes(votes)
-    profiles = {profile.id: profile for profile in read_profiles(bundled(study.language))[0]}
+    record = Record(tried, votes.with_suffix(".experiment.jsonl")) if tried else None
+    notice = Text(study.report.notice, study.report.notice_zh)
+    clients = cards(study.language)
     here = web.reached_at(listening, host, address)
     try:
         with nullcontext(model_url) if model_url else own_models(study) as models:
-            chat = Chat(Counselors(models), manner(study), kept, profiles, address=address, token=token)
+            chat = Chat(Counselors(models), manner(study), kept, clients, notice, address=address, token=token, record=record)
             web.warn("Messages", host, here, known)
             if not web.loopback(host) and not token:
                 print("Anybody who can reach this address may use the chat; set MI_LLM_CHAT_TOKEN to require a token.")
+            if record:
+                people = len(record.experiment.participants)
+                print(f"An experiment with {people} participants. Consents and talks are kept: {record.path}")
             print(f"The chat is open: {here}   Ctrl+C closes it. Models: {models}   Votes: {votes}", flush=True)
             web.run(create(chat), listening, known, timeout_graceful_shutdown=3)
     finally:
         kept.close()
+        if record:
+            record.close()
 
 
 @contextmanager

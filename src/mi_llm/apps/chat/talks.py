@@ -7,20 +7,26 @@ A talk lives in this process's memory only, belongs to one visitor, and is forgo
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
+from mi_llm.apps.chat import codes
 from mi_llm.apps.chat.counselors import Manner
 from mi_llm.apps.chat.guard import ALERT, WINDOW, Category
+from mi_llm.codebook.coding import Behaviour
 from mi_llm.dialog import Dialog, Turn
 from mi_llm.engine.template import Message, messages, unmarked
 from mi_llm.miti.clients import Profile
 from mi_llm.study import Arm
 
-Way = Literal["tuned", "base", "beside", "blind"]
+Way = Literal["beside", "blind", "tuned", "base"]
+WAYS: tuple[Way, ...] = get_args(Way)
 Finish = Literal["", "stop", "length", "stopped", "withheld", "failed"]
 Choice = Literal["left", "right", "tie", "neither"]
+Criterion = Literal["understood", "respected", "helped"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+VOTE_ROUNDS = 3  # in which both sides said something, before a vote
 ROUNDS = 60  # of one talk at most
 CHARACTERS = 60_000  # of all its messages and replies
 TALKS = 4  # of one visitor
@@ -38,6 +44,7 @@ class Reply:
     why: str = ""  # a Fault if withheld, what Unanswered says if failed
     drawn: bool = False
     visible: str = ""  # the part that was checked and shown so far
+    codes: tuple[Behaviour, ...] = ()  # what the lexical coder sees in it
 
     @property
     def left_out(self) -> bool:
@@ -53,6 +60,15 @@ class Round:
     dangers: tuple[Category, ...] = ()
     help: tuple[Category, ...] = ()  # possible dangers: help lines stand under the replies
     replies: list[Reply] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Vote:
+    """Which side was better in all and on each criterion, and why, in the voter's words."""
+
+    choice: Choice
+    criteria: Mapping[Criterion, Choice]
+    reason: str
 
 
 @dataclass
@@ -72,12 +88,14 @@ class Talk:
     guarded: int = 0
     looking: bool = False  # the guard is reading a message
     withheld: int = 0
-    vote: Choice | None = None
+    vote: Vote | None = None
+    revealed: bool = False  # after a vote, which then stands
+    participant: str = ""  # of an experiment
 
     @property
     def hidden(self) -> bool:
-        """Whether the visitor must not know yet which side is which."""
-        return self.way == "blind" and self.vote is None
+        """Whether the visitor must not know which side is which: before a blind vote, and if an experiment assigned one arm."""
+        return (self.way == "blind" and not self.revealed) or (self.participant != "" and len(self.sides) == 1)
 
     @property
     def in_danger(self) -> bool:
@@ -85,9 +103,13 @@ class Talk:
         return bool(self.alert or (self.rounds and self.rounds[-1].help))
 
     @property
-    def compared(self) -> bool:
-        """Whether each side has said something."""
-        return all(any(round_.replies and round_.replies[side].text for round_ in self.rounds) for side in range(len(self.sides)))
+    def compared(self) -> int:
+        """The number of rounds in which each side said something."""
+        return sum(bool(round_.replies) and all(reply.text for reply in round_.replies) for round_ in self.rounds)
+
+    def tally(self, side: int) -> dict[str, Any]:
+        """What the lexical coder saw in one side's replies so far."""
+        return codes.tally(round_.replies[side].codes for round_ in self.rounds if round_.replies)
 
     @property
     def characters(self) -> int:
@@ -148,7 +170,7 @@ class Talk:
             "guarded": self.guarded,
             "withheld": self.withheld,
             "stopped": sum(round_.replies[side].finish == "stopped" for round_ in self.rounds if round_.replies),
-        }
+        } | ({"participant": self.participant} if self.participant else {})
         return Dialog(id=self.id, source=self.model, turns=tuple(turns), meta=meta)
 
     def shown(self) -> dict[str, Any]:
@@ -156,17 +178,23 @@ class Talk:
         return {
             "id": self.id,
             "model": self.model,
-            "way": self.way,
+            "way": self.way if len(self.sides) == 2 or not self.hidden else None,
             "sides": [None] * len(self.sides) if self.hidden else list(self.sides),
             "profile": self.profile.id if self.profile else None,
-            "vote": self.vote,
+            "vote": asdict(self.vote) if self.vote else None,
+            "tally": [] if self.hidden else [self.tally(side) for side in range(len(self.sides))],
             "rounds": [
                 {
                     "client": round_.client,
                     "found": list(round_.dangers),
                     "help": list(round_.help),
                     "replies": [
-                        {"text": reply.text if reply.finish else reply.visible, "finish": reply.finish, "why": reply.why}
+                        {
+                            "text": reply.text if reply.finish else reply.visible,
+                            "finish": reply.finish,
+                            "why": reply.why,
+                            "codes": [] if self.hidden else list(reply.codes),
+                        }
                         for reply in round_.replies
                     ],
                 }
@@ -175,14 +203,14 @@ class Talk:
         }
 
 
-def begun(model: str, way: Way, offered: Sequence[Arm], profile: Profile | None) -> Talk | None:
+def begun(model: str, way: Way, offered: Sequence[Arm], profile: Profile | None, participant: str = "") -> Talk | None:
     """A new talk, with the sides of a blind one in random order; None where the server does not offer the arms it needs."""
     sides: tuple[Arm, ...] = ("base", "tuned") if way in ("beside", "blind") else (way,)  # type: ignore[assignment]
     if not set(sides) <= set(offered):
         return None
     if way == "blind" and secrets.randbits(1):
         sides = sides[::-1]
-    return Talk(model, way, sides, profile)
+    return Talk(model, way, sides, profile, participant=participant)
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """The votes of blind comparisons: an append-only file of JSON Lines, one line per vote, on the disk before it is confirmed.
 
-A vote has its time, the model, the arm of each side, the preferred side and the number of rounds; the talk itself only if the
-voter agreed to keep it.
+A vote has its time, the model, the arm of each side, the preferred side in all and on each criterion, the reason, and the number
+of rounds; the talk itself only if the voter agreed to keep it. A vote that was undone is followed by a line that says so: of a
+talk's lines, the last counts.
 """
 
 import json
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mi_llm import storage
-from mi_llm.apps.chat.talks import Choice, Talk
+from mi_llm.apps.chat.talks import Talk
 from mi_llm.problem import Problem
 
 BEGIN = b'{"choice": '  # how each line begins: its keys are sorted
+UNDONE = "undone"
 
 
 class Votes:
@@ -53,9 +55,9 @@ class Votes:
         elif last:
             os.truncate(self.file, end)
 
-    def add(self, talk: Talk, choice: Choice, *, with_text: bool) -> None:
-        """Put a vote on the disk; raises OSError if that fails, and then leaves nothing of it."""
-        line = storage.dump(vote(talk, choice, with_text=with_text)).encode("utf-8") + b"\n"
+    def add(self, talk: Talk, *, with_text: bool) -> None:
+        """Put a talk's vote on the disk, or that it was undone; raises OSError if that fails, and then leaves nothing of it."""
+        line = storage.dump(vote(talk, with_text=with_text)).encode("utf-8") + b"\n"
         with self.lock:  # so that what is cut below is this vote
             before = os.fstat(self.file).st_size
             try:
@@ -80,9 +82,10 @@ def is_vote(line: bytes) -> bool:
     return isinstance(record, dict) and {"talk", "choice", "left", "right"} <= record.keys()
 
 
-def vote(talk: Talk, choice: Choice, *, with_text: bool) -> dict[str, Any]:
-    """One vote as it is kept."""
+def vote(talk: Talk, *, with_text: bool) -> dict[str, Any]:
+    """A talk's vote as it is kept; a talk without one has undone it."""
     left, right = talk.sides
+    choice = talk.vote.choice if talk.vote else UNDONE
     record: dict[str, Any] = {
         "talk": talk.id,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -94,6 +97,10 @@ def vote(talk: Talk, choice: Choice, *, with_text: bool) -> dict[str, Any]:
         "rounds": len(talk.rounds),
         "profile": talk.profile.id if talk.profile else "",
     }
+    if talk.vote:
+        record |= {"criteria": dict(talk.vote.criteria), "reason": talk.vote.reason}
+    if talk.participant:
+        record["participant"] = talk.participant
     if with_text:
         record["dialogs"] = [talk.dialog(side).model_dump() for side in range(2)]
     return record

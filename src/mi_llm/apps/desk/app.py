@@ -6,6 +6,7 @@ A request without a session, with a guessed link, or for another's packet gets t
 import sqlite3
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from mi_llm.apps import web
-from mi_llm.apps.desk import agreement, saving, settling
+from mi_llm.apps.desk import agreement, overview, saving, settling
 from mi_llm.apps.desk.drift import KAPPA, drift
 from mi_llm.apps.desk.store import SESSION_DAYS, Desk, Part, Store
 from mi_llm.apps.desk.words import KEYS, SCRIPT, WORDS
@@ -82,7 +83,7 @@ def desk_pages(app: FastAPI, opened: Opened) -> None:
 
     @app.get("/{part}/{name}")
     def coding(request: Request, part: str, name: str) -> Response:
-        return coding_page(request, packets, store, own(request, opened, part, name))
+        return coding_page(request, opened, own(request, opened, part, name))
 
     @app.get("/{part}/{name}/state")
     def state(request: Request, part: str, name: str) -> Response:
@@ -216,20 +217,33 @@ def rater_page(request: Request, opened: Opened, rater: str) -> Response:
 
     result = agreement.training(packets, states, rater, packets.training)
     locked = opened.training_first and agreement.locked(packets, states, rater)
+    pace = overview.pace(packets, states, store.work(), rater)
+    part: Part = "packets" if pace.done or pace.begun else "training"  # whoever codes already is not sent back
     return SITE.page(
         request, "rater.html.jinja", rater=rater, locked=locked, rows=rows("packets", packets.raters[rater]),
         exercises=rows("training", packets.training), result=result, data=script_data(request, rater=rater),
+        following=overview.upcoming(packets, states, rater, part), pace=pace,
     )  # fmt: skip
 
 
-def coding_page(request: Request, packets: Packets, store: Store, desk: Desk) -> Response:
+def coding_page(request: Request, opened: Opened, desk: Desk) -> Response:
     """One transcript to be coded."""
-    result = agreement.training(packets, store.states(), desk.rater, [desk.packet]) if desk.part == "training" else None
+    packets, store = opened.packets, opened.store
+    states = store.states()
+    part: Part = "training" if desk.part == "training" else "packets"
+    result = agreement.training(packets, states, desk.rater, [desk.packet]) if part == "training" else None
+    names = tuple(packets.training) if part == "training" else packets.raters[desk.rater]
+    pace = overview.pace(packets, states, store.work(), desk.rater)
+    rest = pace.total - pace.done - (part == "packets" and not overview.finished(states, desk))
     data = script_data(
         request, **current(packets, store, desk), keys=KEYS, covers=agreement.covers(),
         names={str(entry.code): getattr(entry.name, web.language(request)) for entry in (*BEHAVIOURS, *GLOBALS)},
     )  # fmt: skip
-    return SITE.page(request, "coding.html.jinja", desk=desk, packet=saving.packet_of(packets, desk), result=result, data=data)
+    return SITE.page(
+        request, "coding.html.jinja", desk=desk, packet=saving.packet_of(packets, desk), result=result, data=data,
+        place=names.index(desk.packet) + 1, total=len(names), left=pace.minutes and pace.minutes * rest,
+        following=overview.upcoming(packets, states, desk.rater, part, desk.packet),
+    )  # fmt: skip
 
 
 def current(packets: Packets, store: Store, desk: Desk) -> dict[str, Any]:
@@ -255,18 +269,15 @@ def coordinator(request: Request, opened: Opened) -> Response:
     packets, store = opened.packets, opened.store
     states = store.states()
     changes = drift(packets, states, store.finished())
-
-    def row(rater: str, part: Part, name: str) -> agreement.Progress:
-        desk = Desk(rater, part, name)
-        return agreement.progress(saving.packet_of(packets, desk), desk, states.get(desk, {}))
-
-    progress = {rater: [row(rater, "packets", name) for name in names] for rater, names in packets.raters.items()}
-    trained = {rater: agreement.training(packets, states, rater, packets.training) for rater in packets.raters}
+    work = store.work()
+    to_settle = settling.to_settle(agreement.finished(packets, states), states)
     return SITE.page(
-        request, "coordinator.html.jinja", progress=progress, trained=trained, training=len(packets.training),
+        request, "coordinator.html.jinja", paces={rater: overview.pace(packets, states, work, rater) for rater in packets.raters},
+        trained={rater: agreement.training(packets, states, rater, packets.training) for rater in packets.raters},
+        training=len(packets.training),
+        exceptions=overview.exceptions(packets, states, work, opened.threshold, datetime.now(UTC)),
         released=agreement.released(packets, states), total=len(packets.study),
         pairs=agreement.reliability(packets, states), notes=agreement.notes(packets, states), drift=changes,
-        threshold=opened.threshold, warnings=changes.below(opened.threshold), log=store.reopenings(),
-        to_settle=settling.to_settle(agreement.finished(packets, states), states),
+        threshold=opened.threshold, warnings=changes.below(opened.threshold), log=store.reopenings(), to_settle=to_settle,
         scores=agreement.scores(packets, states), summaries=SUMMARIES, thresholds=THRESHOLDS, rating=rating,
     )  # fmt: skip

@@ -45,6 +45,11 @@ class ToSettle:
     differing: int
     settled: int
 
+    @property
+    def settled_all(self) -> bool:
+        """Whether nothing is open."""
+        return self.settled == self.differing
+
 
 def item_name(item: Item) -> str:
     """An item's name on the desk."""

@@ -26,6 +26,7 @@ SETTLED: Own = "settled"
 REOPENED: Own = "reopened"
 SCHEMA = 1
 SESSION_DAYS = 30
+BREAK_S = 300.0  # a longer time between two changes is a break, and counts as this much work
 _TABLES = """
 CREATE TABLE link (person TEXT PRIMARY KEY, hash BLOB NOT NULL UNIQUE) STRICT;
 CREATE TABLE session (hash BLOB PRIMARY KEY, person TEXT NOT NULL, made INTEGER NOT NULL) STRICT;
@@ -65,6 +66,17 @@ class Held:
 
     value: Any = None
     version: str = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A rater's work on a packet: seconds between its changes, without breaks, and when the last one was made (UTC).
+
+    What was read before the first change is not counted; changes that arrive together after an outage count as one moment.
+    """
+
+    seconds: float
+    last: str
 
 
 State = dict[str, Held]
@@ -212,6 +224,17 @@ class Store:
                 " GROUP BY rater, packet"
             )
             return {(rater, packet): made for rater, packet, made in rows}
+
+    def work(self) -> dict[Desk, Work]:
+        """How long each rater has worked on each packet."""
+        with self.reading() as database:
+            rows = database.execute(
+                "SELECT rater, part, packet, SUM(MIN(?, COALESCE(gap, 0))), MAX(made) FROM (SELECT rater, part, packet, made,"
+                " (julianday(made) - julianday(LAG(made) OVER (PARTITION BY rater, part, packet ORDER BY number))) * 86400 AS gap"
+                " FROM event WHERE part IN ('packets', 'training')) GROUP BY rater, part, packet",
+                (BREAK_S,),
+            )
+            return {Desk(rater, part, packet): Work(seconds, last) for rater, part, packet, seconds, last in rows}
 
     def history(self, desk: Desk) -> list[dict[str, Any]]:
         """The changes that can still be undone, oldest first: id, item, and the value before."""

@@ -31,6 +31,15 @@ WORDS = {
         "have finished it.",
         "请按此顺序编码，尽量一次编完一份。所有编码者完成之前，请勿讨论。",
     ),
+    "place": Text("{a} of {b}", "第 {a} 份，共 {b} 份"),
+    "begin_here": Text("Begin with the training", "先做练习"),
+    "go_next_training": Text("Next exercise ({a} of {b})", "下一份练习（{a} / {b}）"),
+    "go_next_packets": Text("Next transcript ({a} of {b})", "下一份文本（{a} / {b}）"),
+    "all_done": Text("That was the last one. All your transcripts are finished.", "这是最后一份，你的文本已全部完成。"),
+    "minutes": Text("{n} min", "{n} 分钟"),
+    "hours": Text("{n} h", "{n} 小时"),
+    "time_left": Text("at your pace about {time} left", "按你的速度，大约还需 {time}"),
+    "time_each": Text("about {time} each", "每份约 {time}"),
     "exercises": Text("Training", "练习"),
     "exercises_more": Text(
         "Coded by experts: after each volley you see their codes.", "专家已编码：每编完一次发言，即可看到专家的编码。"
@@ -43,7 +52,7 @@ WORDS = {
     "counselor": Text("Counselor", "咨询师"),
     "volley": Text("Volley {n}", "第 {n} 次发言"),
     "turns": Text("Conversation", "对话"),
-    "volleys": Text("{a} of {b} volleys", "已编码 {a} / {b} 次发言"),
+    "volleys": Text("{a} of {b} counselor volleys", "咨询师的发言已编码 {a} / {b}"),
     "globals": Text("{a} of {b} globals", "整体评分 {a} / {b}"),
     "globals_title": Text("Globals", "整体评分"),
     "palette": Text("Behaviors", "行为"),
@@ -61,10 +70,22 @@ WORDS = {
     ),
     "help": Text(
         "A letter assigns a code to the marked volley; the same letter removes it. ↓ or j: next volley, ↑ or k: previous, "
-        "Enter: next "
-        "uncoded, n: nothing to code, u: undo, ?: rules.",
-        "字母键为当前发言编码，再按取消。↓ 或 j 下一次发言，↑ 或 k 上一次，Enter 下一处未编码，n 无可编码，u 撤销，? 规则。",
+        "Enter: next uncoded, n: nothing to code, u or Ctrl+Z: undo, ?: rules. At the globals, 1 to 5 rate, and letters "
+        "do nothing.",
+        "字母键为当前发言编码，再按取消。↓ 或 j 下一次发言，↑ 或 k 上一次，Enter 下一处未编码，n 无可编码，"
+        "u 或 Ctrl+Z 撤销，? 规则。到整体评分时，数字 1 至 5 打分，字母键不起作用。",
     ),
+    "letters_rest": Text(
+        "Here 1 to 5 rate the marked global; letters do nothing. ↑ leads back to the volleys.",
+        "这里用数字 1 至 5 为当前项打分，字母键不起作用；按 ↑ 回到发言。",
+    ),
+    "out_of_sight": Text(
+        "Nothing was changed: volley {n} was out of sight. Press again to code it.",
+        "没有改动：第 {n} 次发言不在视野内，再按一次即可编码。",
+    ),
+    "keys_globals": Text("1 to 5 rate the marked global, ↓ and ↑ move.", "数字 1 至 5 打分，↓ ↑ 换一项。"),
+    "beside": Text("Transcript, to look up", "文本，供查看"),
+    "counts": Text("What you coded", "你的编码计数"),
     "globals_more": Text(
         "Your impression of the whole session. Start from 3 unless something speaks for a higher or lower rating.",
         "对整场会谈的印象。没有理由高或低时，从 3 开始。",
@@ -119,6 +140,11 @@ WORDS = {
     "missed": Text("Missed", "漏编"),
     "extra": Text("Not in the gold codes", "多编"),
     "result": Text("Your agreement with the gold codes", "你与专家的一致性"),
+    "result_line": Text(
+        "Cohen's κ {k} with the gold codes, all behaviors together ({v} volleys)",
+        "全部行为合计，与专家的 Cohen κ 为 {k}（{v} 次发言）",
+    ),
+    "result_table": Text("Each behavior and global", "逐项结果"),
     "result_all": Text("Over the training transcripts that you finished", "已完成的练习合计"),
     "behaviour": Text("Behavior", "行为"),
     "kappa": Text("Cohen's κ", "Cohen κ"),
@@ -144,11 +170,37 @@ WORDS = {
         "{b} 份文本中，{a} 份已由所有编码者完成；导出只含这些。",
     ),
     "packets_done": Text("{a} of {b} done", "完成 {a} / {b}"),
+    "bar": Text("{rater}: {a} of {b} done, {c} started", "{rater}：完成 {a} / {b}，进行中 {c}"),
+    "rater": Text("Rater", "编码者"),
+    "time_per": Text("Time per transcript", "每份用时"),
+    "time_rest": Text("Left", "还需"),
+    "time_more": Text(
+        "Time per transcript is the median of the finished ones: the time between changes, each at most five minutes. "
+        "Reading before the first change is not counted.",
+        "每份用时取已完成各份的中位数：累加相邻两次改动的间隔，每次最多计五分钟；第一次改动之前的阅读不计。",
+    ),
+    "attention": Text("Needs attention", "需要留意"),
+    "no_exception": Text("Nothing stands out.", "没有异常。"),
+    "except_untrained": Text("{rater}: exercises still open: {v}", "{rater}：还有 {v} 份练习未完成"),
+    "except_badly_trained": Text("{rater}: training ended with κ {v}", "{rater}：练习结束时 κ 为 {v}"),
+    "except_idle": Text("{rater}: no transcript started", "{rater}：尚未开始任何文本"),
+    "except_stalled": Text("{rater}: {packet} lies unfinished for {v} days", "{rater}：{packet} 已搁置 {v} 天未完成"),
+    "plot_more": Text(
+        "Filled: Cohen's κ of single volleys. Hollow: ICC(2,1) of counts and ratings over transcripts. Values below −0.2 "
+        "stand at the left edge. Lines: fair, good, and excellent from 0.40, 0.60, 0.75 (Cicchetti 1994).",
+        "实心：逐次发言的 Cohen κ。空心：各份计数与评分的 ICC(2,1)。低于 −0.2 的画在左缘。竖线：0.40 尚可、0.60 良好、0.75 优秀"
+        "（Cicchetti 1994）。",
+    ),
+    "plot_table": Text("The numbers", "数据表"),
+    "excellent": Text("excellent", "优秀"),
+    "icc_fair": Text("fair", "尚可"),
+    "settle_next": Text("Settle next:", "接下来商定："),
+    "settle_all": Text("All finished transcripts", "所有已完成的文本"),
     "over": Text("Transcripts: {packets}, volleys: {volleys}", "{packets} 份文本，{volleys} 次发言"),
     "mean": Text("mean", "均值"),
     "locked": Text(
-        "Finish the training below first; your transcripts open after the last exercise.",
-        "请先完成下面的练习；做完最后一份，文本即开放。",
+        "Finish the training first; your transcripts open after the last exercise.",
+        "请先完成练习；做完最后一份，文本即开放。",
     ),
     "low": Text("Agreement is below {k}", "一致性低于 {k}"),
     "low_more": Text(
@@ -208,5 +260,5 @@ SCRIPT = (
     "saved", "saving", "offline", "unkept", "signed_out", "rejected", "conflict", "here", "there", "keep_here", "take_there",
     "refused", "reason_unknown", "reason_done", "reason_closed", "reason_incomplete", "reason_shown", "unreadable", "dismiss",
     "uncoded", "nothing_here", "undone", "gold", "agree", "missed", "extra", "volley", "note", "guess", "volleys", "globals",
-    "not_sent", "needs_reason",
+    "not_sent", "needs_reason", "letters_rest", "out_of_sight",
 )  # fmt: skip

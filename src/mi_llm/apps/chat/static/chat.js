@@ -2,12 +2,15 @@
 import { composing } from "/static/composing.js";
 import { events } from "/static/stream.js";
 
-const words = JSON.parse(document.getElementById("main").dataset.words);
 const at = (id) => document.getElementById(id);
+const words = JSON.parse(at("main").dataset.words);
+const voteRounds = Number(at("main").dataset.voteRounds);
 const field = at("say");
 let talk = null; // as the server shows it
 let busy = false; // a message is on its way or replies are coming
+let since = 0; // when it was sent, in milliseconds
 let editing = null; // the round that is being edited
+let kept = null; // a message to be sent when the replies are complete
 
 function make(tag, name, text) {
   const found = document.createElement(tag);
@@ -57,10 +60,48 @@ function showTalk() {
   at("talk").hidden = talk === null;
   at("new").hidden = talk === null;
   document.body.className = talk === null ? "" : two() ? "two" : "one";
-  at("which").textContent = talk === null ? words.none_yet : `${talk.model}, ${two() ? words[`way_${talk.way}`] : words[talk.sides[0]]}`;
+  const way = talk && (talk.way === null ? words.study_talk : two() ? words[`way_${talk.way}`] : words[talk.sides[0]]);
+  at("which").textContent = talk === null ? words.none_yet : `${talk.model}, ${way}`;
   for (const card of document.querySelectorAll(".card")) card.hidden = talk === null || card.dataset.profile !== talk.profile;
   at("rounds").replaceChildren(...(talk?.rounds ?? []).map(showRound));
+  showStarters();
+  showTally();
   showEnd();
+}
+
+// The sentences of the chosen client, beside the message field.
+function showStarters() {
+  const profile = talk ? talk.profile : new FormData(at("setup")).get("profile");
+  at("starters").hidden = !profile || field.value !== "" || editing !== null;
+  for (const list of document.querySelectorAll(".starters")) list.hidden = list.dataset.profile !== profile;
+}
+
+const codeName = (code) => at(`code-${code}`).querySelector("h2").firstChild.textContent.trim();
+
+function showTally() {
+  const counted = talk?.tally?.filter(Boolean) ?? [];
+  at("tally").hidden = !counted.some((side) => Object.values(side.counts).some(Boolean));
+  if (at("tally").hidden) return;
+  for (const cell of at("tally").querySelectorAll("[data-side]")) {
+    const side = counted[cell.dataset.side];
+    cell.hidden = !side;
+    if (!side) continue;
+    const { count, score } = cell.closest("tr").dataset;
+    if (count) cell.querySelector(".value").textContent = side.counts[count];
+    else if (score) showScore(cell, side.scores[score]);
+    else cell.textContent = two() ? nameOf(Number(cell.dataset.side)) : "";
+  }
+  const line = ["RQ", "MINA"].map((code) => `${words[`short_${code}`]}: ${counted.map(({ scores }, side) => `${two() ? `${nameOf(side)} ` : ""}${figure(scores[code].value)}`).join(", ")}`);
+  at("tally-line").textContent = line.join(" · ");
+}
+
+const figure = (value) => (value === null ? "–" : Number.isInteger(value) ? String(value) : value.toFixed(2));
+
+function showScore(cell, { value, rating }) {
+  cell.querySelector(".value").textContent = figure(value);
+  if (!cell.querySelector("meter")) return;
+  cell.querySelector("meter").value = value ?? 0;
+  cell.querySelector(".rating").textContent = rating === null ? "" : words[rating];
 }
 
 function showRound(round, place) {
@@ -89,17 +130,18 @@ function showReply(side, reply) {
   const said = make("div", "words");
   said.append(document.createTextNode(reply.text));
   box.append(said);
+  if (!reply.finish) box.querySelector(".who").append(make("span", "thinking"));
   finishReply(box, reply);
   return box;
 }
 
 function finishReply(box, reply) {
   box.classList.toggle("coming", reply.finish === "");
-  box.querySelector(".note")?.remove();
-  box.querySelector(".acts")?.remove();
+  for (const part of box.querySelectorAll(`.note, .acts, .codes${reply.finish ? ", .thinking" : ""}`)) part.remove();
   box.querySelector(".words").hidden = reply.finish !== "" && !reply.text;
   const note = { withheld: words[`withheld_${reply.why}`], failed: words[`failed_${reply.why}`], stopped: words.stopped, length: words.length }[reply.finish];
   if (note) box.append(make("p", "note", note));
+  if (reply.finish && reply.text && talk.tally?.length) box.append(showCodes(reply.codes));
   if (reply.finish && reply.text) {
     const acts = make("div", "acts");
     const copy = act(words.copy, async () => {
@@ -112,14 +154,56 @@ function finishReply(box, reply) {
   }
 }
 
+// What the lexical coder sees in a reply; a touch on a code says what it means and how far to trust it.
+function showCodes(codes) {
+  const row = make("div", "codes");
+  row.setAttribute("role", "group");
+  row.setAttribute("aria-label", words.codes);
+  for (const code of codes) {
+    const chip = make("button", "chip", codeName(code));
+    chip.type = "button";
+    chip.dataset.code = code;
+    chip.setAttribute("popovertarget", `code-${code}`);
+    row.append(chip);
+  }
+  if (!codes.length) row.append(make("span", "soft small", words.no_code));
+  return row;
+}
+
+// How long one has waited for replies of which nothing has come.
+function showWaiting() {
+  const seconds = Math.floor((performance.now() - since) / 1000);
+  for (const place of document.querySelectorAll(".reply.coming .thinking")) {
+    const silent = !place.closest(".reply").querySelector(".words").textContent;
+    place.textContent = busy && silent ? words.thinking.replace("{n}", seconds) : "";
+  }
+}
+
+function showVote() {
+  const rounds = talk?.rounds.filter((round) => round.replies.length && round.replies.every((reply) => reply.text)).length ?? 0;
+  const open = talk?.way === "blind" && !talk.vote;
+  at("vote").hidden = !(open && !busy && rounds >= voteRounds);
+  at("vote-wait").hidden = !(open && rounds < voteRounds);
+  at("vote-wait").textContent = words.vote_wait.replace("{n}", voteRounds).replace("{a}", rounds);
+  at("voted").hidden = !talk?.vote;
+  if (!talk?.vote) return;
+  const revealed = talk.sides[0] !== null;
+  const side = { left: 0, right: 1 };
+  const named = (choice) => words[`vote_${choice}`] + (revealed && choice in side ? ` (${words[talk.sides[side[choice]]]})` : "");
+  const criteria = Object.entries(talk.vote.criteria).map(([name, choice]) => `${words[`criterion_${name}`]}: ${named(choice)}`);
+  const told = [...criteria, `${words.vote_all}: ${named(talk.vote.choice)}`, talk.vote.reason && `“${talk.vote.reason}”`].filter(Boolean).join(" · ");
+  const arms = revealed ? `${talk.sides.reduce((text, arm, place) => text.replace(`{${place}}`, words[arm]), words.revealed)} ` : "";
+  at("voted-text").textContent = `${arms}${words.vote_saved} ${told}`;
+  at("undo-vote").parentElement.hidden = revealed;
+}
+
 function showEnd() {
   const last = talk?.rounds.at(-1);
   const complete = talk !== null && !busy && talk.sides.every((_, side) => talk.rounds.some((round) => round.replies[side]?.text));
-  at("vote").hidden = !(complete && talk.way === "blind" && talk.vote === null);
-  at("voted").hidden = !(talk?.vote);
-  if (talk?.vote) at("voted").textContent = talk.sides.reduce((text, arm, side) => text.replace(`{${side}}`, words[arm]), words.voted);
-  at("export").hidden = !(complete && (talk.way !== "blind" || talk.vote));
+  showVote();
+  at("export").hidden = !(complete && talk.sides.every(Boolean));
   if (!at("export").hidden) {
+    at("as-text").href = `/talks/${talk.id}/text`;
     at("files").replaceChildren(...talk.sides.map((arm, side) => {
       const link = make("a", "", `${arm}.jsonl`);
       link.href = `/talks/${talk.id}/dialogs/${side}`;
@@ -135,10 +219,21 @@ function showEnd() {
   }
   at("send").hidden = busy && talk !== null;
   at("stop").hidden = !busy || talk === null;
+  showKept();
+  showLatest();
+}
+
+function showKept() {
+  at("kept").hidden = kept === null;
+  at("kept-text").textContent = kept ?? "";
 }
 
 function nearEnd() {
   return document.documentElement.scrollHeight - window.scrollY - window.innerHeight < 160;
+}
+
+function showLatest() {
+  at("latest").hidden = talk === null || nearEnd();
 }
 
 function toEnd() {
@@ -153,13 +248,47 @@ function announce(text) {
 
 async function send() {
   const text = field.value.trim();
-  if (!text || busy) return;
+  if (!text) return;
+  if (busy) {
+    if (talk === null || editing !== null) return;
+    kept = kept === null ? text : `${kept}\n${text}`;
+    write("");
+    showKept();
+    return;
+  }
+  if (await say(text, editing) === false && !field.value) write(text);
+  field.focus({ preventScroll: true });
+}
+
+function write(text) {
+  field.value = text;
+  heed();
+}
+
+// What follows from what stands in the field.
+function heed() {
+  grow();
+  const english = /[a-z]{2,}\s+[a-z]{2,}/i.test(field.value) && !/\p{Script=Han}/u.test(field.value);
+  at("english").hidden = !english;
+  showStarters();
+}
+
+function wishes() {
+  const chosen = new FormData(at("setup"));
+  const profile = chosen.get("profile") || null;
+  if (!at("participant")) return { model: chosen.get("model"), way: chosen.get("way"), profile };
+  if (!at("agreed").checked || !at("participant").value.trim()) throw new Error(words.agree_first);
+  return { participant: at("participant").value.trim(), agreed: true, profile };
+}
+
+// Say something to the model, beginning a talk where there is none; false if the server took no message.
+async function say(text, from) {
   busy = true;
+  since = performance.now();
   complain(null);
   try {
     if (talk === null) {
-      const chosen = new FormData(at("setup"));
-      const begun = await ask("/talks", { model: chosen.get("model"), way: chosen.get("way"), profile: chosen.get("profile") || null });
+      const begun = await ask("/talks", wishes());
       talk = await begun.json();
       remembered.set(talk.id);
       for (const card of document.querySelectorAll(".card")) card.open = window.innerWidth > 700;
@@ -168,25 +297,33 @@ async function send() {
   } catch (error) {
     busy = false;
     complain(error);
-    return;
+    return false;
   }
-  const from = editing;
   if (from !== null) talk.rounds.length = from;
   talk.rounds.push({ client: text, found: [], replies: [] });
-  field.value = "";
-  grow();
   endEditing();
-  const sent = await speak(`/talks/${talk.id}/messages`, from === null ? { text } : { text, instead_of: from }, true);
-  if (!sent && !field.value) {
-    field.value = text;
-    grow();
+  if (field.value.trim() === text) write("");
+  return speak(`/talks/${talk.id}/messages`, from === null ? { text } : { text, instead_of: from }, true);
+}
+
+// Send what was kept while the replies came; give it back where they failed, since it may not fit.
+async function release() {
+  const text = kept;
+  if (text === null || talk === null || busy) return;
+  kept = null;
+  const last = talk.rounds.at(-1);
+  const answered = last && !last.found.length && last.replies.every((reply) => reply.text);
+  if (!(answered && (await say(text, null)))) {
+    if (field.value) kept = text;
+    else write(text);
   }
-  field.focus({ preventScroll: true });
+  showKept();
 }
 
 // Ask for replies to the last round, and show them as they come; false if the server took no message.
 async function speak(path, body, fresh = false) {
   busy = true;
+  since = performance.now();
   complain(null);
   const mine = talk;
   const round = talk.rounds.at(-1);
@@ -208,6 +345,7 @@ async function speak(path, body, fresh = false) {
       card.scrollIntoView({ block: "start" });
       window.scrollBy(0, -document.querySelector(".top").offsetHeight - 16);
       announce(card.textContent.replace(/\s+/g, " "));
+      release();
       return true;
     }
     round.help = (answer.headers.get("possible-danger") ?? "").split(" ").filter(Boolean);
@@ -219,7 +357,8 @@ async function speak(path, body, fresh = false) {
       const text = box.querySelector(".words").firstChild;
       const follow = nearEnd();
       if (event.finish) {
-        Object.assign(reply, { text: event.text, finish: event.finish, why: event.why });
+        Object.assign(reply, { text: event.text, finish: event.finish, why: event.why, codes: event.codes ?? [] });
+        if (event.tally) talk.tally[event.side] = event.tally;
         text.data = event.text;
         finishReply(box, reply);
       } else {
@@ -247,6 +386,7 @@ async function speak(path, body, fresh = false) {
     if (follow) toEnd();
   }
   announce(sent ? spoken() : "");
+  release();
   return sent;
 }
 
@@ -282,10 +422,12 @@ async function reload() {
     else if (mine) breakOff(talk.rounds.at(-1));
     else return;
     busy = talk.rounds.at(-1)?.replies.some((reply) => !reply.finish) ?? false;
+    since ||= performance.now();
     showTalk();
     if (follow) toEnd();
     if (busy) await new Promise((resolve) => setTimeout(resolve, 1000));
   } while (busy && talk === mine);
+  release();
 }
 
 async function stop() {
@@ -295,9 +437,8 @@ async function stop() {
 function edit(place) {
   if (busy) return;
   editing = place;
-  field.value = talk.rounds[place].client;
   at("editing").hidden = false;
-  grow();
+  write(talk.rounds[place].client);
   field.focus();
 }
 
@@ -310,6 +451,7 @@ async function begin() {
   const old = talk?.id;
   await stop();
   talk = null;
+  kept = null;
   busy = false;
   remembered.set(null);
   endEditing();
@@ -320,16 +462,24 @@ async function begin() {
   if (old) await ask(`/talks/${old}`, undefined, "DELETE").catch(() => {});
 }
 
-async function vote(choice) {
+// Vote, undo the vote, or see which is which.
+async function decide(path, body, method = "POST") {
+  complain(null);
   try {
-    const answer = await ask(`/talks/${talk.id}/vote`, { choice, with_text: at("with-text").checked });
-    Object.assign(talk, await answer.json());
+    const answer = await ask(`/talks/${talk.id}/${path}`, body, method);
+    talk = await answer.json();
     showTalk();
-    announce(at("voted").textContent);
-    at("voted").scrollIntoView({ block: "nearest" });
+    if (!at("voted").hidden) announce(at("voted-text").textContent);
+    at(talk.vote ? "voted" : "vote").scrollIntoView({ block: "nearest" });
   } catch (error) {
     complain(error);
   }
+}
+
+function vote() {
+  const chosen = Object.fromEntries(new FormData(at("vote")));
+  const { all, ...rest } = chosen;
+  return decide("vote", { ...rest, choice: all, with_text: at("with-text").checked });
 }
 
 function grow() {
@@ -359,16 +509,26 @@ at("composer").addEventListener("submit", (event) => { event.preventDefault(); s
 at("setup").addEventListener("submit", (event) => event.preventDefault());
 at("model")?.addEventListener("change", offer);
 at("stop").addEventListener("click", stop);
-at("cancel").addEventListener("click", () => { endEditing(); field.value = ""; grow(); field.focus(); });
-at("new").addEventListener("click", begin);
+at("cancel").addEventListener("click", () => { endEditing(); write(""); field.focus(); });
+at("new").addEventListener("click", () => (talk.rounds.length ? at("end").showModal() : begin()));
+at("end").addEventListener("close", () => { if (at("end").returnValue === "end") begin(); at("end").returnValue = ""; });
+at("kept-cancel").addEventListener("click", () => { write([kept, field.value].filter(Boolean).join("\n")); kept = null; showKept(); field.focus(); });
+at("latest").addEventListener("click", toEnd);
+at("print").addEventListener("click", () => window.print());
+at("vote").addEventListener("submit", (event) => { event.preventDefault(); vote(); });
+at("undo-vote").addEventListener("click", () => decide("vote", undefined, "DELETE"));
+at("reveal").addEventListener("click", () => decide("reveal", {}));
+for (const starter of document.querySelectorAll("[data-say]")) starter.addEventListener("click", () => { write(starter.dataset.say); field.focus(); });
 at("theme").addEventListener("click", turnLight);
 at("open-help").addEventListener("click", () => at("help").showModal());
 at("open-about").addEventListener("click", () => at("about").showModal());
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
 }
-for (const button of document.querySelectorAll("[data-choice]")) button.addEventListener("click", () => vote(button.dataset.choice));
-field.addEventListener("input", grow);
+field.addEventListener("input", heed);
+at("setup").addEventListener("change", showStarters);
+addEventListener("scroll", showLatest, { passive: true });
+setInterval(showWaiting, 250);
 field.addEventListener("keydown", (event) => {
   if (composing(event)) return;
   if (event.key === "Enter" && !event.shiftKey) {
@@ -380,10 +540,13 @@ field.addEventListener("keydown", (event) => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || composing(event) || document.querySelector("dialog[open]")) return;
+  if (event.key !== "Escape" || composing(event) || document.querySelector("dialog[open], :popover-open")) return;
   if (busy) stop();
   else if (editing !== null) at("cancel").click();
 });
+
+// An empty field of a talk that has none yet shows the sentences of the client whose card is chosen.
+showStarters();
 
 offer();
 await reload();

@@ -14,10 +14,13 @@ const radios = all("[data-global] input");
 const behaviours = all(".behaviour[data-code]");
 const guesses = all(".guess input");
 const note = byId("note");
+const scales = all("[data-global]");
 
 const items = new Map(Object.entries(data.items));
 let history = data.history;
 let current = null; // the marked volley
+let scale = null; // the marked global
+let hintTimer = 0;
 let noteTimer = 0;
 
 const value = (item) => items.get(item)?.value ?? null;
@@ -46,6 +49,15 @@ function spoken(name, given) {
 }
 
 function announce(text) { byId("say").textContent = text; }
+
+// What a key did not do, for those who see the page too.
+function hint(text) {
+  announce(text);
+  byId("hint").textContent = text;
+  byId("hint").hidden = false;
+  clearTimeout(hintTimer);
+  hintTimer = setTimeout(() => { byId("hint").hidden = true; }, 5000);
+}
 
 // ---- changes ----
 
@@ -173,19 +185,67 @@ function unreadable(change) {
 
 // ---- what the rater does ----
 
+const above = (volley) => volley.getBoundingClientRect().bottom <= document.querySelector(".bar").offsetHeight;
+
+// Whether the rater is at the globals, where a letter would change a volley that is out of sight.
+function rating() {
+  const past = byId("after").getBoundingClientRect().top < innerHeight / 2;
+  return scale !== null || byId("after").contains(document.activeElement) || (past && above(current));
+}
+
+// At the globals, transcript and counts stand where the letters stood.
+function showMode() { document.body.classList.toggle("rating", rating()); }
+
+function mark(fieldset, focus = true) {
+  unmark();
+  scale = fieldset;
+  scale.setAttribute("aria-current", "true");
+  if (focus) scale.focus({ preventScroll: true });
+  scale.scrollIntoView({ block: "nearest" });
+  showMode();
+}
+
+function unmark() {
+  scale?.removeAttribute("aria-current");
+  scale = null;
+}
+
+const unrated = () => scales.find((fieldset) => value(`global-${fieldset.dataset.global}`) === null);
+
+function toGlobals() {
+  byId("after").scrollIntoView({ block: "start" });
+  mark(unrated() ?? scales[0]);
+}
+
+function rate(digit) {
+  const fieldset = scale ?? unrated();
+  if (!rating() || !fieldset) return;
+  if (done()) { hint(words.reason_done); return; }
+  fieldset.querySelector(`input[value="${digit}"]`).click();
+  announce(`${names[fieldset.dataset.global]}: ${digit}`);
+  mark(unrated() ?? fieldset);
+}
+
 function select(volley, focus = true) {
+  unmark();
   current?.removeAttribute("aria-current");
   current = volley;
   volley.setAttribute("aria-current", "true");
   if (focus) volley.focus({ preventScroll: true });
   volley.scrollIntoView({ block: "nearest" });
   renderPalette();
+  showMode();
 }
 
 function move(step) {
+  if (rating()) {
+    const place = scales.indexOf(scale) + step;
+    if (scale && place < 0) select(volleys.at(-1));
+    else if (place < scales.length) mark(scales[Math.max(place, 0)]);
+    return;
+  }
   const place = volleys.indexOf(current) + step;
-  if (document.activeElement === byId("after") && step < 0) select(volleys.at(-1));
-  else if (place >= volleys.length) { byId("after").focus({ preventScroll: true }); byId("after").scrollIntoView({ block: "start" }); }
+  if (place >= volleys.length) toGlobals();
   else if (place >= 0) select(volleys[place]);
 }
 
@@ -193,7 +253,7 @@ function next() {
   const place = volleys.indexOf(current);
   const ahead = [...volleys.slice(place + 1), ...volleys.slice(0, place + 1)].find(open);
   if (ahead) select(ahead);
-  else { byId("after").focus({ preventScroll: true }); byId("after").scrollIntoView({ block: "start" }); }
+  else toGlobals();
 }
 
 function code(volley, given) {
@@ -202,6 +262,13 @@ function code(volley, given) {
   make(item(volley), given);
   announce(`${label(item(volley))}: ${spoken(item(volley), given)}`);
   volley.scrollIntoView({ block: "nearest" });
+}
+
+// A letter codes only a volley that is seen.
+function byLetter(act) {
+  if (rating()) { hint(words.letters_rest); return; }
+  if (above(current) || current.getBoundingClientRect().top >= innerHeight) { current.scrollIntoView({ block: "nearest" }); hint(words.out_of_sight.replace("{n}", current.dataset.volley)); return; }
+  act();
 }
 
 function toggle(behaviour) {
@@ -225,6 +292,7 @@ function undo() {
   if (!entry || done()) return;
   make(entry.item, entry.before, entry.id);
   if (entry.item.startsWith("volley-")) select(byId(entry.item));
+  else mark(scales.find((fieldset) => entry.item === `global-${fieldset.dataset.global}`));
   announce(`${words.undone}: ${label(entry.item)}: ${spoken(entry.item, entry.before)}`);
 }
 
@@ -234,7 +302,7 @@ function compare() {
 }
 
 function enter() {
-  if (training && value(item(current)) !== null && !shown(current)) compare();
+  if (training && !rating() && value(item(current)) !== null && !shown(current)) compare();
   else next();
 }
 
@@ -246,23 +314,25 @@ function keepNote() {
 }
 
 const acts = {
-  arrowdown: () => move(1), j: () => move(1), arrowup: () => move(-1), k: () => move(-1), enter, n: nothing, u: undo,
+  arrowdown: () => move(1), j: () => move(1), arrowup: () => move(-1), k: () => move(-1), enter, u: undo, n: () => byLetter(nothing),
   "?": () => byId("codebook").showModal(),
 };
-for (const [behaviour, key] of Object.entries(keys)) acts[key] = () => toggle(behaviour);
+for (const [behaviour, key] of Object.entries(keys)) acts[key] = () => byLetter(() => toggle(behaviour));
+for (const digit of ["1", "2", "3", "4", "5"]) acts[digit] = () => rate(digit);
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || composing(event) || byId("codebook").open) return;
+  if (event.altKey || composing(event) || byId("codebook").open) return;
+  if (event.ctrlKey || event.metaKey) {
+    if (event.key.toLowerCase() !== "z" || event.shiftKey || event.target.matches("textarea")) return;
+    event.preventDefault();
+    undo();
+    return;
+  }
   // with a Chinese input method on, some browsers give the letter only as the key's place
   const key = event.key === "Process" ? event.code.replace(/^Key/, "").toLowerCase() : event.key.toLowerCase();
   const { target } = event;
   if (target.matches("textarea")) return;
-  if (target.matches("input[type=radio]")) {
-    const chosen = target.closest("fieldset").querySelector(`input[value="${CSS.escape(key)}"]`);
-    if (chosen) { chosen.focus(); chosen.click(); }
-    else if (key === "u") undo();
-    return;
-  }
+  if (target.matches("input[type=radio]") && /^(arrow.*| )$/.test(key)) return; // a radio's own keys
   if (key === "enter" && target.matches("button, a, summary")) return;
   if (!Object.hasOwn(acts, key)) return;
   event.preventDefault();
@@ -270,6 +340,9 @@ document.addEventListener("keydown", (event) => {
   acts[key]();
 });
 
+for (const fieldset of scales) fieldset.addEventListener("focusin", () => { if (fieldset !== scale) mark(fieldset, false); });
+byId("after").addEventListener("focusin", (event) => { if (!event.target.closest("[data-global]")) unmark(); showMode(); });
+addEventListener("scroll", showMode, { passive: true });
 for (const volley of volleys) volley.addEventListener("focus", () => { if (volley !== current) select(volley, false); });
 for (const button of behaviours) {
   button.addEventListener("click", () => toggle(button.dataset.code));
@@ -299,9 +372,9 @@ function renderVolley(volley) {
   const held = value(item(volley));
   const place = byId(`codes-${volley.dataset.volley}`);
   volley.classList.toggle("coded", held !== null);
-  if (held === null) place.replaceChildren(chip(words.uncoded, "open"));
-  else if (!held.length) place.replaceChildren(chip(words.nothing_here, "open"));
-  else place.replaceChildren(...held.map((behaviour) => chip(names[behaviour])));
+  const chips = held?.length ? held.map((behaviour) => chip(names[behaviour])) : [chip(held ? words.nothing_here : words.uncoded, "open")];
+  document.querySelector(`[data-codes="${volley.dataset.volley}"]`).replaceChildren(...chips.map((one) => one.cloneNode(true)));
+  place.replaceChildren(...chips);
   if (training) renderGold(volley, held);
 }
 
@@ -342,9 +415,10 @@ function renderCounts() {
   const seen = volleys.flatMap((volley) => counted(value(item(volley))));
   for (const behaviour of codes) {
     const count = seen.filter((one) => one === behaviour).length;
-    const place = document.querySelector(`[data-count="${behaviour}"]`);
-    place.textContent = count;
-    place.classList.toggle("zero", !count);
+    for (const place of all(`[data-count="${behaviour}"]`)) {
+      place.textContent = count;
+      place.classList.toggle("zero", !count);
+    }
   }
 }
 
@@ -355,7 +429,7 @@ function renderProgress() {
   const fill = (text, a, b) => text.replace("{a}", a).replace("{b}", b);
   byId("progress").textContent = `${fill(words.volleys, coded, volleys.length)} · ${fill(words.globals, rated, globals.size)}`;
   document.body.classList.toggle("done", done());
-  byId("finished").hidden = !done();
+  byId("finished").hidden = byId("onward").hidden = !done();
   byId("finish").hidden = done();
   byId("finish-more").hidden = done();
   const complete = coded === volleys.length && rated === globals.size;
@@ -388,10 +462,9 @@ for (const change of waiting) if (!history.some(({ id }) => id === change.id) &&
 volleys.forEach(renderVolley);
 for (const name of [...new Set(radios.map((radio) => `global-${radio.name}`)), "note", "guess"]) render(name);
 renderCounts();
-select(volleys.find(open) ?? volleys[0], false);
-// on a narrow screen the palette makes room while the rater is past the last volley
-new IntersectionObserver(([entry]) => document.body.classList.toggle("past", entry.isIntersecting), { rootMargin: "0px 0px -50% 0px" })
-  .observe(byId("after"));
+if (byId("result")) current.setAttribute("aria-current", "true"); // the result stays in view
+else select(volleys.find(open) ?? volleys[0], false);
+renderPalette();
 queue.tell();
 queue.flush();
 document.body.dataset.ready = "true";

@@ -1,0 +1,318 @@
+"""What the chat's page leads to: the study's notice, cards, keys, codes and their counts, taking a talk away, experiments."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from repository import ROOT
+from test_chat import Served, begin, browsing, final, say, serving
+
+from mi_llm.apps.chat import codes, experiment
+from mi_llm.apps.chat.cards import cards
+from mi_llm.codebook.coding import Behaviour
+from mi_llm.problem import Problem
+from mi_llm.study import load
+
+EXPERIMENT = """
+model: tiny
+arms: [base, tuned]
+seed: 7
+participants: [p01, p02, p03, p04]
+consent:
+  en: |
+    What you write is kept for this study.
+
+    You may stop at any time.
+  zh: 你写的话会为本研究保存。你可以随时停止。
+"""
+PHONE = (390, 844)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("page"), delay=0.02) as open_chat:
+        yield open_chat
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("trial")
+    (folder / "experiment.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    with serving(folder, experiment=folder / "experiment.yaml") as open_chat:
+        yield open_chat
+
+
+# ---- the page
+
+
+def test_the_studys_notice_stands_under_the_models_name_at_all_times(browser: Any, served: Served, tmp_path: Path) -> None:
+    report = load(ROOT / "mini" / "params.yaml").report
+    for locale, notice in (("en", report.notice), ("zh-CN", report.notice_zh)):
+        with browsing(browser, served, tmp_path, *PHONE, locale) as seen:
+            assert seen.page.inner_text(".always .study") == notice
+            seen.send("我睡不好")
+            box = seen.page.locator(".always .study").bounding_box()
+            assert 0 <= box["y"] < PHONE[1] / 2
+
+
+def test_a_new_talk_is_side_by_side_and_the_keys_are_listed(browser: Any, served: Served, tmp_path: Path) -> None:
+    with browsing(browser, served, tmp_path, 1280, 860, "en") as seen:
+        assert seen.page.is_checked("input[value=beside]")
+        for key in ("Enter", "Shift+Enter", "↑", "Esc"):
+            assert key in seen.page.inner_text("#keys")
+        seen.page.click(".own summary")
+        assert seen.page.inner_text(".own code").startswith("mi-llm chat --model-url http")
+
+
+@pytest.mark.parametrize(("locale", "name"), [("en", "Eating less at night"), ("zh-CN", "减少夜间进食")])
+def test_a_clients_card_is_in_the_pages_language_and_offers_sentences(
+    browser: Any, served: Served, tmp_path: Path, locale: str, name: str
+) -> None:
+    with browsing(browser, served, tmp_path, *PHONE, locale) as seen:
+        page = seen.page
+        page.check("input[value=night-snacks]")
+        assert name in page.inner_text(".choice:has(:checked) >> nth=-1")
+        page.locator(".starters:visible button").first.click()
+        opening = cards("zh")["night-snacks"].starters[0]
+        assert page.input_value("#say") == opening.zh
+        page.press("#say", "Enter")
+        page.wait_for_selector("#rounds .reply:not(.coming)")
+        assert name in page.inner_text(".card:visible summary")
+        assert page.locator("#say").bounding_box()["y"] < PHONE[1]
+
+
+def test_every_card_has_its_english() -> None:
+    for card in cards("zh").values():
+        for text in (card.behaviour, card.manifestation, card.reason, *card.starters):
+            assert text.en
+            assert text.en.isascii()
+            assert text.zh
+
+
+def test_english_for_chinese_models_is_told(browser: Any, served: Served, tmp_path: Path) -> None:
+    with browsing(browser, served, tmp_path, 1280, 860, "en") as seen:
+        seen.page.fill("#say", "I cannot sleep")
+        assert "tuned on Chinese" in seen.page.inner_text("#english")
+        seen.page.fill("#say", "我睡不好 OK OK")
+        assert not seen.page.is_visible("#english")
+
+
+def test_enter_while_a_reply_comes_is_kept_for_after(browser: Any, served: Served, tmp_path: Path) -> None:
+    with browsing(browser, served, tmp_path, 1280, 860, "en") as seen:
+        page = seen.page
+        page.check("input[value=tuned]")
+        seen.send("#slow 说：听起来你这一周过得很累，我们慢慢说。", wait=False)
+        page.wait_for_selector(".thinking:has-text('thinking, 1 s')")
+        page.fill("#say", "说：第二句的回应")
+        page.press("#say", "Enter")
+        assert page.inner_text("#kept-text") == "说：第二句的回应"
+        page.click("#kept-cancel")
+        assert page.input_value("#say") == "说：第二句的回应"
+        page.press("#say", "Enter")
+        page.fill("#say", "还在写")
+        page.wait_for_selector("#rounds > li:nth-child(2) .reply:not(.coming)", timeout=20_000)
+        assert seen.last() == "第二句的回应"
+        assert page.input_value("#say") == "还在写"
+        assert not page.is_visible("#kept")
+
+
+def test_a_new_talk_asks_first(browser: Any, served: Served, tmp_path: Path) -> None:
+    with browsing(browser, served, tmp_path, 1280, 860, "en") as seen:
+        seen.send("说：好")
+        seen.page.click("#new")
+        seen.page.keyboard.press("Enter")  # the button in focus goes on with the talk
+        assert seen.page.is_visible("#talk")
+        seen.page.click("#new")
+        seen.page.click("#end button[value=end]")
+        assert seen.page.is_visible("#setup")
+
+
+def test_whoever_reads_above_can_jump_to_the_latest(browser: Any, served: Served, tmp_path: Path) -> None:
+    with browsing(browser, served, tmp_path, *PHONE, "en") as seen:
+        seen.send("说：" + "一句长长的话，说了很久。" * 60)
+        assert not seen.page.is_visible("#latest")
+        seen.page.evaluate("scrollTo(0, 0)")
+        seen.page.click("#latest")
+        seen.page.wait_for_selector("#latest", state="hidden")
+
+
+def test_codes_stand_under_each_reply_with_what_they_are_worth(browser: Any, served: Served, tmp_path: Path) -> None:
+    with browsing(browser, served, tmp_path, 1280, 860, "en") as seen:
+        page = seen.page
+        seen.send("我晚上总是吃零食")
+        base, tuned = (page.locator(f".reply:nth-child({side}) .chip").all_inner_texts() for side in (1, 2))
+        assert base != tuned
+        assert "Asking questions" in tuned
+        page.locator(".chip[data-code=Q]").last.click()
+        assert "κ = 0.80 [0.75, 0.85]" in page.inner_text("#code-Q")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#code-Q", state="hidden")
+        assert "reflections per question" in page.inner_text("#tally-line")
+        page.click("#tally summary")
+        assert page.locator("#tally tr[data-count=Q] td:visible").all_inner_texts() == ["0", "1"]
+        assert page.locator("#tally tr[data-score=RQ] td").last.inner_text().split() == ["1", "fair"]
+        page.click("#tally tr[data-score=RQ] button")
+        assert "0.50 is chance" in page.inner_text("#code-RQ")
+        page.keyboard.press("Escape")
+        seen.send("还有呢")
+        assert page.locator("#tally tr[data-count=Q] td:visible").all_inner_texts()[1] == "2"
+
+
+@pytest.mark.parametrize("locale", ["en", "zh-CN"])
+def test_what_a_finger_hits_is_large_enough(browser: Any, served: Served, tmp_path: Path, locale: str) -> None:
+    small = """() => [...document.querySelectorAll("button, select, summary, textarea, .choice, .tick, nav a, a.number, .now a")]
+        .filter((one) => one.checkVisibility()).map((one) => [one.outerHTML.slice(0, 80), one.getBoundingClientRect()])
+        .filter(([, box]) => box.height && (box.height < 44 || box.width < 44)).map(([html]) => html)"""
+    with browsing(browser, served, tmp_path, *PHONE, locale) as seen:
+        seen.page.check("input[value=night-snacks]")
+        assert seen.page.evaluate(small) == []
+        seen.send("我晚上总是吃零食")
+        seen.page.click("#tally summary")
+        assert seen.page.evaluate(small) == []
+        assert seen.page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (844, 390), (820, 1180)])
+def test_the_field_and_the_help_line_are_in_reach_wherever_one_reads(
+    browser: Any, served: Served, tmp_path: Path, width: int, height: int
+) -> None:
+    with browsing(browser, served, tmp_path, width, height, "en") as seen:
+        for at in (0, 0.5, 1):
+            seen.page.evaluate("(at) => scrollTo(0, at * document.documentElement.scrollHeight)", at)
+            field, line = (seen.page.locator(one).bounding_box() for one in ("#say", ".always .now"))
+            assert 0 < field["y"] + field["height"] <= height
+            assert line["y"] >= 0
+            assert line["y"] + line["height"] < field["y"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_can_be_used_without_seeing_it(browser: Any, served: Served, tmp_path: Path, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
+    with browsing(browser, served, tmp_path, 1280, 860, "en", scheme) as seen:
+        seen.page.check("input[value=night-snacks]")
+        assert faults(axe, seen.page) == []
+        seen.send("我晚上总是吃零食")
+        seen.page.click("#tally summary")
+        assert faults(axe, seen.page) == []
+
+
+def faults(axe: Any, page: Any) -> list[str]:
+    """What axe complains of, with the element."""
+    found = axe.run(page).response["violations"]
+    return [f"{one['id']}: {node['html'][:100]}" for one in found for node in one["nodes"]]
+
+
+# ---- taking a talk away, and votes
+
+
+def test_a_talk_is_taken_away_as_text(served: Served) -> None:
+    with served.client(**{"Accept-Language": "en"}) as client:
+        talk = begin(client, "beside")
+        assert client.get(f"/talks/{talk}/text").status_code == 409
+        replies = say(client, talk, "我晚上总是吃零食")
+        client.post(f"/talks/{talk}/messages", json={"text": "我不想活了"})
+        answer = client.get(f"/talks/{talk}/text")
+        assert answer.headers["content-disposition"] == f'attachment; filename="tiny.{talk}.txt"'
+        lines = answer.text.splitlines()
+        assert lines[0] == "tiny, Side by side"
+        assert load(ROOT / "mini" / "params.yaml").report.notice in lines
+        assert "You: 我晚上总是吃零食" in lines
+        assert f"Base: {final(replies, 0)['text']}" in lines
+        assert f"Tuned: {final(replies, 1)['text']}" in lines
+        assert "不想活" not in answer.text
+
+
+# ---- codes
+
+
+def test_counts_and_scores_follow_the_codebook() -> None:
+    replies = [(Behaviour.QUESTION, Behaviour.COMPLEX), (Behaviour.SIMPLE, Behaviour.PERSUADE), ()]
+    made = codes.tally(replies)
+    assert {code: number for code, number in made["counts"].items() if number} == {"Q": 1, "SR": 1, "CR": 1, "PERS": 1}
+    assert made["scores"]["RQ"] == {"value": 2, "rating": "good"}
+    assert made["scores"]["CRR"] == {"value": 0.5, "rating": "good"}
+    assert made["scores"]["MINA"] == {"value": 1, "rating": None}
+    assert codes.tally([])["scores"]["RQ"] == {"value": None, "rating": None}
+    for score in codes.SCORES:
+        assert codes.validity()[score.code].kind == "auc"
+
+
+# ---- experiments
+
+
+def test_an_experiment_assigns_arms_by_seed_and_keeps_what_was_agreed_and_said(trial: Served) -> None:
+    read = experiment.read(trial.votes.parent.parent / "experiment.yaml")
+    assert sorted(read.assignment.values()) == ["base", "base", "tuned", "tuned"]
+    kept = trial.votes.with_suffix(".experiment.jsonl")
+    with trial.client() as client:
+        for body, status in (
+            ({"model": "tiny", "way": "base"}, 403),
+            ({"participant": "p99", "agreed": True}, 403),
+            ({"participant": "p01"}, 422),
+            ({"participant": "p01", "agreed": False}, 422),
+        ):
+            assert client.post("/talks", json=body).status_code == status
+        begun = client.post("/talks", json={"participant": "p01", "agreed": True}).json()
+        assert (begun["sides"], begun["way"]) == ([None], None)
+        found = say(client, begun["id"], "我晚上总是吃零食")
+        assert "codes" not in final(found)
+        client.post(f"/talks/{begun['id']}/messages", json={"text": "我不想活了"})
+        assert client.get(f"/talks/{begun['id']}/dialogs/0").status_code == 409, "the arm stays hidden"
+    lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+    arm = read.assignment["p01"]
+    assert [(line["kind"], line["participant"]) for line in lines] == [("consent", "p01"), ("round", "p01")]
+    assert (lines[0]["arm"], lines[1]["replies"][0]["arm"]) == (arm, arm)
+    assert (lines[1]["client"], lines[1]["replies"][0]["text"]) == ("我晚上总是吃零食", final(found)["text"])
+
+
+def test_the_experiment_of_the_documentation_is_read(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "safety.md").read_text(encoding="utf-8")
+    path = tmp_path / "experiment.yaml"
+    path.write_text(page.partition("is_read\n")[2].partition("```")[0], encoding="utf-8")
+    read = experiment.read(path)
+    assert set(read.assignment.values()) == set(read.arms) == {"base", "tuned"}
+
+
+def test_without_an_experiment_nobody_is_a_participant(served: Served) -> None:
+    with served.client() as client:
+        assert client.post("/talks", json={"model": "tiny", "way": "base", "participant": "p01"}).status_code == 422
+        assert "participant" not in client.get("/").text
+    assert not served.votes.with_suffix(".experiment.jsonl").exists()
+
+
+def test_a_participant_agrees_first(browser: Any, trial: Served, tmp_path: Path) -> None:
+    with browsing(browser, trial, tmp_path, *PHONE, "en") as seen:
+        page = seen.page
+        assert page.locator(".consent > p").all_inner_texts()[:2] == [
+            "What you write is kept for this study.", "You may stop at any time.",
+        ]  # fmt: skip
+        assert "Text is kept for a study" in page.inner_text(".always")
+        assert page.locator("input[name=way], select").count() == 0
+        seen.send("我睡不好", wait=False)
+        page.wait_for_selector("#problem:not([hidden])")
+        assert page.input_value("#say") == "我睡不好"
+        page.fill("#participant", "p02")
+        page.check("#agreed")
+        seen.send("我睡不好")
+        assert page.inner_text("#which") == "tiny, study"
+        assert page.locator(".codes, #files a").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("[base, tuned]", "[best]", "arms"),
+        ("p02", "p01", "one twice"),
+        ("seed: 7\n", "", "seed"),
+        ("  en: |", "  fr: |", "consent"),
+        ("p02", "p 2", "participants"),
+    ],
+)
+def test_an_experiment_that_is_not_as_it_should_be_is_named(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    assert old in EXPERIMENT
+    path = tmp_path / "experiment.yaml"
+    path.write_text(EXPERIMENT.replace(old, new), encoding="utf-8")
+    with pytest.raises(Problem, match=problem):
+        experiment.read(path)
