@@ -26,7 +26,7 @@ RELABELINGS = 5000  # a power's test tries all relabelings up to so many, else d
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over samples, or a score of them all, with its interval: NaN for fewer than `FEWEST` dialogs, or dialogs too alike."""
+    """A mean over samples, or a score of them all, with its interval: NaN for fewer than `FEWEST` dialogs, or too alike."""
 
     mean: float
     lo: float
