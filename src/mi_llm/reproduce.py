@@ -118,15 +118,25 @@ def earlier_run(process: psutil.Process, verbs: set[str]) -> bool:
     )
 
 
-def fetching(study: Study) -> list[str]:
-    """DVC's options to take finished outputs from the default remote, and to compute those that it does not have.
+def fetched(target: str) -> int:
+    """Take a target's finished outputs from their remotes; returns DVC's status.
 
-    Where all outputs are here already, though not in DVC's cache (from the archive, say), they are taken as they are:
-    `--allow-missing`. Otherwise it would keep DVC from fetching anything at all.
+    An output of which the remote lacks a file is left to be computed. Each file is asked for, since DVC takes the files of a
+    folder for granted where their list is there.
     """
-    lock = lock_of(study)
-    complete = lock.exists() and all(Path(path).exists() for path in outputs(storage.read_text(lock)))
-    return ["--pull", "--allow-missing"] if complete else ["--pull"]
+    whole: list[str] = []
+    with repository() as repo:
+        outs = [out for stage in repo.stage.collect(target) for out in stage.outs if out.use_cache and out.hash_info]
+        for name in {out.remote for out in outs}:
+            remote = repo.cloud.get_remote_odb(name)
+            hashes = {str(out): {out.hash_info.value} for out in outs if out.remote == name}
+            there = set(remote.oids_exist(set().union(*hashes.values())))
+            for out in outs:
+                if out.remote == name and out.is_dir_checksum and out.hash_info.value in there:
+                    hashes[str(out)] |= {file.value for _, _, file in out.get_dir_cache()}
+            there |= set(remote.oids_exist(set().union(*hashes.values()) - there))
+            whole += [path for path, needed in hashes.items() if needed <= there]
+    return int(dvc(["pull", *whole])) if whole else 0
 
 
 def targets(study: Study) -> list[str]:
@@ -251,9 +261,12 @@ def run(study: Study, yes: bool, pull: bool) -> int:
     if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":
         return 1
     accept_licences(study)
+    lock = lock_of(study)  # outputs that are here, though not in DVC's cache (from the archive, say), are taken as they are
+    here = pull and lock.exists() and all(Path(path).exists() for path in outputs(storage.read_text(lock)))
     with told(study.expect.minutes * 60, *targets(study)):
         for target in targets(study):
-            if status := dvc(["repro", target, *(fetching(study) if pull else [])]):
+            status = fetched(target) if pull and not here else 0
+            if status := status or dvc(["repro", target, *(["--allow-missing"] if here else [])]):
                 message = "the run stopped; the message above says why. What is done is kept: run the same command again."
                 print(f"\n{message}", file=sys.stderr)
                 return int(status)
