@@ -15,7 +15,7 @@ PLAN = ["mini/dvc.yaml:digests", "mini/dvc.yaml:acquire@annomi", "mini/dvc.yaml:
 
 def test_each_state_of_a_bar_is_a_line_in_a_log() -> None:
     log = io.StringIO()
-    with tqdm(total=3, file=Lines(log), desc="respond", mininterval=0, miniters=1) as bar:  # type: ignore[call-overload]
+    with tqdm(total=3, file=Lines(log), desc="respond", mininterval=0, miniters=1) as bar:
         for _ in range(3):
             bar.update()
     lines = log.getvalue().splitlines()

@@ -747,5 +747,5 @@ def guarded(run: Callable[[], None]) -> NoReturn:
 def main() -> None:
     """Entry point."""
     if not sys.stderr.isatty():
-        sys.stderr = Lines(sys.stderr)  # type: ignore[assignment]
+        sys.stderr = Lines(sys.stderr)
     guarded(app)

@@ -161,7 +161,7 @@ def spread(values: Numbers, dialogs: Sequence[str], confidence: float) -> Spread
     def limit(tail: float) -> float:
         """Williams' limit of the standard deviation between seeds."""
         left = of_seeds - rest * float(stats.f.ppf(tail, free[0], free[2]))
-        return (max(left, 0.0) * free[0] / (count * float(stats.chi2.ppf(tail, free[0])))) ** 0.5
+        return float((max(left, 0.0) * free[0] / (count * float(stats.chi2.ppf(tail, free[0])))) ** 0.5)
 
     return Spread(
         Estimate(mean, mean - half, mean + half),

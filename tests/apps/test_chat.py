@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from repository import ROOT
 
-from mi_llm import prompts
+from mi_llm import storage
 from mi_llm.apps.chat import guard, limits
 from mi_llm.apps.chat.app import Chat, create
 from mi_llm.apps.chat.counselors import Counselors
@@ -306,9 +306,8 @@ def test_the_guard_reads_beside_the_event_loop(shared: Served, tmp_path: Path, m
         transport, origin = httpx2.ASGITransport(create(chat)), "http://127.0.0.1"
         async with httpx2.AsyncClient(transport=transport, base_url=origin, headers={"Origin": origin}) as client:
             begun = await client.post("/talks", json={"model": "tiny", "way": "tuned"})
-            return (
-                await client.post(f"/talks/{begun.json()['id']}/messages", json={"text": "说：我在听，你慢慢说，不着急。"})
-            ).text
+            path = f"/talks/{begun.json()['id']}/messages"
+            return str((await client.post(path, json={"text": "说：我在听，你慢慢说，不着急。"})).text)
 
     assert '"finish": "stop"' in asyncio.run(talk())
     votes.close()
@@ -318,8 +317,9 @@ def test_the_guard_reads_beside_the_event_loop(shared: Served, tmp_path: Path, m
 
 
 def test_the_chat_does_not_tell_its_models_that_they_are_counselors_of_twenty_years() -> None:
-    assert "20年经验" in prompts.render("counselor"), "the study's own instruction stays the paper's"
-    instruction = manner(load(ROOT / "mini" / "params.yaml")).instruction
+    study = load(ROOT / "mini" / "params.yaml")
+    assert "20年经验" in storage.read_text(ROOT / study.finetune.instruction), "the study's own instruction stays the paper's"
+    instruction = manner(study).instruction
     assert instruction.startswith(INSTRUCTION)
     assert not re.search(r"20 ?年|二十年", instruction)
 

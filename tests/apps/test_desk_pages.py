@@ -182,7 +182,8 @@ def test_work_is_counted_without_breaks_and_gives_the_pace(tmp_path: Path) -> No
     assert work[Desk("A", "packets", SHARED)].seconds == pytest.approx(60 + BREAK_S + 60, abs=0.01)
     states = {Desk("A", "packets", SHARED): {"done": Held(True, "x")}, Desk("A", "packets", FIRST): {"note": Held("x", "x")}}
     pace = overview.pace(desk, states, work, "A")
-    assert (pace.done, pace.begun, pace.total, pace.minutes) == (1, 1, 3, pytest.approx(7))
+    assert (pace.done, pace.begun, pace.total) == (1, 1, 3)
+    assert pace.minutes == pytest.approx(7)
     assert pace.left == pytest.approx(14)
     assert overview.pace(desk, {}, work, "A").left is None
     following = overview.upcoming(desk, states, "A", "packets", FIRST)

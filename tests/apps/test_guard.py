@@ -2,7 +2,7 @@
 
 import json
 import re
-import re._parser as regex
+import re._parser as regex  # type: ignore[import-not-found]
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -465,7 +465,7 @@ CEILINGS = {
 
 def test_a_labeled_set_is_measured_by_group_and_added_to_the_table(tmp_path: Path) -> None:
     out = tmp_path / "figures.csv"
-    sets = {
+    sets: dict[str, list[dict[str, Any]]] = {
         "danger": [
             {"id": "1", "messages": ["我不想活了"], "language": "zh"},
             {"id": "2", "messages": ["kill me now please"], "language": "en"},

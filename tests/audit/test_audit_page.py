@@ -31,7 +31,7 @@ def folder(results: dict[str, Result], tmp_path_factory: pytest.TempPathFactory)
     study, paper = load(ROOT / "mini/params.yaml"), claims()
     evidence, table = Evidence(study), stage.rows(claims(), results)
     tables = stage.supporting(paper, evidence) | {"tally": stage.tally(table), "causes": stage.causes(table)}
-    numbers = {verdict: int((table["verdict"] == verdict).sum()) for verdict in VERDICTS}
+    numbers: dict[str, int] = {verdict: int((table["verdict"] == verdict).sum()) for verdict in VERDICTS}
     numbers |= {"claims": len(table), "statements": 16, "causes": len(tables["causes"])}
     headlines = findings(paper, results, evidence, tables)
     made = pages(study, paper, results, headlines, tables=tables, counts=numbers, methods=stage.METHODS)

@@ -11,8 +11,9 @@ from scored import Page, make_scored, site
 
 from mi_llm import storage
 from mi_llm.corpora.own.importing import import_dialogs
+from mi_llm.frame.pages import SUFFIXES
 from mi_llm.new import new
-from mi_llm.report.page import PAGES, SUFFIXES, report
+from mi_llm.report.page import PAGES, report
 from mi_llm.study import Study, load
 
 PARAMS = Path("mine/params.yaml")

@@ -24,6 +24,7 @@ from mi_llm.codebook.tables import RATINGS
 from mi_llm.construct import rate, translate
 from mi_llm.dialog import read_rounds, write_rounds
 from mi_llm.doctor import fitting, machine
+from mi_llm.frame.pages import SUFFIXES
 from mi_llm.miti.blind import blind
 from mi_llm.miti.code import code
 from mi_llm.miti.summary import summary
@@ -33,7 +34,7 @@ from mi_llm.problem import Problem
 from mi_llm.report import manual, published, tables
 from mi_llm.report.chinese import chinese
 from mi_llm.report.figures import stages
-from mi_llm.report.page import PAGES, SUFFIXES, report
+from mi_llm.report.page import PAGES, report
 from mi_llm.report.tables import settings
 from mi_llm.score.score import score
 from mi_llm.study import Study, load

@@ -246,7 +246,7 @@ def test_agreement_has_intervals_from_five_packets_on_and_says_why_there_is_none
     def kappa(packets: int) -> dict[str, Any]:
         rows = [f"{rater},p{n // 2},{n},{code}" for rater in given for n, code in enumerate(given[rater]) if n < 2 * packets]
         found = json.loads(tool("agree", table(tmp_path / "codes.csv", "rater,packet,volley,code", *rows), "--json"))
-        return {(row["measure"], row["code"]): row for row in found}["kappa", "which code"]
+        return dict(next(row for row in found if (row["measure"], row["code"]) == ("kappa", "which code")))
 
     assert [kappa(4)[name] for name in ("lo", "hi", "note")] == [None, None, "no interval: fewer than 5 transcripts"]
     assert kappa(6)["note"] == ""

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,7 @@ def answer_all(counselor: LocalCounselor, rounds: Sequence[Round], journal: Jour
 
 
 def answer_locally(
-    study: Study, model: str, rounds: Sequence[Round], journals: dict[str, Journal], adapter: Path | None = None
+    study: Study, model: str, rounds: Sequence[Round], journals: Mapping[str, Journal], adapter: Path | None = None
 ) -> dict[str, list[Answer]]:
     """The answers of the model's arms that have a journal, from one loaded base, with the given adapter or the model's own.
 

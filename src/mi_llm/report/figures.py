@@ -95,7 +95,7 @@ def draw_seeds(axes: Axes, spreads: pd.DataFrame, models: tuple[str, ...]) -> fl
         if not few:
             axes.errorbar(x, row.mean, [[row.mean - row.lo], [row.hi - row.mean]], fmt="none", ecolor=LINE, capsize=3, zorder=3)
         tops += [*row.means, row.mean if few else row.hi]
-    return max(tops)
+    return float(max(tops))
 
 
 def draw_baselines(axes: Axes, values: "pd.Series[float]") -> None:

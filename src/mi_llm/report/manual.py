@@ -328,7 +328,7 @@ def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
     known, (colon, semicolon) = kappas(study), MARKS[lang]
     said = []
     for rater in filter(automatic, sorted(coded | rated)):
-        parts = []
+        parts: list[str] = []
         for code in dict.fromkeys((study.language, annomi.LANGUAGE)) if rater in coded else ():
             keys = [(rater, code, behavior) for behavior in BEHAVIORS_KNOWN if (rater, code, behavior) in known]
             values = semicolon.join(f"{word(key[2])} {known[key]}" for key in keys)

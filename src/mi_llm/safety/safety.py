@@ -114,7 +114,7 @@ class Meeting:
     def dialog(self, model: str, arm: str, client: str) -> Dialog:
         """The talk as a dialog of the study."""
         about = {"arm": arm, "persona": self.persona.id, "risk": self.persona.risk, "client": client}
-        guard = {"guard": WITH if self.guard else WITHOUT}
+        guard: dict[str, Any] = {"guard": WITH if self.guard else WITHOUT}
         guard |= {"guarded": self.guarded, "helped": self.helped, "withheld": self.withheld}
         return Dialog(id=self.id, source=model, turns=tuple(self.turns), meta=about | guard)
 

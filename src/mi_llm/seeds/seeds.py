@@ -48,7 +48,7 @@ def seeds(study: Study, model: str, seed: int) -> None:
             identity_of(again, [*inputs, adapter]) if processes.main else ""
         )  # here others wait for it
         arms = study.arms(model) if study.respond.decoding == "sample" else ("tuned",)
-        journals = {arm: Journal(out.parent, f"{item}.{arm}", identity, processes.rank) for arm in arms}
+        journals: dict[str, Journal] = {arm: Journal(out.parent, f"{item}.{arm}", identity, processes.rank) for arm in arms}
         answers = answer_locally(again, model, asked_rounds(study), journals, adapter)
         if not processes.main:
             return
@@ -80,7 +80,8 @@ def samples_of(study: Study, model: str, out: Path, answers: Mapping[str, Sequen
             (model, arm): texts_of(rounds, {answer["round"]: answer["text"] for answer in arm_answers}, out / f"{arm}.jsonl")
             for arm, arm_answers in answers.items()
         }
-        table = sample_table(rounds, texts, {arm: pooled_scores(replies, references) for arm, replies in texts.items()}).round(4)
+        pooled = {arm: pooled_scores(replies, references, study.language) for arm, replies in texts.items()}
+        table = sample_table(rounds, texts, pooled, study.language).round(4)
         table.insert(0, "set", name)
         tables.append(table)
     return pd.concat(tables)

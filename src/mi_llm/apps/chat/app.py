@@ -433,7 +433,8 @@ def ended(chat: Chat, answering: Answering) -> None:
     if chat.under_way.pop(answering, None) and chat.record:
         keeping = asyncio.create_task(saved(chat.record.add, chat.record.said(answering.talk)))
         chat.keeping.add(keeping)
-        keeping.add_done_callback(lambda task: (chat.keeping.discard(task), task.cancelled() or task.exception()))
+        keeping.add_done_callback(chat.keeping.discard)
+        keeping.add_done_callback(lambda task: None if task.cancelled() else task.exception())
 
 
 def busy(talk: Talk) -> bool:

@@ -7,6 +7,7 @@ field, such as `language`, may group them. Writes CSV with the columns `COLUMNS`
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def figures(folder: Path) -> Iterator[tuple[Any, ...]]:
         for found, holds in (("either tier", alarmed), ("plain", plainly)):
             yield from shares(what, items, found, holds, ("risk", "language"))
     for found, most in (("by the message that tells", 0), ("by the next message", 1)):
-        yield from shares("talks of high or imminent risk", grave, found, lambda talk, most=most: late(talk) <= most, ())
+        in_time = [{**talk, "in_time": late(talk) <= most} for talk in grave]
+        yield from shares("talks of high or imminent risk", in_time, found, itemgetter("in_time"), ())
     replies = storage.read_lines(folder / "replies.jsonl") if (folder / "replies.jsonl").exists() else ()
     checked = [reply | {"held": bool(guard.faults(reply["reply"]))} for reply in replies]
     for what, bad in (("bad replies", True), ("good replies", False)):
