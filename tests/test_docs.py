@@ -442,7 +442,7 @@ def test_the_picture_shows_the_pipeline() -> None:
     reads = {
         (dependency.removeprefix("${out}/").split("/")[0], stage)
         for stage, entry in pipeline.items()
-        for dependency in entry["deps"]
+        for dependency in entry.get("deps", [])
         if dependency.startswith("${out}/")
     }
 

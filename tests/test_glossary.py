@@ -18,7 +18,7 @@ READ = [
     *PAGES,
     *(folder / name for folder in STUDIES for name in ("params.yaml", "dvc.yaml", "publish.yaml")),
     *sorted(path for path in (ROOT / "src/mi_llm").rglob("*") if path.suffix in KINDS and path.name != "packages.csv"),
-    *(ROOT / name for name in ("reproduce.sh", "setup.sh", "Makefile", ".env.example")),
+    *(ROOT / name for name in ("reproduce.sh", "setup.sh", "Makefile", ".env.example", "licenses.yaml", "pins.yaml")),
 ]
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')

@@ -22,7 +22,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "repository"
     for name in ("mini", "people", "prompts"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("params.yaml", "publish.yaml", "dvc.yaml"):
+    for name in ("params.yaml", "publish.yaml", "dvc.yaml", "pins.yaml", "licenses.yaml"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("data", "src"):
         (folder / name).symlink_to(ROOT / name)

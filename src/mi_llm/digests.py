@@ -1,10 +1,11 @@
-"""Stage `digests`: a digest of each stage's code, and of your own dialogs, so that DVC runs what changed, and no other stage.
+"""Stage `digests`: a digest of each stage's code, of your own dialogs, and of the models, so that DVC runs what changed alone.
 
 Writes `<out>/digests.yaml`, a SHA-256 for each stage of `dvc.yaml`; the other stages track theirs as a parameter. `acquire`
-tracks that of a corpus of yours, too, whose files DVC does not see: they stay where they lie. A stage's digest covers the
-stage's command in `cli.py`, every module that the command imports, directly or through others (its *closure*), and
-the package's data files that those modules name. Python counts as syntax tree without docstrings, YAML as the values that it
-holds: comments and formatting change nothing. Annotations do count, since pydantic, dataclasses and Typer read them.
+tracks that of a corpus of yours, too, and `base` that of its model's folder or pins: DVC does not see these files, which stay
+where they lie. A stage's digest covers the stage's command in `cli.py`, every module that the command imports, directly or
+through others (its *closure*), and the package's data files that those modules name. Python counts as syntax tree without
+docstrings, YAML as the values that it holds: comments and formatting change nothing. Annotations do count, since pydantic,
+dataclasses and Typer read them.
 """
 
 import ast
@@ -27,7 +28,7 @@ NAME = "digests.yaml"
 
 
 def digests(study: Study) -> None:
-    """Write the digest of each stage of the study's `dvc.yaml`, and of each corpus's files; see the module."""
+    """Write the digest of each stage of the study's `dvc.yaml`, of each corpus, and of each model; see the module."""
     stages = storage.read_yaml(study.beside("dvc.yaml"))["stages"]
     gc.disable()  # half of the time that syntax trees take is the collector's, which finds nothing in them
     try:
@@ -36,6 +37,7 @@ def digests(study: Study) -> None:
         gc.freeze()  # nor later in what is kept of them
         gc.enable()
     lines += ["corpora:\n", *(f"  {name}: {files_of(corpus)}\n" for name, corpus in study.corpora.items())]
+    lines += ["models:\n", *(f"  {name}: {model_of(study, name)}\n" for name in study.models)]
     study.folder.mkdir(parents=True, exist_ok=True)
     storage.write_text(study.folder / NAME, "".join(lines))
 
@@ -52,6 +54,14 @@ def files_of(corpus: Corpus) -> str:
     """SHA-256 of the files of your own dialogs; for another corpus, which DVC tracks itself or `acquire` pins, a word."""
     hashes = [storage.sha256(path) if path.exists() else "missing" for path in corpus.paths]
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest() if hashes else "tracked"
+
+
+def model_of(study: Study, name: str) -> str:
+    """SHA-256 of a model's folder, or for one of the hub of its pins. Neither its license nor its chat format counts."""
+    model, folder = study.models[name], study.source(name)
+    if not model.hub:
+        return storage.sha256(folder) if folder.exists() else "missing"
+    return hashlib.sha256(storage.dump([model.commit, study.pins().get(model.commit)]).encode()).hexdigest()
 
 
 def closure(stage: str) -> list[Path]:
@@ -141,7 +151,7 @@ def file_of(module: str) -> Path:
 
 @cache
 def data_files() -> dict[str, Path]:
-    """The package's data files, by each name under which a module may open them: `hub.yaml`, `templates/glm4.jinja`, …"""
+    """The package's data files, by each name under which a module may open them: `stages.csv`, `templates/glm4.jinja`, …"""
     paths = [path for path in sorted(PACKAGE.rglob("*.*")) if path.suffix not in (".py", ".pyc")]
     return {
         path.relative_to(folder).as_posix(): path for path in paths for folder in path.parents if folder.is_relative_to(PACKAGE)

@@ -5,7 +5,6 @@ instruction of its own, and places for people's decisions, dialogs and codes, wh
 own dialogs in it.
 """
 
-import io
 import re
 import shutil
 from collections.abc import Sequence
@@ -13,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mi_llm import storage
-from mi_llm.corpora.own.importing import yaml
 from mi_llm.doctor import doctor
 from mi_llm.problem import Problem
-from mi_llm.study import KEPT, load, parse
+from mi_llm.study import KEPT, PINS, load, parse
 
 LIKE = {"mini": Path("mini"), "paper": Path()}
 RESERVED = ("auto", "audit", "paper")  # what ./reproduce.sh means by these
@@ -28,7 +26,7 @@ COMMENTS = {  # what a newcomer changes, by its key
     "title": "what the pages are called",
     "seed": "another number draws other samples",
     "corpora": "sample corpora of the bundle; your own come here: mi-llm import FOLDER --name NAME --study {name}",
-    "models": "which models are tuned and answer; one is enough to begin with",
+    "models": "which models are tuned and answer; one is enough to begin with (mi-llm pin, or docs/adding-a-model.md)",
     "expect.minutes": "printed before a run",
     "llm.mode": "replay: recorded answers only; record: ask the model below (docs/recording.md)",
     "llm.model": "the language model that rates, rewrites, and translates",
@@ -40,7 +38,6 @@ COMMENTS = {  # what a newcomer changes, by its key
     "screen.policy": "automatic, or person: the run waits until every dialog is decided",
     "screen.rounds": "dialogs with fewer or more rounds get a remark",
     "split.test_dialogs": "how many dialogs are the test",
-    "base.formats": "the chat format of each model",
     "finetune.instruction": "your own file: say in it who the counselor is",
     "finetune.learning_rate": "smaller for larger models",
     "finetune.epochs": "how often each dialog is seen",
@@ -85,7 +82,7 @@ def new(folder: str, like: str, title: str) -> int:
         raise Problem(f"--like {like}", "no study to begin with", " or ".join(LIKE), "correct it")
     source = LIKE[like]
     check_name(folder)
-    content = yaml().load(storage.read_text(source / "params.yaml"))
+    content = storage.editable_yaml(storage.read_text(source / "params.yaml"))
     before = load(source / "params.yaml")
     content.update({"name": folder, "title": title or folder, "root": "..", "params": f"{folder}/params.yaml"})
     content["out"] = f"runs/{folder}"
@@ -93,7 +90,7 @@ def new(folder: str, like: str, title: str) -> int:
     content["simulate"]["folder"] = f"{folder}/people/dialogs"
     content["code"]["human"] = f"{folder}/people/codes"
     content["finetune"]["instruction"] = f"{folder}/counselor.jinja"
-    content["report"].update({"title_zh": title or folder, **(NOTICE if before.base.source == "folder" else {})})
+    content["report"].update({"title_zh": title or folder, **({} if before.from_hub else NOTICE)})
     text = commented(content, folder)
     parse(text, Path(folder) / "params.yaml")
     try:
@@ -129,9 +126,7 @@ def check_name(name: str) -> None:
 
 def commented(content: Any, name: str) -> str:
     """The parameters as text: the comments of the study it began with give way to those of `COMMENTS`."""
-    text = io.StringIO()
-    yaml().dump(content, text)
-    lines = [re.sub(r"\s+# .*$", "", line) for line in text.getvalue().splitlines() if not line.startswith("#")]
+    lines = [re.sub(r"\s+# .*$", "", line) for line in storage.dump_yaml(content).splitlines() if not line.startswith("#")]
     return HEAD.format(name=name) + "".join(f"{line}\n" for line in with_comments(lines, name))
 
 
@@ -161,4 +156,6 @@ def write(folder: Path, source: Path, params: str) -> None:
     storage.write_text(folder / "dvc.yaml", storage.read_text(source / "dvc.yaml"))
     storage.write_text(folder / "publish.yaml", PUBLISH)
     storage.write_text(folder / ".gitignore", IGNORED)
+    if (source / PINS).exists():
+        storage.write_text(folder / PINS, storage.read_text(source / PINS))
     storage.write_text(folder / "params.yaml", params)
