@@ -25,6 +25,11 @@ def test_every_study_has_the_same_stages(path: Path) -> None:
     assert (path.parent / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
 
 
+def test_the_pipeline_names_no_model() -> None:
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert [name for path in SHIPPED for name in load(path).models if name in text] == []
+
+
 def test_the_root_file_holds_the_papers_values() -> None:
     study = load(ROOT / "params.yaml")
     tuning = study.finetune

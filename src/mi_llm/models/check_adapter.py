@@ -3,7 +3,7 @@
     python check.py [BASE]
 
 BASE: a folder with the base model's files, or its name on the hub; needed where golden.json does not name one. Reads the folder
-in which this program lies; needs torch, transformers and peft, nothing of the study. Exit status 0: all answers are equal.
+in which this program lies; needs torch, transformers 5 and peft, nothing else. Exit status 0: all answers are equal.
 """
 
 import json
@@ -19,7 +19,8 @@ def main() -> int:
     """Load base and adapter, ask, compare."""
     folder = Path(__file__).resolve().parent
     golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
-    stops = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    ends = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    stops = ends if isinstance(ends, list) else [ends]
     named, dtype = golden["base"], getattr(torch, golden["precision"])
     if len(sys.argv) < 2 and named is None:
         sys.exit("python check.py BASE: the folder with the base model's files (README.md says which)")
@@ -40,7 +41,7 @@ def main() -> int:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     differing = 0
     for number, prompt in enumerate(golden["prompts"], 1):
-        ids = tokenizer.apply_chat_template(prompt["messages"], add_generation_prompt=True)["input_ids"]
+        ids = tokenizer.apply_chat_template(prompt["messages"], add_generation_prompt=True, return_dict=True)["input_ids"]
         asked = torch.tensor([ids], device=device)
         with torch.no_grad():
             said = tuned.generate(input_ids=asked, attention_mask=torch.ones_like(asked))[0, len(ids) :].tolist()

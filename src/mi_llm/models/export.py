@@ -35,10 +35,8 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 MARKED = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 GOLDEN_TOKENS = 64  # the most of a golden answer
 CURVE = Path("dvclive/plots/metrics/loss.tsv")
-NOT_CARRIED = (
-    "How to load it",
-    "License",
-)  # sections of the training's card: folders of the run; what may have been learned since
+# Sections of the training's card that an exported one has otherwise: it names folders of the run; a license may be learned later.
+NOT_CARRIED = ("How to load it", "License")
 
 
 @dataclass(frozen=True)
