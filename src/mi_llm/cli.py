@@ -133,7 +133,7 @@ def import_dialogs(  # noqa: PLR0917 — typer passes options by name
 def pin(
     repository: Annotated[str, typer.Argument(help="a chat model of the hub: owner/name")],
     study: StudyFile = MINI,
-    revision: Annotated[str, typer.Option(help="a full commit (default: the newest)")] = "",
+    revision: Annotated[str, typer.Option(help="a commit or branch (default: the newest commit)")] = "",
     name: Annotated[str, typer.Option(help="what the study calls it (default: the repository's name)")] = "",
 ) -> None:
     """Name a model of the hub in a study, with its commit and the sizes and hashes of its files."""

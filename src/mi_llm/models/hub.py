@@ -23,7 +23,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import default_client_factory
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from tqdm import tqdm
 
 from mi_llm import storage
@@ -54,7 +54,7 @@ class Pin(BaseModel):
     """What is known of a file before it is fetched: bytes, and SHA-256 or git blob id."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    bytes: PositiveInt | None = None
+    bytes: NonNegativeInt | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     git: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
 
@@ -79,7 +79,7 @@ class Pinned(BaseModel):
     @property
     def download_gb(self) -> float:
         """Size of the files in 10^9 bytes; where not all sizes are known, that of the weights in BF16."""
-        sizes = [pin.bytes for pin in self.files.values() if pin.bytes]
+        sizes = [pin.bytes for pin in self.files.values() if pin.bytes is not None]
         total = sum(sizes) if len(sizes) == len(self.files) else weight_bytes(self.shape, "bfloat16")
         return math.ceil(total / 1e8) / 10
 
@@ -353,7 +353,7 @@ class Described:
 
 
 def described(repository: str, revision: str | None) -> Described:
-    """Ask the hub about a repository at a commit, or without one at its newest; raises Problem for anything but an answer."""
+    """Ask the hub about a repository at a commit or branch, or without one at its newest commit; else raises Problem."""
     where = f"{endpoint()}/{repository}"
     try:
         info = HfApi(endpoint=endpoint()).model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT)
@@ -361,8 +361,6 @@ def described(repository: str, revision: str | None) -> Described:
         raise unreachable(where, error, repository, revision) from error
     except (ValueError, KeyError, TypeError) as error:
         raise Problem(where, f"no answer of a hub ({type(error).__name__})", "the list of a model's files", REMEDY) from error
-    if not info.sha or revision not in (None, info.sha):
-        raise Problem(where, f"commit {info.sha}", f"{revision or 'a commit'}", REMEDY)
     remote_by_name = {
         file.rfilename: Remote(
             file.rfilename,
@@ -375,13 +373,15 @@ def described(repository: str, revision: str | None) -> Described:
     }
     stated = info.card_data.to_dict() if info.card_data else {}
     licence = stated.get("license_name") if stated.get("license") == "other" else stated.get("license")
-    return Described(info.sha, remote_by_name, str(licence or ""))
+    return Described(info.sha or "", remote_by_name, str(licence or ""))
 
 
 def listing(entry: Entry) -> list[Remote]:
     """Ask the hub which of the wanted files the pinned commit has, and check its answer against the pins."""
-    where, remote_by_name = f"{endpoint()}/{entry.repository}", described(entry.repository, entry.revision).files
-    remotes = [remote_by_name[name] for name in complete(remote_by_name, entry, where)]
+    where, told = f"{endpoint()}/{entry.repository}", described(entry.repository, entry.revision)
+    if told.commit != entry.revision:
+        raise Problem(where, f"commit {told.commit}", entry.revision, REMEDY)
+    remotes = [told.files[name] for name in complete(told.files, entry, where)]
     for remote in remotes:
         pin = entry.files[remote.name].hash
         if pin and pin not in (remote.sha256, remote.blob):

@@ -30,9 +30,9 @@ HEAD = "# What the hub says of the models' files, by repository and commit; `mi-
 def pin(study: Study, repository: str, revision: str = "", name: str = "") -> None:
     """Write the entry of a model and what the hub says of its files; an entry that is there gets the commit.
 
-    `revision`: a full commit, else the newest. `name`: what the study calls the model, else the repository's name. Raises
-    Problem, and writes nothing, for a repository that is no model in safetensors of an architecture that transformers has, and
-    where the study calls another model so.
+    `revision`: a commit or branch, else the newest commit. `name`: what the study calls the model, else the repository's name.
+    Raises Problem, and writes nothing, for a repository that is no model in safetensors of an architecture that transformers
+    has, and where the study calls another model so.
     """
     name = name or re.sub(r"[^a-z0-9_-]+", "-", repository.rpartition("/")[2].lower())
     before = study.models.get(name)
@@ -55,7 +55,6 @@ def pin(study: Study, repository: str, revision: str = "", name: str = "") -> No
     read = parse(params, Path(study.params))
     write_pins(study, read.models[name].commit, pins)
     storage.write_text(Path(study.params), params)
-    hub.entry_of(read, name)
     tell(study, name, entry, files, described.licence)
 
 
@@ -110,8 +109,10 @@ def with_entry(text: str, name: str, entry: dict[str, str], *, new: bool) -> str
 def write_pins(study: Study, commit: str, pins: dict[str, Any]) -> None:
     """Put an entry into the study's `pins.yaml`, whose comments stay."""
     file = study.beside(PINS)
-    content = storage.editable_yaml(storage.read_text(file)) if file.exists() else None
-    storage.write_text(file, ("" if content else HEAD) + storage.dump_yaml((content or {}) | {commit: pins}))
+    head = HEAD if not file.exists() else ""
+    content = storage.editable_yaml(storage.read_text(file)) if file.exists() else {}
+    content[commit] = pins
+    storage.write_text(file, head + storage.dump_yaml(content))
 
 
 def tell(study: Study, name: str, entry: dict[str, str], files: list[hub.Remote], stated: str) -> None:
