@@ -36,8 +36,8 @@ from mi_llm.study import Section, Study, load
 OURS = ("mi-llm", "make", "dvc", "./reproduce.sh", "docker")
 NEEDS = {"gpu", "slurm", "docker", "network", "key"}
 PLAIN = {  # programs whose own options nobody here knows better than bash does
-    ".", "accelerate", "apptainer", "cat", "cd", "cp", "echo", "export", "git", "head", "hf", "mkdir", "openssl", "printf", "python",
-    "scontrol", "sed", "set", "./setup.sh", "unzip",
+    ".", "accelerate", "apptainer", "cat", "cd", "cp", "echo", "export", "git", "head", "hf", "mkdir", "openssl", "printf",
+    "python", "scontrol", "sed", "set", "./setup.sh", "unzip",
 }  # fmt: skip
 SBATCH = {"job-name", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "time", "requeue", "output"}
 ADDED_MODEL = ROOT / "docs/adding-a-model.md"

@@ -71,7 +71,7 @@ def test_every_value_of_the_root_file_says_where_it_is_from() -> None:
         (("{chat_format: glm4,", "{hub: a/b, chat_format: glm4,"), ["models.tiny-glm4", "hub and revision, its full commit"]),
         (("{chat_format: glm4,", "{hub: a/b, revision: main, chat_format: glm4,"), ["models.tiny-glm4.revision is 'main'"]),
         (
-            ("{chat_format: glm4,", f"{{path: a, hub: a/b, revision: {'0' * 40}, chat_format: glm4,"),
+            ("{chat_format: glm4,", f"{{path: a, hub: a/b, revision: {'a' * 40}, chat_format: glm4,"),
             ["models.tiny-glm4", "of the hub (hub, revision) or in a folder (path), not both"],
         ),
         (("{chat_format: glm4,", "{"), ["models.tiny-glm4.chat_format is missing"]),

@@ -153,7 +153,7 @@ def write_golden(study: Study, model: str, source: Source, out: Path) -> None:
     replies = {index: tokens for index, tokens, _ in answers}
     base = {"name": source.name, "revision": source.revision} if source.loadable else None
     settings = {"precision": study.respond.precision, "four_bit": study.finetune.four_bit, "max_new_tokens": GOLDEN_TOKENS}
-    texts = [elsewhere.decode(replies[index], skip_special_tokens=True).strip() for index in range(len(rounds))]
+    texts = [counselor.text_of(replies[index]) for index in range(len(rounds))]
     listed_prompts = [
         {"messages": chat, "prompt": ids, "reply": replies[index], "text": texts[index]}
         for index, (chat, ids) in enumerate(zip(asked, prompts, strict=True))
