@@ -2,7 +2,7 @@
 
 A hub on 127.0.0.1 serves Baichuan2-7B-Chat at full size (15 GB, of which almost nothing lies on disk): random weights in the
 published layout, a tokenizer of as many pieces. The study is the root's: its `params.yaml` with the keys of `CHANGED`, and its
-entry of `hub.yaml` with the stand-in's hashes. Through `mi-llm`'s own commands:
+entry of `pins.yaml` with the stand-in's hashes. Through `mi-llm`'s own commands:
 
 - `base` refuses without an accepted license, then takes a yes at a terminal; the download is cut, stalls, and is killed, and goes
   on each time where it was; a flipped bit is found and the file fetched again; the published layout is converted;
@@ -37,23 +37,20 @@ from hub.server import Hub
 from hub.tokenizer import tokenizer_model
 from hub.weights import FILE, Weights, tensor_shapes
 from results import LATEST, machine
-from root_study import ROOT, sample_dialogs, write_split, write_study
+from root_study import ROOT, entry_of_root, only, sample_dialogs, write_split, write_study
 from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog
 from mi_llm.engine.estimate import Shape
-from mi_llm.models.hub import Entry, entries
+from mi_llm.models.hub import Entry
 
-HUB_FILE = ROOT / "src" / "mi_llm" / "models" / "hub.yaml"
 MODEL = "baichuan2-7b"
 STEPS, ROUNDS = 3, 6
 # The keys of the root's params.yaml that are not the root's here.
 CHANGED: dict[str, Any] = {
     "threads": len(os.sched_getaffinity(0)),
-    "models": [MODEL],
-    "weights": "hub.yaml",
-    "base.formats": {MODEL: "baichuan2"},
+    **only(MODEL),
     "finetune.instruction": "src/mi_llm/language/zh/prompts/counselor.jinja",
     "finetune.max_samples": STEPS,
     "finetune.epochs": 1,
@@ -119,15 +116,13 @@ def write_repository(folder: Path, shape: Shape, license_file: str, dialogs: lis
     (folder / "tokenizer.model").write_bytes(tokenizer_model(dialogs, shape.vocabulary))
 
 
-def write_hub_file(path: Path, shape: Shape, weights: Weights) -> None:
-    """Write the root's entry of `hub.yaml` with the stand-in's hash, and for another size with its numbers."""
-    yaml = YAML()
-    entry = yaml.load(HUB_FILE.read_text(encoding="utf-8"))[MODEL]
-    entry["weights"] = {FILE: weights.sha256()}
-    if shape != entries(HUB_FILE)[MODEL].shape:
-        entry["shape"].update(shape.model_dump(include=set(entry["shape"])))
-        entry["parameters"], entry["download_gb"] = shape.parameters, round(weights.size / 1e9 + 0.01, 2)
-    yaml.dump({MODEL: entry}, path)
+def write_pins(path: Path, entry: Entry, weights: Weights) -> None:
+    """Write the root's entry of `pins.yaml` with the stand-in's hash, and for another size with its numbers."""
+    commit = f"{entry.repository}@{entry.revision}"
+    pins = YAML(typ="safe").load((ROOT / "pins.yaml").read_text(encoding="utf-8"))[commit]
+    pins["files"][FILE] = {"sha256": weights.sha256()}
+    pins["shape"], pins["parameters"] = entry.shape.model_dump(), entry.shape.parameters
+    YAML().dump({commit: pins}, path)
 
 
 # ---- the commands
@@ -330,7 +325,7 @@ def answer(work: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Go the whole way, or serve."""
-    known = entries(HUB_FILE)[MODEL]
+    known = entry_of_root(MODEL)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a new folder")
     parser.add_argument("--layers", type=int, default=known.shape.layers)
@@ -340,14 +335,14 @@ def main() -> None:
     entry = known.model_copy(update={"shape": scaled(known.shape, options.layers, options.hidden)})
     work, dialogs = options.folder.resolve(), sample_dialogs()
     if not (work / "hub" / "tokenizer.model").exists():
-        write_repository(work / "hub", entry.shape, entry.licence.file, dialogs)
+        write_repository(work / "hub", entry.shape, entry.license_file, dialogs)
     weights = Weights(work / "hub", entry.shape)
     if options.serve:
         with Hub(entry.repository, entry.revision, work / "hub", weights) as served:
             print(served.address, flush=True)
             served.serve_forever()
     write_study(work / "study", CHANGED)
-    write_hub_file(work / "study" / CHANGED["weights"], entry.shape, weights)
+    write_pins(work / "study" / "pins.yaml", entry, weights)
     rounds = [sample for dialog in dialogs[STEPS : STEPS + 2] for sample in list(dialog.rounds())[: ROUNDS // 2]]
     write_split(work / "study", dialogs[:STEPS], rounds)
     go_the_way(work, weights, entry)

@@ -25,6 +25,7 @@ from typing import Any
 import peers
 import torch
 from results import Result, Skipped, show, spread
+from root_study import entry_of_root
 from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, PreTrainedModel
 
 from mi_llm.engine.estimate import LABELED, SHARE, Card, Plan, Shape, here, plans, weight_bytes
@@ -32,7 +33,6 @@ from mi_llm.engine.load import PRECISION, prepare_torch
 from mi_llm.engine.processes import Processes
 from mi_llm.engine.template import IGNORED, Encoded
 from mi_llm.models.finetune import Resume, adapt, fit, share_out
-from mi_llm.models.hub import entries
 from mi_llm.study import Finetune
 from mi_llm.study import load as load_study
 
@@ -201,7 +201,7 @@ def main() -> Result:
     """Measure GLM-4-9B's shape with the paper's settings on the cards that are here."""
     if not torch.cuda.is_available():
         raise Skipped("no NVIDIA GPU here; that the benchmark runs is seen with: python benchmarks/roofline.py trial")
-    shape = entries(peers.ROOT / "src" / "mi_llm" / "models" / "hub.yaml")[MODEL].shape
+    shape = entry_of_root(MODEL).shape
     return compare_all(shape, paper_settings(), here(), product=8192)
 
 

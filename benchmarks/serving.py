@@ -47,8 +47,8 @@ Said = tuple[str, int]  # a reply and how many tokens it has
 def study_of(folder: Path) -> None:
     """A study in a folder, of the tiny model and the random one, with adapters as training begins with them."""
     content = YAML(typ="safe").load(peers.ROOT / "mini" / "params.yaml")
-    content |= {"models": [TINY, RANDOM], "threads": THREADS}
-    content["base"]["formats"] = dict.fromkeys((TINY, RANDOM), "llama3")
+    content |= {"models": {name: {"chat_format": "llama3"} for name in (TINY, RANDOM)}, "threads": THREADS}
+    content["safety"]["models"] = [TINY]
     content["respond"] |= {"batch": ROWS, "max_new_tokens": TOKENS}
     YAML(typ="safe").dump(content, folder / "params.yaml")
     study = load_study(folder / "params.yaml")

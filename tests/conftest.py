@@ -72,7 +72,7 @@ def mirror() -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with the bundle's data, code and parameters in it, made the current folder."""
-    for name in ("data", "src", "docs", "questions", "CITATION.cff"):
+    for name in ("data", "src", "docs", "questions", "CITATION.cff", "licenses.yaml", "pins.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
     for study in ("mini", "released"):
         (tmp_path / study).mkdir()

@@ -13,9 +13,10 @@ import pytest
 from pipeline import ran as stages_run
 from repository import PROGRAMS, ROOT
 from ruamel.yaml import YAML
+from tiny import set_models
 
-from mi_llm import digests, registry
-from mi_llm.study import Study
+from mi_llm import digests, registry, storage
+from mi_llm.study import Study, load
 
 STAGES = [name for name in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"] if name != "digests"]
 
@@ -231,3 +232,28 @@ def test_dvc_runs_the_stages_whose_code_changed(bundle: Path) -> None:
     edit(code / "construct" / "transcribe.py", lambda source: source + FAULT)
     assert set(ran(bundle, "screen")) == {"transcribe", "screen"}
     assert table.read_text(encoding="utf-8") == ""
+
+
+def test_a_models_digest_is_that_of_its_folder_or_pins_whatever_its_license(workspace: Path) -> None:
+    commit = f"a/b@{'0' * 40}"
+
+    def written(**changes: str) -> dict[str, str]:
+        of_folder = {"path": "mine/own", "chat_format": "checkpoint", **changes}
+        of_hub = {"hub": "a/b", "revision": "0" * 40, "chat_format": "checkpoint", **changes}
+        set_models({"own": of_folder, "hub": of_hub})
+        digests.digests(load(Path("mini/params.yaml")))
+        found: dict[str, str] = storage.read_yaml(Path("runs/mini/digests.yaml"))["models"]
+        return found
+
+    assert written()["own"] == "missing"
+    storage.write_text(workspace / "mine/own/config.json", "{}")
+    before = written()
+    assert written(license="mit") == before
+    storage.write_text(workspace / "mine/own/config.json", "{ }")
+    after = written()
+    assert {name for name in before if after[name] != before[name]} == {"own"}
+    storage.write_text(Path("mini/pins.yaml"), f"{commit}: {{parameters: 1}}\nc/d@1: {{parameters: 1}}\n")
+    pinned = written()
+    assert {name for name in before if after[name] != pinned[name]} == {"hub"}
+    storage.write_text(Path("mini/pins.yaml"), f"# a comment\nc/d@1: {{parameters: 2}}\n{commit}: {{parameters: 1}}\n")
+    assert written() == pinned

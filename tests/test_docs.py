@@ -37,7 +37,7 @@ OURS = ("mi-llm", "make", "dvc", "./reproduce.sh", "docker")
 NEEDS = {"gpu", "slurm", "docker", "network", "key"}
 PLAIN = {  # programs whose own options nobody here knows better than bash does
     ".", "accelerate", "apptainer", "cat", "cd", "cp", "echo", "export", "git", "head", "hf", "mkdir", "openssl", "printf",
-    "scontrol", "sed", "set", "./setup.sh", "unzip",
+    "python", "scontrol", "sed", "set", "./setup.sh", "unzip",
 }  # fmt: skip
 SBATCH = {"job-name", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "time", "requeue", "output"}
 ADDED_MODEL = ROOT / "docs/adding-a-model.md"
@@ -442,7 +442,7 @@ def test_the_picture_shows_the_pipeline() -> None:
     reads = {
         (dependency.removeprefix("${out}/").split("/")[0], stage)
         for stage, entry in pipeline.items()
-        for dependency in entry["deps"]
+        for dependency in entry.get("deps", [])
         if dependency.startswith("${out}/")
     }
 

@@ -21,9 +21,8 @@ from mi_llm.study import load
 
 MODEL = "tiny-glm4"
 SMALL = (
-    ("models: [tiny-baichuan2, tiny-glm4, tiny-llama3]", f"models: [{MODEL}]"),
-    ("    tiny-baichuan2: baichuan2\n", ""),
-    ("    tiny-llama3: llama3\n", ""),
+    ("  tiny-baichuan2: {chat_format: baichuan2, license: cc0-1.0}\n", ""),
+    ("  tiny-llama3: {chat_format: llama3, license: cc0-1.0}\n", ""),
     ("    cpsycound: 54", "    cpsycound: 8"),
     ("    psydtcorpus: 18", "    psydtcorpus: 4"),
     ("  test_dialogs: 12", "  test_dialogs: 4"),
@@ -50,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToke
     bundle = tmp_path_factory.mktemp("finished") / "bundle"
     for name in ("src", "data", "mini"):
         shutil.copytree(ROOT / name, bundle / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("docs", "CITATION.cff"):
+    for name in ("docs", "CITATION.cff", "licenses.yaml"):
         (bundle / name).symlink_to(ROOT / name)
     change(bundle / "mini/params.yaml", *SMALL)
     with pytest.MonkeyPatch.context() as patch:
@@ -201,12 +200,13 @@ def longest(study, model):
     what = "Find the longest reply of each model"
     change(bundle / "src/mi_llm/report/stages.csv", ("\nsimulate,", f"\nlongest,score,respond,,{what}\nsimulate,"))
     change(bundle / "mini/dvc.yaml", ("  simulate:\n", f"""  longest:
-    desc: {what}
-    matrix: {{model: "${{models}}"}}
-    wdir: ${{root}}
-    cmd: mi-llm longest ${{item.model}} --study "${{params}}"
-    deps: ["${{out}}/respond/${{item.model}}"]
-    outs: ["${{out}}/longest/${{item.model}}"]
+    foreach: ${{models}}
+    do:
+      desc: {what}
+      wdir: ${{root}}
+      cmd: mi-llm longest ${{key}} --study "${{params}}"
+      deps: ["${{out}}/respond/${{key}}"]
+      outs: ["${{out}}/longest/${{key}}"]
 
   simulate:
 """))  # fmt: skip

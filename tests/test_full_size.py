@@ -8,7 +8,8 @@ import pytest
 from repository import ROOT
 
 from mi_llm import storage
-from mi_llm.models.hub import entries
+from mi_llm.models.hub import entry_of
+from mi_llm.study import load
 
 
 @pytest.mark.slow
@@ -26,9 +27,10 @@ def test_a_small_stand_in_goes_the_whole_way_from_the_hub_to_replies(tmp_path: P
     assert "a flipped bit was found, and the file fetched again" in done.stdout
 
 
-def test_the_figures_that_are_kept_are_of_the_size_that_the_hub_file_pins() -> None:
+def test_the_figures_that_are_kept_are_of_the_size_that_the_pins_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     kept = storage.read_json(ROOT / "benchmarks" / "results" / "full_size.json")
-    pinned = entries(ROOT / "src" / "mi_llm" / "models" / "hub.yaml")["baichuan2-7b"]
+    pinned = entry_of(load(Path("params.yaml")), "baichuan2-7b")
     assert kept["model"]["parameters"] == pinned.parameters
     assert (kept["base"]["tensors_read"], kept["base"]["tensors_written"]) == (227, 291)
     assert kept["finetune"]["equal_bytes"]

@@ -22,7 +22,7 @@ READ = [
         for path in (ROOT / "src/mi_llm").rglob("*")
         if path.suffix in KINDS and path.name != "packages.csv" and "prompts" not in path.parts
     ),
-    *(ROOT / name for name in ("reproduce.sh", "setup.sh", "Makefile", ".env.example")),
+    *(ROOT / name for name in ("reproduce.sh", "setup.sh", "Makefile", ".env.example", "licenses.yaml", "pins.yaml")),
 ]
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')

@@ -10,6 +10,7 @@ from pathlib import Path
 import made_up_release
 import pytest
 from repository import PROGRAMS, ROOT
+from tiny import set_models
 
 from mi_llm import storage
 from mi_llm.corpora.fetch import sources
@@ -57,7 +58,7 @@ def test_a_bare_machine_is_told_in_one_list_what_is_missing(paper: Study) -> Non
         "no NVIDIA GPU",
         "corpus release",
         "trian_2000.json",
-        "weights of glm-4-9b (18.9 GB)",
+        "weights of glm-4-9b (18.8 GB)",
         "licenses of baichuan2-7b, glm",
     ):
         assert what in missing
@@ -86,7 +87,7 @@ def test_the_training_file_is_looked_for_loose_and_in_the_mirrors_archive(paper:
     assert states(paper, machine)[key] == "to be fetched"
     storage.write_text(paper.folder / "read/release/training.jsonl", "{}\n")
     assert states(paper, BARE)[key] == "here"
-    untuned = paper.model_copy(update={"finetune": paper.finetune.model_copy(update={"untuned": paper.models})})
+    untuned = paper.model_copy(update={"finetune": paper.finetune.model_copy(update={"untuned": (*paper.models,)})})
     assert key not in states(untuned, BARE)
 
 
@@ -109,6 +110,23 @@ def test_the_miniature_needs_nothing_that_is_not_here(study: Study) -> None:
     found = needs(study, BARE)
     assert {need.state for need in found} == {"here"}
     assert "empty" not in listed(study, found)
+
+
+def test_a_model_in_a_folder_is_needed_before_anything_begins(study: Study, workspace: Path) -> None:
+    set_models({"own": {"path": "mine/own", "chat_format": "checkpoint"}})
+    mine = load(Path("mini/params.yaml"))
+    assert states(mine, BARE)["base: model own, in mine/own"] == "absent"
+    assert any(line.startswith("model own, in mine/own: ") for line in fitting(mine, BARE, needs(mine, BARE)))
+    (workspace / "mine/own").mkdir(parents=True)
+    assert states(mine, BARE)["base: model own, in mine/own"] == "here"
+
+
+def test_without_a_gpu_a_model_of_the_hub_needs_float32_and_main_memory(paper: Study) -> None:
+    in_float32 = paper.model_copy(update={"finetune": paper.finetune.model_copy(update={"precision": "float32"})})
+    lacking = [line for line in fitting(in_float32, BARE, []) if "main memory" in line]
+    assert [line.split()[0] for line in lacking] == [*paper.models]
+    assert all(line.endswith("and 24 GB are there") for line in lacking)
+    assert fitting(in_float32, replace(BARE, memory=200), []) == []
 
 
 def test_all_licences_are_accepted_before_anything_is_fetched(paper: Study, monkeypatch: pytest.MonkeyPatch) -> None:

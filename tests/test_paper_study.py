@@ -35,13 +35,10 @@ JUDGE = "llm:gpt-4"  # the root's language model as a rater
 CHANGED: dict[str, Any] = {  # sizes, models and paths; everything else is the root's
     "threads": 2,
     "llm.base_url": "",  # the server that plays the clients
-    "models": [MODEL],
-    "weights": "untrained",
+    "models": {MODEL: {"path": f"untrained/{MODEL}", "chat_format": "glm4"}},
     "expect.disk_gb": 1,
     "rate.dialogs": 3,
     "translate.transcripts": 2,
-    "base.source": "folder",
-    "base.formats": {MODEL: "glm4"},
     "respond.max_new_tokens": 12,
     "simulate.dialogs": 2,
     "simulate.rounds": 3,
@@ -315,8 +312,9 @@ def test_without_the_training_file_the_released_dialogs_train_one_model_and_anot
     tmp_path: Path, clients: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     other = "tiny-llama3"
+    models = CHANGED["models"] | {other: {"path": f"untrained/{other}", "chat_format": "llama3"}}
     bundle = make_bundle(
-        tmp_path / "bundle", clients, tokenizer, models=[MODEL, other], base__formats={MODEL: "glm4", other: "llama3"},
+        tmp_path / "bundle", clients, tokenizer, models=models,
         split__test="divided", split__test_dialogs=1, finetune__records="round", finetune__untuned=[other],
     )  # fmt: skip
     (tmp_path / "mirror/trian_2000.json").unlink()

@@ -25,6 +25,11 @@ def test_every_study_has_the_same_stages(path: Path) -> None:
     assert (path.parent / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
 
 
+def test_the_pipeline_names_no_model() -> None:
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert [name for path in SHIPPED for name in load(path).models if name in text] == []
+
+
 def test_the_root_file_holds_the_papers_values() -> None:
     study = load(ROOT / "params.yaml")
     tuning = study.finetune
@@ -54,14 +59,26 @@ def test_every_value_of_the_root_file_says_where_it_is_from() -> None:
         (("  efaqa: {}\n", "  ../efaqa: {}\n"), ["corpora.../efaqa"]),
         (("coder: lexical", "coder: parrot"), ["code.coder is 'parrot'", "one of human, lexical, llm"]),
         (
-            ("tiny-glm4: glm4", "tiny-glm4: plain"),
-            ["base.formats.tiny-glm4 is 'plain'", "one of checkpoint, baichuan2, glm4, llama3"],
+            ("tiny-glm4: {chat_format: glm4", "tiny-glm4: {chat_format: plain"),
+            ["models.tiny-glm4.chat_format is 'plain'", "one of checkpoint, baichuan2, glm4, llama3"],
         ),
         (("test_dialogs: 12", "test_dialogs: 72"), ["must be smaller than the 72"]),
         (("  epochs: 4\n", ""), ["finetune.epochs is missing"]),
         (("name: mini", "name: [mini"), ["not YAML"]),
-        (("models: [tiny-baichuan2", "models: ['../../../../victim'"), ["models.0 is '../../../../victim'", "match pattern"]),
-        (("models: [tiny-baichuan2", "models: ['..'"), ["models.0 is '..'"]),
+        (("  tiny-baichuan2: {", "  '../../../../victim': {"), ["models.../../../../victim", "match pattern"]),
+        (("  tiny-baichuan2: {", "  '..': {"), ["models...", "match pattern"]),
+        (("  tiny-baichuan2: {", "  qwen2.5: {"), ["models.qwen2.5", "match pattern"]),  # DVC's keys know no dots
+        (("{chat_format: glm4,", "{hub: a/b, chat_format: glm4,"), ["models.tiny-glm4", "hub and revision, its full commit"]),
+        (("{chat_format: glm4,", "{hub: a/b, revision: main, chat_format: glm4,"), ["models.tiny-glm4.revision is 'main'"]),
+        (
+            ("{chat_format: glm4,", f"{{path: a, hub: a/b, revision: {'a' * 40}, chat_format: glm4,"),
+            ["models.tiny-glm4", "of the hub (hub, revision) or in a folder (path), not both"],
+        ),
+        (("{chat_format: glm4,", "{"), ["models.tiny-glm4.chat_format is missing"]),
+        (
+            ("{chat_format: glm4,", "{chat_format: glm4, weights: x,"),
+            ["unknown key models.tiny-glm4.weights"],
+        ),
         (("out: runs/mini", "out: ../elsewhere"), ["out is '../elsewhere'", "a path inside the repository"]),
         (("out: runs/mini", "out: runs/../../elsewhere"), ["a path inside the repository"]),
         (("out: runs/mini", "out: /tmp"), ["a path inside the repository"]),

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from roofline import paper_settings, random_model
-from root_study import ROOT, sample_dialogs, write_split, write_study
+from root_study import ROOT, entry_of_root, only, sample_dialogs, write_split, write_study
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoTokenizer
@@ -42,7 +42,6 @@ from mi_llm.engine.load import prepare_torch
 from mi_llm.engine.packing import attend
 from mi_llm.engine.template import IGNORED, Encoded
 from mi_llm.models.finetune import Training, adapt, make_ready
-from mi_llm.models.hub import entries
 from mi_llm.models.respond import respond as respond_stage
 from mi_llm.study import load
 
@@ -62,8 +61,7 @@ HEADS, HEAD = 32, 128  # of all three models
 # The keys of the root's params.yaml that are not the root's here.
 CHANGED: dict[str, Any] = {
     "threads": THREADS,
-    "models": [MODEL],
-    "base.formats": {MODEL: "glm4"},
+    **only(MODEL),
     "finetune.instruction": "src/mi_llm/language/zh/prompts/counselor.jinja",
     "finetune.max_samples": RECORDS,
     "finetune.epochs": 1,
@@ -76,7 +74,7 @@ CHANGED: dict[str, Any] = {
 
 def shape_of(model: str) -> Shape:
     """A model's shape, or in the trial that of a small one of its kind."""
-    shape = entries(ROOT / "src" / "mi_llm" / "models" / "hub.yaml")[model].shape
+    shape = entry_of_root(model).shape
     small = {"layers": 2, "hidden": 128, "heads": 8, "key_value_heads": max(2, 8 * shape.key_value_heads // shape.heads)}
     return shape.model_copy(update=small | {"intermediate": 192, "vocabulary": 8192}) if TRIAL else shape
 

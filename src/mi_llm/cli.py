@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -58,7 +58,7 @@ Proxies = Annotated[str, typer.Option(help="addresses or networks of the HTTPS p
 MINI = Path("mini/params.yaml")
 
 
-def member(name: str, allowed: tuple[str, ...], key: str, study: Study) -> str:
+def member(name: str, allowed: Iterable[str], key: str, study: Study) -> str:
     """The name, if it is allowed; raises Problem otherwise."""
     if name not in allowed:
         raise Problem(name, f"not among {key} of {study.params}", f"one of {', '.join(allowed)}", "correct the name")
@@ -148,6 +148,19 @@ def import_dialogs(  # noqa: PLR0917 — typer passes options by name
 
 
 @app.command(rich_help_panel=STUDY)
+def pin(
+    repository: Annotated[str, typer.Argument(help="a chat model of the hub: owner/name")],
+    study: StudyFile = MINI,
+    revision: Annotated[str, typer.Option(help="a commit or branch (default: the newest commit)")] = "",
+    name: Annotated[str, typer.Option(help="what the study calls it (default: the repository's name)")] = "",
+) -> None:
+    """Name a model of the hub in a study, with its commit and the sizes and hashes of its files."""
+    from mi_llm.models.pin import pin as run
+
+    run(load(study), repository, revision, name)
+
+
+@app.command(rich_help_panel=STUDY)
 def doctor(
     study: StudyFile = MINI,
     gpu: Annotated[bool, typer.Option("--gpu", help="estimate fine-tuning on common GPUs, though there is none here")] = False,
@@ -209,7 +222,7 @@ def acquire(corpus: Corpus, study: StudyFile = MINI) -> None:
     from mi_llm.corpora.acquire import acquire as run
 
     settings = load(study)
-    run(settings, member(corpus, tuple(settings.corpora), "corpora", settings))
+    run(settings, member(corpus, settings.corpora, "corpora", settings))
 
 
 @app.command(rich_help_panel=STAGES)
@@ -218,7 +231,7 @@ def read(corpus: Corpus, study: StudyFile = MINI) -> None:
     from mi_llm.corpora.read import read as run
 
     settings = load(study)
-    run(settings, member(corpus, tuple(settings.corpora), "corpora", settings))
+    run(settings, member(corpus, settings.corpora, "corpora", settings))
 
 
 @app.command(rich_help_panel=STAGES)
@@ -460,7 +473,7 @@ def serve(
     from mi_llm.apps.model.server import serve as run
 
     settings = load(study)
-    names = [member(name, settings.models, "models", settings) for name in models.split(",") if name] or settings.models
+    names = [member(name, settings.models, "models", settings) for name in models.split(",") if name] or [*settings.models]
     run(settings, names, host, port, queue=queue, seconds=timeout)
 
 

@@ -1,10 +1,11 @@
-"""Stage `digests`: a digest of each stage's code, and of your own dialogs, so that DVC runs what changed, and no other stage.
+"""Stage `digests`: a digest of each stage's code, of your own dialogs, and of the models, so that DVC runs what changed alone.
 
 Writes `<out>/digests.yaml`, a SHA-256 for each stage of `dvc.yaml`; the other stages track theirs as a parameter. `acquire`
-tracks that of a corpus of yours, too, whose files DVC does not see: they stay where they lie. A stage's digest covers the
-stage's command in `cli.py`, every module that the command imports, directly or through others (its *closure*), and
-the package's data files that those modules name. Python counts as syntax tree without docstrings, YAML as the values that it
-holds: comments and formatting change nothing. Annotations do count, since pydantic, dataclasses and Typer read them.
+tracks that of a corpus of yours, too, and `base` that of its model's folder or pins: DVC does not see these files, which stay
+where they lie. A stage's digest covers the stage's command in `cli.py`, every module that the command imports, directly or
+through others (its *closure*), and the package's data files that those modules name. Python counts as syntax tree without
+docstrings, YAML as the values that it holds: comments and formatting change nothing. Annotations do count, since pydantic,
+dataclasses and Typer read them.
 
 It also makes the folders of `OPTIONAL` stages, with a line in each: the report depends on them, and DVC refuses a dependency that
 is not there, and warns of an empty one.
@@ -31,7 +32,7 @@ OPTIONAL = ("seeds", "benchmark")  # stages that run for no model unless the stu
 
 
 def digests(study: Study) -> None:
-    """Write the digest of each stage of the study's `dvc.yaml`, and of each corpus's files; see the module."""
+    """Write the digest of each stage of the study's `dvc.yaml`, of each corpus, and of each model; see the module."""
     stages = storage.read_yaml(study.beside("dvc.yaml"))["stages"]
     gc.disable()  # half of the time that syntax trees take is the collector's, which finds nothing in them
     try:
@@ -43,6 +44,7 @@ def digests(study: Study) -> None:
     for stage in OPTIONAL:
         about = f"Stage `{stage}` writes here, for the models that `{stage}.models` of the parameters names.\n"
         storage.write_text(study.path(stage) / "README.md", about)
+    lines += ["models:\n", *(f"  {name}: {model_of(study, name)}\n" for name in study.models)]
     storage.write_text(study.folder / NAME, "".join(lines))
 
 
@@ -58,6 +60,14 @@ def files_of(corpus: Corpus) -> str:
     """SHA-256 of the files of your own dialogs; for another corpus, which DVC tracks itself or `acquire` pins, a word."""
     hashes = [storage.sha256(path) if path.exists() else "missing" for path in corpus.paths]
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest() if hashes else "tracked"
+
+
+def model_of(study: Study, name: str) -> str:
+    """SHA-256 of a model's folder, or for one of the hub of its pins. Neither its license nor its chat format counts."""
+    model, folder = study.models[name], study.source(name)
+    if not model.hub:
+        return storage.sha256(folder) if folder.exists() else "missing"
+    return hashlib.sha256(storage.dump([model.commit, study.pins().get(model.commit)]).encode()).hexdigest()
 
 
 def closure(stage: str) -> list[Path]:

@@ -137,7 +137,7 @@ def fitting(study: Study, this_machine: Machine, study_needs: Sequence[Need]) ->
     disk = study.expect.disk_gb - held(study)
     if this_machine.disk < disk:
         missing.append(f"{this_machine.disk:.1f} GB of disk are free, {disk:.1f} are needed besides what the study holds")
-    if study.base.source == "hub":
+    if study.from_hub:
         missing += unfit(study, this_machine)
     missing += [f"{need.what}: {need.remedy}" for need in study_needs if need.missing]
     if study.llm.mode != "replay" and not this_machine.key:
@@ -148,10 +148,17 @@ def fitting(study: Study, this_machine: Machine, study_needs: Sequence[Need]) ->
 def unfit(study: Study, this_machine: Machine) -> list[str]:
     """What keeps the hub's models from being fetched and fine-tuned here."""
     missing: list[str] = []
-    entries = {model: hub.entry_of(study, model) for model in study.models}
+    entries = {model: hub.entry_of(study, model) for model in study.from_hub}
     card = this_machine.card
-    if card is None:
+    if card is None and study.finetune.precision == "bfloat16":
         return ["no NVIDIA GPU"]
+    if card is None:  # in float32 a processor trains a small one: what limits it is main memory
+        return [
+            f"{model} needs {gib(way.memory.total)} of main memory in fine-tuning, and {this_machine.memory:.0f} GB are there"
+            for model, entry in entries.items()
+            for way in plans(entry.shape, study.finetune, this_machine.memory * 1e9, 1)
+            if as_set(way, study) and model in study.tuned and way.memory.total > this_machine.memory * 1e9
+        ]
     if study.finetune.precision == "bfloat16" and any(gpu.capability < BF16_SINCE for gpu in this_machine.gpus):
         missing.append(f"{card.name} has no BF16 arithmetic")
     if study.finetune.four_bit and find_spec("bitsandbytes") is None:
@@ -214,7 +221,7 @@ def ways_on(card: Card, study: Study) -> list[str]:
     options = study.finetune
     tokens = options.max_samples * options.cutoff * options.epochs
     table = []
-    for model in study.models:
+    for model in study.from_hub:
         shape = hub.entry_of(study, model).shape
         ways = ways_of(study, model, shape, card)
         if not ways[0].fits:
@@ -294,9 +301,9 @@ def doctor(studies: list[Study], *, estimates: bool = False) -> int:
         for line in missing:
             print(f"  - {line}")
         print(f"  needs\n{listed(study, study_needs)}")
-        if study.base.source == "hub" and (card or estimates):
+        if study.from_hub and (card or estimates):
             print("\n".join(tables(study, this_machine)))
-        elif study.base.source == "hub":
+        elif study.from_hub:
             print("  which GPUs would do, with memory and time: mi-llm doctor --gpu")
         if study is studies[0] and missing:
             status = 1

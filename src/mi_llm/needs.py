@@ -163,11 +163,15 @@ def recorded(study: Study, name: str) -> bool:
 
 
 def weights(study: Study, machine: "Machine") -> Iterator[Need]:
-    """The models of the hub, and whether a person has accepted their licenses."""
-    entries = {model: hub.entry_of(study, model) for model in (study.models if study.base.source == "hub" else ())}
+    """The models: those in folders, those of the hub, and whether a person has accepted the licenses of these."""
+    for model in [model for model, named in study.models.items() if named.path]:
+        place = study.source(model)
+        here: State = "here" if place.exists() else "absent"
+        yield Need("base", f"model {model}, in {place}", here, (BASE, TUNED, TALKS), "bring its checkpoint there", stops=True)
+    entries = {model: hub.entry_of(study, model) for model in study.from_hub}
     to_fetch = {model: entry for model, entry in entries.items() if not hub.in_place(study, model, entry)}
-    if here := [model for model in entries if model not in to_fetch]:
-        yield Need("base", f"weights of {', '.join(here)}", "here")
+    if fetched := [model for model in entries if model not in to_fetch]:
+        yield Need("base", f"weights of {', '.join(fetched)}", "here")
     local = [model for model, entry in to_fetch.items() if hub.local_folder(model, entry) is not None]
     for model, entry in to_fetch.items():
         state: State = "to be fetched" if machine.hub or model in local else "absent"
@@ -179,7 +183,7 @@ def weights(study: Study, machine: "Machine") -> Iterator[Need]:
     }
     if unaccepted:
         addresses = ", ".join(entry.licence.address for entry in unaccepted.values())
-        remedy = f"read {addresses}; to accept, run at a terminal, or set MI_LLM_ACCEPT_LICENCES={','.join(study.models)}"
+        remedy = f"read {addresses}; to accept, run at a terminal, or set MI_LLM_ACCEPT_LICENCES={','.join(study.from_hub)}"
         state = "you will be asked" if sys.stdin.isatty() else "absent"
         yield Need(
             "base", f"your acceptance of the licenses of {', '.join(unaccepted)}", state, (BASE, TUNED, TALKS), remedy, stops=True

@@ -5,7 +5,6 @@ pipeline, prompts, clients and an instruction of its own, and places for people'
 It has no dialogs: `mi-llm import` names yours in it.
 """
 
-import io
 import re
 import shutil
 from collections.abc import Sequence
@@ -13,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mi_llm import registry, storage
-from mi_llm.corpora.own.importing import yaml
 from mi_llm.doctor import doctor
 from mi_llm.language import language
 from mi_llm.language.language import DEFAULT
 from mi_llm.problem import Problem
-from mi_llm.study import KEPT, Prompts, load, parse
+from mi_llm.study import KEPT, PINS, Prompts, load, parse
 
 LIKE = {"mini": Path("mini"), "paper": Path()}
 RESERVED = ("auto", "audit", "paper")  # what ./reproduce.sh means by these
@@ -34,7 +32,7 @@ COMMENTS = {  # what a newcomer changes, by its key
     "reproduction": "true: the paper is audited, and its numbers stand beside yours",
     "seed": "another number draws other samples",
     "corpora": "yours come here: mi-llm import FOLDER --name NAME --study {name}; or one that has a reader, as annomi: {{}}",
-    "models": "which models are tuned and answer; one is enough to begin with",
+    "models": "which models are tuned and answer; one is enough to begin with (mi-llm pin, or docs/adding-a-model.md)",
     "expect.minutes": "printed before a run",
     "llm.mode": "replay: recorded answers only; record: ask the model below (docs/recording.md)",
     "llm.model": "the language model that rates, rewrites, and translates",
@@ -47,7 +45,6 @@ COMMENTS = {  # what a newcomer changes, by its key
     "screen.policy": "automatic, or person: the run waits until every dialog is decided",
     "screen.rounds": "dialogs with fewer or more rounds get a remark",
     "split.test_dialogs": "how many dialogs are the test",
-    "base.formats": "the chat format of each model",
     "finetune.instruction": "your own file: say in it who the counselor is",
     "finetune.learning_rate": "smaller for larger models",
     "finetune.epochs": "how often each dialog is seen",
@@ -98,7 +95,7 @@ def new(folder: str, like: str, title: str, code: str = DEFAULT) -> int:
             raise Problem(f"{option} {word}", "unknown", " or ".join(known), "correct it")
     check_name(folder)
     source = Path(f"{like}-{code}") if Path(f"{like}-{code}").is_dir() else LIKE[like]
-    content = yaml().load(storage.read_text(source / "params.yaml"))
+    content = storage.editable_yaml(storage.read_text(source / "params.yaml"))
     before = load(source / "params.yaml")
     own = f"{folder}/prompts"
     content.update({"name": folder, "title": title or folder, "root": "..", "params": f"{folder}/params.yaml"})
@@ -161,9 +158,7 @@ def check_name(name: str) -> None:
 
 def commented(content: Any, name: str) -> str:
     """The parameters as text: the comments of the study it began with give way to those of `COMMENTS`."""
-    text = io.StringIO()
-    yaml().dump(content, text)
-    lines = [re.sub(r"\s+# .*$", "", line) for line in text.getvalue().splitlines() if not line.startswith("#")]
+    lines = [re.sub(r"\s+# .*$", "", line) for line in storage.dump_yaml(content).splitlines() if not line.startswith("#")]
     return HEAD.format(name=name) + "".join(f"{line}\n" for line in with_comments(lines, name))
 
 
@@ -195,4 +190,6 @@ def write(folder: Path, source: Path, own: dict[str, str], params: str) -> None:
     storage.write_text(folder / "dvc.yaml", storage.read_text(source / "dvc.yaml"))
     storage.write_text(folder / "publish.yaml", PUBLISH)
     storage.write_text(folder / ".gitignore", IGNORED)
+    if (source / PINS).exists():
+        storage.write_text(folder / PINS, storage.read_text(source / PINS))
     storage.write_text(folder / "params.yaml", params)

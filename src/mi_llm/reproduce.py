@@ -145,9 +145,9 @@ def targets(study: Study) -> list[str]:
     Whether there are training dialogs is known after `split`: without any, no weights are fetched.
     """
     pipeline = str(study.beside("dvc.yaml"))
-    if study.base.source != "hub":
+    if not study.from_hub:
         return [pipeline]
-    return [f"{pipeline}:split", *(f"{pipeline}:base@{model}" for model in study.models), pipeline]
+    return [f"{pipeline}:split", *(f"{pipeline}:base@{model}" for model in study.from_hub), pipeline]
 
 
 @contextmanager
@@ -206,7 +206,7 @@ def accept_licences(study: Study) -> None:
     """Ask for the licenses of all models whose weights are still to be fetched, so that nobody is asked hours later."""
     from mi_llm.models import hub
 
-    for model in study.models if study.base.source == "hub" else ():
+    for model in study.from_hub:
         entry = hub.entry_of(study, model)
         if not hub.in_place(study, model, entry):
             hub.accept_licence(study, model, entry)

@@ -5,6 +5,7 @@ the packages used. It holds no times and no machine names, so that an equal run 
 """
 
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ def tracked_parameters(study: Study, name: str, item: str | None = None) -> dict
     lists = [
         keys for tracked in entry.get("do", entry).get("params", []) for file, keys in tracked.items() if file == "${params}"
     ]
-    names = [key.replace("${key}", item or "") for keys in lists for key in keys or everything]
+    names = [re.sub(r"\$\{(key|item\.model)\}", item or "", key) for keys in lists for key in keys or everything]
     parameters = {key: reduce(getitem, key.split("."), everything) for key in names}
     return {key: value for key, value in parameters.items() if value != {}}
 

@@ -159,6 +159,25 @@ def parse_yaml(text: str, where: str) -> Any:
     raise Problem(where, found, "a YAML document", "restore or repair the file")
 
 
+def editable_yaml(text: str) -> Any:
+    """What a YAML text holds, with its comments and the form of its lines, to be changed and dumped again."""
+    return round_trip().load(text)
+
+
+def dump_yaml(content: Any) -> str:
+    """Content as YAML; what was `editable_yaml` has its comments."""
+    text = io.StringIO()
+    round_trip().dump(content, text)
+    return text.getvalue()
+
+
+def round_trip() -> YAML:
+    """A YAML reader and writer that keeps comments and the form of lines."""
+    form = YAML()
+    form.width, form.preserve_quotes = 4096, True
+    return form
+
+
 def written_size(value: Any, sizes: dict[int, int]) -> int:
     """About how many characters a value has, what aliases share counted each time; `sizes` holds what is known by identity."""
     if not isinstance(value, dict | list):

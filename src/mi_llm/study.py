@@ -57,7 +57,10 @@ def output_folder(path: str) -> str:
 
 
 KEPT = (".dvc", ".git", "data", "src", "store")  # folders that no stage writes
-ModelName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # becomes the name of a folder
+SHIPPED = Path("pretrain/models")  # the bundle's tiny models
+PINS = "pins.yaml"  # beside the parameters: what the hub says of the files of its models
+UNKNOWN = "unknown"  # a license that nobody has looked up yet
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # becomes a folder's name; DVC's keys know no dots
 CorpusName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]  # becomes the name of a folder
 KnownCorpus = Annotated[str, one_of(partial(registry.names, registry.CORPORA))]
 Template = Annotated[str, Field(pattern=r"\.jinja$")]  # a file
@@ -117,6 +120,39 @@ class Corpus(Section):
     @model_serializer(mode="wrap")
     def settings_only(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The settings that the parameters file gives: a corpus without any is written as `{}`."""
+        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
+
+
+class Model(Section):
+    """A base model: of the hub at one commit (`hub`, `revision`), in a folder (`path`), or one of the bundle's tiny models.
+
+    `chat_format`: its own (`checkpoint`), or one of the paper's. `license`: a key of licenses.yaml; while it is unknown, no
+    adapter of the model can be exported. What the hub says of the files stands in pins.yaml, which `mi-llm pin` writes.
+    """
+
+    hub: str = Field(default="", pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str = Field(default="", pattern=r"^[0-9a-f]{40}$")
+    path: str = ""
+    chat_format: ChatFormat
+    license: str = UNKNOWN
+
+    @property
+    def commit(self) -> str:
+        """The key of its pins: repository and commit."""
+        return f"{self.hub}@{self.revision}"
+
+    @model_validator(mode="after")
+    def one_source(self) -> "Model":
+        """Refuse two sources, and a model of the hub without a commit: what a branch holds changes."""
+        if self.path and (self.hub or self.revision):
+            raise ValueError("a model is of the hub (hub, revision) or in a folder (path), not both")
+        if bool(self.hub) != bool(self.revision):
+            raise ValueError("a model of the hub has hub and revision, its full commit: `mi-llm pin owner/name` writes both")
+        return self
+
+    @model_serializer(mode="wrap")
+    def settings_only(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The settings that the parameters file gives."""
         return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
 
 
@@ -253,13 +289,6 @@ class Split(Section):
 
     test: Literal["transcribed", "release", "aligned", "divided"]
     test_dialogs: PositiveInt
-
-
-class Base(Section):
-    """The models to be tuned: their source, and the chat formats of those that are not asked in their own (`checkpoint`)."""
-
-    source: Literal["folder", "hub"]
-    formats: dict[str, ChatFormat] = {}
 
 
 class Lora(Section):
@@ -497,8 +526,7 @@ class Study(Section):
     seed: int
     threads: PositiveInt
     corpora: dict[CorpusName, Corpus]
-    models: tuple[ModelName, ...]
-    weights: str
+    models: dict[ModelName, Model]
     expect: Expect
     acquire: Acquire
     llm: Llm
@@ -508,7 +536,6 @@ class Study(Section):
     screen: Screen
     translate: Translate
     split: Split
-    base: Base
     finetune: Finetune
     respond: Respond
     score: Score
@@ -569,8 +596,6 @@ class Study(Section):
             for name in names:
                 if name not in self.corpora:
                     raise ValueError(f"{section} names {name}, which is not among corpora: {', '.join(self.corpora)}")
-        if unknown := sorted(set(self.base.formats) - set(self.models)):
-            raise ValueError(f"base.formats names {unknown[0]}, which is not among models: {', '.join(self.models)}")
         if self.split.test == "divided" and self.finetune.records == "release":
             raise ValueError("split.test is divided, so finetune.records must be dialog or round: there is no training file")
         if self.simulate.client == "scripted" and self.simulate.profiles.endswith(".json"):
@@ -586,14 +611,27 @@ class Study(Section):
             raise ValueError(f"split.test_dialogs must be smaller than the {total} transcribed dialogs")
         return self
 
-    def chat_format(self, model: str) -> str:
-        """The name of a model's chat format: its checkpoint's own, unless `base.formats` names one."""
-        return self.base.formats.get(model, registry.CHECKPOINT)
+    @property
+    def from_hub(self) -> tuple[str, ...]:
+        """The models whose files come from the hub."""
+        return tuple(name for name, model in self.models.items() if model.hub)
+
+    def pins(self) -> dict[str, Any]:
+        """What the study's pins.yaml holds, by repository and commit; empty without the file."""
+        path = self.beside(PINS)
+        content = storage.read_yaml(path) if path.exists() else {}
+        if not isinstance(content, dict):
+            raise Problem(str(path), "no mapping", "one entry per model, as `mi-llm pin` writes it", "correct the file")
+        return content
+
+    def source(self, model: str) -> Path:
+        """The folder with the checkpoint of a model that is not of the hub."""
+        return Path(self.models[model].path or SHIPPED / model)
 
     @property
     def tiny(self) -> bool:
         """Whether the models are the bundle's tiny ones."""
-        return self.base.source == "folder" and self.weights == TINY
+        return not any(model.hub or model.path for model in self.models.values())
 
     @property
     def tuned(self) -> tuple[str, ...]:

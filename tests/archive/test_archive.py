@@ -430,7 +430,8 @@ def test_it_runs_from_an_empty_folder(archive: Path, tmp_path: Path) -> None:
     assert git(folder / "code", "rev-parse", "--abbrev-ref", "HEAD").strip() == "main"
 
 
-def test_everything_pinned_is_on_the_list() -> None:
+def test_everything_pinned_is_on_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     rows = left_out.corpora() + left_out.weights()
     listed = {row.hash for row in rows}
     for source in sources().values():

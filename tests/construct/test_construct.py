@@ -378,7 +378,7 @@ def test_without_the_training_file_nothing_is_tuned_and_the_way_out_is_said(work
         "finetune.untuned: [tiny-baichuan2, tiny-glm4, tiny-llama3]",
     ):
         assert way in refusal.value.remedy
-    split.split(without_training_file(study, split={"test": "release"}, finetune={"untuned": study.models}))
+    split.split(without_training_file(study, split={"test": "release"}, finetune={"untuned": (*study.models,)}))
     assert read_dialogs(workspace / "runs/mini/split/train.jsonl") == []
     assert len(read_rounds(workspace / "runs/mini/split/test_rounds.jsonl")) > 0
 
@@ -392,7 +392,8 @@ def test_the_authors_dialogs_are_divided_into_training_and_test(workspace: Path,
     assert sorted(dialog.id for dialog in [*train, *test]) == sorted(dialog.id for dialog in whole)
     assert read_rounds(workspace / "runs/mini/split/test_rounds.jsonl") == list(test[0].rounds())
     assert not published.released(divided)
-    assert not published.tuned_alike(divided.model_copy(update={"base": study.base.model_copy(update={"source": "hub"})}))
+    of_hub = {name: model.model_copy(update={"hub": "someone/it", "revision": "0" * 40}) for name, model in study.models.items()}
+    assert not published.tuned_alike(divided.model_copy(update={"models": of_hub}))
 
 
 def test_a_stage_asks_for_nothing_that_the_study_does_not_use(workspace: Path, study: Study) -> None:

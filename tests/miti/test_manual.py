@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from edits import edit
 from repository import ROOT
 from scipy import stats
 from scored import Always
-from tiny import give_adapter, model_server, study_with
+from tiny import give_adapter, model_server, set_models, study_with
 
 from mi_llm import storage
 from mi_llm.codebook import client
@@ -115,8 +114,7 @@ def test_the_topics_are_those_of_table_5_in_the_papers_numbers() -> None:
 def ready(workspace: Path) -> Study:
     """A study with one tiny model, its adapter, and five clients who stay for three rounds at most."""
     (workspace / "pretrain").symlink_to(ROOT / "pretrain")
-    others = {"    tiny-baichuan2: baichuan2\n": "", "    tiny-llama3: llama3\n": ""}
-    edit(Path("mini/params.yaml"), others | {"models: [tiny-baichuan2, tiny-glm4, tiny-llama3]": "models: [tiny-glm4]"})
+    set_models({"tiny-glm4": {"chat_format": "glm4"}})
     study = study_with(threads="1", max_new_tokens="12", simulate_dialogs="5", simulate_rounds="3")
     give_adapter(study, "tiny-glm4")
     return study

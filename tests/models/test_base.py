@@ -20,8 +20,7 @@ from mi_llm.study import Study
 
 def with_format(model: str, name: str) -> Study:
     study = study_with()
-    formats = study.base.formats | {model: name}
-    return study.model_copy(update={"base": study.base.model_copy(update={"formats": formats})})
+    return study.model_copy(update={"models": {model: study.models[model].model_copy(update={"chat_format": name})}})
 
 
 @pytest.mark.usefixtures("checkpoints")
@@ -30,8 +29,8 @@ def test_another_chat_format_than_the_checkpoints_is_refused_and_the_one_before_
     right = study_with()
     for model in MODELS:
         base(right, model)
-        for name in FORMATS.keys() - {right.base.formats[model]}:
-            with pytest.raises(Problem, match=rf"(?s)pretrain/models/{model}/generation_config.json.*{name}.*base.formats"):
+        for name in FORMATS.keys() - {right.chat_format(model)}:
+            with pytest.raises(Problem, match=rf"(?s)pretrain/models/{model}/generation_config.json.*{name}.*chat_format"):
                 base(with_format(model, name), model)
             assert (checkpoint(right, model) / "model.safetensors").is_file()
 
@@ -55,10 +54,9 @@ def test_a_checkpoint_that_names_no_stop_tokens_gets_the_formats(checkpoints: Pa
 
 def test_a_model_without_a_format_is_asked_in_its_own_and_its_files_say_so(workspace: Path, sample_dialogs: list[Dialog]) -> None:
     """Thinking is off, and the end that training teaches is a stop, for whatever program loads the checkpoint."""
-    make(workspace / "pretrain/models/qwen3", "qwen3", sample_dialogs)
-    (workspace / "pretrain/models/qwen3/generation_config.json").write_text('{"eos_token_id": 0, "top_k": 20}', encoding="utf-8")
+    make(workspace / "mine/qwen3", "qwen3", sample_dialogs)
+    (workspace / "mine/qwen3/generation_config.json").write_text('{"eos_token_id": 0, "top_k": 20}', encoding="utf-8")
     study = study_of("qwen3")
-    assert study.base.formats == {}
     base(study, "qwen3")
     folder = checkpoint(study, "qwen3")
     tokenizer, form = load_tokenizer(folder), chat_format(study, "qwen3")
@@ -72,9 +70,9 @@ def test_a_format_whose_marks_the_tokenizer_does_not_know_is_refused(
     name: str, workspace: Path, sample_dialogs: list[Dialog]
 ) -> None:
     """Also where the stop tokens happen to be known: the marks would be read as letters."""
-    folder = make(workspace / "pretrain/models/qwen2", "qwen2", sample_dialogs)
+    folder = make(workspace / "mine/qwen2", "qwen2", sample_dialogs)
     study = study_of("qwen2", name)
-    with pytest.raises(Problem, match=rf"qwen2: tokenizer: no token(?s:.*){name}(?s:.*)base.formats"):
+    with pytest.raises(Problem, match=rf"qwen2: tokenizer: no token(?s:.*){name}(?s:.*)chat_format"):
         base(study, "qwen2")
     tokenizer = load_tokenizer(folder)
     tokenizer.add_tokens([*FORMATS[name].stops], special_tokens=True)
@@ -84,7 +82,7 @@ def test_a_format_whose_marks_the_tokenizer_does_not_know_is_refused(
 
 
 def test_a_checkpoint_may_be_in_shards_and_is_checked_without_being_loaded(workspace: Path, sample_dialogs: list[Dialog]) -> None:
-    source = make(workspace / "pretrain/models/llama", "llama", sample_dialogs, shard="50KB")
+    source = make(workspace / "mine/llama", "llama", sample_dialogs, shard="50KB")
     study = study_of("llama")
     base(study, "llama")
     folder = checkpoint(study, "llama")

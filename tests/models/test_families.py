@@ -1,6 +1,8 @@
 """Each family's tiny random model through every stage, in its own chat format: what leaves the study says what the study said."""
 
 import queue
+import runpy
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from mi_llm.apps.model.server import opened
 from mi_llm.dialog import Dialog, Round, read_rounds, write_dialogs, write_rounds
 from mi_llm.engine.counselor import chats
 from mi_llm.engine.load import checkpoint
-from mi_llm.engine.template import prompt
+from mi_llm.engine.template import Message, prompt
 from mi_llm.models.base import base
 from mi_llm.models.export import export
 from mi_llm.models.finetune import finetune
@@ -46,8 +48,8 @@ def elsewhere(study: Study, model: str, folder: Path) -> list[str]:
     return said
 
 
-def served(study: Study, model: str) -> list[str]:
-    """What the model server's engine says, all rounds at once."""
+def served(study: Study, model: str, asked_chats: list[list[Message]], most: int) -> list[str]:
+    """What the model server's engine says to chats, all at once."""
     news = queue.Queue[tuple[Reply, Piece]]()
 
     def tell(told: list[tuple[Reply, Piece]]) -> None:
@@ -57,10 +59,10 @@ def served(study: Study, model: str) -> list[str]:
     house = opened(study, model, 100, tell)
     asked = [
         Reply(
-            Asked(prompt(house.tokenizer, house.form, chat), True, MOST, 0.0, 1, 1.0, 0, (), time.monotonic() + 200),
+            Asked(prompt(house.tokenizer, house.form, chat), True, most, 0.0, 1, 1.0, 0, (), time.monotonic() + 200),
             house.tokenizer,
         )
-        for chat in chats(rounds_of(study), study)
+        for chat in asked_chats
     ]
     for reply in asked:
         house.engine.ask(reply)
@@ -74,10 +76,12 @@ def served(study: Study, model: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "windowed"])
-def test_a_family_goes_through_every_stage(name: str, workspace: Path, sample_dialogs: list[Dialog]) -> None:
+def test_a_family_goes_through_every_stage(
+    name: str, workspace: Path, sample_dialogs: list[Dialog], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`windowed` is a Mistral whose attention ours does not know."""
     family, settings = ("mistral", {"sliding_window": 16}) if name == "windowed" else (name, {})
-    make(workspace / "pretrain/models" / name, family, sample_dialogs, shard="60KB", **settings)
+    make(workspace / "mine" / name, family, sample_dialogs, shard="60KB", **settings)
     options = {"finetune_epochs": "4", "finetune_batch": "2", "finetune_learning_rate": "0.05", "max_new_tokens": str(MOST)}
     study = study_of(name, instruction_placement=FAMILIES[family].placement, **options)
     base(study, name)
@@ -93,7 +97,13 @@ def test_a_family_goes_through_every_stage(name: str, workspace: Path, sample_di
     assert said != replies(study, name, "base")
     export(study, name, Path("dist/mi"))
     assert elsewhere(study, name, Path("dist/mi")) == said
-    assert served(study, name) == said
+    assert served(study, name, chats(rounds_of(study), study), MOST) == said
+    golden = storage.read_json(Path("dist/mi/golden.json"))
+    asked = [prompt["messages"] for prompt in golden["prompts"]]
+    assert served(study, name, asked, golden["max_new_tokens"]) == [prompt["text"] for prompt in golden["prompts"]]
+    monkeypatch.setattr(sys, "argv", ["check.py", str(checkpoint(study, name))])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_path("dist/mi/check.py", run_name="__main__")
     card = Path("dist/mi/README.md").read_text(encoding="utf-8")
     assert ("a round with its history" in card) == (name == "qwen3")
     assert "the chat format of the base model itself" in card

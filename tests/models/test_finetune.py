@@ -213,7 +213,7 @@ def test_every_layout_has_the_loss_and_gradients_of_one_record_at_a_time(
     model: str, checkpoints: Path, study: Study, tokenizer: PreTrainedTokenizerFast, sample_dialogs: list[Dialog]
 ) -> None:
     options = changed(study.finetune, batch=2, cutoff=700)
-    encoded = records(sample_dialogs[:5], tokenizer, FORMATS[study.base.formats[model]], options, "指示").encoded
+    encoded = records(sample_dialogs[:5], tokenizer, FORMATS[study.chat_format(model)], options, "指示").encoded
     loss, expected = one_by_one(checkpoints / model, encoded, options)
     for way in ({"packed": True}, {"packed": False}, {"packed": True, "checkpointing": True}):
         found, grads = one_step(checkpoints / model, encoded, changed(options, **way))
@@ -529,7 +529,7 @@ def test_the_card_of_a_hub_model_names_its_commit_licence_and_duties(
     text = card(paper, model, source, dict.fromkeys(names, 7))
     front = head(text)
     assert (front["base_model"], front["base_model_revision"], front["library_name"]) == (repository, source.revision, "peft")
-    assert (front["license"], front["language"]) == ("other", "zh")
+    assert (front["license"], front["language"]) == ("llama3" if model.startswith("llama") else "other", "zh")
     assert duty in text
     assert ("are one matrix, for which LoRA has one matrix A" in text) is (joined is not None)
     assert joined is None or f"the published layout has {joined} trainable parameters" in text

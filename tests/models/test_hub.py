@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from repository import PROGRAMS, ROOT
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from test_convert import baichuan2, sentencepiece_model
-from tiny import study_with
+from tiny import set_models, study_with
 from transformers import AutoModelForCausalLM
 
 from mi_llm import storage
@@ -26,13 +26,14 @@ from mi_llm.engine.load import checkpoint, load
 from mi_llm.engine.template import LLAMA3
 from mi_llm.models import hub
 from mi_llm.models.base import base
+from mi_llm.models.pretrain import FORMAT_OF
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 from mi_llm.study import load as load_study
 
 REPOSITORY, REVISION = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".bin", ".model", "tokenizer.json")
-NATIVE = ["config.json", "generation_config.json", "*.safetensors", "tokenizer.json", "tokenizer_config.json", "LICENSE"]
+NATIVE = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "LICENSE"]
 
 
 class Hub(ThreadingHTTPServer):
@@ -46,7 +47,7 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
-        self.files, self.commit = files, REVISION
+        self.files, self.commit, self.license = files, REVISION, "apache-2.0"
         self.instead: dict[str, list[bytes]] = {}
         self.cuts, self.denied = 0, False
         self.asked: list[tuple[str, str]] = []
@@ -75,9 +76,11 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         place = self.path.partition("?")[0]
-        if place == f"/api/models/{REPOSITORY}/revision/{REVISION}":
+        if place in (f"/api/models/{REPOSITORY}/revision/{REVISION}", f"/api/models/{REPOSITORY}"):
             siblings = [sibling(name, content) for name, content in self.server.files.items()]
-            self.send({}, json.dumps({"id": REPOSITORY, "sha": self.server.commit, "siblings": siblings}).encode())
+            card = {"license": self.server.license}
+            content = {"id": REPOSITORY, "sha": self.server.commit, "siblings": siblings, "cardData": card}
+            self.send({}, json.dumps(content).encode())
         elif place.startswith(f"/{REPOSITORY}/resolve/{REVISION}/"):
             self.resolve(place.rpartition("/")[2])
         elif place.startswith("/elsewhere/"):
@@ -147,15 +150,24 @@ def server(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         served.shutdown()
 
 
-def pinned(server: Hub, name: str = "tiny-llama3", **changes: Any) -> Study:
-    """The miniature with one model of the hub; `changes` to its entry in the hub file."""
+def pinned(
+    server: Hub,
+    name: str = "tiny-llama3",
+    *,
+    repository: str = REPOSITORY,
+    revision: str = REVISION,
+    files: Sequence[str] = NATIVE,
+    hashed: bool = True,
+    sizes: int | None = None,
+    **changes: Any,
+) -> Study:
+    """The miniature with one model of the hub; `changes` to its pins, `sizes`: the bytes that they say of each file."""
+    pins: dict[str, Any] = {file: {"bytes": sizes} if sizes else {} for file in files}
+    if hashed:
+        for file in pins.keys() & {"model.safetensors"}:
+            pins[file]["sha256"] = hashlib.sha256(server.files[file]).hexdigest()
     entry = {
-        "repository": REPOSITORY,
-        "revision": REVISION,
-        "files": NATIVE,
-        "weights": {file: hashlib.sha256(content).hexdigest() for file, content in server.files.items() if "safetensors" in file},
-        "converted": False,
-        "download_gb": 0.001,
+        "files": pins,
         "parameters": 47392,
         "shape": {
             "layers": 2,
@@ -167,11 +179,15 @@ def pinned(server: Hub, name: str = "tiny-llama3", **changes: Any) -> Study:
             "tied": True,
         },
         "original": {"repository": REPOSITORY, "rope_theta": 500000, "rms_norm_eps": 1e-6},
-        "licence": {"name": "License of Kindness", "address": "https://kind.example", "file": "LICENSE", "duties": ["be kind"]},
-        "citation": "Nobody, never",
+        "license_file": "LICENSE",
     }
-    YAML().dump({name: entry | changes}, Path("hub.yaml"))
-    return study_with(weights="hub.yaml", base_source="hub")
+    YAML().dump({f"{repository}@{revision}": entry | changes}, Path("mini/pins.yaml"))
+    Path("licenses.yaml").unlink()
+    kindness = {"name": "License of Kindness", "address": "https://kind.example", "duties": ["be kind"]}
+    YAML().dump({"kindness": kindness}, Path("licenses.yaml"))
+    settings = {"chat_format": FORMAT_OF[name].name, "license": "kindness"}
+    set_models({name: {"hub": repository, "revision": revision, **settings}})
+    return study_with()
 
 
 @pytest.fixture
@@ -191,11 +207,9 @@ def test_a_model_comes_from_its_pinned_commit_and_loads(server: Hub, checkpoints
     study = pinned(server)
     base(study, "tiny-llama3")
     folder, out = checkpoint(study, "tiny-llama3"), study.folder / "base" / "tiny-llama3"
-    assert {path.name for path in folder.iterdir()} == {*NATIVE, "model.safetensors"} - {"*.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {*NATIVE}
     assert (folder / "model.safetensors").read_bytes() == server.files["model.safetensors"]
-    assert storage.read_json(out / "metrics.json") == {
-        "licence": "License of Kindness", "parameters": 47392, "revision": REVISION, "vocabulary": 900,
-    }  # fmt: skip
+    assert storage.read_json(out / "metrics.json") == {"parameters": 47392, "revision": REVISION, "vocabulary": 900}
     source = storage.read_json(out / "source.json")
     assert source["sha256"]["config.json"] == hashlib.sha256(server.files["config.json"]).hexdigest()
     assert not {"unverified", "changed"} & {*source}
@@ -291,7 +305,7 @@ def test_a_hub_that_vouches_for_other_weights_is_not_believed(server: Hub) -> No
     study = pinned(server)
     server.files["model.safetensors"] = b"poison"
     problem = refusal(study)
-    assert "as pinned in hub.yaml" in problem.expected
+    assert "as pins.yaml says" in problem.expected
     assert server.asked == []
 
 
@@ -306,7 +320,7 @@ def test_another_commit_is_refused(server: Hub) -> None:
 def test_what_the_hub_does_not_have_is_said(server: Hub) -> None:
     assert "nobody/here" in refusal(pinned(server, repository="nobody/here")).expected
     assert refusal(pinned(server, revision="a" * 40)).found in ("no such model", f"no commit {'a' * 40}")
-    assert refusal(pinned(server, files=[*NATIVE, "vocab.txt"])).found == "nothing that matches vocab.txt"
+    assert refusal(pinned(server, files=[*NATIVE, "vocab.txt"])).found == "no vocab.txt"
 
 
 @pytest.mark.usefixtures("accepted")
@@ -357,11 +371,11 @@ def test_a_person_accepts_the_licence_once_for_each_revision(
 
 @pytest.mark.usefixtures("accepted")
 def test_too_small_a_disk_or_memory_is_said_with_numbers(server: Hub) -> None:
-    problem = refusal(pinned(server, download_gb=1e6))
+    problem = refusal(pinned(server, sizes=10**14))
     assert re.fullmatch(r"\d+\.\d GB are free", problem.found)
-    assert problem.expected == "1000000.0 GB for tiny-llama3: 1000000.0 GB of download, 0.0 GB of copy"
+    assert problem.expected == "600000.0 GB for tiny-llama3: 600000.0 GB of download, 0.0 GB of copy"
     huge = {"layers": 2, "hidden": 4000, "heads": 4, "key_value_heads": 2, "intermediate": 64, "vocabulary": 10**9}
-    problem = refusal(pinned(server, shape=huge))
+    problem = refusal(pinned(server, shape=huge, sizes=1))
     assert re.fullmatch(r"\d+\.\d GB", problem.found)
     assert problem.expected.startswith("32002.4 GB for tiny-llama3")
     assert server.asked == []
@@ -418,7 +432,7 @@ def test_a_copy_is_checked_against_pins_and_notes(server: Hub, tmp_path: Path, m
     with pytest.raises(Problem, match=r"model\.safetensors: SHA-256"):
         base(study, "tiny-llama3")
     weights.unlink()
-    with pytest.raises(Problem, match=r"nothing that matches \*\.safetensors"):
+    with pytest.raises(Problem, match=r"no model\.safetensors"):
         base(study, "tiny-llama3")
     monkeypatch.setenv("MI_LLM_MODELS", str(tmp_path / "elsewhere"))
     with pytest.raises(Problem, match="no such folder"):
@@ -437,7 +451,7 @@ def test_a_copy_is_checked_against_pins_and_notes(server: Hub, tmp_path: Path, m
             ),
             r"weight: \[1",
         ),
-        (lambda shard: shard.unlink(), r"00002\.safetensors: cannot be read"),
+        (lambda shard: shard.unlink(), r"no model-00002-of-\d+\.safetensors"),
     ],
 )
 def test_a_checkpoint_that_lacks_a_weight_is_refused(
@@ -448,7 +462,8 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(
     for name in ("tokenizer.json", "tokenizer_config.json", "LICENSE"):
         (folder / name).write_bytes(server.files[name])
     monkeypatch.setenv("MI_LLM_MODELS", "mine")
-    study = pinned(server, weights={}, files=[*NATIVE, "model.safetensors.index.json"])
+    shards = [path.name for path in folder.glob("*.safetensors*")]
+    study = pinned(server, files=[*(name for name in NATIVE if name != "model.safetensors"), *shards])
     (shard,) = folder.glob("*-00002-of-*.safetensors")
     base(study, "tiny-llama3")
     fault(shard)
@@ -506,7 +521,7 @@ def test_a_published_layout_is_converted(
     wanted = [
         "config.json",
         "generation_config.json",
-        "pytorch_model*.bin",
+        "pytorch_model.bin",
         "tokenizer.model",
         "tokenizer_config.json",
         "LICENSE",
@@ -514,7 +529,6 @@ def test_a_published_layout_is_converted(
     with serve(files_of(published), monkeypatch) as server:
         entry = {
             "files": wanted,
-            "weights": {},
             "converted": True,
             "parameters": 242848,
             "shape": {"layers": 2, "hidden": 32, "heads": 4, "key_value_heads": 4, "intermediate": 48, "vocabulary": 3520},
@@ -565,33 +579,63 @@ except Exception as error:
     assert done.stdout.split() == [REVISION, "OfflineModeIsEnabled"]
 
 
-def test_a_wrong_hub_file_is_refused_in_words(server: Hub) -> None:
-    assert "tiny-llama3" in refusal(pinned(server), "tiny-glm4").expected
-    with pytest.raises(Problem, match=r"tiny-llama3: revision: .*pattern"):
-        base(pinned(server, revision="main"), "tiny-llama3")
-    Path("hub.yaml").write_text("- nothing", encoding="utf-8")
-    with pytest.raises(Problem, match=r"hub\.yaml: no mapping"):
+@pytest.mark.usefixtures("accepted")
+def test_wrong_pins_are_refused_in_words(server: Hub) -> None:
+    study = pinned(server, parameters="many")
+    with pytest.raises(Problem, match=rf"mini/pins\.yaml: {REPOSITORY}@{REVISION}: parameters: .*integer"):
+        base(study, "tiny-llama3")
+    Path("mini/pins.yaml").write_text("- nothing", encoding="utf-8")
+    with pytest.raises(Problem, match=r"pins\.yaml: no mapping"):
         base(load_study(Path("mini/params.yaml")), "tiny-llama3")
-    Path("hub.yaml").write_text("a: [", encoding="utf-8")
-    with pytest.raises(Problem, match=r"hub\.yaml: not YAML"):
+    Path("mini/pins.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(Problem, match=r"pins\.yaml: not YAML"):
+        base(load_study(Path("mini/params.yaml")), "tiny-llama3")
+    Path("mini/pins.yaml").unlink()
+    with pytest.raises(Problem, match=f"run mi-llm pin {REPOSITORY} --revision {REVISION} --name tiny-llama3 --study mini"):
         base(load_study(Path("mini/params.yaml")), "tiny-llama3")
 
 
-def test_the_papers_models_are_pinned() -> None:
-    study = load_study(ROOT / "params.yaml")
-    known = hub.entries(ROOT / study.weights)
-    assert tuple(known) == study.models
-    assert [entry.revision for entry in known.values()] == [
+@pytest.mark.usefixtures("accepted")
+def test_small_files_are_held_to_their_pins_too(server: Hub) -> None:
+    study = pinned(server)
+    pins = storage.read_yaml(Path("mini/pins.yaml"))
+    pins[f"{REPOSITORY}@{REVISION}"]["files"]["config.json"] = {"git": "0" * 40}
+    YAML().dump(pins, Path("mini/pins.yaml"))
+    problem = refusal(study)
+    assert problem.where.endswith("config.json")
+    assert problem.expected == f"{'0' * 40}, as pins.yaml says"
+
+
+def test_a_license_that_is_not_in_the_file_is_refused(server: Hub) -> None:
+    study = pinned(server)
+    YAML().dump({"mildness": {"name": "License of Mildness"}}, Path("licenses.yaml"))
+    problem = refusal(study)
+    assert (problem.where, problem.found) == ("mini/params.yaml: models.tiny-llama3.license", "kindness")
+    assert problem.expected == "one of mildness, unknown"
+    YAML().dump({"kindness": {"address": 7}}, Path("licenses.yaml"))
+    assert refusal(study).where == "licenses.yaml"
+
+
+def test_the_papers_models_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    study = load_study(Path("params.yaml"))
+    entries = [hub.entry_of(study, model) for model in study.models]
+    assert [entry.revision for entry in entries] == [
         "ea66ced17780ca3db39bc9f8aa601d8463db3da5",
         "8599336fc6c125203efb2360bfaf4c80eef1d1bf",
         "b293440ad1601915565e7accbffd89081c076bd2",
     ]
-    assert [(one.original.rope_theta, one.original.partial_rotary_factor, one.shape.head_dim) for one in known.values()] == [
-        (10_000, 1, 128),
-        (5_000_000, 0.5, 128),
-        (500_000, 1, 128),
-    ]
-    for entry in known.values():
+    origins = [entry.original for entry in entries]
+    assert [
+        origin and (origin.rope_theta, origin.partial_rotary_factor, entry.shape.head_dim)
+        for origin, entry in zip(origins, entries, strict=True)
+    ] == [(10_000, 1, 128), (5_000_000, 0.5, 128), (500_000, 1, 128)]
+    for entry in entries:
         assert entry.shape.parameters == entry.parameters
         assert entry.licence.duties
-        assert all(re.fullmatch("[0-9a-f]{64}", pin) for pin in entry.weights.values())
+        weights = [pin for name, pin in entry.files.items() if name.startswith(("model-", "pytorch_model"))]
+        assert weights
+        assert all(pin.sha256 for pin in weights)
+    assert entries[1].licence.address == (
+        "https://huggingface.co/zai-org/glm-4-9b-chat-hf/blob/8599336fc6c125203efb2360bfaf4c80eef1d1bf/LICENSE"
+    )

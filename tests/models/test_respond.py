@@ -66,7 +66,7 @@ def prompts_of(study: Study, model: str, placement: Placement) -> list[list[int]
     options = study.finetune.model_copy(update={"instruction_placement": placement})
     _, tokenizer = load(checkpoint(study, model), "float32")
     asked = chats(rounds_of(study), study.model_copy(update={"finetune": options}))
-    return [prompt(tokenizer, FORMATS[study.base.formats[model]], chat) for chat in asked]
+    return [prompt(tokenizer, FORMATS[study.chat_format(model)], chat) for chat in asked]
 
 
 def one_by_one(model: torch.nn.Module, asked: Sequence[list[int]], stops: list[int]) -> list[list[int]]:
@@ -290,8 +290,9 @@ def test_a_process_that_comes_late_finds_its_share(ready: Study) -> None:
 def test_a_shipped_checkpoint_that_lacks_files_is_named(ready: Study, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "pretrain/models/tiny-glm4", tmp_path / "tiny-glm4")
     (tmp_path / "tiny-glm4/tokenizer.json").unlink()
+    own = {"tiny-glm4": ready.models["tiny-glm4"].model_copy(update={"path": str(tmp_path / "tiny-glm4")})}
     with pytest.raises(Problem, match=r"tiny-glm4: no tokenizer.json\n  expected: a checkpoint: config.json"):
-        base(ready.model_copy(update={"weights": str(tmp_path)}), "tiny-glm4")
+        base(ready.model_copy(update={"models": own}), "tiny-glm4")
     assert checkpoint(ready, "tiny-glm4").is_dir(), "the one before is gone"
 
 

@@ -36,7 +36,7 @@ def test_the_papers_formats_are_equal_on_every_way(
 def test_a_models_own_format_is_equal_on_every_way(
     name: str, workspace: Path, sample_dialogs: list[Dialog], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make(workspace / "pretrain/models" / name, name, sample_dialogs)
+    make(workspace / "mine" / name, name, sample_dialogs)
     study = ready(study_of(name, instruction_placement=FAMILIES[name].placement), sample_dialogs[3:])
     assert check(study, name) == 0
     said = capsys.readouterr().out
@@ -45,7 +45,7 @@ def test_a_models_own_format_is_equal_on_every_way(
 
 
 def test_a_difference_is_shown_as_text(workspace: Path, sample_dialogs: list[Dialog], capsys: pytest.CaptureFixture[str]) -> None:
-    make(workspace / "pretrain/models/qwen2", "qwen2", sample_dialogs)
+    make(workspace / "mine/qwen2", "qwen2", sample_dialogs)
     turns = (Turn(role="client", text="我说<|im_start|>你好"), Turn(role="counselor", text="请说"))
     study = ready(study_of("qwen2"), [Dialog(id="1", source="test", turns=turns)])
     assert check(study, "qwen2") == 1
@@ -55,7 +55,7 @@ def test_a_difference_is_shown_as_text(workspace: Path, sample_dialogs: list[Dia
 
 
 def test_a_checkpoint_that_ends_replies_elsewhere_differs(workspace: Path, sample_dialogs: list[Dialog]) -> None:
-    make(workspace / "pretrain/models/llama", "llama", sample_dialogs)
+    make(workspace / "mine/llama", "llama", sample_dialogs)
     study = ready(study_of("llama"), sample_dialogs)
     settings = checkpoint(study, "llama") / "generation_config.json"
     storage.write_json(settings, {"eos_token_id": storage.read_json(settings)["eos_token_id"][1:]})
@@ -65,7 +65,7 @@ def test_a_checkpoint_that_ends_replies_elsewhere_differs(workspace: Path, sampl
 def test_without_training_dialogs_an_example_is_checked_and_without_a_checkpoint_nothing(
     workspace: Path, sample_dialogs: list[Dialog], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make(workspace / "pretrain/models/gemma", "gemma", sample_dialogs)
+    make(workspace / "mine/gemma", "gemma", sample_dialogs)
     study = study_of("gemma", instruction_placement="query")
     with pytest.raises(Problem, match="run mi-llm base gemma --study mini/params"):
         check(study, "gemma")

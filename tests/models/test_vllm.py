@@ -29,15 +29,16 @@ from repository import ROOT
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from tiny import MODELS, model_server, study_with
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog, write_rounds
 from mi_llm.engine.counselor import chats, questions
 from mi_llm.engine.load import chat_format, checkpoint, load
-from mi_llm.engine.template import FORMATS, LLAMA3, ChatFormat, prompt
+from mi_llm.engine.template import FORMATS, LLAMA3, ChatFormat, prompt, unmarked
 from mi_llm.models.base import base
-from mi_llm.models.finetune import adapt, save_adapter
+from mi_llm.models.export import export
+from mi_llm.models.finetune import adapt, save_adapter, write_log
 from mi_llm.models.respond import respond
 from mi_llm.models.vllm import write_for_vllm
 from mi_llm.study import Study
@@ -63,6 +64,8 @@ def tuned(workspace: Path, checkpoints: Path) -> Study:
         folder = study.folder / "finetune" / model
         save_adapter(adapted, folder / "adapter", model)
         write_for_vllm(folder / "adapter", folder / "vllm")
+        (folder / "adapter/README.md").write_text("# a card\n", encoding="utf-8")
+        write_log(folder / "dvclive", [{"step": 1, "loss": 1.0, "learning_rate": 0.1, "gradient_norm": 1.0}])
     return study
 
 
@@ -78,6 +81,7 @@ def shapes_of(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_weight_of_an_adapter_for_vllm_has_a_name_and_shape_that_vllm_expects(tuned: Study, model: str) -> None:
+    """The study's own, and the one that leaves it (`export adapter`)."""
     config = storage.read_json(checkpoint(tuned, model) / "config.json")
     shapes, rank = shapes_of(config), tuned.finetune.lora.rank
     expected = dict[str, tuple[int, int]]()
@@ -87,16 +91,18 @@ def test_every_weight_of_an_adapter_for_vllm_has_a_name_and_shape_that_vllm_expe
                 name = f"base_model.model.model.layers.{layer}.{module.split('.')[0]}.{part}"
                 outputs, inputs = shapes[part]
                 expected |= {f"{name}.lora_A.weight": (rank, inputs), f"{name}.lora_B.weight": (outputs, rank)}
-    folder = tuned.folder / "finetune" / model / "vllm"
-    found = load_file(folder / "adapter_model.safetensors")
-    assert {name: tuple(weight.shape) for name, weight in found.items()} == expected
-    settings = storage.read_json(folder / "adapter_config.json")
-    assert settings["target_modules"] == sorted(settings["target_modules"])
-    assert {name.rsplit(".", 1)[-1] for name in settings["target_modules"]} == {*shapes}
-    for name in ("bias", "modules_to_save", "use_dora"):
-        assert settings[name] == FACTS["adapter"][name]
-    assert (settings["r"], settings["lora_alpha"], settings["use_rslora"]) == (rank, tuned.finetune.lora.alpha, False)
-    assert (settings["rank_pattern"], settings["alpha_pattern"]) == ({}, {})  # vLLM does not read them
+    export(tuned, model, Path("dist/mi"))
+    exported = Path("dist/mi/vllm") if Path("dist/mi/vllm").is_dir() else Path("dist/mi")
+    for folder in (tuned.folder / "finetune" / model / "vllm", exported):
+        found = load_file(folder / "adapter_model.safetensors")
+        assert {name: tuple(weight.shape) for name, weight in found.items()} == expected
+        settings = storage.read_json(folder / "adapter_config.json")
+        assert settings["target_modules"] == sorted(settings["target_modules"])
+        assert {name.rsplit(".", 1)[-1] for name in settings["target_modules"]} == {*shapes}
+        for name in ("bias", "modules_to_save", "use_dora"):
+            assert settings[name] == FACTS["adapter"][name]
+        assert (settings["r"], settings["lora_alpha"], settings["use_rslora"]) == (rank, tuned.finetune.lora.alpha, False)
+        assert (settings["rank_pattern"], settings["alpha_pattern"]) == ({}, {})  # vLLM does not read them
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -171,8 +177,8 @@ def test_the_page_about_clusters_has_the_options_of_the_container() -> None:
 @pytest.mark.parametrize("model", PAPER)
 def test_the_container_serves_each_model_of_the_paper_as_the_study_has_it(model: str) -> None:
     study = load_study(ROOT / "params.yaml")
-    form = study.base.formats[model]
-    assert {name: study.base.formats[name] for name in study.models} == PAPER
+    form = study.chat_format(model)
+    assert {name: study.chat_format(name) for name in study.models} == PAPER
     service = compose({"MI_LLM_MODEL": model, "MI_LLM_CHAT_FORMAT": form})
     assert service["image"].startswith(f"vllm/vllm-openai:v{FACTS['version']}@sha256:")
     assert service["command"][0] == f"/study/{checkpoint(study, model)}"
@@ -220,6 +226,20 @@ def test_a_checkpoint_names_the_stop_tokens_of_its_chat_format_whatever_it_came_
     assert found == {"eos_token_id": LLAMA3.stop_ids(tokenizer), "top_k": 5}
 
 
+def test_a_server_fills_the_exported_template_in_as_golden_prompts(tuned: Study) -> None:
+    """vLLM renders the folder's template with transformers, and is given text in which nothing reads as a mark."""
+    for model in MODELS:
+        folder = Path("dist") / model
+        export(tuned, model, folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        stops = {*storage.read_json(folder / "generation_config.json")["eos_token_id"]}
+        assert stops == {*FORMATS[tuned.chat_format(model)].stop_ids(tokenizer)}
+        for golden in storage.read_json(folder / "golden.json")["prompts"]:
+            text = tokenizer.apply_chat_template(unmarked(golden["messages"]), add_generation_prompt=True, tokenize=False)
+            assert tokenizer(text, add_special_tokens=False)["input_ids"] == golden["prompt"]
+            assert not stops & {*golden["reply"]}
+
+
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 def test_a_template_that_a_server_fills_in_gives_the_tokens_of_respond(
     form: ChatFormat, study: Study, tokenizer: PreTrainedTokenizerFast, sample_dialogs: list[Dialog]
@@ -250,7 +270,7 @@ def under_vllm(job: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
 
 def served_here(study: Study, model: str) -> list[str]:
     """The container's command line for a model of this study, with the paths of this machine."""
-    service = compose({"MI_LLM_MODEL": model, "MI_LLM_CHAT_FORMAT": study.base.formats[model]})
+    service = compose({"MI_LLM_MODEL": model, "MI_LLM_CHAT_FORMAT": study.chat_format(model)})
     runs = [word.replace("/study/runs/paper", str(study.folder.absolute())) for word in service["command"]]
     return [word.replace("/study/", f"{ROOT}/") for word in runs]
 

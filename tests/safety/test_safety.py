@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from edits import edit
 from repository import ROOT
 from scored import Page
-from tiny import give_adapter, study_with
+from tiny import give_adapter, set_models, study_with
 
 from mi_llm import cli, storage
 from mi_llm.apps.chat import beside, guard, in_front
@@ -248,8 +247,7 @@ def test_a_file_of_clients_is_checked(tmp_path: Path) -> None:
 def ready(workspace: Path) -> Study:
     """A study with one tiny model and its adapter, whose clients in danger stay for two rounds."""
     (workspace / "pretrain").symlink_to(ROOT / "pretrain")
-    others = {"    tiny-baichuan2: baichuan2\n": "", "    tiny-llama3: llama3\n": ""}
-    edit(Path("mini/params.yaml"), others | {"models: [tiny-baichuan2, tiny-glm4, tiny-llama3]": "models: [tiny-glm4]"})
+    set_models({"tiny-glm4": {"chat_format": "glm4"}})
     study = study_with(threads="1", max_new_tokens="8", safety_rounds="2")
     give_adapter(study, "tiny-glm4")
     return study

@@ -24,7 +24,7 @@ ENDLESS = "tiny-glm4"  # of this one's checkpoint we make one that never ends a 
 
 def study_in(folder: Path, **changes: str) -> Study:
     """The miniature in a folder, its models with adapters that change what they say."""
-    for name in ("data", "src", "pretrain"):
+    for name in ("data", "src", "pretrain", "licenses.yaml"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "mini").mkdir()
     for name in ("params.yaml", "dvc.yaml"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from mi_llm import storage
 from mi_llm.engine.load import checkpoint, load
 from mi_llm.models.base import base
 from mi_llm.models.finetune import adapt
@@ -35,16 +36,19 @@ def study_with(**changes: str) -> Study:
     return load_study(Path("mini/params.yaml"))
 
 
-def study_of(model: str, chat_format: str = "", **changes: str) -> Study:
-    """The miniature with one model alone, from `pretrain/models/`: in its own chat format, unless one is named."""
-    text = Path("mini/params.yaml").read_text(encoding="utf-8")
-    models, formats = f"models: [{model}]", f"  formats: {{{model}: {chat_format}}}" if chat_format else "  formats: {}"
-    text, count = re.subn(
-        r"^models: .*$|^  formats:\n(    .*\n)+", lambda at: models if at[0][0] == "m" else formats + "\n", text, flags=re.M
-    )
-    assert count == 2
-    Path("mini/params.yaml").write_text(text, encoding="utf-8")
+def study_of(model: str, chat_format: str = "checkpoint", license_key: str = "cc0-1.0", **changes: str) -> Study:
+    """The miniature with one model alone, which lies in `mine/`: in its own chat format, unless another is named."""
+    set_models({model: {"path": f"mine/{model}", "chat_format": chat_format, "license": license_key}})
     return study_with(**changes)
+
+
+def set_models(models: dict[str, dict[str, str]]) -> None:
+    """Put other models into the miniature's parameters; the first one talks with clients in danger, too."""
+    file = Path("mini/params.yaml")
+    content = storage.editable_yaml(file.read_text(encoding="utf-8"))
+    content["models"] = models
+    content["safety"]["models"] = [next(iter(models))]
+    file.write_text(storage.dump_yaml(content), encoding="utf-8")
 
 
 def give_adapter(study: Study, model: str) -> None:

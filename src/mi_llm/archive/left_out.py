@@ -1,14 +1,14 @@
 """What the archive does not hold, as a table: what, license, why, how to fetch it, and the hash that it must have."""
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import pandas as pd
 
-from mi_llm import models, storage
+from mi_llm import storage
 from mi_llm.corpora.fetch import sources
-from mi_llm.models.hub import entries
+from mi_llm.models import hub
+from mi_llm.study import load
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,20 @@ def quoted() -> LeftOut:
 
 
 def weights() -> list[LeftOut]:
-    """The weights of the paper's models, which hub.yaml pins."""
-    path = Path(str(resources.files(models) / "hub.yaml"))
+    """The weights of the paper's models, which the root's pins.yaml pins."""
+    study = load(Path("params.yaml"))
+    entries = {model: hub.entry_of(study, model) for model in study.from_hub}
     return [
         LeftOut(
             f"{model}: {file} of {entry.repository} at {entry.revision}",
             entry.licence.name,
             f"each user must accept its license, and {entry.download_gb:g} GB are too large for an archive of the miniature",
             f"mi-llm base {model} --study params.yaml; license: {entry.licence.address}",
-            f"sha256:{digest}",
+            f"sha256:{pin.sha256}",
         )
-        for model, entry in entries(path).items()
-        for file, digest in entry.weights.items()
+        for model, entry in entries.items()
+        for file, pin in entry.files.items()
+        if pin.sha256
     ]
 
 

@@ -123,7 +123,7 @@ def pages(
             version=__version__,
             here=HERE,
             address=address,
-            linked=lambda path: study.base.source != "hub" or path in ALONE,
+            linked=lambda path: not study.from_hub or path in ALONE,
             links=partial(linked, files=files),
             word=chinese if lang == "zh" else str,
             style=style(here / "audit.css"),

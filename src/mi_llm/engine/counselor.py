@@ -116,10 +116,14 @@ class LocalCounselor:
         problem = Problem(title, "out of memory", room, "lower respond.batch, and run again")
         with acting_as(self.arm, self.network), enough_memory(lambda: problem):
             for index, tokens, finish in branching.answers(dialogs):
-                text = without_thoughts(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+                text = self.text_of(tokens)
                 counts = {"prompt_tokens": len(prompt_ids[index]), "tokens": len(tokens)}
                 sample = rounds[index]
                 yield {"round": sample.id, "dialog": sample.dialog, "text": text, **counts, "finish": finish}
+
+    def text_of(self, tokens: list[int]) -> str:
+        """What the tokens of a reply say, without thoughts."""
+        return without_thoughts(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
     def replies(self, rounds: Sequence[Round]) -> list[str]:
         """What it says to each round's client, given the round's history."""

@@ -37,7 +37,7 @@ PROBE: list[Message] = [
     {"role": "assistant", "content": "丙"},
 ]
 GENERATION = "generation_config.json"
-OTHERWISE = "name one of the paper's formats for this model in base.formats, or use another model"
+OTHERWISE = "name one of the paper's formats as this model's chat_format, or use another model"
 
 
 def settled(template: str) -> str:

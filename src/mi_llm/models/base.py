@@ -1,8 +1,8 @@
 """Stage `base@model`: put one base model's checkpoint in place.
 
-Reads the checkpoint `<weights>/<model>/`, or for models of the hub the pins in the file `<weights>` and the
-model's files (see `hub.py`). Writes `base/<model>/checkpoint/` with a config, weights and tokenizer that plain transformers
-classes load, without remote code, and `metrics.json`; for a model of the hub also its license, and in `source.json` where each
+Reads the checkpoint in the model's folder, or for models of the hub its pins in the study's `pins.yaml` and its files (see
+`hub.py`). Writes `base/<model>/checkpoint/` with a config, weights and tokenizer that plain transformers classes load, without
+remote code, and `metrics.json`; where there is one, the license's text, and for a model of the hub in `source.json` where each
 file came from. `generation_config.json` names the stop tokens of the study's chat format, whatever the model came with; a model
 that is asked in its own format has its chat template in `chat_template.jinja`, with thinking off.
 """
@@ -10,12 +10,13 @@ that is asked in its own format has its chat template in `chat_template.jinja`, 
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from mi_llm import storage
 from mi_llm.engine import estimate
@@ -23,9 +24,10 @@ from mi_llm.engine.load import chat_format, checkpoint, config_of, load_tokenize
 from mi_llm.engine.own_format import GENERATION, OwnFormat, stops_named
 from mi_llm.engine.template import MARK, ChatFormat
 from mi_llm.models import hub
+from mi_llm.models.licenses import licence_of
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
-from mi_llm.study import Study
+from mi_llm.study import PINS, Study
 
 TOKENIZER = ["tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"]
 TEMPLATE = "chat_template.jinja"
@@ -35,7 +37,7 @@ AGAIN = "run the stage again; if the files came from your own folder, copy them 
 
 def base(study: Study, model: str) -> None:
     """Put the checkpoint in place; see the module."""
-    if study.base.source == "hub":
+    if study.models[model].hub:
         from_hub(study, model)
     else:
         from_folder(study, model)
@@ -43,7 +45,8 @@ def base(study: Study, model: str) -> None:
 
 def from_folder(study: Study, model: str) -> None:
     """Copy a checkpoint that lies in a folder; its weights are checked by their headers and never loaded."""
-    source = Path(study.weights) / model
+    source = study.source(model)
+    licence_of(study, model)  # a key that is not understood is said now, not after hours
     with stage(study, "base", model, [source]) as out:
         names = files_of(source)
         form = chat_format(study, model, source)
@@ -55,6 +58,7 @@ def from_folder(study: Study, model: str) -> None:
             with storage.replacing(target / name) as copy, (source / name).open("rb") as file:
                 shutil.copyfileobj(file, copy, 1 << 22)
         settle(target, form)
+        keep_license(source, license_file(path.name for path in source.iterdir()), out)
         storage.write_json(out / "metrics.json", {"parameters": check_weights(target), "vocabulary": vocabulary})
 
 
@@ -94,7 +98,7 @@ def from_hub(study: Study, model: str) -> None:
     """Obtain a pinned model, convert it if its layout needs it, check what came out, and only then forget the download."""
     from mi_llm.models.convert import convert, convertible  # no other stage that loads a model needs what it imports
 
-    with stage(study, "base", model, [Path(study.weights)]) as out:
+    with stage(study, "base", model, []) as out:
         entry = hub.entry_of(study, model)
         hub.check_room(study, model, entry)
         hub.accept_licence(study, model, entry)
@@ -121,22 +125,29 @@ def from_hub(study: Study, model: str) -> None:
             for name in obtained.sha256:
                 put(obtained.folder / name, target / name)
         check_config(target, entry)
-        put(obtained.folder / entry.licence.file, out / "LICENCE" / entry.licence.file)
+        keep_license(obtained.folder, entry.license_file, out)
         parameters = check_weights(target)
         if parameters != entry.parameters:
             raise Problem(str(target), f"{parameters} parameters", f"{entry.parameters} for {model}", AGAIN)
         vocabulary = check_tokenizer(target, chat_format(study, model))
         if changed := settle(target, chat_format(study, model)):
             record["changed"] = changed
-        numbers = {
-            "parameters": parameters,
-            "vocabulary": vocabulary,
-            "revision": entry.revision,
-            "licence": entry.licence.name,
-        }
         storage.write_json(out / "source.json", record)
+        numbers = {"parameters": parameters, "vocabulary": vocabulary, "revision": entry.revision}
         storage.write_json(out / "metrics.json", numbers)
     hub.discard(study, model)
+
+
+def license_file(names: Iterable[str]) -> str:
+    """The file with a license's text among the names of a model's files; empty if there is none."""
+    return next((name for name in sorted(names) if re.search(r"licen[cs]e", name, re.IGNORECASE)), "")
+
+
+def keep_license(folder: Path, name: str, out: Path) -> None:
+    """Keep the license's text beside the checkpoint, if the model came with one: it goes along with an adapter."""
+    shutil.rmtree(out / "LICENCE", ignore_errors=True)
+    if name:
+        put(folder / name, out / "LICENCE" / name)
 
 
 def put(source: Path, target: Path) -> None:
@@ -167,48 +178,54 @@ def header(path: Path) -> dict[str, list[int]]:
 
 
 def check_config(folder: Path, entry: hub.Entry) -> None:
-    """Compare a checkpoint's configuration with what its original says (hub.yaml); no weight shows a wrong rotary base."""
+    """Compare a checkpoint's configuration with what its pins say of it; no weight shows a wrong rotary base."""
     config, original = config_of(folder), entry.original
-    rope = config.rope_parameters
-    actual = {
-        "rope_type": rope["rope_type"],
-        "rope_theta": rope["rope_theta"],
-        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0),
-        "rms_norm_eps": config.rms_norm_eps,
-        **estimate.shape_of(config).model_dump(),
-    }
-    stated = {"rope_type": "default", **original.model_dump(include=set(actual)), **entry.shape.model_dump()}
+    actual, stated = estimate.shape_of(config).model_dump(), entry.shape.model_dump()
+    if original:
+        rope = config.rope_parameters
+        rotary = {
+            "rope_type": rope["rope_type"],
+            "rope_theta": rope["rope_theta"],
+            "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0),
+            "rms_norm_eps": config.rms_norm_eps,
+        }
+        actual = rotary | actual
+        stated = {"rope_type": "default", **original.model_dump(include=set(rotary)), **stated}
     differing = [name for name, value in stated.items() if actual[name] != value]
     if not differing:
         return
-    remedy = f"correct the entry in hub.yaml if {original.repository} says otherwise; else fetch the files again"
-    if original.repository != entry.repository:
+    origin = original.repository if original else entry.repository
+    remedy = f"correct the entry in {PINS} if {origin} says otherwise; else fetch the files again"
+    if origin != entry.repository:
         remedy = (
-            f"use the original repository, {original.repository}, whose layout this stage converts: put its name, its commit and "
-            "the SHA-256 of its weight files into hub.yaml, from its pages; the bundle's authors could not see them"
+            f"use the original repository, {origin}, whose layout this stage converts: put its name and its commit into models, "
+            f"and the SHA-256 of its weight files into {PINS}, from its pages; the bundle's authors could not see them"
         )
     raise Problem(
         str(folder / "config.json"),
         ", ".join(f"{name} {actual[name]}" for name in differing),
-        ", ".join(f"{name} {stated[name]}" for name in differing) + f", as {original.repository} has it",
+        ", ".join(f"{name} {stated[name]}" for name in differing) + f", as {origin} has it",
         remedy,
     )
 
 
 def check_weights(folder: Path) -> int:
-    """Check that a checkpoint holds every weight its architecture has, without loading any; returns the number of parameters.
-
-    The architecture is built from `config.json` on PyTorch's meta device, which has shapes and no memory.
-    """
+    """Check that a checkpoint holds every weight its architecture has, without loading any; returns the number of parameters."""
     shapes: dict[str, list[int]] = {}
     for name in weight_files(folder):
         shapes.update(header(folder / name))
-    with torch.device("meta"):
-        architecture = AutoModelForCausalLM.from_config(config_of(folder), trust_remote_code=False)
-    for name, weight in architecture.named_parameters():
+    model = architecture(config_of(folder))
+    for name, weight in model.named_parameters():
         if shapes.get(name) != list(weight.shape):
             raise Problem(f"{folder}: {name}", f"{shapes.get(name, 'missing')}", f"a weight of {list(weight.shape)}", AGAIN)
-    return sum(weight.numel() for weight in architecture.parameters())
+    return model.num_parameters()
+
+
+def architecture(config: PreTrainedConfig) -> PreTrainedModel:
+    """The model that a configuration describes, on PyTorch's meta device, which has shapes and no memory."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return model
 
 
 def check_tokenizer(folder: Path, form: ChatFormat) -> int:
@@ -219,7 +236,7 @@ def check_tokenizer(folder: Path, form: ChatFormat) -> int:
     """
     tokenizer = load_tokenizer(folder)
     known, expected = tokenizer.get_vocab(), f"the stop tokens of chat format {form.name}: {', '.join(form.stops)}"
-    remedy = f"if this model was taught another chat format, correct base.formats; else {AGAIN}"
+    remedy = f"if this model was taught another chat format, correct its chat_format in models; else {AGAIN}"
     for token in form.stops:
         if token not in known:
             raise Problem(f"{folder}: tokenizer", f"no token {token}", expected, remedy)

@@ -1,7 +1,7 @@
 """The model card that lies beside an adapter: what it is, of what it was made, what it must not be used for, whose license holds.
 
-Reads the parameters and, for a model of the hub, its pin. The same run writes the same card: it has no dates and no machine
-in it. Its text is `card.md.jinja`.
+Reads the parameters and, for a model of the hub, its pins. The same run writes the same card: it has no dates and no machine
+in it. Its text is `card.md.jinja`; what all cards say of the license is `head.md.jinja` and `license.md.jinja`.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,15 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 
 from mi_llm.engine.load import chat_format
 from mi_llm.language import language
 from mi_llm.models import hub
+from mi_llm.models.licenses import Licence, licence_of
 from mi_llm.study import Study
 
+PARTS = ("head.md.jinja", "license.md.jinja")
 GRANULARITY = {
     "dialog": "a whole dialog",
     "round": "a round with its history",
@@ -26,41 +28,42 @@ GRANULARITY = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where a base model is from. `loadable`: plain transformers can load it from there without conversion.
+    """Where a base model is from, and its license. `shipped`: it is one of the bundle's tiny models.
 
-    `joined_parameters`: how many LoRA would train on the published layout, where that keeps q, k and v in one matrix.
+    `loadable`: plain transformers can load it from the hub without conversion. `joined_parameters`: how many LoRA would train on
+    the published layout, where that keeps q, k and v in one matrix.
     """
 
     name: str
+    licence: Licence
+    shipped: bool = False
     revision: str | None = None
-    licence: str = ""
-    address: str = ""
-    duties: tuple[str, ...] = ()
+    license_file: str = ""
     citation: str = ""
     loadable: bool = False
     joined_parameters: int | None = None
 
     @property
     def hub(self) -> bool:
-        """Whether it is from the hub, and not the bundle's own."""
+        """Whether it is from the hub."""
         return self.revision is not None
 
 
 def source_of(study: Study, model: str) -> Source:
     """The source of one of the study's models."""
-    if study.base.source != "hub":
-        return Source(model)
+    named = study.models[model]
+    if not named.hub:
+        return Source(model, licence_of(study, model), shipped=not named.path)
     entry = hub.entry_of(study, model)
-    licence, rank = entry.licence, study.finetune.lora.rank
+    joined = entry.original is not None and entry.original.joined_qkv
     return Source(
         entry.repository,
-        entry.revision,
-        licence.name,
-        licence.address,
-        licence.duties,
-        entry.citation,
-        not entry.converted,
-        entry.shape.adapter(rank, joined_qkv=True) if entry.original.joined_qkv else None,
+        entry.licence,
+        revision=entry.revision,
+        license_file=entry.license_file,
+        citation=entry.citation,
+        loadable=not entry.converted,
+        joined_parameters=entry.shape.adapter(study.finetune.lora.rank, joined_qkv=True) if joined else None,
     )
 
 
@@ -77,6 +80,9 @@ def card(study: Study, model: str, source: Source, numbers: Mapping[str, float])
 
 def rendered(template: Traversable, values: Mapping[str, Any]) -> str:
     """A card's text, from a template; a value that the template needs and does not get is an error. `values` name the study."""
-    environment = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # noqa: S701
+    folder = resources.files(__package__)
+    parts = DictLoader({name: (folder / name).read_text(encoding="utf-8") for name in PARTS})
+    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined, "loader": parts}
+    environment = Environment(autoescape=False, **options)  # noqa: S701
     speech = language.load(values["study"].language).name.en
     return environment.from_string(template.read_text(encoding="utf-8")).render(values, speech=speech) + "\n"

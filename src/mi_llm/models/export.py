@@ -1,8 +1,9 @@
 """An adapter as a repository of the hub: what a tuned model must carry when it leaves the study. No stage; people call it.
 
-Reads `finetune/<model>/adapter/`, and of a model of the hub the license that `base` kept and the license's duties
-(`distribute.yaml`). Writes one folder: adapter, tokenizer, chat template, generation settings, model card, license, notice,
-`SHA256SUMS`. Nothing is uploaded.
+Reads `finetune/<model>/adapter/`, the base's checkpoint, the license's text that `base` kept, and what the license asks for
+(`licenses.yaml`). Writes one folder: adapter, tokenizer, chat template, generation settings, ten prompts with the model's greedy
+answers (`golden.json`), the program that compares them elsewhere (`check.py`), model card, license, notice, `SHA256SUMS`.
+Nothing is uploaded.
 """
 
 import csv
@@ -18,32 +19,25 @@ from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from pydantic import BaseModel, ConfigDict
+from transformers import AutoTokenizer
 
 from mi_llm import storage
-from mi_llm.engine.load import chat_format, checkpoint
+from mi_llm.dialog import Round, Turn
+from mi_llm.engine.counselor import LocalCounselor, chats, plans, with_adapter
+from mi_llm.engine.load import chat_format, checkpoint, prepare_torch
 from mi_llm.engine.own_format import GENERATION
-from mi_llm.models import hub
 from mi_llm.models.base import TEMPLATE, TOKENIZER, weight_files
 from mi_llm.models.card import Source, rendered, source_of
+from mi_llm.models.licenses import FILE, known
 from mi_llm.problem import Problem
-from mi_llm.study import Study
+from mi_llm.study import UNKNOWN, Study
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 MARKED = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+GOLDEN_TOKENS = 64  # the most of a golden answer
 CURVE = Path("dvclive/plots/metrics/loss.tsv")
-NOT_CARRIED = "How to load it"  # the section of the training's card that names folders of the run
-
-
-class Duties(BaseModel):
-    """What a license asks of whoever passes a tuned model on; the head of `distribute.yaml` explains the keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    identifier: str
-    name: str
-    begins: str
-    shown: str
-    notice: str
+# Sections of the training's card that an exported one has otherwise: it names folders of the run; a license may be learned later.
+NOT_CARRIED = ("How to load it", "License")
 
 
 @dataclass(frozen=True)
@@ -65,21 +59,20 @@ def export(study: Study, model: str, out: Path) -> None:
         where, expected = f"{study.params}: finetune.untuned", "a model that the study tunes"
         raise Problem(where, f"names {model}", expected, "remove it from the list")
     name, source = out.absolute().name, source_of(study, model)
-    duties = duties_of(model) if source.hub else None
-    check_name(name, out, duties, source)
+    check_license(study, model, source)
+    check_name(name, out, source)
     tuned = study.path("finetune", model)
     adapter = tuned / "adapter"
     training = storage.read_text(adapter / "README.md")
     with new_folder(out) as part:
         for file in ADAPTER:
             copy(adapter / file, part / file)
+        write_for_others(tuned / "vllm", part)
         write_chat_files(study, model, part)
         copy(tuned / CURVE, part / CURVE.name)
-        if duties:
-            licence = hub.entry_of(study, model).licence.file
-            copy(study.path("base", model, "LICENCE", licence), part / f"LICENSE{Path(licence).suffix}")
-            storage.write_text(part / "NOTICE", "\n\n".join(filter(None, [duties.shown, duties.notice])) + "\n")
-        text = card(study, model, source, name=name, duties=duties, files=listed(part), training=training)
+        write_license(study, model, source, part)
+        write_golden(study, model, source, part)
+        text = card(study, model, source, name=name, files=listed(part), training=training)
         storage.write_text(part / "README.md", text)
         sums = "".join(f"{file.sha256}  {file.name}\n" for file in listed(part))
         storage.write_text(part / "SHA256SUMS", sums)
@@ -121,20 +114,78 @@ def write_chat_files(study: Study, model: str, out: Path) -> None:
     storage.write_text(out / TEMPLATE, template)
 
 
-def duties_of(model: str) -> Duties:
-    """What the license of a hub model asks for."""
-    known = storage.read_yaml(resources.files(__package__) / "distribute.yaml")
-    if model not in known:
+def write_for_others(vllm: Path, out: Path) -> None:
+    """Copy the adapter as vLLM takes it, where that is another than peft's."""
+    if vllm.is_dir() and any((vllm / file).read_bytes() != (out / file).read_bytes() for file in ADAPTER):
+        for file in ADAPTER:
+            copy(vllm / file, out / "vllm" / file)
+
+
+def write_license(study: Study, model: str, source: Source, out: Path) -> None:
+    """Write what the base's license asks to go along: its text, where the model came with one, and its notice."""
+    kept, licence = study.path("base", model, "LICENCE"), source.licence
+    text = source.license_file or next((file.name for file in sorted(kept.glob("*"))), "")
+    if text:
+        copy(kept / text, out / f"LICENSE{Path(text).suffix}")
+    lines = [line for line in (licence.shown, licence.notice) if line]
+    if not lines and not text and not source.shipped:
+        lines = [f"The base model's license is the {licence.name}: {licence.address}"]
+    if lines:
+        storage.write_text(out / "NOTICE", "\n\n".join(lines) + "\n")
+
+
+def write_golden(study: Study, model: str, source: Source, out: Path) -> None:
+    """Write ten prompts and what the tuned model answers to them here, greedily, with the program that compares it elsewhere.
+
+    Raises Problem if the tokenizer and the chat template in `out` do not give the study's prompts, token for token.
+    """
+    prepare_torch(study)
+    greedy = {"decoding": "greedy", "max_new_tokens": GOLDEN_TOKENS, "adapter": "active"}
+    greedily = study.model_copy(update={"respond": study.respond.model_copy(update=greedy)})
+    rounds = golden_rounds()
+    counselor = LocalCounselor(greedily, model, "tuned", *with_adapter(study, model))
+    prompts, asked = counselor.prompts(rounds), chats(rounds, study)
+    elsewhere = AutoTokenizer.from_pretrained(out, trust_remote_code=False, local_files_only=True)
+    if any(elsewhere.apply_chat_template(chat, add_generation_prompt=True)["input_ids"] != ids
+           for chat, ids in zip(asked, prompts, strict=True)):  # fmt: skip
+        found, expected = "its files give other prompts than the study's", "the same tokens"
+        raise Problem(f"adapter of {model}", found, expected, f"mi-llm template check {model} --study {study.params} shows them")
+    answers = counselor.branching(rounds).answers(plans(rounds, prompts, {}))
+    replies = {index: tokens for index, tokens, _ in answers}
+    base = {"name": source.name, "revision": source.revision} if source.loadable else None
+    settings = {"precision": study.respond.precision, "four_bit": study.finetune.four_bit, "max_new_tokens": GOLDEN_TOKENS}
+    texts = [counselor.text_of(replies[index]) for index in range(len(rounds))]
+    listed_prompts = [
+        {"messages": chat, "prompt": ids, "reply": replies[index], "text": texts[index]}
+        for index, (chat, ids) in enumerate(zip(asked, prompts, strict=True))
+    ]
+    storage.write_json(out / "golden.json", {"base": base, **settings, "prompts": listed_prompts})
+    program = (resources.files(__package__) / "check_adapter.py").read_text(encoding="utf-8")
+    storage.write_text(out / "check.py", program)
+
+
+def golden_rounds() -> list[Round]:
+    """The prompts of `golden.yaml`: what client and counselor have said in turn, up to what the client says last."""
+    rounds = []
+    for number, volleys in enumerate(storage.read_yaml(resources.files(__package__) / "golden.yaml"), 1):
+        turns = [Turn(role="counselor" if index % 2 else "client", text=text) for index, text in enumerate(volleys)]
+        name = f"golden-{number}"
+        rounds.append(Round(id=name, dialog=name, number=1, history=turns[:-1], client=turns[-1].text, counselor=""))
+    return rounds
+
+
+def check_license(study: Study, model: str, source: Source) -> None:
+    """Refuse a base whose license nobody has looked up."""
+    if source.licence.key == UNKNOWN:
         raise Problem(
-            f"distribute.yaml: {model}",
-            "no such model",
-            "what its license requires of whoever distributes a model tuned from it",
-            "read the license, and add an entry to src/mi_llm/models/distribute.yaml",
+            f"{study.params}: models.{model}.license",
+            UNKNOWN,
+            f"the license of the base model: one of {', '.join(known())}",
+            f"read the base's license, and name it there; one that {FILE} does not have is added to that file",
         )
-    return Duties.model_validate(known[model])
 
 
-def check_name(name: str, out: Path, duties: Duties | None, source: Source) -> None:
+def check_name(name: str, out: Path, source: Source) -> None:
     """Refuse a name that the hub would not take, or that the base's license does not allow."""
     try:
         validate_repo_id(name)
@@ -142,12 +193,13 @@ def check_name(name: str, out: Path, duties: Duties | None, source: Source) -> N
         raise Problem(
             str(out), f"“{name}” is no name of a repository", "letters, digits, - _ and ., at most 96", "rename the folder"
         ) from None
-    if duties and duties.begins and not re.match(rf"{re.escape(duties.begins)}(?![0-9A-Za-z])", name):
+    begins = source.licence.begins
+    if begins and not re.match(rf"{re.escape(begins)}(?![0-9A-Za-z])", name):
         raise Problem(
             str(out),
             f"the name “{name}”",
-            f"a name that begins with “{duties.begins}”: {source.licence} asks for it",
-            f"name the folder, for instance, {duties.begins}-mi",
+            f"a name that begins with “{begins}”: {source.licence.name} asks for it",
+            f"name the folder, for instance, {begins}-mi",
         )
 
 
@@ -163,16 +215,15 @@ def copy(source: Path, target: Path) -> None:
 
 def listed(folder: Path) -> list[Listed]:
     """The folder's files, by name."""
-    return [Listed(file.name, file.stat().st_size, storage.sha256(file)) for file in sorted(folder.iterdir())]
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [Listed(file.relative_to(folder).as_posix(), file.stat().st_size, storage.sha256(file)) for file in files]
 
 
-def card(
-    study: Study, model: str, source: Source, *, name: str, duties: Duties | None, files: list[Listed], training: str
-) -> str:
-    """The repository's model card: its own head, and what the training's card says of data, settings, use and license."""
+def card(study: Study, model: str, source: Source, *, name: str, files: list[Listed], training: str) -> str:
+    """The repository's model card: its own head and license, and what the training's card says of data, settings and use."""
     values: dict[str, Any] = {
-        "study": study, "model": model, "name": name, "source": source, "duties": duties, "files": files,
-        "chat_format": study.chat_format(model), "scores": scores(study, model),
+        "study": study, "model": model, "name": name, "source": source, "files": files, "scores": scores(study, model),
+        "chat_format": study.chat_format(model), "vllm": any(file.name.startswith("vllm/") for file in files),
     }  # fmt: skip
     base = checkpoint(study, model)
     weights = {} if source.hub else {name: storage.sha256(base / name) for name in weight_files(base)}
@@ -196,7 +247,7 @@ def scores(study: Study, model: str) -> list[tuple[str, str, str, str]]:
 def sections(training: str) -> str:
     """The sections of the training's card that hold wherever the adapter goes."""
     parts = re.split(r"^(?=## )", training, flags=re.MULTILINE)[1:]
-    carried = "".join(part for part in parts if not part.startswith(f"## {NOT_CARRIED}\n")).strip()
+    carried = "".join(part for part in parts if not part.startswith(tuple(f"## {name}\n" for name in NOT_CARRIED))).strip()
     return carried.replace("`dvclive/` beside this folder", f"`{CURVE.name}`")
 
 

@@ -1,4 +1,4 @@
-"""Transport of the paper's models: from the pinned commit of `hub.yaml` to verified files on this machine.
+"""Transport of the hub's models: from the commit that `pins.yaml` describes to verified files on this machine.
 
 A folder named by `MI_LLM_MODELS` is looked at first; it holds `<model>/` or `<owner>--<name>/`. Else the files are downloaded
 from the hub (`HF_ENDPOINT` for a mirror) into `<out>/base/.<model>.download/`, which outlives an interrupted stage: a download
@@ -6,14 +6,15 @@ goes on where it stopped. Nothing is fetched before there is room for it and a p
 """
 
 import hashlib
+import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx2
 import psutil
@@ -22,29 +23,20 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import default_client_factory
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from tqdm import tqdm
 
 from mi_llm import storage
 from mi_llm.engine.estimate import Shape, weight_bytes
+from mi_llm.models.licenses import Licence, licence_of
 from mi_llm.problem import Problem
-from mi_llm.study import Study
+from mi_llm.study import PINS, Study
 
 HUB = "https://huggingface.co"
 TIMEOUT = 30  # seconds for the list of files
 CHUNK = 1 << 22  # bytes hashed at a time
 PYTHON_BYTES = 2e9  # main memory that Python with PyTorch takes
 REMEDY = "use another HF_ENDPOINT, or a folder with the files (MI_LLM_MODELS)"
-
-
-class Licence(BaseModel):
-    """A model's license: name, address, the file that holds it in the repository, and what it asks, in short."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str
-    address: str
-    file: str
-    duties: tuple[str, ...]
 
 
 class Original(BaseModel):
@@ -58,21 +50,46 @@ class Original(BaseModel):
     joined_qkv: bool = False
 
 
-class Entry(BaseModel):
-    """One entry of `hub.yaml`; its head explains the keys."""
+class Pin(BaseModel):
+    """What is known of a file before it is fetched: bytes, and SHA-256 or git blob id."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
-    files: tuple[str, ...]
-    weights: dict[str, str]
-    converted: bool
-    download_gb: PositiveFloat
+    bytes: NonNegativeInt | None = None
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    git: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+
+    @property
+    def hash(self) -> str | None:
+        """The hash that the file must have."""
+        return self.sha256 or self.git
+
+
+class Pinned(BaseModel):
+    """One entry of `pins.yaml`; the head of the root's explains the keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    files: dict[str, Pin]
     parameters: PositiveInt
     shape: Shape
-    original: Original
+    converted: bool = False
+    original: Original | None = None
+    license_file: str = ""
+    citation: str = ""
+
+    @property
+    def download_gb(self) -> float:
+        """Size of the files in 10^9 bytes; where not all sizes are known, that of the weights in BF16."""
+        sizes = [pin.bytes for pin in self.files.values() if pin.bytes is not None]
+        total = sum(sizes) if len(sizes) == len(self.files) else weight_bytes(self.shape, "bfloat16")
+        return math.ceil(total / 1e8) / 10
+
+
+class Entry(Pinned):
+    """A model of the hub: its pins, where it is, and its license."""
+
+    repository: str
+    revision: str
     licence: Licence
-    citation: str
 
 
 @dataclass(frozen=True)
@@ -94,28 +111,28 @@ class Obtained:
     unverified: tuple[str, ...]
 
 
-def entries(path: Path) -> dict[str, Entry]:
-    """The models that a hub file pins, by name."""
-    content = storage.read_yaml(path)
-    if not isinstance(content, dict):
-        raise Problem(str(path), "no mapping", "one entry per model, as in the shipped hub.yaml", "correct the file")
-    entry_by_model = {}
-    for model, entry in content.items():
-        try:
-            entry_by_model[model] = Entry.model_validate(entry)
-        except ValidationError as error:
-            faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_url=False)]
-            raise Problem(f"{path}: {model}", "; ".join(faults), "an entry as in the shipped hub.yaml", "correct it") from None
-    return entry_by_model
-
-
 def entry_of(study: Study, model: str) -> Entry:
-    """The hub entry of one of the study's models."""
-    path = Path(study.weights)
-    known = entries(path)
-    if model not in known:
-        raise Problem(f"{path}: {model}", "no such model", ", ".join(known), f"add it there, or correct models in {study.params}")
-    return known[model]
+    """One of the study's models with what `pins.yaml` says of its files; raises Problem if there is nothing that can be used."""
+    named, licence, pins = study.models[model], licence_of(study, model), study.pins()
+    where = f"{study.beside(PINS)}: {named.commit}"
+    if named.commit not in pins:
+        remedy = f"run mi-llm pin {named.hub} --revision {named.revision} --name {model} --study {study.params}"
+        raise Problem(where, "no such entry", "what the hub says of the files", remedy)
+    try:
+        pinned = Pinned.model_validate(pins[named.commit])
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_url=False)]
+        raise Problem(where, "; ".join(faults), "an entry as `mi-llm pin` writes it", "correct it") from None
+    page = (
+        f"{HUB}/{named.hub}/blob/{named.revision}/{quote(pinned.license_file)}" if pinned.license_file else f"{HUB}/{named.hub}"
+    )
+    return Entry(
+        **pinned.model_dump(exclude={"citation"}),
+        citation=pinned.citation or f"{named.hub}, {HUB}/{named.hub}",
+        repository=named.hub,
+        revision=named.revision,
+        licence=licence.model_copy(update={"address": licence.address or page}),
+    )
 
 
 def beside(study: Study, model: str, name: str) -> Path:
@@ -205,9 +222,7 @@ def accept_licence(study: Study, model: str, entry: Entry) -> None:
             )
         print("Type yes to accept it: ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() != "yes":
-            raise Problem(
-                f"license of {model}", "not accepted", "yes", "remove the model from models and base.formats, or accept it"
-            )
+            raise Problem(f"license of {model}", "not accepted", "yes", "remove the model from models, or accept it")
     storage.write_json(beside(study, model, "licence.json"), acceptance(model, entry))
 
 
@@ -225,14 +240,12 @@ def discard(study: Study, model: str) -> None:
     shutil.rmtree(beside(study, model, "download"), ignore_errors=True)
 
 
-def chosen(names: Sequence[str], entry: Entry, where: str) -> list[str]:
-    """The file names that the entry's patterns choose, sorted; raises Problem for a pattern that matches none of them."""
-    for pattern in (*entry.files, *entry.weights):
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise Problem(
-                where, f"nothing that matches {pattern}", ", ".join(entry.files), "get the complete model, or correct hub.yaml"
-            )
-    return sorted(name for name in names if any(fnmatchcase(name, pattern) for pattern in entry.files))
+def complete(names: Iterable[str], entry: Entry, where: str) -> list[str]:
+    """The names of the entry's files, sorted; raises Problem if one of them is not among `names`."""
+    if missing := sorted(set(entry.files) - set(names)):
+        remedy = f"get the complete model, or correct {PINS}"
+        raise Problem(where, f"no {', no '.join(missing)}", ", ".join(entry.files), remedy)
+    return sorted(entry.files)
 
 
 def sha256(path: Path) -> str:
@@ -257,7 +270,7 @@ def verified_copy(folder: Path, entry: Entry, check: Callable[[Path], None]) -> 
     `.cache/huggingface/download/<file>.metadata` holds a line with the commit and one with the hub's entity tag, which is the
     SHA-256 of a large file and the git blob id of a small one.
     """
-    names = chosen([file.name for file in folder.iterdir() if file.is_file()], entry, str(folder))
+    names = complete((file.name for file in folder.iterdir() if file.is_file()), entry, str(folder))
     check(folder)
     digests, unverified = {}, []
     for name in names:
@@ -266,7 +279,7 @@ def verified_copy(folder: Path, entry: Entry, check: Callable[[Path], None]) -> 
         commit, tag = [*storage.read_text(note).splitlines(), "", ""][:2] if note.exists() else ("", "")
         if note.exists() and commit != entry.revision:
             raise refused(folder / name, f"downloaded from commit {commit}", f"commit {entry.revision}")
-        expected = entry.weights.get(name, tag)
+        expected = entry.files[name].hash or tag
         if not expected:
             unverified.append(name)
         elif expected not in (digests[name], storage.blob_id((folder / name).read_bytes()) if len(expected) == 40 else ""):
@@ -313,7 +326,7 @@ def download(folder: Path, entry: Entry, check: Callable[[Path], None]) -> Obtai
         print(f"{summary}, from {endpoint()} into {folder}", file=sys.stderr)
         digests = dict[str, str]()
         for remote in sorted(remotes, key=lambda remote: remote.name != "config.json"):
-            digests[remote.name] = receive_verified(folder, entry, remote)
+            digests[remote.name] = receive_verified(folder, entry.repository, entry.revision, remote)
             if remote.name == "config.json":
                 check(folder)
         return Obtained(folder, digests, ())
@@ -330,19 +343,24 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(opened)
 
 
-def listing(entry: Entry) -> list[Remote]:
-    """Ask the hub which of the wanted files the pinned commit has, and check its answer against the pins."""
-    where = f"{endpoint()}/{entry.repository}"
+@dataclass(frozen=True)
+class Described:
+    """What the hub says of a repository at a commit: the files at its top, by name, and the license that it states."""
+
+    commit: str
+    files: dict[str, Remote]
+    licence: str
+
+
+def described(repository: str, revision: str | None) -> Described:
+    """Ask the hub about a repository at a commit or branch, or without one at its newest commit; else raises Problem."""
+    where = f"{endpoint()}/{repository}"
     try:
-        info = HfApi(endpoint=endpoint()).model_info(
-            entry.repository, revision=entry.revision, files_metadata=True, timeout=TIMEOUT
-        )
+        info = HfApi(endpoint=endpoint()).model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT)
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-        raise unreachable(where, error, entry) from error
+        raise unreachable(where, error, repository, revision) from error
     except (ValueError, KeyError, TypeError) as error:
         raise Problem(where, f"no answer of a hub ({type(error).__name__})", "the list of a model's files", REMEDY) from error
-    if info.sha != entry.revision:
-        raise Problem(where, f"commit {info.sha}", entry.revision, REMEDY)
     remote_by_name = {
         file.rfilename: Remote(
             file.rfilename,
@@ -353,23 +371,33 @@ def listing(entry: Entry) -> list[Remote]:
         for file in info.siblings or []
         if "/" not in file.rfilename
     }
-    remotes = [remote_by_name[name] for name in chosen(list(remote_by_name), entry, where)]
+    stated = info.card_data.to_dict() if info.card_data else {}
+    licence = stated.get("license_name") if stated.get("license") == "other" else stated.get("license")
+    return Described(info.sha or "", remote_by_name, str(licence or ""))
+
+
+def listing(entry: Entry) -> list[Remote]:
+    """Ask the hub which of the wanted files the pinned commit has, and check its answer against the pins."""
+    where, told = f"{endpoint()}/{entry.repository}", described(entry.repository, entry.revision)
+    if told.commit != entry.revision:
+        raise Problem(where, f"commit {told.commit}", entry.revision, REMEDY)
+    remotes = [told.files[name] for name in complete(told.files, entry, where)]
     for remote in remotes:
-        pin = entry.weights.get(remote.name)
-        if pin and remote.sha256 != pin:
-            raise Problem(f"{where}: {remote.name}", f"SHA-256 {remote.sha256}", f"{pin}, as pinned in hub.yaml", REMEDY)
+        pin = entry.files[remote.name].hash
+        if pin and pin not in (remote.sha256, remote.blob):
+            raise Problem(f"{where}: {remote.name}", f"{remote.sha256 or remote.blob}", f"{pin}, as {PINS} says", REMEDY)
     return remotes
 
 
-def unreachable(where: str, error: Exception, entry: Entry) -> Problem:
+def unreachable(where: str, error: Exception, repository: str, revision: str | None) -> Problem:
     """The problem for everything that can go wrong on the way to the hub."""
     if isinstance(error, GatedRepoError):
         remedy = f"accept the terms at {where} with your account there, and set HF_TOKEN"
         return Problem(where, "access is granted to accepted accounts only", "an accepted account", remedy)
     if isinstance(error, RevisionNotFoundError):
-        return Problem(where, f"no commit {entry.revision}", "the pinned commit", REMEDY)
+        return Problem(where, f"no commit {revision}", "the pinned commit", REMEDY)
     if isinstance(error, RepositoryNotFoundError):
-        return Problem(where, "no such model", entry.repository, REMEDY)
+        return Problem(where, "no such model", repository, REMEDY)
     if isinstance(error, OSError) and error.errno:
         return Problem(
             where,
@@ -382,11 +410,11 @@ def unreachable(where: str, error: Exception, entry: Entry) -> Problem:
     return Problem(where, f"unavailable:  {status or type(error).__name__}", "the hub's answer", remedy)
 
 
-def receive_verified(folder: Path, entry: Entry, remote: Remote) -> str:
+def receive_verified(folder: Path, repository: str, revision: str, remote: Remote) -> str:
     """Download one file and verify it; a file that is not what the hub says is fetched once more. Returns its SHA-256."""
     path, expected = folder / remote.name, remote.sha256 or remote.blob
     for last in (False, True):
-        receive(path, entry, remote)
+        receive(path, repository, revision, remote)
         digest = sha256(path)
         actual = digest if remote.sha256 else storage.blob_id(path.read_bytes())
         if actual == expected:
@@ -395,10 +423,10 @@ def receive_verified(folder: Path, entry: Entry, remote: Remote) -> str:
         if not last:
             print(f"{remote.name}: {actual} instead of {expected}; fetching it again", file=sys.stderr)
     kind = "SHA-256" if remote.sha256 else "git blob id"
-    raise Problem(f"{endpoint()}/{entry.repository}: {remote.name}", f"{kind} {actual}, twice", f"{expected}", REMEDY)
+    raise Problem(f"{endpoint()}/{repository}: {remote.name}", f"{kind} {actual}, twice", f"{expected}", REMEDY)
 
 
-def receive(path: Path, entry: Entry, remote: Remote) -> None:
+def receive(path: Path, repository: str, revision: str, remote: Remote) -> None:
     """Download one file, whole or not at all; continues what an interrupted run left of the same content."""
     if path.exists():
         return
@@ -409,7 +437,7 @@ def receive(path: Path, entry: Entry, remote: Remote) -> None:
         try:
             if file.tell() < remote.size:
                 http_get(  # without a size: a file that is too short is fetched again, as a wrong one is
-                    hf_hub_url(entry.repository, remote.name, revision=entry.revision, endpoint=endpoint()),
+                    hf_hub_url(repository, remote.name, revision=revision, endpoint=endpoint()),
                     file,
                     resume_size=file.tell(),
                     headers=build_hf_headers(),
@@ -417,7 +445,7 @@ def receive(path: Path, entry: Entry, remote: Remote) -> None:
                     tqdm_class=tqdm,
                 )
         except (httpx2.HTTPError, OSError) as error:
-            raise unreachable(f"{endpoint()}/{entry.repository}: {remote.name}", error, entry) from error
+            raise unreachable(f"{endpoint()}/{repository}: {remote.name}", error, repository, revision) from error
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

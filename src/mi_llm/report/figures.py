@@ -51,7 +51,7 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: tuple[str, ...], spreads: pd.DataFrame) -> str:
+def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: Sequence[str], spreads: pd.DataFrame) -> str:
     """Figure 3: one panel per metric; for each model base beside tuned, with intervals over dialogs; a line for each baseline.
 
     `scores` and `baselines` are the rows of one test set, as the stage `score` writes them; the reference (100) is left out.
@@ -152,12 +152,14 @@ def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> str:
 
 
 def losses(curves: pd.DataFrame) -> str:
-    """Training loss by step, one panel per model."""
+    """Training loss by step, one panel per model; `curves` has the columns step and loss, by model."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 2.5), layout="constrained")
-        panels = figure.subplots(1, len(curves.columns), sharey=True, squeeze=False)[0]
-        for axes, model in zip(panels, curves.columns, strict=True):
-            axes.plot(curves.index, curves[model], color=TUNED, linewidth=1.6)
+        models = curves.index.unique()
+        panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+        for axes, model in zip(panels, models, strict=True):
+            curve = curves.loc[[model]]
+            axes.plot(curve["step"], curve["loss"], color=TUNED, linewidth=1.6)
             axes.set_title(model, loc="left", fontweight="bold", fontsize=10)
             axes.set_xlabel("step")
             axes.grid(axis="y", color="#e3e8ee")
@@ -165,7 +167,7 @@ def losses(curves: pd.DataFrame) -> str:
         return svg(figure)
 
 
-def arms(table: pd.DataFrame, names: dict[str, str], models: tuple[str, ...]) -> str:
+def arms(table: pd.DataFrame, names: dict[str, str], models: Sequence[str]) -> str:
     """Table 6 as dots: one panel per indicator, one row per arm, the mean over transcripts with its interval, or few values.
 
     `table` is `summary/table_6.csv`; `names` the indicators shown, by code. Base and tuned of one model stand together.

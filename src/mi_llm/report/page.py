@@ -81,7 +81,7 @@ def figures_3(study: Study) -> dict[str, Markup]:
             figures.base_and_tuned(
                 scores[scores["set"] == name],
                 baselines[baselines["set"] == name],
-                study.models,
+                [*study.models],
                 spreads[(spreads["set"] == name) & (spreads["what"] == seeds.TUNED)] if len(spreads) else spreads,
             )
         )
@@ -94,12 +94,12 @@ def figure_arms(study: Study) -> Markup:
     table = manual.read(study, "table_6")
     known = set(table["indicator"])
     names = {code: name for code, name in manual.NAMES.items() if code in known and code not in COUNTED}
-    return Markup(figures.arms(table, names, study.models)) if names else Markup("")  # noqa: S704 — drawn by us from numbers
+    return Markup(figures.arms(table, names, [*study.models])) if names else Markup("")  # noqa: S704 — drawn by us from numbers
 
 
 def figure_losses(curves: pd.DataFrame) -> Markup:
     """The figure of the loss curves; empty where no model was tuned."""
-    return Markup(figures.losses(curves)) if len(curves.columns) else Markup("")  # noqa: S704 — drawn by us from numbers
+    return Markup(figures.losses(curves)) if len(curves) else Markup("")  # noqa: S704 — drawn by us from numbers
 
 
 def all_tables(study: Study) -> dict[str, pd.DataFrame]:

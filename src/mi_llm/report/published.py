@@ -80,8 +80,8 @@ def released(study: Study) -> bool:
 
 
 def tuned_alike(study: Study) -> bool:
-    """Whether the tuned models are the paper's: its base models, trained on the authors' own dialogs."""
-    return study.base.source == "hub" and study.training == "release"
+    """Whether the tuned models are the paper's: models of the hub alone, trained on the authors' own dialogs."""
+    return len(study.from_hub) == len(study.models) and study.training == "release"
 
 
 def own_dialogs(study: Study) -> Iterable[Own]:
@@ -109,8 +109,9 @@ def own_scores(study: Study) -> Iterable[Own]:
     """Figure 3: BLEU-4 of each model, the one measure whose values the paper prints; on the rounds as published."""
     table = pd.read_csv(study.path("score", "scores.csv"))
     table = table[(table["set"] == table["set"].iloc[0]) & (table["metric"] == "bleu_4")].set_index(["model", "arm"])
-    alike = {"base": study.base.source == "hub", "tuned": tuned_alike(study)}
     for model in study.models:
+        base = model in study.from_hub
+        alike = {"base": base, "tuned": base and study.training == "release"}
         for arm, claim in bleu_claims(study, model).items():
             if arm in study.arms(model):
                 scores, same = table.loc[(model, arm)], alike[arm] and study.split.test == "release"

@@ -125,11 +125,12 @@ def settings(study: Study) -> pd.DataFrame:
 
 def trained(study: Study) -> list[tuple[str, str, str]]:
     """Rows of the settings: LoRA's trained parameters, for hub models whose published layout gives another number."""
-    if study.base.source != "hub":
+    tuned = [model for model in study.from_hub if model in study.tuned]
+    if not tuned:
         return []
     from mi_llm.models import hub  # no other study needs what it imports
 
-    entries, rank = {model: hub.entry_of(study, model) for model in study.tuned}, study.finetune.lora.rank
+    entries, rank = {model: hub.entry_of(study, model) for model in tuned}, study.finetune.lora.rank
     return [
         (
             f"Trained parameters of {model}",
@@ -138,7 +139,7 @@ def trained(study: Study) -> list[tuple[str, str, str]]:
             f" {entry.shape.adapter(rank, joined_qkv=True):,} on the published layout (q, k, v: one matrix)",
         )
         for model, entry in entries.items()
-        if entry.original.joined_qkv
+        if entry.original and entry.original.joined_qkv
     ]
 
 
@@ -285,12 +286,12 @@ def screening(study: Study) -> pd.DataFrame:
 
 
 def losses(study: Study) -> pd.DataFrame:
-    """The training loss by step, one column per model."""
+    """The training loss by model and step."""
     file = "dvclive/plots/metrics/loss.tsv"
-    curves = {
-        model: pd.read_csv(study.path("finetune", model, file), sep="\t").set_index("step")["loss"] for model in study.tuned
-    }
-    return pd.DataFrame(curves)
+    curves = [
+        pd.read_csv(study.path("finetune", model, file), sep="\t")[["step", "loss"]].assign(model=model) for model in study.tuned
+    ]
+    return pd.concat([pd.DataFrame(columns=["model", "step", "loss"]), *curves]).set_index("model")
 
 
 def scores(study: Study) -> pd.DataFrame:

@@ -4,12 +4,9 @@ Nothing is copied: the entry says where the files lie, who speaks under which la
 first dialog is printed in full, so that a person sees what the study will see.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.corpora.own.private import guard
@@ -144,18 +141,9 @@ def described(found: Understood, files: int, corpus: Corpus) -> Iterator[str]:
         yield from (f"    {turn.role + ':':<10} {line}" for turn in first.turns for line in turn.text.split("\n"))
 
 
-def yaml() -> YAML:
-    """A YAML reader and writer that keeps comments and the form of lines."""
-    form = YAML()
-    form.width, form.preserve_quotes = 4096, True
-    return form
-
-
 def shown(name: str, entry: dict[str, Any]) -> str:
     """The entry as it stands in the parameters."""
-    text = io.StringIO()
-    yaml().dump({"corpora": {name: entry}}, text)
-    return "".join(f"  {line}\n" for line in text.getvalue().splitlines())
+    return "".join(f"  {line}\n" for line in storage.dump_yaml({"corpora": {name: entry}}).splitlines())
 
 
 def write(study: Study, name: str, entry: dict[str, Any], trained: int) -> None:
@@ -164,7 +152,7 @@ def write(study: Study, name: str, entry: dict[str, Any], trained: int) -> None:
     Raises Problem, and leaves the file alone, if the study would then contradict itself.
     """
     file = Path(study.params)
-    content = yaml().load(storage.read_text(file))
+    content = storage.editable_yaml(storage.read_text(file))
     content["corpora"][name] = entry
     if trained:
         sample = content["transcribe"]["sample"] if study.transcribe.source == "corpus" else {}
@@ -176,7 +164,6 @@ def write(study: Study, name: str, entry: dict[str, Any], trained: int) -> None:
         content["transcribe"]["sample"] = sample
         content["split"]["test"] = "transcribed"
         content["split"]["test_dialogs"] = max(1, round(total / TESTED))
-    text = io.StringIO()
-    yaml().dump(content, text)
-    parse(text.getvalue(), file)
-    storage.write_text(file, text.getvalue())
+    text = storage.dump_yaml(content)
+    parse(text, file)
+    storage.write_text(file, text)
