@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -58,7 +58,7 @@ Proxies = Annotated[str, typer.Option(help="addresses or networks of the HTTPS p
 MINI = Path("mini/params.yaml")
 
 
-def member(name: str, allowed: Iterable[str], key: str, study: Study) -> str:
+def member(name: str, allowed: Collection[str], key: str, study: Study) -> str:
     """The name, if it is allowed; raises Problem otherwise."""
     if name not in allowed:
         raise Problem(name, f"not among {key} of {study.params}", f"one of {', '.join(allowed)}", "correct the name")

@@ -172,7 +172,7 @@ def own(checkpoints: Path, workspace: Path) -> Path:
 def test_an_adapter_of_a_model_of_unknown_license_is_not_exported() -> None:
     study = of_folder("unknown")
     card_of_training = (study.path("finetune", "mine", "adapter") / "README.md").read_text(encoding="utf-8")
-    assert metadata_load(study.path("finetune", "mine", "adapter") / "README.md")["license"] == "unknown"
+    assert ModelCard.load(study.path("finetune", "mine", "adapter", "README.md")).data.license == "unknown"
     assert "CC0" not in card_of_training
     assert "must not be passed on" in card_of_training
     with pytest.raises(Problem, match=r"(?s)models\.mine\.license: unknown.*one of apache-2\.0, cc0-1\.0.*licenses\.yaml"):
@@ -186,7 +186,7 @@ def test_a_license_learned_after_the_training_goes_along_with_its_text(own: Path
     study = study_of("mine", "llama3", "apache-2.0")
     export(study, "mine", Path("dist/mi"))
     text = Path("dist/mi/README.md").read_text(encoding="utf-8")
-    assert metadata_load(Path("dist/mi/README.md"))["license"] == "apache-2.0"
+    assert ModelCard.load("dist/mi/README.md").data.license == "apache-2.0"
     assert "The base model's license is the Apache License 2.0 (https://www.apache.org/licenses/LICENSE-2.0)." in text
     assert text.count("## License\n") == 1
     assert "must not be passed on" not in text

@@ -82,7 +82,7 @@ def rendered(template: Traversable, values: Mapping[str, Any]) -> str:
     """A card's text, from a template; a value that the template needs and does not get is an error. `values` name the study."""
     folder = resources.files(__package__)
     parts = DictLoader({name: (folder / name).read_text(encoding="utf-8") for name in PARTS})
-    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined, "loader": parts}
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined, "loader": parts}
     environment = Environment(autoescape=False, **options)  # noqa: S701
     speech = language.load(values["study"].language).name.en
     return environment.from_string(template.read_text(encoding="utf-8")).render(values, speech=speech) + "\n"

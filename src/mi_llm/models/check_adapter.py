@@ -9,6 +9,7 @@ in which this program lies; needs torch, transformers 5 and peft, nothing else. 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -26,7 +27,7 @@ def main() -> int:
         sys.exit("python check.py BASE: the folder with the base model's files (README.md says which)")
     base, revision = (sys.argv[1], None) if len(sys.argv) > 1 else (named["name"], named["revision"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    four_bit = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+    four_bit: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
     model = AutoModelForCausalLM.from_pretrained(
         base,
         revision=revision,

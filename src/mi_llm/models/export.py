@@ -170,7 +170,7 @@ def golden_rounds() -> list[Round]:
     for number, volleys in enumerate(storage.read_yaml(resources.files(__package__) / "golden.yaml"), 1):
         turns = [Turn(role="counselor" if index % 2 else "client", text=text) for index, text in enumerate(volleys)]
         name = f"golden-{number}"
-        rounds.append(Round(id=name, dialog=name, number=1, history=turns[:-1], client=turns[-1].text, counselor=""))
+        rounds.append(Round(id=name, dialog=name, number=1, history=tuple(turns[:-1]), client=turns[-1].text, counselor=""))
     return rounds
 
 

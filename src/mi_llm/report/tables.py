@@ -291,7 +291,7 @@ def losses(study: Study) -> pd.DataFrame:
     curves = [
         pd.read_csv(study.path("finetune", model, file), sep="\t")[["step", "loss"]].assign(model=model) for model in study.tuned
     ]
-    return pd.concat([pd.DataFrame(columns=["model", "step", "loss"]), *curves]).set_index("model")
+    return (pd.concat(curves) if curves else pd.DataFrame(columns=["model", "step", "loss"])).set_index("model")
 
 
 def scores(study: Study) -> pd.DataFrame:
