@@ -307,14 +307,12 @@ def kappas(study: Study) -> dict[tuple[str, str, str], str]:
 
 def alphas(study: Study, rater: str) -> dict[str, str]:
     """What a language model's globals are worth: by code, Krippendorff's ordinal alpha with each expert; empty if not known."""
-    table = pd.read_csv(study.path("miti", "globals_validation.csv"))
-    table = table[
-        (table["measure"] == "alpha") & [rater in raters and len(raters) == 2 for raters in table["raters"].str.split(", ")]
-    ]
-    return {
-        str(code): " / ".join(f"{around(row.value, row.lo, row.hi)}, n = {row.n}" for row in rows.itertuples())
-        for code, rows in table.groupby("code", sort=False)
-    }
+    values: dict[str, list[str]] = {}
+    for row in pd.read_csv(study.path("miti", "globals_validation.csv")).itertuples():
+        raters = row.raters.split(", ")
+        if row.measure == "alpha" and rater in raters and len(raters) == 2:
+            values.setdefault(row.code, []).append(f"{around(row.value, row.lo, row.hi)}, n = {row.n}")
+    return {code: " / ".join(of_code) for code, of_code in values.items()}
 
 
 def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
