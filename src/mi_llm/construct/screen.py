@@ -328,7 +328,6 @@ def write(
     for lang, suffix in SUFFIXES.items():
         page = templates.get_template("dialogs.html.jinja").render(
             lang=lang,
-            title=study.report.title_zh if lang == "zh" else study.title,
             here="screen/dialogs",
             address=address,
             linked=lambda there: True,
