@@ -99,11 +99,11 @@ def test_data_files_of_the_package_count_where_a_module_names_them(package: Path
         path.write_bytes(content)
     assert changed["construct/unsafe.txt"] == {"screen"}
     assert changed["audit/findings.yaml"] == {"audit"}
-    assert changed["report/page.css"] == {"audit", "report"}
+    assert changed["frame/page.css"] == {"audit", "report", "screen"}
     assert changed["report/templates/pages.zh.jinja"] == {"report"}, "named by a template only"
     assert changed["models/hub_card.md.jinja"] == set(), "only an export reads it"
     assert changed["apps/chat/guard.yaml"] == changed["safety/expressions.yaml"] - {"report"} == {"safety"}
-    assert changed["certificate/certificate.html.jinja"] == set()
+    assert changed["certificate/templates/certificate.html.jinja"] == set()
     for name, stages in changed.items():
         if not name.startswith(("apps/", "archive/", "certificate/", "models/")):
             assert stages, f"{name}: no stage reads it, or the digests do not see which"

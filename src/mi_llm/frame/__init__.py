@@ -1,0 +1,1 @@
+"""What all pages of a run share: one navigation, and how their templates are filled."""
