@@ -7,21 +7,20 @@ the authors, `letter.md`.
 No verdict is written by hand: `paper/claims.csv` names a method for each claim, and `METHODS` holds them.
 """
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from mi_llm import __version__, storage
+from mi_llm import storage
 from mi_llm.audit import annomi, codes, counts, dialogs, statements
 from mi_llm.audit.evidence import Evidence
 from mi_llm.audit.findings import LANGUAGES, findings
 from mi_llm.audit.letter import letter
+from mi_llm.audit.page import pages
 from mi_llm.audit.verdict import BASES, NEGATIVE, VERDICTS, Basis, Result
+from mi_llm.frame.pages import SUFFIXES
 from mi_llm.paper.claims import Claim, Paper, claims
 from mi_llm.paper.models import tuned
 from mi_llm.score.baselines import baselines
@@ -47,7 +46,6 @@ BY_BASIS: dict[Basis, tuple[Method, ...]] = {  # what each method compares a cla
 }  # fmt: skip
 METHODS: dict[str, Method] = {method.__name__: method for methods in BY_BASIS.values() for method in methods}
 BASIS: dict[str, Basis] = {method.__name__: basis for basis, methods in BY_BASIS.items() for method in methods}
-FILTER = "filter.js"
 
 
 def check(paper: Paper, evidence: Evidence) -> dict[str, Result]:
@@ -127,24 +125,7 @@ def audit(study: Study) -> None:
         numbers |= {"findings": len(headlines), "causes": len(tables["causes"])}
         words = [{"kind": finding.kind, **{lang: finding.words(lang) for lang in LANGUAGES}} for finding in headlines]
         storage.write_json(out / "findings.json", words)
-        environment = Environment(loader=PackageLoader("mi_llm.audit"), undefined=StrictUndefined, autoescape=True)
-        for lang in LANGUAGES:
-            page = environment.get_template("page.html.jinja").render(
-                lang=lang,
-                study=study,
-                version=__version__,
-                style=Markup((resources.files("mi_llm.report") / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
-                script=Markup((resources.files(__package__) / FILTER).read_text(encoding="utf-8")),  # noqa: S704 — our own file
-                paper=paper,
-                results=results,
-                findings=[(finding, finding.words(lang)) for finding in headlines],
-                counts=numbers,
-                meanings=VERDICTS,
-                bases=BASES,
-                negative=NEGATIVE,
-                methods={name: inspect.getdoc(method) for name, method in METHODS.items()},
-                tables=tables,
-            )
-            storage.write_text(out / ("index.html" if lang == "en" else f"index.{lang}.html"), page)
+        for lang, page in pages(study, paper, results, headlines, tables=tables, counts=numbers, methods=METHODS).items():
+            storage.write_text(out / f"index{SUFFIXES[lang]}.html", page)
         storage.write_text(out / "letter.md", letter(headlines, table))
         storage.write_json(out / "metrics.json", numbers)

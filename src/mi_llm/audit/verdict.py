@@ -15,6 +15,14 @@ VERDICTS: dict[Verdict, str] = {
     "possible": "cannot be recomputed, but fits the paper's other numbers in a check that it could have failed",
     "not recomputable": "the data needed, or the meaning of a word, are not public; the note says what is still known",
 }
+CHINESE: dict[Verdict, str] = {
+    "reproduced": "可复现",
+    "close": "接近",
+    "differs": "不符",
+    "inconsistent": "矛盾",
+    "possible": "可能",
+    "not recomputable": "无法重算",
+}
 NEGATIVE: tuple[Verdict, ...] = ("differs", "inconsistent")
 Basis = Literal["data", "paper", "cited"]
 BASES: dict[Basis, str] = {

@@ -1,4 +1,4 @@
-"""The tables' headings and names in Chinese: `chinese.yaml`, and the names that the codebook and the corpora bring.
+"""The tables' headings and names in Chinese: `chinese.yaml`, and the names that the codebook, the verdicts and the corpora bring.
 
 Names that belong to a study (its models, its corpora, file names) stay as they are; so do numbers.
 """
@@ -8,6 +8,7 @@ from functools import cache
 from importlib import resources
 
 from mi_llm import storage
+from mi_llm.audit import verdict
 from mi_llm.registry import CORPORA, modules
 from mi_llm.report import manual, safety
 
@@ -18,7 +19,7 @@ def words() -> tuple[dict[str, str], dict[re.Pattern[str], str]]:
     content = storage.read_yaml(resources.files(__package__) / "chinese.yaml")
     corpora = {module.NAME: module.NAME_ZH for module in modules(CORPORA).values() if hasattr(module, "NAME_ZH")}
     patterns = {re.compile(pattern): into for pattern, into in content["patterns"].items()}
-    return manual.CHINESE | safety.CHINESE | corpora | content["names"], patterns
+    return manual.CHINESE | safety.CHINESE | verdict.CHINESE | corpora | content["names"], patterns
 
 
 def chinese(text: str) -> str:
