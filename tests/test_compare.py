@@ -17,6 +17,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 from edits import edit
+from looks import BROKEN, WIDTHS, problems, serious_faults
 from repository import ROOT
 from ruamel.yaml import YAML
 
@@ -160,10 +161,12 @@ def compare(folder: Path, *words: str, **environment: str) -> Run:
     written = folder / "runs/mini/certificate"
     if not written.exists():
         return Run(status, out.getvalue().splitlines(), err.getvalue(), {}, "")
+    page = (written / "index.html").read_text(encoding="utf-8")
+    if not (written / "codecheck.yml").exists():
+        return Run(status, out.getvalue().splitlines(), err.getvalue(), {}, page)
     text = (written / "codecheck.yml").read_text(encoding="utf-8")
     assert text.startswith("%YAML 1.1\n---\n")
     content = YAML(typ="safe").load(text)
-    page = (written / "index.html").read_text(encoding="utf-8")
     return Run(status, out.getvalue().splitlines(), err.getvalue(), content, page)
 
 
@@ -377,8 +380,10 @@ def test_without_a_committed_lock_the_reference_is_compared(bundle: Path) -> Non
     git(bundle, "commit", "--quiet", "--message", "no reference")
     none = compare(bundle)
     assert none.status == 0
-    assert none.errors == "nothing to compare with: git has no mini/dvc.lock yet\n"
-    assert none.lines == []
+    expected = "nothing to compare with: git has no mini/dvc.lock yet; what ran: runs/mini/certificate/index.html\n"
+    assert none.errors == expected
+    assert (none.lines, none.content) == ([], {})
+    assert "This run was compared with nothing" in none.page
 
 
 @pytest.mark.parametrize("outer", [True, False])
@@ -441,34 +446,49 @@ def test_an_address_is_shown_without_its_password(address: str, shown: str | Non
     assert public(address) == shown
 
 
-@pytest.mark.parametrize("width", [1200, 390])
-def test_the_page_in_a_browser(bundle: Path, browser: Any, width: int) -> None:
+def test_the_page_begins_with_a_mark_and_one_sentence(bundle: Path) -> None:
+    same = compare(bundle)
+    number = len(claims())
+    assert '<div class="result identical"><b aria-hidden="true">✓</b>' in same.page
+    first = " ".join(same.page.split("<h2", 1)[0].split())
+    assert "All 13 outputs are identical to the reference run, byte for byte" in first
+    assert f"{number} of the paper's {number} claims are judged as in the reference" in first
+    assert "<th scope" not in same.page.split("<h2", 1)[0]  # no table where nothing differs
+    (bundle / "runs/mini/audit/claims.csv").unlink()
+    other = compare(bundle)
+    assert '<div class="result differs"><b aria-hidden="true">✗</b>' in other.page
+    assert "1 of 13 outputs differs" in other.page
+    rows = re.findall(r'<code class="path">(\w+)</code></td><td>', other.page)
+    assert rows == ["audit"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("index.html", "12 are identical, 0 within tolerance"), ("index.zh.html", "12 个一致")]
+)
+def test_the_page_in_a_browser(bundle: Path, browser: Any, name: str, said: str) -> None:
     (bundle / "runs/mini/audit/index.html").write_text("other", encoding="utf-8")
     compare(bundle)
-    address = (bundle / "runs/mini/certificate/index.html").as_uri()
-    requests, complaints = [], []
-    page = browser.new_page(viewport={"width": width, "height": 844})
-    page.on("request", lambda asked: requests.append(asked.url))
-    page.on("console", lambda told: complaints.append(told.text))
-    page.goto(address)
-    page.locator("summary").click()
-    text = page.inner_text("main")
-    clipped = page.evaluate("[...document.querySelectorAll('html, .wide')].filter(e => e.scrollWidth > e.clientWidth).length")
-    anchors = re.findall(r'href="#([^"]+)"', page.content())
-    broken = [anchor for anchor in anchors if page.locator(f"#{anchor}").count() != 1]
-    missing = [
-        link for link in re.findall(r'href="([^"#:]+)"', page.content()) if not (bundle / "runs/mini/certificate" / link).exists()
-    ]
-    page.close()
-    assert (requests, complaints, broken, missing) == ([address], [], [], [])
-    assert clipped == 0
-    for words in (
-        "12 identical 一致",
-        "within tolerance 在容差内",
-        "not recomputable 无法重算",
-        "index.html has different bytes",
-    ):
-        assert words in " ".join(text.split())
+    address = (bundle / "runs/mini/certificate" / name).as_uri()
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
+    for width, scheme in zip(WIDTHS, ("light", "dark", "light", "dark"), strict=True):
+        requests, complaints = [], []
+        page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+        page.on("request", lambda asked: requests.append(asked.url))  # noqa: B023 — of this page
+        page.on("console", lambda told: complaints.append(told.text))  # noqa: B023
+        page.goto(address)
+        page.locator("summary").click()
+        text = " ".join(page.inner_text("main").split())
+        links = re.findall(r'href="([^"#:]+)"', page.content())
+        missing = [link for link in links if not (bundle / "runs/mini/certificate" / link).exists()]
+        assert (requests, complaints, missing) == ([address], [], [])
+        assert problems(page) == []
+        assert serious_faults(page, axe) == []
+        assert said in text
+        assert "index.html has different bytes" in text
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": 690, "height": 1000})
+        assert page.evaluate(BROKEN) == []
+        page.close()
 
 
 def test_numbers_within_tolerance(study: Study) -> None:
