@@ -6,7 +6,8 @@ are taken as they are, every reason is a remark. A person decides in the study's
 (`dialog,decision,reason,who,when`, decision `keep`, `drop` or `fix`) and for each `fix` the corrected dialog as text.
 
 Writes `screen/dialogs.jsonl` (what is kept), `screening.csv` (every dialog, every reason, who decided), `proposals.csv` (what is
-not decided yet, to be completed by a person), `dialogs.html` (all of it to read) and `metrics.json`. Nothing is dropped silently.
+not decided yet, to be completed by a person), `dialogs.html` and `dialogs.zh.html` (all of it to read) and `metrics.json`.
+Nothing is dropped silently. `mi-llm screen --open` is a page to decide on (`apps/screening/`).
 """
 
 import csv
@@ -21,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mi_llm import storage
 from mi_llm.construct.transcribe import form_faults, turns_of
 from mi_llm.corpora.labels import LABEL, ROLES
 from mi_llm.dialog import Dialog, Turn, write_dialogs
+from mi_llm.frame.pages import SUFFIXES, address, environment, inline, style
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Screen, Study
@@ -63,6 +64,28 @@ class Decision:
     reason: str
     who: str
     when: str
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A transcribed dialog as the checks see it: its volleys, the reasons to drop it, their proposal, what was left out."""
+
+    name: str
+    entry: dict[str, Any]
+    turns: tuple[Turn, ...]
+    reasons: tuple[Reason, ...]
+    proposal: Decision
+    changed: tuple[str, ...]
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether one side alone speaks, or nobody."""
+        return len({turn.role for turn in self.turns}) < 2
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of its reasons, each once."""
+        return list(dict.fromkeys(reason.kind for reason in self.reasons))
 
 
 @cache
@@ -129,6 +152,22 @@ def unrelated(turns: Sequence[Turn]) -> float:
     return lost / replies if replies else 0.0
 
 
+def segments(turn: Turn) -> list[tuple[str, str]]:
+    """A volley in pieces, each with the kind of reason that it shows: `""` for what shows none. Together they are the volley."""
+    patterns = [("incoherent", re.compile(f"\ufffd|{LABEL.pattern}", re.IGNORECASE)), ("repetitive", REPEATED)]
+    patterns += [("personal data", pattern) for pattern in PERSONAL.values()]
+    if turn.role == "counselor":
+        lists = {"unsafe": terms("unsafe"), "against MI": terms("mi_inconsistent")}
+        patterns += [(kind, re.compile("|".join(map(re.escape, words)))) for kind, words in lists.items()]
+    found = sorted((match.start(), match.end(), kind) for kind, pattern in patterns for match in pattern.finditer(turn.text))
+    pieces, end = [], 0
+    for first, last, kind in found:
+        if first >= end:
+            pieces += [(turn.text[end:first], ""), (turn.text[first:last], kind)]
+            end = last
+    return [piece for piece in [*pieces, (turn.text[end:], "")] if piece[0]]
+
+
 def decisions(folder: Path, transcribed: Collection[str]) -> dict[str, Decision]:
     """A person's decisions by dialog; {} without the file. Raises Problem for a malformed, unknown or contradictory decision."""
     path = folder / "decisions.csv"
@@ -156,11 +195,24 @@ def decisions(folder: Path, transcribed: Collection[str]) -> dict[str, Decision]
     return made
 
 
-def corrected(folder: Path, name: str) -> list[Turn]:
-    """The dialog as a person corrected it: `<name>.txt` (`/` in the name is `_`), one volley per line after its label."""
-    path = folder / f"{name.replace('/', '_')}.txt"
+def decide(folder: Path, transcribed: Collection[str], name: str, decision: Decision | None) -> None:
+    """Write a person's decision about a dialog into `decisions.csv`, in place of an earlier one; None takes it back."""
+    made = {other: kept for other, kept in decisions(folder, transcribed).items() if other != name}
+    if decision is not None:
+        made[name] = decision
+    rows = [[other, kept.decision, kept.reason, kept.who, kept.when] for other, kept in made.items()]
+    storage.write_text(folder / "decisions.csv", storage.csv_text(COLUMNS, rows))
+
+
+def corrected_file(folder: Path, name: str) -> Path:
+    """Where a person's corrected dialog lies: `<name>.txt`, in which `/` in the name is `_`."""
+    return folder / f"{name.replace('/', '_')}.txt"
+
+
+def labeled_turns(text: str, path: Path) -> list[Turn]:
+    """A corrected dialog's volleys, one per line after its label. Raises Problem, which names the file and line."""
     turns: list[Turn] = []
-    for number, line in enumerate(storage.read_text(path).splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         label = LABEL.match(line.strip())
         text = line.strip()[label.end() :] if label else ""
         if label and text and not LABEL.search(text):
@@ -177,37 +229,45 @@ def corrected(folder: Path, name: str) -> list[Turn]:
     return turns
 
 
+def examined(study: Study, entry: dict[str, Any]) -> Examined:
+    """Check one line of `transcribed.jsonl`."""
+    published = entry["key"] is None and entry["source"] == "release"
+    as_it_is = entry["key"] is None and not published
+    changed: list[str] = []
+    try:
+        turns = turns_of(entry["answer"])
+        if as_it_is and turns[0].role == "counselor" and len(turns) > 1:
+            changed.append("the counselor's first volley, before the client speaks, left out")
+            turns = turns[1:]
+        faults = list(reasons(turns, study.screen))
+    except ValueError as error:
+        turns, faults = [], [Reason("form", str(error))]
+    one_sided = len({turn.role for turn in turns}) < 2
+    drops = one_sided if as_it_is else any(reason.kind not in REMARKS for reason in faults)
+    seen = "; ".join(reason.seen for reason in faults)
+    proposal = Decision("drop" if drops else "keep", seen, AUTOMATIC, "")
+    if published and not one_sided:  # the authors kept it
+        proposal = Decision("keep", seen, AUTHORS, "")
+    return Examined(f"{entry['source']}/{entry['dialog']}", entry, tuple(turns), tuple(faults), proposal, tuple(changed))
+
+
 def screen(study: Study) -> None:
     """Screen the transcribed dialogs; see the module. Raises Problem, after writing the proposals, while a person must decide."""
     folder, transcribed = Path(study.screen.decisions), study.path("transcribe", "transcribed.jsonl")
     with stage(study, "screen", None, [transcribed, folder]) as out:
-        entries = [(f"{entry['source']}/{entry['dialog']}", entry) for entry in storage.read_lines(transcribed)]
-        person = decisions(folder, {name for name, _ in entries})
+        dialogs = [examined(study, entry) for entry in storage.read_lines(transcribed)]
+        person = decisions(folder, {dialog.name for dialog in dialogs})
         kept, rows = [], []
         pages: list[dict[str, Any]] = []
-        for name, entry in entries:
-            published = entry["key"] is None and entry["source"] == "release"
-            as_it_is = entry["key"] is None and not published
-            changed = []
-            try:
-                turns = turns_of(entry["answer"])
-                if as_it_is and turns[0].role == "counselor" and len(turns) > 1:
-                    changed.append("the counselor's first volley, before the client speaks, left out")
-                    turns = turns[1:]
-                faults = list(reasons(turns, study.screen))
-            except ValueError as error:
-                turns, faults = [], [Reason("form", str(error))]
-            one_sided = len({turn.role for turn in turns}) < 2
-            drops = one_sided if as_it_is else any(reason.kind not in REMARKS for reason in faults)
-            proposal = Decision("drop" if drops else "keep", "; ".join(reason.seen for reason in faults), AUTOMATIC, "")
-            if published and not one_sided:  # the authors kept it
-                proposal = Decision("keep", proposal.reason, AUTHORS, "")
-            decided = person.get(name, proposal)
-            if decided.decision == "keep" and one_sided:
+        for dialog in dialogs:
+            name, entry, turns, changed = dialog.name, dialog.entry, list(dialog.turns), list(dialog.changed)
+            decided = person.get(name, dialog.proposal)
+            if decided.decision == "keep" and dialog.one_sided:
                 fault = f"{name} is kept, but one side alone speaks in it"
                 raise Problem(str(folder / "decisions.csv"), fault, "fix or drop", "correct the decision")
             if decided.decision == "fix":
-                turns = corrected(folder, name)
+                path = corrected_file(folder, name)
+                turns = labeled_turns(storage.read_text(path), path)
             if turns and turns[-1].role == "client":
                 changed.append("last client volley without a reply left out")
                 turns = turns[:-1]
@@ -216,15 +276,14 @@ def screen(study: Study) -> None:
                 if entry.get("records"):
                     meta["records"] = entry["records"]
                 kept.append(Dialog(id=name, source=entry["source"], turns=tuple(turns), meta=meta))
-            kinds = list(dict.fromkeys(reason.kind for reason in faults))
             rows.append(
                 {
                     "dialog": name,
                     "decision": decided.decision,
-                    "kinds": "; ".join(kinds),
-                    "proposal": proposal.decision,
-                    "seen": proposal.reason,
-                    "reason": decided.reason if decided is not proposal else "",
+                    "kinds": "; ".join(dialog.kinds),
+                    "proposal": dialog.proposal.decision,
+                    "seen": dialog.proposal.reason,
+                    "reason": decided.reason if decided is not dialog.proposal else "",
                     "who": decided.who,
                     "changed": "; ".join(changed),
                 }
@@ -237,8 +296,8 @@ def screen(study: Study) -> None:
                 str(folder / "decisions.csv"),
                 f"this step waits for a person: {len(waiting)} of {len(rows)} dialogs have no decision",
                 "a person's decision on every dialog",
-                f"read {out}/dialogs.html, complete {out}/proposals.csv (decision, reason, who, when), add its rows there and run"
-                " again; or set screen.policy to automatic",
+                f"decide on the page that `mi-llm screen --open --study {study.params}` opens, or complete {out}/proposals.csv"
+                " (decision, reason, who, when) and add its rows there; then run again; or set screen.policy to automatic",
             )
         write_dialogs(out / "dialogs.jsonl", kept)
         if remarked := [row["dialog"] for row in rows if row["kinds"] and row["decision"] == "keep" and row["who"] == AUTOMATIC]:
@@ -257,6 +316,19 @@ def write(
         {"dialog": row["dialog"], "decision": row["proposal"], "reason": row["seen"], "who": "", "when": ""} for row in waiting
     ]
     storage.write_table(out / "proposals.csv", pd.DataFrame(proposed, columns=COLUMNS))
-    environment = Environment(loader=PackageLoader("mi_llm.construct", "."), undefined=StrictUndefined, autoescape=True)
     ordered = sorted(pages, key=lambda page: not page["row"]["kinds"])
-    storage.write_text(out / "dialogs.html", environment.get_template("dialogs.html.jinja").render(study=study, pages=ordered))
+    templates, package = environment(__package__), resources.files(__package__)
+    for lang, suffix in SUFFIXES.items():
+        page = templates.get_template("dialogs.html.jinja").render(
+            lang=lang,
+            here="screen/dialogs",
+            address=address,
+            linked=lambda there: True,
+            study=study,
+            dialogs=ordered,
+            counts=Counter(row["decision"] for row in rows),
+            segments=segments,
+            style=style(),
+            script=inline(package / "dialogs.js"),
+        )
+        storage.write_text(out / f"dialogs{suffix}.html", page)

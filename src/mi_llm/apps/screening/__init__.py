@@ -1,0 +1,1 @@
+"""The page on which a person decides which transcribed dialogs are kept."""
