@@ -54,9 +54,7 @@ desk: setup
 STUDY ?= mini/params.yaml
 
 chat: setup
-	@trap 'kill 0' EXIT; \
-	$(BIN)/mi-llm serve --study "$(STUDY)" & \
-	$(BIN)/mi-llm chat --study "$(STUDY)" --model-url http://127.0.0.1:8000/v1
+	$(BIN)/mi-llm chat --study "$(STUDY)"
 
 # DVC's clients for SSH, WebDAV and S3; folders and HTTP need none of them.
 remotes: setup

@@ -25,13 +25,20 @@ def test_a_stage_whose_run_was_killed_before_it_began_does_nothing(tmp_path: Pat
         run.wait()
         gate.write_text("go\n", encoding="utf-8")
         run.stdout.read()  # ends when nobody holds the pipe: the stage has ended
-    assert said.read_text(encoding="utf-8") == "mi-llm: the run that started this stage has ended\n"
+    assert said.read_text(encoding="utf-8") == "mi-llm: what started this process has ended\n"
 
 
 def test_a_run_that_lives_lets_its_stage_work() -> None:
     script = f"export MI_LLM_RUN=$$; ({STAGE}); echo done"
     done = subprocess.run(["bash", "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert "Usage: mi-llm read" in done.stdout
+
+
+def test_what_an_app_starts_ends_with_it_too(tmp_path: Path) -> None:
+    script = f"export MI_LLM_RUN=1{'0' * 9}; {STAGE}"  # no such process: the app has ended
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "mi-llm: what started this process has ended\n")
 
 
 def test_a_stage_dies_with_its_run_while_it_imports(tmp_path: Path) -> None:

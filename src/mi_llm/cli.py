@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no stage reaches for the network behind the reader's back
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DVCLIVE_LOGLEVEL", "ERROR")
+os.environ.setdefault("TQDM_MININTERVAL", "0.1" if sys.stderr.isatty() else "30")  # seconds between states of a bar: in a log,
+os.environ.setdefault("TQDM_MAXINTERVAL", "10" if sys.stderr.isatty() else "60")  # each is a line (progress.Lines)
 
 import typer
 
 from mi_llm.problem import Problem
+from mi_llm.progress import Lines
 from mi_llm.report.stages import Stage, stages
 from mi_llm.study import Llm, Study, file_of, load
 from mi_llm.tools import commands as tools
@@ -25,7 +28,21 @@ if TYPE_CHECKING:
 
 STUDY, STAGES, PEOPLE, SHARE = "Study", "Stages, in the order of the paper's Methods", "People", "Share"  # groups in --help
 HELP = "Run, check, and share the study of Chinese counselor models for motivational interviewing (JMIR Form Res 2026;10:e89077)."
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
+EXAMPLES = {
+    "mi-llm reproduce mini": "run the study in miniature and compare it with the committed run",
+    "mi-llm reproduce audit": "check every claim of the paper against its released data",
+    "mi-llm chat": "talk with the models of a study that has run",
+    "mi-llm doctor": "see what this machine has and what each study still needs",
+    "mi-llm new mine": "begin a study of your own",
+    "mi-llm STAGE --help": "see what a stage does and which options it has",
+}
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=HELP,
+    epilog="\n\n".join(["Examples:", *(f"{command}: {what}" for command, what in EXAMPLES.items())]),
+)
 StudyFile = Annotated[
     Path,
     typer.Option("--study", help="the study: paper, mini, the folder of another study, or a parameters file", callback=file_of),
@@ -130,12 +147,15 @@ def import_dialogs(  # noqa: PLR0917 — typer passes options by name
 
 
 @app.command(rich_help_panel=STUDY)
-def doctor(study: StudyFile = MINI) -> None:
+def doctor(
+    study: StudyFile = MINI,
+    gpu: Annotated[bool, typer.Option("--gpu", help="estimate fine-tuning on common GPUs, though there is none here")] = False,
+) -> None:
     """Check what this machine has, and what each study still needs."""
     from mi_llm.doctor import doctor as run
 
     other_studies = [path for path in (MINI, Path("params.yaml")) if path != study]
-    sys.exit(run([load(path) for path in (study, *other_studies)]))
+    sys.exit(run([load(path) for path in (study, *other_studies)], estimates=gpu))
 
 
 @app.command(rich_help_panel=STUDY)
@@ -218,11 +238,18 @@ def transcribe(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = Fal
 
 
 @app.command(rich_help_panel=STAGES)
-def screen(study: StudyFile = MINI) -> None:
-    """Check every transcribed dialog, and apply a person's decisions."""
+def screen(
+    study: StudyFile = MINI,
+    opened: Annotated[bool, typer.Option("--open", help="open the page on which a person decides, on this machine")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of that page")] = 8090,
+) -> None:
+    """Check every transcribed dialog, and apply a person's decisions; with --open, decide."""
     from mi_llm.construct.screen import screen as run
 
-    run(load(study))
+    if opened:  # no part of the stage, nor of its digest
+        import_module("mi_llm.apps.screening.serve").serve(load(study), port)
+    else:
+        run(load(study))
 
 
 @app.command(rich_help_panel=STAGES)
@@ -377,7 +404,9 @@ def report(study: StudyFile = MINI) -> None:
 @app.command(rich_help_panel=PEOPLE)
 def chat(
     *,
-    model_url: Annotated[str, typer.Option(help="a model server: `mi-llm serve`, or vLLM")],
+    model_url: Annotated[
+        str, typer.Option(help="a model server: `mi-llm serve`, or vLLM; without one, the study's own models are served")
+    ] = "",
     study: StudyFile = MINI,
     host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for all, then set MI_LLM_CHAT_TOKEN")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
@@ -675,4 +704,6 @@ def guarded(run: Callable[[], None]) -> NoReturn:
 
 def main() -> None:
     """Entry point."""
+    if not sys.stderr.isatty():
+        sys.stderr = Lines(sys.stderr)  # type: ignore[assignment]
     guarded(app)

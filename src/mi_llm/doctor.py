@@ -1,8 +1,8 @@
 """`mi-llm doctor`: what this machine has, what is missing for which study, and how the paper's models would be fine-tuned here.
 
 Looks at the machine, the parameters and the models' pins; writes nothing. For each model it lists the ways that fit the GPU
-found (plain, checkpointing, a 4-bit base, several processes) with memory and time, both estimated; without a GPU, for three
-common cards. A way fits if the stages that then answer with the model fit, too.
+found (plain, checkpointing, a 4-bit base, several processes) with memory and time, both estimated; without a GPU, and only if
+asked, for three common cards. A way fits if the stages that then answer with the model fit, too.
 """
 
 import math
@@ -251,42 +251,53 @@ def tables(study: Study, this_machine: Machine) -> list[str]:
     ]
 
 
-def doctor(studies: list[Study]) -> int:
-    """Print what was found and what each study lacks; returns 0 if the first study can run."""
+def mark(good: bool) -> str:
+    """The sign before a row or a study."""
+    return "✓" if good else "✗"
+
+
+def doctor(studies: list[Study], *, estimates: bool = False) -> int:
+    """Print what was found and what each study lacks; returns 0 if the first study can run.
+
+    A row's mark says whether the machine has what the row is for. `estimates` asks for tables of common GPUs where there is none.
+    """
     this_machine = machine()
     version, trouble = pytorch(this_machine.driver)
+    card = this_machine.card
+    cuda = f"{version}, CUDA {'no' if trouble else 'yes'}"
+    disk = ", ".join(f"{study.name}: {study.expect.disk_gb:g} GB" for study in studies)
+    python, roomy = sys.version_info >= (3, 11), this_machine.disk >= studies[0].expect.disk_gb
+    new_enough = this_machine.driver is not None and int(this_machine.driver.partition(".")[0]) >= DRIVER_SINCE[13]
     rows = [
-        ("Python", this_machine.python, "3.11 or newer"),
-        ("CPU cores", str(this_machine.cores), "mini: 2"),
-        ("memory", f"{this_machine.memory:.0f} GB", "mini: 4 GB"),
-        (
-            "free disk",
-            f"{this_machine.disk:.0f} GB",
-            ", ".join(f"{study.name}: {study.expect.disk_gb:g} GB" for study in studies),
-        ),
-        ("NVIDIA GPU", this_machine.gpu or "none", "paper"),
-        ("NVIDIA driver", this_machine.driver or "none", f"paper: {DRIVER_SINCE[13]} or newer, for CUDA 13"),
-        ("PyTorch", f"{version}, CUDA {'no' if trouble else 'yes'}", "paper: CUDA"),
-        ("git", this_machine.git or "none", "to compare with the committed run"),
-        ("container engine", this_machine.engine or "none", "paper in a container"),
-        ("Chinese fonts", "yes" if this_machine.fonts else "none", "to read the pages on this machine"),
-        ("network", "yes" if this_machine.network else "no", "public corpora"),
-        ("hub", "yes" if this_machine.hub else "no", f"models, from {hub.endpoint()}"),
-        ("OPENAI_API_KEY", "set" if this_machine.key else "not set", "to record new answers"),
-        ("MI_LLM_MIRROR", this_machine.mirror or "not set", "public corpora without network"),
+        (python, "Python", this_machine.python, "3.11 or newer"),
+        (this_machine.cores >= 2, "CPU cores", str(this_machine.cores), "mini: 2"),
+        (this_machine.memory >= 4, "memory", f"{this_machine.memory:.0f} GB", "mini: 4 GB"),
+        (roomy, "free disk", f"{this_machine.disk:.0f} GB", disk),
+        (card is not None, "NVIDIA GPU", this_machine.gpu or "none", "paper"),
+        (new_enough, "NVIDIA driver", this_machine.driver or "none", f"paper: {DRIVER_SINCE[13]} or newer, for CUDA 13"),
+        (not trouble, "PyTorch", cuda, "paper: CUDA"),
+        (bool(this_machine.git), "git", this_machine.git or "none", "to compare with the committed run"),
+        (bool(this_machine.engine), "container engine", this_machine.engine or "none", "paper in a container"),
+        (this_machine.fonts, "Chinese fonts", "yes" if this_machine.fonts else "none", "to read the pages on this machine"),
+        (this_machine.network, "network", "yes" if this_machine.network else "no", "public corpora"),
+        (this_machine.hub, "hub", "yes" if this_machine.hub else "no", f"models, from {hub.endpoint()}"),
+        (this_machine.key, "OPENAI_API_KEY", "set" if this_machine.key else "not set", "to record new answers"),
+        (bool(this_machine.mirror), "MI_LLM_MIRROR", this_machine.mirror or "not set", "public corpora without network"),
     ]
-    for name, value, needed in rows:
-        print(f"  {name:<18}{value:<34}{needed}")
+    for has, name, value, needed in rows:
+        print(f"{mark(has)} {name:<18}{value:<34}{needed}")
     status = 0
     for study in studies:
         study_needs = needs(study, this_machine)
         missing = fitting(study, this_machine, study_needs)
-        print(f"\nstudy {study.name}: {'can run here' if not missing else 'cannot run here'}")
+        print(f"\n{mark(not missing)} study {study.name}: {'cannot' if missing else 'can'} run here")
         for line in missing:
             print(f"  - {line}")
         print(f"  needs\n{listed(study, study_needs)}")
-        if study.base.source == "hub":
+        if study.base.source == "hub" and (card or estimates):
             print("\n".join(tables(study, this_machine)))
+        elif study.base.source == "hub":
+            print("  which GPUs would do, with memory and time: mi-llm doctor --gpu")
         if study is studies[0] and missing:
             status = 1
     sys.stdout.flush()

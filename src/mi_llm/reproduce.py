@@ -5,16 +5,20 @@ lock file) is repaired before the next run.
 """
 
 import json
+import logging
 import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import psutil
 from dvc.cli import main as dvc
 from dvc.exceptions import DvcException
+from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from dvc.utils.serialize import modify_yaml
 
 from mi_llm import storage
@@ -26,6 +30,7 @@ from mi_llm.disk import held, link_bases, repository
 from mi_llm.git import committed, head
 from mi_llm.parent import RUN
 from mi_llm.problem import Problem
+from mi_llm.progress import Stages
 from mi_llm.study import Study, file_of, load
 
 SHIPPED = ("data.dvc", "pretrain/dvc.yaml")  # what cannot be recomputed: sample corpora, recorded answers, tiny models
@@ -135,6 +140,20 @@ def targets(study: Study) -> list[str]:
     return [f"{pipeline}:split", *(f"{pipeline}:base@{model}" for model in study.models), pipeline]
 
 
+@contextmanager
+def told(seconds: float, *wanted: str) -> Iterator[None]:
+    """Say at each stage that DVC begins in this block which one it is, of those that it goes through for these targets."""
+    with repository() as repo:
+        stages_wanted = [stage for target in wanted for stage in collect_stages(repo, [target])]
+        plan = [stage.addressing for stage in plan_repro(get_active_graph(repo.index.graph), stages_wanted)]
+    handler = Stages(plan, seconds, sys.stderr)
+    logging.getLogger("dvc").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("dvc").removeHandler(handler)
+
+
 def retry_missing(study: Study) -> None:
     """Try again to acquire what an earlier run could not get: DVC does not see that a network or mirror folder is there now."""
     pipeline = study.beside("dvc.yaml")
@@ -158,7 +177,10 @@ def audit(study: Study) -> int:
     pull_shipped(SHIPPED[0])
     retry_missing(study)
     if not finished(study, *AUDIT):
-        if status := dvc(["repro", *(f"{study.beside('dvc.yaml')}:{stage}" for stage in AUDIT)]):
+        wanted = [f"{study.beside('dvc.yaml')}:{stage}" for stage in AUDIT]
+        with told(AUDIT_MINUTES * 60, *wanted):
+            status = dvc(["repro", *wanted])
+        if status:
             message = "the audit stopped; the message above says why. What is done is kept: run the same command again."
             print(f"\n{message}", file=sys.stderr)
             return int(status)
@@ -229,12 +251,13 @@ def run(study: Study, yes: bool, pull: bool) -> int:
     if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":
         return 1
     accept_licences(study)
-    for target in targets(study):
-        if status := dvc(["repro", target, *(fetching(study) if pull else [])]):
-            message = "the run stopped; the message above says why. What is done is kept: run the same command again."
-            print(f"\n{message}", file=sys.stderr)
-            return int(status)
-        link_bases(study)
+    with told(study.expect.minutes * 60, *targets(study)):
+        for target in targets(study):
+            if status := dvc(["repro", target, *(fetching(study) if pull else [])]):
+                message = "the run stopped; the message above says why. What is done is kept: run the same command again."
+                print(f"\n{message}", file=sys.stderr)
+                return int(status)
+            link_bases(study)
     put_in_order(lock_of(study))
     return 0
 

@@ -1,10 +1,17 @@
-"""`mi-llm chat`: the chat as a service on one machine, in front of a model server.
+"""`mi-llm chat`: the chat as a service on one machine, in front of a model server, which it starts where none is named.
 
 Reads the study's parameters (instruction, decoding) and, where there is one, the access token in MI_LLM_CHAT_TOKEN; writes the
 votes.
 """
 
+import http
+import http.client
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,14 +22,16 @@ from mi_llm.apps.chat.app import Chat, create
 from mi_llm.apps.chat.counselors import Counselors, Manner
 from mi_llm.apps.chat.votes import Votes
 from mi_llm.miti.clients import bundled
+from mi_llm.parent import RUN
 from mi_llm.problem import Problem
 from mi_llm.study import Study
 
 SHORTEST_TOKEN = 16
+LOCAL = "127.0.0.1"
 
 
 def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, address: str = "", proxies: str = "") -> None:
-    """Run the chat until it is interrupted.
+    """Run the chat until it is interrupted. Without a `model_url`, the study's own models are served here meanwhile.
 
     `address` is where people reach the chat, where that is not host and port: for instance an https proxy. `proxies` are the
     proxies' addresses and networks.
@@ -31,24 +40,63 @@ def serve(study: Study, model_url: str, host: str, port: int, votes: Path, *, ad
     if token and len(token) < SHORTEST_TOKEN:
         raise Problem("MI_LLM_CHAT_TOKEN", "a short token", f"at least {SHORTEST_TOKEN} characters", "make a longer random one")
     for name, url in (("--model-url", model_url), ("--address", address)):
-        if (url or name == "--model-url") and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname):
-            raise Problem(name, url or "nothing", "an address such as http://127.0.0.1:8000/v1", "correct it")
+        if url and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname):
+            raise Problem(name, url, "an address such as http://127.0.0.1:8000/v1", "correct it")
     known = web.trusted(proxies)
     guard.ready()
     help.bundled()
     listening = web.listen(host, port)
     kept = Votes(votes)
     profiles = {profile.id: profile for profile in bundled()[0]}
-    chat = Chat(Counselors(model_url), manner(study), kept, profiles, address=address, token=token)
     here = web.reached_at(listening, host, address)
-    web.warn("Messages", host, here, known)
-    if not web.loopback(host) and not token:
-        print("Anybody who can reach this address may use the chat; set MI_LLM_CHAT_TOKEN to require a token.")
-    print(f"The chat is open: {here}   Ctrl+C closes it. Models: {model_url}   Votes: {votes}", flush=True)
     try:
-        web.run(create(chat), listening, known, timeout_graceful_shutdown=3)
+        with nullcontext(model_url) if model_url else own_models(study) as models:
+            chat = Chat(Counselors(models), manner(study), kept, profiles, address=address, token=token)
+            web.warn("Messages", host, here, known)
+            if not web.loopback(host) and not token:
+                print("Anybody who can reach this address may use the chat; set MI_LLM_CHAT_TOKEN to require a token.")
+            print(f"The chat is open: {here}   Ctrl+C closes it. Models: {models}   Votes: {votes}", flush=True)
+            web.run(create(chat), listening, known, timeout_graceful_shutdown=3)
     finally:
         kept.close()
+
+
+@contextmanager
+def own_models(study: Study) -> Iterator[str]:
+    """Serve the study's models on this machine during the block: yields the server's address once they are loaded.
+
+    Raises Problem where the server ends before; it has then said why.
+    """
+    with web.listen(LOCAL, 0) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mi_llm", "serve", "--study", study.params, "--host", LOCAL, "--port", str(port)]
+    environment = {name: value for name, value in os.environ.items() if name != "MI_LLM_TOKEN"} | {RUN: str(os.getpid())}
+    print(f"Loading the models of study {study.name} …", flush=True)
+    server = subprocess.Popen(command, env=environment)  # noqa: S603 — our own command
+    try:
+        while not ready(port):
+            if server.poll() is not None:
+                remedy = (
+                    f"see the message above; mi-llm reproduce {study.name} makes the models; --model-url names another server"
+                )
+                raise Problem("mi-llm serve", "ended before it was ready", "the models of a study that has run", remedy)
+            time.sleep(0.2)
+        yield f"http://{LOCAL}:{port}/v1"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def ready(port: int) -> bool:
+    """Whether the model server at a port of this machine says that its models are loaded."""
+    connection = http.client.HTTPConnection(LOCAL, port, timeout=5)
+    try:
+        connection.request("GET", "/ready")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def manner(study: Study) -> Manner:
