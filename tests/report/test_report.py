@@ -19,6 +19,7 @@ from scipy import stats
 from scored import Page
 
 from mi_llm import digests, storage
+from mi_llm.certificate.certify import certify
 from mi_llm.construct import rate, translate
 from mi_llm.dialog import read_rounds, write_rounds
 from mi_llm.doctor import fitting, machine
@@ -182,6 +183,7 @@ def test_a_missing_answer_is_named(scored: Study) -> None:
 
 
 def test_pages_load_nothing_and_every_link_leads_somewhere(scored: Study) -> None:
+    certify(scored)  # as a run ends; nothing is committed here
     out = (scored.folder / "report").resolve()
     todo, seen = [out / "index.html"], dict[Path, Page]()
     places = []
@@ -198,14 +200,15 @@ def test_pages_load_nothing_and_every_link_leads_somewhere(scored: Study) -> Non
             name, _, place = unquote(target).partition("#")
             there = (path.parent / name).resolve() if name else path
             assert there.is_file(), f"{path.name}: {target}"
-            if there.suffix == ".html" and there.parent.name in ("report", "audit"):
+            if there.suffix == ".html" and there.parent.name in ("report", "audit", "screen", "certificate"):
                 todo.append(there)
                 places.append((path.name, there, place))
     for name, there, place in places:
-        assert not place or place in seen[there].ids, f"{name}: {there.name}#{place}"
+        assert not place or "=" in place or place in seen[there].ids, f"{name}: {there.name}#{place}"  # views have no place
     wanted = {f"{page}{end}.html" for page in PAGES for end in SUFFIXES.values()}
     assert {path.name for path in seen if path.parent == out} == wanted
-    assert {path.name for path in seen if path.parent.name == "audit"} == {"index.html", "index.zh.html"}
+    for folder, page_name in (("audit", "index"), ("screen", "dialogs"), ("certificate", "index")):
+        assert {path.name for path in seen if path.parent.name == folder} == {f"{page_name}.html", f"{page_name}.zh.html"}
     for path, page in seen.items():
         assert len(page.ids) == len(set(page.ids)), path
 
@@ -507,7 +510,12 @@ def test_doctor_says_what_is_missing_for_which_study() -> None:
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stdout
     assert "study mini: can run here" in shown.stdout
-    assert "study paper: cannot run here" in shown.stdout
+    assert "✗ study paper: cannot run here" in shown.stdout
+    assert "✓ Python" in shown.stdout
+    if machine().gpu is None:  # estimates for common cards only if asked for
+        assert "fine-tuning with a card of" not in shown.stdout
+        asked = subprocess.run([*command, "--gpu"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert "fine-tuning with a card of 24 GB" in asked.stdout
     released = load(ROOT / "released/params.yaml")
     poor = machine().__class__(**{**vars(machine()), "mirror": None})
     assert any("MI_LLM_MIRROR" in line for line in fitting(released, poor, needs(released, poor)))

@@ -13,7 +13,8 @@ SITE = [f"{page}{end}.html" for page in (*(f"report/{name}" for name in PAGES), 
 OPEN = "document.querySelectorAll('details').forEach(one => { one.open = true })"
 STICKING_OUT = """[...document.querySelectorAll('body *')].filter(one => !one.closest('.wide, .skip')
   && one.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(one => one.outerHTML.slice(0, 120))"""
-UNBOXED = "[...document.querySelectorAll('table, figure svg')].filter(one => !one.closest('.wide')).length"
+UNBOXED = """[...document.querySelectorAll('table, figure svg')]
+  .filter(one => !one.closest('.wide, .pictures') && !one.matches('#claims, .groups')).length"""
 ALIKE = """(([one, other]) => {
   const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
   canvas.font = `40px ${getComputedStyle(document.body).fontFamily}`;
@@ -105,6 +106,6 @@ def test_rounds_are_sorted_and_filtered_in_both_languages(scored: Study, browser
         page.select_option("#dialog", index=1)
         assert 0 < page.locator("#rounds article:visible").count() < 121
     page.goto(address(scored, "audit/index.zh.html"))
-    page.fill("#words", "T6-EMP-Llama")
+    page.fill("#filter [name=words]", "T6-EMP-Llama")
     assert page.locator("#claims tbody tr:visible").count() == 1
     page.close()

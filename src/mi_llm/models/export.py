@@ -5,6 +5,7 @@ Reads `finetune/<model>/adapter/`, and of a model of the hub the license that `b
 `SHA256SUMS`. Nothing is uploaded.
 """
 
+import csv
 import re
 import shutil
 import tempfile
@@ -171,13 +172,25 @@ def card(
     """The repository's model card: its own head, and what the training's card says of data, settings, use and license."""
     values: dict[str, Any] = {
         "study": study, "model": model, "name": name, "source": source, "duties": duties, "files": files,
-        "chat_format": study.chat_format(model),
+        "chat_format": study.chat_format(model), "scores": scores(study, model),
     }  # fmt: skip
     base = checkpoint(study, model)
     weights = {} if source.hub else {name: storage.sha256(base / name) for name in weight_files(base)}
     return rendered(
         resources.files(__package__) / "hub_card.md.jinja", values | {"weights": weights, "training": sections(training)}
     )
+
+
+def scores(study: Study, model: str) -> list[tuple[str, str, str, str]]:
+    """What the model scored on the test rounds: set, metric, base and tuned, with intervals; nothing before stage `score`."""
+    path = study.path("score", "scores.csv")
+    rows = csv.DictReader(storage.read_text(path).splitlines()) if path.exists() else ()
+    by_metric: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        if row["model"] == model:
+            interval = f" [{float(row['lo']):.2f}, {float(row['hi']):.2f}]" if row["lo"] and row["hi"] else ""
+            by_metric.setdefault((row["set"], row["metric"]), {})[row["arm"]] = f"{float(row['mean']):.2f}{interval}"
+    return [(name, metric, arms["base"], arms["tuned"]) for (name, metric), arms in by_metric.items() if len(arms) > 1]
 
 
 def sections(training: str) -> str:

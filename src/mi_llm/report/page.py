@@ -6,16 +6,15 @@ is a structure, `templates/<page>.html.jinja`, which both languages share, and s
 """
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mi_llm import __version__, storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.dialog import Dialog, read_dialogs
+from mi_llm.frame.pages import SUFFIXES, address, environment, style
 from mi_llm.miti.summary import COUNTED
 from mi_llm.report import documents, figures, manual, published, safety, tables
 from mi_llm.report.checklist import as_table, checklist
@@ -27,7 +26,6 @@ from mi_llm.statistics import FEWEST
 from mi_llm.study import ARMS, Study
 
 PAGES = ("index", "rounds", "safety", "models", "data", "checklist")
-SUFFIXES = {"en": "", "zh": ".zh"}
 
 
 def examples(study: Study, shown: Sequence[ShownRound]) -> list[ShownRound]:
@@ -144,7 +142,8 @@ def all_tables(study: Study) -> dict[str, pd.DataFrame]:
         "indicators-consensus": manual.by_consensus(study),
         "globals-validation": manual.globals_worth(study),
     }
-    return shown | {name: table for name, table in optional.items() if len(table)}
+    cards = {f"card-{model}": tables.card_scores(study, model) for model in study.tuned}
+    return shown | cards | {name: table for name, table in optional.items() if len(table)}
 
 
 def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -155,7 +154,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     return page_of_rounds(study, rounds) | {
         "study": study,
         "version": __version__,
-        "style": Markup((resources.files(__package__) / "page.css").read_text(encoding="utf-8")),  # noqa: S704 — our own file
+        "style": style(),
         "at_scale": published.at_scale(shown["published"]),
         "counts": {
             "all": len(shown["published"]),
@@ -200,7 +199,8 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
         **both,
         "lang": lang,
         "suffix": SUFFIXES[lang],
-        "other_suffix": SUFFIXES["zh" if lang == "en" else "en"],
+        "address": address,
+        "linked": lambda path: True,  # what is missing now is there when the run ends
         "words": word,
         "tables": {name: in_words(table, lang) for name, table in shown.items()},
         "figures_3": {word(name): drawn for name, drawn in both["drawn_3"].items()},
@@ -217,7 +217,7 @@ def report(study: Study) -> None:
     with stage(study, "report", None, inputs) as out:
         shown = all_tables(study)
         both = content(study, shown)
-        environment = Environment(loader=PackageLoader("mi_llm.report"), undefined=StrictUndefined, autoescape=True)
+        templates = environment(__package__)
         for lang, suffix in SUFFIXES.items():
             context = in_language(study, both, shown, lang)
             parts = checklist(lang, context)
@@ -227,7 +227,7 @@ def report(study: Study) -> None:
             if lang == "en":
                 shown["checklist"] = as_table(parts)
             for page in PAGES:
-                text = environment.get_template(f"{page}.html.jinja").render(context, page=page)
+                text = templates.get_template(f"{page}.html.jinja").render(context, page=page)
                 storage.write_text(out / f"{page}{suffix}.html", text)
         for name, table in shown.items():
             storage.write_text(out / "tables" / f"{name}.csv", storage.table_text(table, index=True))

@@ -333,6 +333,16 @@ def comparisons(study: Study) -> pd.DataFrame:
     return by_set(table[["set", "First", "Second", "Metric", "First − second", *TESTS]]).set_index("First")
 
 
+def card_scores(study: Study, model: str) -> pd.DataFrame:
+    """What a tuned model scored before and after tuning, and the difference with its interval."""
+    table = paired(study)
+    table = table[(table["first"] == f"{model} tuned") & (table["second"] == f"{model} base")]
+    means = scores(study).set_index(["set", "model", "arm", "metric"])["mean"]
+    for arm, name in (("base", "Base"), ("tuned", "Tuned")):
+        table[name] = [f"{means[row['set'], model, arm, row['metric']]:.2f}" for _, row in table.iterrows()]
+    return by_set(table[["set", "Metric", "Base", "Tuned", "Difference"]]).set_index("Metric")
+
+
 def baselines(study: Study) -> pd.DataFrame:
     """The scores of replies by simple rules; `(SD)` over draws where a reply is drawn."""
     table = pd.read_csv(study.path("score", "baselines.csv"))
