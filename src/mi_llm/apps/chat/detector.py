@@ -19,6 +19,7 @@ from mi_llm import storage
 
 ANY = "any"  # the label of a text that has one of the others
 WINDOW = 12  # clauses that are scored together
+SCALE = 10  # a coefficient is written in tenths
 LENGTH = 3  # longest sequences of characters and of words that have a coefficient
 LONGEST = 6  # characters or words of the longest word of `concepts.yaml`
 APART = 4  # how far apart two characters or words can be that have one as a pair
@@ -128,5 +129,5 @@ def bundled(name: str) -> Detector:
     """The bundle's coefficients for `messages` or `replies`."""
     lines = storage.read_text(resources.files(__package__) / f"detector_{name}.csv").splitlines()
     header, bias, *rows = csv.reader(lines)
-    coefficients = {row[0]: tuple(float(value or 0) for value in row[1:]) for row in rows}
-    return Detector(tuple(header[1:]), tuple(map(float, bias[1:])), coefficients)
+    coefficients = {row[0]: tuple(int(value or 0) / SCALE for value in row[1:]) for row in rows}
+    return Detector(tuple(header[1:]), tuple(int(value) / SCALE for value in bias[1:]), coefficients)
