@@ -29,7 +29,7 @@ SINGLE, SEVERAL = 0.3, 0.12  # of a line in any other file: of one that is one s
 PENALTY = 0.01
 ITERATIONS = 80  # of each fit at most
 RARE = 2  # a feature must occur in this many lines
-LEAST = 0.15  # smaller coefficients are left out
+LEAST = 0.05  # smaller coefficients are left out
 CHOICE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -72,7 +72,7 @@ def examples(folder: Path) -> list[Example]:
 def whole(text: str) -> frozenset[str]:
     """The features of a text, all of it as one window."""
     known = guard.rules()
-    return frozenset().union(*detector.parts(known.plain(known.folded(text))))
+    return frozenset().union(*map(detector.features, detector.BREAKS.split(known.plain(known.folded(text)))))
 
 
 def matrix(found: Sequence[frozenset[str]], names: dict[str, int]) -> csr_matrix:
@@ -115,7 +115,7 @@ def training() -> None:
 
 
 def train(folder: Path, out: Path) -> None:
-    """Fit the coefficients for a folder of sentences and write them as CSV, in tenths: one column per label, the bias first."""
+    """Fit the coefficients for a folder of sentences and write them as CSV: a label a column, the bias first."""
     read = examples(folder)
     seen = [whole(example.text) for example in read]
     names = common(read, seen)
@@ -124,11 +124,11 @@ def train(folder: Path, out: Path) -> None:
     labels = [label for label in (*guard.CATEGORIES, *guard.FAULTS) if any(example.label == label for example in read)]
     targets = [[example.label != "none" for example in read], *([e.label == label for e in read] for label in labels)]
     fitted = [fit(x, np.array(target, dtype=float), weight) for target in targets]
-    table = [["", *(f"{theta[-1] * detector.SCALE:.0f}" for theta in fitted)]]
+    table = [["", *(f"{theta[-1]:.3f}" for theta in fitted)]]
     for name, at in names.items():
         values = [theta[at] for theta in fitted]
         if abs(values[0]) >= LEAST:
-            table.append([name, *(f"{value * detector.SCALE:.0f}" if abs(value) >= LEAST else "" for value in values)])
+            table.append([name, *(f"{value:.1f}" if abs(value) >= LEAST else "" for value in values)])
     storage.write_text(out, storage.csv_text(["feature", detector.ANY, *labels], table))
     kinds = Counter(example.label for example in read)
     lines = len({example.line for example in read})
