@@ -305,8 +305,8 @@ def test_the_guard_reads_beside_the_event_loop(shared: Served, tmp_path: Path, m
     async def talk() -> str:
         transport, origin = httpx2.ASGITransport(create(chat)), "http://127.0.0.1"
         async with httpx2.AsyncClient(transport=transport, base_url=origin, headers={"Origin": origin}) as client:
-            begun = await client.post("/talks", json={"model": "tiny", "way": "tuned"})
-            path = f"/talks/{begun.json()['id']}/messages"
+            started = await client.post("/talks", json={"model": "tiny", "way": "tuned"})
+            path = f"/talks/{started.json()['id']}/messages"
             return str((await client.post(path, json={"text": "说：我在听，你慢慢说，不着急。"})).text)
 
     assert '"finish": "stop"' in asyncio.run(talk())

@@ -13,7 +13,6 @@ import pytest
 from repository import ROOT
 from typer.testing import CliRunner
 
-from mi_llm import storage
 from mi_llm.apps.chat import detector, guard, help, measuring, training
 from mi_llm.apps.chat.screening import screening
 from mi_llm.cli import app
@@ -21,7 +20,6 @@ from mi_llm.miti.clients import bundled, read_profiles
 from mi_llm.problem import Problem
 
 CHAT = ROOT / "src" / "mi_llm" / "apps" / "chat"
-DOUBTFUL = "那就慢慢放下吧，别再勉强自己了。"
 
 
 def plain(messages: Sequence[str], alerted: Sequence[guard.Category] = ()) -> tuple[guard.Category, ...]:
@@ -360,13 +358,6 @@ def test_replies_are_checked(reply: str, fault: str | None) -> None:
     assert guard.fault(f"我听到了。{reply}你怎么看？") == fault
 
 
-def test_after_danger_a_doubtful_reply_is_held() -> None:
-    score = detector.bundled("replies").scores(guard.rules().plain(guard.rules().folded(DOUBTFUL)))[detector.ANY]
-    assert guard.CAREFUL <= score < guard.WITHHELD
-    assert guard.faults(DOUBTFUL) == ()
-    assert guard.faults(DOUBTFUL, in_danger=True) != ()
-
-
 def test_every_help_line_says_where_it_is_known_from() -> None:
     found = help.bundled()
     for region in found.regions:
@@ -401,26 +392,6 @@ def test_no_client_card_alarms_the_guard() -> None:
 # ---- how the detector is made and measured
 
 
-def test_a_word_stands_for_one_concept_and_is_written_as_it_is_read() -> None:
-    listed = storage.read_yaml(CHAT / "concepts.yaml")
-    words = [tuple(word) for both in listed.values() for word in both["zh"].split()]
-    for both in listed.values():  # forms of one word may stand side by side in a concept
-        words += {tuple(map(detector.stem, word.split())) for word in both["en"].split(", ")}
-    assert [word for word, times in Counter(words).items() if times > 1] == []
-    assert max(map(len, words)) == detector.LONGEST
-    for both in listed.values():
-        for word in (*both["zh"].split(), *both["en"].split(", ")):
-            assert guard.SIMPLIFIED.convert(word) == word == word.casefold()
-
-
-def test_a_detector_takes_a_word_for_its_concept() -> None:
-    assert detector.concepts("别把安眠药停了") == ["NOT", "MEDICINE", "STOPPING"]
-    assert detector.concepts("quit the sleeping pills") == ["STOPPING", "MEDICINE"]
-    first, second = detector.parts("stop , the pills")
-    assert {"STOPPING"} <= first
-    assert {"MEDICINE", "STOPPING, MEDICINE"} <= second
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["messages", "replies"])
 def test_the_shipped_coefficients_are_those_of_the_shipped_sentences(kind: str, tmp_path: Path) -> None:
@@ -437,30 +408,6 @@ def test_a_detector_is_fitted_the_same_every_time(tmp_path: Path) -> None:
         training.train(tmp_path, tmp_path / name)
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     assert (tmp_path / "one.csv").read_text(encoding="utf-8").startswith("feature,any,self_harm\n")
-
-
-DEVELOPMENT = Path(__file__).parent / "guard_development"
-
-
-@pytest.mark.slow
-def test_the_guard_keeps_its_level_on_the_development_set() -> None:
-    """Floors a little below what it reads there. The set chose thresholds, so these figures say nothing about fresh words."""
-    read = {(what, found): float(share) for what, found, by, _, _, _, share, *_ in measuring.figures(DEVELOPMENT) if by == "all"}
-    assert {key: read[key] for key, least in FLOORS.items() if read[key] < least} == {}
-    assert {key: read[key] for key, most in CEILINGS.items() if read[key] > most} == {}
-
-
-FLOORS = {
-    ("messages of danger", "either tier"): 0.0,
-    ("messages of danger", "plain"): 0.0,
-    ("talks of high or imminent risk", "either tier"): 0.0,
-    ("bad replies", "held"): 0.0,
-}
-CEILINGS = {
-    ("look-alikes", "plain"): 1.0,
-    ("talks without risk", "plain"): 1.0,
-    ("good replies", "held"): 1.0,
-}
 
 
 def test_a_labeled_set_is_measured_by_group_and_added_to_the_table(tmp_path: Path) -> None:
@@ -505,8 +452,3 @@ def test_a_labeled_set_is_measured_by_group_and_added_to_the_table(tmp_path: Pat
     assert len(measuring.rows(out)) == 2 * len(rows)
     with pytest.raises(Problem, match="no file of a labeled set"):
         measuring.measure(tmp_path / "empty", out, name="fresh", version="two")
-
-
-def test_the_page_shows_the_figures_of_the_table() -> None:
-    table = measuring.markdown(measuring.rows(ROOT / "docs/safety-figures.csv"))
-    assert table in (ROOT / "docs/safety.md").read_text(encoding="utf-8"), f"docs/safety.md needs this table:\n{table}"

@@ -45,7 +45,6 @@ INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800")  # drawn as nothing, tho
 LETTERS_APART = re.compile(r"(?<![a-z0-9])(?:[a-z0-9@$!][\s.·*_|~-]++){3,}[a-z0-9@$!](?![a-z0-9])")
 LEET = str.maketrans("013457@$!", "oleastasi")
 CLAUSES = re.compile(r"[,，、:：…~]+")
-ASKED = re.compile(r"[?？]+")
 BLANK = "\u25a1"
 SIMPLIFIED = OpenCC("t2s")
 FILLERS = re.compile(
@@ -155,8 +154,8 @@ class Rules:
         )
 
     def plain(self, text: Folded) -> str:
-        """A text as the detector reads it: both languages in one, ` . ` between clauses, an idiom, denial or `?` as a word."""
-        chinese = ASKED.sub(" asked . ", self.idioms.zh.sub(" idiom ", text.zh))
+        """A text as the detector reads it: both languages in one, ` . ` between clauses, idioms and denials as one word each."""
+        chinese = self.idioms.zh.sub(" idiom ", text.zh)
         chinese = self.denied.zh.sub(
             lambda found: found[0] if self.returns.zh.search(chinese, found.end()) else " denied ", chinese
         )

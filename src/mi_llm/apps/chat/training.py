@@ -72,7 +72,7 @@ def examples(folder: Path) -> list[Example]:
 def whole(text: str) -> frozenset[str]:
     """The features of a text, all of it as one window."""
     known = guard.rules()
-    return frozenset().union(*detector.parts(known.plain(known.folded(text))))
+    return frozenset().union(*map(detector.features, detector.BREAKS.split(known.plain(known.folded(text)))))
 
 
 def matrix(found: Sequence[frozenset[str]], names: dict[str, int]) -> csr_matrix:
