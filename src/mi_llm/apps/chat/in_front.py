@@ -11,14 +11,14 @@ def answer(messages: Sequence[str], language: str) -> str | None:
 
     In Chinese, else in English: the fixed texts exist in these two.
     """
-    dangers = guard.look(messages)
-    if not dangers:
+    *_, danger = guard.dangers(messages)
+    if danger.tier != "plain":  # a weaker sign is answered by the model, with help beside its reply
         return None
-    known = help.bundled()
-    fixed = known.answers[dangers[0]]
+    known, gravest = help.bundled(), danger.categories[0]
+    fixed = known.answers[gravest]
     tongue: Tongue = "zh" if language == "zh" else "en"
     near, _ = known.near(tongue)
-    lines = [line for region in near for line in region.lines if line.call and dangers[0] in line.dangers]
+    lines = [line for region in near for line in region.lines if line.call and gravest in line.dangers]
     numbers = [f"{getattr(line.name, tongue)} {line.call}" for line in lines]
     between = {"zh": "；", "en": "; "}[tongue]
     return "\n".join([getattr(fixed.title, tongue), *getattr(fixed.text, tongue), between.join(numbers)])
