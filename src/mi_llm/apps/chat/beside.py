@@ -9,7 +9,7 @@ from mi_llm.apps.chat.words import WORDS
 
 def under(messages: Sequence[str], language: str) -> str | None:
     """The text under a reply to the last of a client's messages: help lines where danger is possible, else None."""
-    danger = guard.look(messages)
+    *_, danger = guard.dangers(messages)
     if danger.tier != "possible":
         return None
     tongue = tongue_of(language)

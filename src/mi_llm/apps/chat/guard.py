@@ -12,7 +12,7 @@ searched.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -241,15 +241,21 @@ def look(messages: Sequence[str], alerted: Sequence[Category] = ()) -> Danger:
     return Danger(tier, tuple(category for category in CATEGORIES if category in (plain or possible)))
 
 
-def follow(messages: Sequence[str]) -> tuple[Danger, int | None]:
-    """The greatest danger in a talk's client messages, and the number (from 1) of the message at which it was first seen."""
-    worst, at = Danger(), None
+def dangers(messages: Sequence[str]) -> Iterator[Danger]:
+    """The danger in each of a talk's client messages, as the chat sees it, which remembers that it answered."""
     alert: tuple[Category, ...] = ()
     left = 0
     for number in range(1, len(messages) + 1):
         danger = look(messages[:number], alert if left else ())
         left = ALERT if danger.tier == "plain" else max(0, left - 1)
         alert = danger.categories if danger.tier == "plain" else alert
+        yield danger
+
+
+def follow(messages: Sequence[str]) -> tuple[Danger, int | None]:
+    """The greatest danger in a talk's client messages, and the number (from 1) of the message at which it was first seen."""
+    worst, at = Danger(), None
+    for number, danger in enumerate(dangers(messages), 1):
         if TIERS.index(danger.tier) > TIERS.index(worst.tier):
             worst, at = danger, number
     return worst, at

@@ -12,7 +12,7 @@ def answer(messages: Sequence[str], language: str) -> str | None:
     None where the model replies: no danger, or only possible danger, under which the chat shows help lines. In Chinese, else
     in English: the fixed texts exist in these two.
     """
-    danger = guard.look(messages)
+    *_, danger = guard.dangers(messages)
     if danger.tier != "plain":
         return None
     fixed = help.bundled().answers[danger.categories[0]]
