@@ -15,6 +15,7 @@ import traceback
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -423,18 +424,24 @@ def stream(chat: Chat, request: Request, talk: Talk, *, drawn: bool) -> Response
     answering = Answering(chat.counselors, talk, chat.manner, drawn=drawn)
     chat.under_way[answering] = who(request)
     for task in answering.endings:
-        task.add_done_callback(lambda _: None if answering.under_way else ended(chat, answering))
+        task.add_done_callback(lambda _: ended(chat, answering))
     headers = {"X-Accel-Buffering": "no", "Possible-Danger": " ".join(talk.rounds[-1].help)}
     return StreamingResponse(answering.events(), media_type="text/event-stream", headers=headers)
 
 
 def ended(chat: Chat, answering: Answering) -> None:
-    """What follows a round whose replies are complete: in an experiment, it is kept."""
-    if chat.under_way.pop(answering, None) and chat.record:
-        keeping = asyncio.create_task(saved(chat.record.add, chat.record.said(answering.talk)))
-        chat.keeping.add(keeping)
-        keeping.add_done_callback(chat.keeping.discard)
-        keeping.add_done_callback(lambda task: None if task.cancelled() else task.exception())
+    """What follows a reply that is complete: if all of its round are, it is no longer under way, and an experiment keeps it."""
+    if answering.under_way or chat.under_way.pop(answering, None) is None or chat.record is None:
+        return
+    keeping = asyncio.create_task(kept(chat.record, chat.record.said(answering.talk)))
+    chat.keeping.add(keeping)
+    keeping.add_done_callback(chat.keeping.discard)
+
+
+async def kept(record: Record, line: dict[str, Any]) -> None:
+    """Keep a round of an experiment; if that fails, the terminal says so, and the talk goes on."""
+    with suppress(HTTPException):
+        await saved(record.add, line)
 
 
 def busy(talk: Talk) -> bool:
