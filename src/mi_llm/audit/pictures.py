@@ -62,7 +62,7 @@ def picture(claims: Sequence[tuple[Claim, Result]]) -> Picture | None:
     marks = [0.0, high / 10, high / 2, high]
     if min(values) >= NARROW * max(values):
         step = nice(max(max(values) - min(values), 0.1 * max(values)) / 3)
-        low, high, root = math.floor(min(values) / step) * step, math.ceil(max(values) / step) * step, float
+        low, high, root = math.floor(min(values) / step) * step, (math.floor(max(values) / step) + 1) * step, float
         marks = [low + step * place for place in range(round((high - low) / step) + 1)]
 
     def position(value: float) -> float:
