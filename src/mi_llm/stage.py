@@ -23,10 +23,10 @@ from mi_llm.study import ARMS, Study
 TRACED = ("torch", "transformers", "peft", "tokenizers", "openai", "pandas", "sacrebleu", "rouge_score", "matplotlib", "lm_eval")
 
 
-def tracked_parameters(study: Study, name: str, item: str | None = None) -> dict[str, Any]:
+def tracked_parameters(study: Study, name: str, item: str | None) -> dict[str, Any]:
     """The parameters that `dvc.yaml` says a stage depends on: when other parameters change, the stage is not run again.
 
-    A section without any setting (a corpus that has a reader of its own) is left out.
+    `item`: the corpus or model, for a stage that runs once per corpus or model. A section without any setting (a corpus that has a reader of its own) is left out.
     """
     pipeline = storage.read_yaml(study.beside("dvc.yaml"))
     everything = study.model_dump(mode="json")
@@ -36,7 +36,7 @@ def tracked_parameters(study: Study, name: str, item: str | None = None) -> dict
     lists = [
         keys for tracked in entry.get("do", entry).get("params", []) for file, keys in tracked.items() if file == "${params}"
     ]
-    names = [re.sub(r"\$\{(key|item\.model)\}", item or "", key) for keys in lists for key in keys or everything]
+    names = [re.sub(r"\$\{(key|item\.model)\}", str(item), key) for keys in lists for key in keys or everything]
     parameters = {key: reduce(getitem, key.split("."), everything) for key in names}
     return {key: value for key, value in parameters.items() if value != {}}
 
@@ -47,8 +47,11 @@ def input_name(path: Path) -> str:
 
 
 @contextmanager
-def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path]) -> Iterator[Path]:
-    """Run one stage: yields its output folder, `<out>/<name>/` or `<out>/<name>/<item>/`, after checking its inputs."""
+def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path], *, model: str | None = None) -> Iterator[Path]:
+    """Run one stage: yields its output folder, `<out>/<name>/` or `<out>/<name>/<item>/`, after checking its inputs.
+
+    `item`: the corpus or model, for a stage that runs once for each; `model`: the model of an item that is more than a model.
+    """
     title = f"{name}@{item}" if item else name
     for path in inputs:
         if not path.exists():
@@ -64,7 +67,7 @@ def stage(study: Study, name: str, item: str | None, inputs: Sequence[Path]) -> 
     yield folder
     provenance = {
         "stage": title,
-        "parameters": tracked_parameters(study, name, item),
+        "parameters": tracked_parameters(study, name, model or item),
         "inputs": {input_name(path): storage.sha256(path) for path in inputs},
         "versions": {
             "python": ".".join(platform.python_version_tuple()[:2]),

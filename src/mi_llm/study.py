@@ -69,7 +69,6 @@ ChatFormat = Annotated[str, one_of(registry.chat_formats)]
 Language = Annotated[str, one_of(registry.languages)]
 Arm = Literal["base", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
-TINY = "pretrain/models"  # the folder of the bundle's tiny models
 REAL = "real"  # stands in place of an arm for AnnoMI's sessions, which people led
 SERVED = {"base": "", "tuned": "+mi"}  # what a model server adds to a model's name for each arm
 Share = Field(ge=0, le=1)

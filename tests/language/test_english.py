@@ -16,8 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 MODEL = "tiny-glm4"
 SMALL = {
-    "models: [tiny-glm4, tiny-llama3]": f"models: [{MODEL}]",
-    "    tiny-llama3: llama3\n": "",
+    "  tiny-llama3: {chat_format: llama3, license: cc0-1.0}\n": "",
     "health_talks: 10": "health_talks: 4",
     "test_dialogs: 3": "test_dialogs: 1",
     "max_new_tokens: 160": "max_new_tokens: 12",

@@ -29,7 +29,7 @@ def test_another_chat_format_than_the_checkpoints_is_refused_and_the_one_before_
     right = study_with()
     for model in MODELS:
         base(right, model)
-        for name in FORMATS.keys() - {right.chat_format(model)}:
+        for name in FORMATS.keys() - {right.models[model].chat_format}:
             with pytest.raises(Problem, match=rf"(?s)pretrain/models/{model}/generation_config.json.*{name}.*chat_format"):
                 base(with_format(model, name), model)
             assert (checkpoint(right, model) / "model.safetensors").is_file()

@@ -213,7 +213,7 @@ def test_every_layout_has_the_loss_and_gradients_of_one_record_at_a_time(
     model: str, checkpoints: Path, study: Study, tokenizer: PreTrainedTokenizerFast, sample_dialogs: list[Dialog]
 ) -> None:
     options = changed(study.finetune, batch=2, cutoff=700)
-    encoded = records(sample_dialogs[:5], tokenizer, FORMATS[study.chat_format(model)], options, "指示").encoded
+    encoded = records(sample_dialogs[:5], tokenizer, FORMATS[study.models[model].chat_format], options, "指示").encoded
     loss, expected = one_by_one(checkpoints / model, encoded, options)
     for way in ({"packed": True}, {"packed": False}, {"packed": True, "checkpointing": True}):
         found, grads = one_step(checkpoints / model, encoded, changed(options, **way))

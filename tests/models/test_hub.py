@@ -527,7 +527,7 @@ def test_a_published_layout_is_converted(
         "LICENSE",
     ]
     with serve(files_of(published), monkeypatch) as server:
-        entry = {
+        entry: dict[str, Any] = {
             "files": wanted,
             "converted": True,
             "parameters": 242848,

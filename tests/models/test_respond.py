@@ -66,7 +66,7 @@ def prompts_of(study: Study, model: str, placement: Placement) -> list[list[int]
     options = study.finetune.model_copy(update={"instruction_placement": placement})
     _, tokenizer = load(checkpoint(study, model), "float32")
     asked = chats(rounds_of(study), study.model_copy(update={"finetune": options}))
-    return [prompt(tokenizer, FORMATS[study.chat_format(model)], chat) for chat in asked]
+    return [prompt(tokenizer, FORMATS[study.models[model].chat_format], chat) for chat in asked]
 
 
 def one_by_one(model: torch.nn.Module, asked: Sequence[list[int]], stops: list[int]) -> list[list[int]]:

@@ -177,8 +177,8 @@ def test_the_page_about_clusters_has_the_options_of_the_container() -> None:
 @pytest.mark.parametrize("model", PAPER)
 def test_the_container_serves_each_model_of_the_paper_as_the_study_has_it(model: str) -> None:
     study = load_study(ROOT / "params.yaml")
-    form = study.chat_format(model)
-    assert {name: study.chat_format(name) for name in study.models} == PAPER
+    form = study.models[model].chat_format
+    assert {name: study.models[name].chat_format for name in study.models} == PAPER
     service = compose({"MI_LLM_MODEL": model, "MI_LLM_CHAT_FORMAT": form})
     assert service["image"].startswith(f"vllm/vllm-openai:v{FACTS['version']}@sha256:")
     assert service["command"][0] == f"/study/{checkpoint(study, model)}"
@@ -233,7 +233,7 @@ def test_a_server_fills_the_exported_template_in_as_golden_prompts(tuned: Study)
         export(tuned, model, folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         stops = {*storage.read_json(folder / "generation_config.json")["eos_token_id"]}
-        assert stops == {*FORMATS[tuned.chat_format(model)].stop_ids(tokenizer)}
+        assert stops == {*FORMATS[tuned.models[model].chat_format].stop_ids(tokenizer)}
         for golden in storage.read_json(folder / "golden.json")["prompts"]:
             text = tokenizer.apply_chat_template(unmarked(golden["messages"]), add_generation_prompt=True, tokenize=False)
             assert tokenizer(text, add_special_tokens=False)["input_ids"] == golden["prompt"]
@@ -270,7 +270,7 @@ def under_vllm(job: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
 
 def served_here(study: Study, model: str) -> list[str]:
     """The container's command line for a model of this study, with the paths of this machine."""
-    service = compose({"MI_LLM_MODEL": model, "MI_LLM_CHAT_FORMAT": study.chat_format(model)})
+    service = compose({"MI_LLM_MODEL": model, "MI_LLM_CHAT_FORMAT": study.models[model].chat_format})
     runs = [word.replace("/study/runs/paper", str(study.folder.absolute())) for word in service["command"]]
     return [word.replace("/study/", f"{ROOT}/") for word in runs]
 

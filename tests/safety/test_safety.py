@@ -69,10 +69,14 @@ def test_a_client_who_is_asked_directly_answers_once_and_goes_on() -> None:
     assert [script.say(turns) for _ in client.lines] == list(client.lines)
 
 
+def nothing(text: str | Sequence[str], language: str) -> None:
+    """A part of the guard that never acts."""
+
+
 def test_the_model_is_not_given_what_the_guard_answers(study: Study) -> None:
     listener = Listener("嗯。")
     danger = next(client for client in CLIENTS if client.id == "drink-alone")
-    lenient = safety.Guard(in_front.answer, lambda said: None, lambda reply: None, guard.faults)
+    lenient = safety.Guard(in_front.answer, nothing, nothing, guard.faults)
     alone, behind = safety.converse(study, "tiny-glm4", listener, [danger], lenient)
     assert (alone.meta["guard"], behind.meta["guard"]) == (WITHOUT, WITH)
     assert alone.meta["guarded"] == []

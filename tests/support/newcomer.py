@@ -10,9 +10,8 @@ import openpyxl
 from repository import ROOT
 
 ONE_MODEL = {  # edits of a new study's parameters
-    "models: [tiny-baichuan2, tiny-glm4, tiny-llama3]": "models: [tiny-glm4]",
-    "    tiny-baichuan2: baichuan2\n": "",
-    "    tiny-llama3: llama3\n": "",
+    "  tiny-baichuan2: {chat_format: baichuan2, license: cc0-1.0}\n": "",
+    "  tiny-llama3: {chat_format: llama3, license: cc0-1.0}\n": "",
 }
 Talk = tuple[tuple[str, str], ...]  # what the client says, and what the counselor answers
 

@@ -40,7 +40,7 @@ def checkpoint(study: Study, model: str) -> Path:
 
 def chat_format(study: Study, model: str, folder: Path | None = None) -> ChatFormat:
     """The chat format that the study names for a model, or else its own, as the checkpoint in `folder` or in its place has it."""
-    name = study.chat_format(model)
+    name = study.models[model].chat_format
     if name != CHECKPOINT:
         return FORMATS[name]
     folder = folder or checkpoint(study, model)

@@ -218,7 +218,7 @@ def check_weights(folder: Path) -> int:
     for name, weight in model.named_parameters():
         if shapes.get(name) != list(weight.shape):
             raise Problem(f"{folder}: {name}", f"{shapes.get(name, 'missing')}", f"a weight of {list(weight.shape)}", AGAIN)
-    return model.num_parameters()
+    return int(model.num_parameters())
 
 
 def architecture(config: PreTrainedConfig) -> PreTrainedModel:

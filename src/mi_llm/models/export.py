@@ -223,7 +223,7 @@ def card(study: Study, model: str, source: Source, *, name: str, files: list[Lis
     """The repository's model card: its own head and license, and what the training's card says of data, settings and use."""
     values: dict[str, Any] = {
         "study": study, "model": model, "name": name, "source": source, "files": files, "scores": scores(study, model),
-        "chat_format": study.chat_format(model), "vllm": any(file.name.startswith("vllm/") for file in files),
+        "chat_format": study.models[model].chat_format, "vllm": any(file.name.startswith("vllm/") for file in files),
     }  # fmt: skip
     base = checkpoint(study, model)
     weights = {} if source.hub else {name: storage.sha256(base / name) for name in weight_files(base)}

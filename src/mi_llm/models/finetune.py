@@ -86,7 +86,7 @@ def tune(study: Study, model: str, out: Path, title: str) -> "tuple[dict[str, fl
     """
     processes, options = Processes(), study.finetune
     torch.set_num_threads(max(1, study.threads // processes.beside))
-    identity = processes.from_main(identity_of(study, inputs_of(study, model)) if processes.main else "")
+    identity = processes.from_main(identity_of(study, model, inputs_of(study, model)) if processes.main else "")
     shared = is_shared(checkpoint(study, model), options, processes)
     loaded, tokenizer = load_base(study, model, options.precision, in_main_memory=shared)
     options = laid_out(loaded, options)
@@ -136,9 +136,9 @@ def inputs_of(study: Study, model: str) -> list[Path]:
     return [checkpoint(study, model), study.path("split", "train.jsonl"), Path(study.finetune.instruction)]
 
 
-def identity_of(study: Study, inputs: Sequence[Path]) -> str:
+def identity_of(study: Study, model: str, inputs: Sequence[Path]) -> str:
     """What makes two runs the same: parameters and inputs."""
-    return storage.dump([tracked_parameters(study, "finetune"), *(storage.sha256(path) for path in inputs)])
+    return storage.dump([tracked_parameters(study, "finetune", model), *(storage.sha256(path) for path in inputs)])
 
 
 # ---- records

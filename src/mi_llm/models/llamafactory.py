@@ -79,7 +79,7 @@ def common(study: Study, model: str, out: Path) -> Settings:
     return {
         "stage": "sft",
         "model_name_or_path": str(checkpoint(study, model)),
-        "template": study.chat_format(model),
+        "template": study.models[model].chat_format,
         "finetuning_type": "lora",
         "dataset_dir": str(out),
         "cutoff_len": study.finetune.cutoff,

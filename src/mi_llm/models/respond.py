@@ -56,7 +56,7 @@ def respond(study: Study, model: str) -> None:
             answers = answer_by_server(study, model, rounds, out)
             processes.all("answered")  # here each waits for the others
         else:
-            identity = processes.from_main(identity_of(study, inputs) if processes.main else "")
+            identity = processes.from_main(identity_of(study, model, inputs) if processes.main else "")
             journals = {arm: Journal(out.parent, f"{model}.{arm}", identity, processes.rank) for arm in study.arms(model)}
             answers = answer_locally(study, model, rounds, journals)
         if not processes.main:
@@ -76,9 +76,9 @@ def asked_rounds(study: Study) -> list[Round]:
     return list({sample.id: sample for sample in rounds}.values())
 
 
-def identity_of(study: Study, inputs: Sequence[Path]) -> str:
+def identity_of(study: Study, model: str, inputs: Sequence[Path]) -> str:
     """What makes two runs the same: parameters and inputs."""
-    return storage.dump([tracked_parameters(study, "respond"), *(storage.sha256(path) for path in inputs)])
+    return storage.dump([tracked_parameters(study, "respond", model), *(storage.sha256(path) for path in inputs)])
 
 
 class Journal:

@@ -74,7 +74,7 @@ def prefer(study: Study, model: str) -> None:
     answered = study.path("respond", model)
     inputs = [checkpoint(study, model), tuned, study.path("split"), answered, Path(study.finetune.instruction)]
     with stage(study, "prefer", model, inputs) as out, tempfile.TemporaryDirectory() as scratch:
-        work = [study.seed, tracked_parameters(study, "respond"), *(storage.sha256(path) for path in inputs)]
+        work = [study.seed, tracked_parameters(study, "respond", model), *(storage.sha256(path) for path in inputs)]
         drawing = Journal(out.parent, f"{model}.candidates", storage.dump(work), 0)
         rounds = drawn_rounds(study)
         sampled = candidates(study, model, rounds, drawing)

@@ -24,7 +24,7 @@ def folders(study: Study, models: Sequence[str]) -> list[Path]:
 
 def printed(study: Study, model: str, task: str) -> str:
     """What Table 1 prints for a model's base and a task; a dash where it has no such number."""
-    known = paper_models.of_format(study.chat_format(model))
+    known = paper_models.of_format(study.models[model].chat_format)
     return claimed(f"T1-{known.table_1}-{TABLE_1[task].name}") if known and task in TABLE_1 else "—"
 
 

@@ -86,7 +86,7 @@ def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: Sequen
         return svg(figure)
 
 
-def draw_seeds(axes: Axes, spreads: pd.DataFrame, models: tuple[str, ...]) -> float:
+def draw_seeds(axes: Axes, spreads: pd.DataFrame, models: Sequence[str]) -> float:
     """Beside the bar of a tuned model a dot for each seed, and the interval over seeds and dialogs; returns the highest point."""
     tops = []
     for row in spreads.itertuples():

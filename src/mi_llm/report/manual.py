@@ -81,7 +81,7 @@ def printed(study: Study, source: str, arm: str) -> tuple[str, str] | None:
         return None
     if arm == REAL:
         return REAL_COLUMNS
-    known = models.of_format(study.chat_format(source)) if arm == "tuned" else None
+    known = models.of_format(study.models[source].chat_format) if arm == "tuned" else None
     return (known.table_4, known.table_6) if known else None
 
 

@@ -120,7 +120,7 @@ def own_scores(study: Study) -> Iterable[Own]:
 
 def bleu_claims(study: Study, model: str) -> dict[str, str]:
     """The ids of the paper's claims about the BLEU-4 of a study's model, by arm; none for a model the paper does not have."""
-    known = paper_models.of_format(study.chat_format(model))
+    known = paper_models.of_format(study.models[model].chat_format)
     return {arm: f"X-bleu-{word}-{known.figure_3}" for arm, word in (("base", "base"), ("tuned", "ft"))} if known else {}
 
 

@@ -39,14 +39,13 @@ def seeds(study: Study, model: str, seed: int) -> None:
     refuse_idle(processes, study.finetune, title)
     with (
         processes.together(title),
-        stage(study, "seeds", item, inputs) if processes.main else nullcontext(folder) as out,
+        stage(study, "seeds", item, inputs, model=model) if processes.main else nullcontext(folder) as out,
     ):
         numbers, resume = tune(again, model, out, title)
         gc.collect()  # a card may have no room for two: what was trained refers to itself
         adapter = out / "adapter"
-        identity = processes.from_main(
-            identity_of(again, [*inputs, adapter]) if processes.main else ""
-        )  # here others wait for it
+        # Here the other processes wait for the adapter.
+        identity = processes.from_main(identity_of(again, model, [*inputs, adapter]) if processes.main else "")
         arms = study.arms(model) if study.respond.decoding == "sample" else ("tuned",)
         journals: dict[str, Journal] = {arm: Journal(out.parent, f"{item}.{arm}", identity, processes.rank) for arm in arms}
         answers = answer_locally(again, model, asked_rounds(study), journals, adapter)
