@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import made_up_release
 import pandas as pd
@@ -25,7 +26,7 @@ from mi_llm.llm.cassette import Cassette, text_of
 from mi_llm.models.finetune import samples_of
 from mi_llm.problem import Problem
 from mi_llm.report import published, tables
-from mi_llm.study import Study, load
+from mi_llm.study import Corpus, Study, load
 
 ASKING = {"rate": rate.rate, "transcribe": transcribe.transcribe, "translate": translate.translate}
 
@@ -359,7 +360,8 @@ def screened(study: Study, files: dict[str, bytes], **changes: dict[str, object]
     storage.write_text(study.folder / "acquire/release/manifest.csv", "path,bytes,blob\n" + "x,0,x\n" * len(files))
     read(study, "release")
     sections = {"transcribe": {"source": "release"}, "screen": {"policy": "person"}, **changes}
-    updates = {name: getattr(study, name).model_copy(update=values) for name, values in sections.items()}
+    updates: dict[str, Any] = {name: getattr(study, name).model_copy(update=values) for name, values in sections.items()}
+    updates["corpora"] = study.corpora | {"release": Corpus()}
     released = study.model_copy(update=updates)
     transcribe.transcribe(released)
     screen.screen(released)

@@ -48,8 +48,8 @@ def elsewhere(study: Study, model: str, folder: Path) -> list[str]:
     return said
 
 
-def served(study: Study, model: str, asked_chats: list[list[Message]], most: int) -> list[str]:
-    """What the model server's engine says to chats, all at once."""
+def served(study: Study, model: str, asked_chats: list[list[Message]], most: int) -> tuple[list[str], list[list[int]]]:
+    """What the model server's engine says to chats, all at once: texts, and their tokens."""
     news = queue.Queue[tuple[Reply, Piece]]()
 
     def tell(told: list[tuple[Reply, Piece]]) -> None:
@@ -72,7 +72,7 @@ def served(study: Study, model: str, asked_chats: list[list[Message]], most: int
         texts[id(reply)] += piece.text
         left -= piece.finish is not None
     house.engine.close()
-    return [texts[id(reply)].strip() for reply in asked]
+    return [texts[id(reply)].strip() for reply in asked], [reply.words.ids for reply in asked]
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "windowed"])
@@ -97,10 +97,10 @@ def test_a_family_goes_through_every_stage(
     assert said != replies(study, name, "base")
     export(study, name, Path("dist/mi"))
     assert elsewhere(study, name, Path("dist/mi")) == said
-    assert served(study, name, chats(rounds_of(study), study), MOST) == said
+    assert served(study, name, chats(rounds_of(study), study), MOST)[0] == said
     golden = storage.read_json(Path("dist/mi/golden.json"))
     asked = [prompt["messages"] for prompt in golden["prompts"]]
-    assert served(study, name, asked, golden["max_new_tokens"]) == [prompt["text"] for prompt in golden["prompts"]]
+    assert served(study, name, asked, golden["max_new_tokens"])[1] == [prompt["reply"] for prompt in golden["prompts"]]
     monkeypatch.setattr(sys, "argv", ["check.py", str(checkpoint(study, name))])
     with pytest.raises(SystemExit, match=r"^0$"):
         runpy.run_path("dist/mi/check.py", run_name="__main__")

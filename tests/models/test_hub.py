@@ -502,7 +502,7 @@ def test_a_configuration_that_contradicts_the_original_is_refused_before_weights
     assert problem.found == said
     assert problem.expected.endswith(", as its-makers/tiny has it")
     assert "use the original repository, its-makers/tiny" in problem.remedy
-    assert "its commit and the SHA-256 of its weight files" in problem.remedy
+    assert "its commit into models, and the SHA-256 of its weight files into pins.yaml" in problem.remedy
     assert {name for name, _ in server.asked} == {"config.json"}
     folder = tmp_path / "mine" / "tiny-llama3"
     folder.mkdir(parents=True)

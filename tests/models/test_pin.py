@@ -40,7 +40,7 @@ def pinned(study: Study, qwen: Hub) -> Study:
 
 
 def test_one_command_names_a_model_of_the_hub_beside_the_others(
-    study: Study, qwen: Hub, pinned: Study, capsys: pytest.CaptureFixture[str]
+    study: Study, capsys: pytest.CaptureFixture[str], qwen: Hub, pinned: Study
 ) -> None:
     assert [*pinned.models] == [*study.models, "qwen2"]
     entry = pinned.models["qwen2"]

@@ -48,7 +48,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def test_a_further_seed_is_the_study_with_that_seed(ready: Study, decoding: str) -> None:
     drawing = ready.model_copy(update={"respond": ready.respond.model_copy(update={"decoding": decoding})})
     stage.seeds(drawing, MODEL, 7)
-    alone = drawing.model_copy(update={"seed": 7, "models": (MODEL,)})
+    alone = drawing.model_copy(update={"seed": 7, "models": {MODEL: ready.models[MODEL]}})
     finetune(alone, MODEL)
     respond(alone, MODEL)
     score(alone)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from mi_llm import storage
 from mi_llm.engine.load import checkpoint, load
 from mi_llm.models.base import base
-from mi_llm.models.finetune import adapt
+from mi_llm.models.finetune import adapt, save_adapter
 from mi_llm.models.pretrain import FORMAT_OF, Pretraining, build
 from mi_llm.study import Study
 from mi_llm.study import load as load_study
@@ -51,7 +51,7 @@ def set_models(models: dict[str, dict[str, str]]) -> None:
     file.write_text(storage.dump_yaml(content), encoding="utf-8")
 
 
-def give_adapter(study: Study, model: str) -> None:
+def give_adapter(study: Study, model: str, strength: float = 0.02) -> None:
     """Put a model's checkpoint in place, and an adapter that changes what it says."""
     base(study, model)
     loaded, _ = load(checkpoint(study, model), "float32")
@@ -59,8 +59,8 @@ def give_adapter(study: Study, model: str) -> None:
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:
-                weight.normal_(0, 0.02)
-    adapted.save_pretrained(study.folder / "finetune" / model / "adapter")
+                weight.normal_(0, strength)
+    save_adapter(adapted, study.folder / "finetune" / model / "adapter", model)
 
 
 def untrained(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:

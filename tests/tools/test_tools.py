@@ -163,7 +163,7 @@ def test_any_format_is_coded_and_equal_transcripts_stay_apart(tmp_path: Path) ->
     with pytest.raises(Problem, match=r"(?s)the unknown speaker 'Kim'.*--speaker Kim=client"):
         tool("code", tmp_path)
     said = tool("code", tmp_path, "--speaker", "Kim=client", "--speaker", "Lee=counselor", "--json")
-    assert sorted(row["packet"] for row in json.loads(said)["codes"]) == ["p1", "p2", "p3"]
+    assert sorted(row["packet"] for row in json.loads(said)) == ["p1", "p2", "p3"]
 
 
 def test_transcripts_are_coded_by_a_model_at_an_address_once(workspace: Path, sessions: Path) -> None:

@@ -84,4 +84,5 @@ def compared(items: pd.DataFrame, confidence: float) -> pd.DataFrame:
         rows.append(row | {"p": p_of_changes(gained, lost, n)})
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = corrected
-    return pd.DataFrame(rows).round(4)
+    table = pd.DataFrame(rows)
+    return table.round({column: 4 for column in table if not column.startswith("p")})
