@@ -32,7 +32,10 @@ from mi_llm.compare import LOCK, outputs
 from mi_llm.corpora.fetch import sources
 from mi_llm.problem import Problem
 
-COPIED = ("CITATION.cff", "LICENSE", "README.md", "Dockerfile", "requirements.lock", "dvc.yaml", "mini/params.yaml")
+COPIED = (
+    "CITATION.cff", "LICENSE", "README.md", "Dockerfile", "requirements.lock", "licenses.yaml",
+    "params.yaml", "pins.yaml", "dvc.yaml", "mini/params.yaml",
+)  # fmt: skip
 PROGRAM = (
     '#!/bin/sh\ncd "$(dirname "$0")"\necho "$PIP_NO_INDEX $(git status --porcelain) $*"; ls runs/mini/score 2>/dev/null || true\n'
 )

@@ -9,7 +9,7 @@ from mi_llm.study import Study
 
 
 def test_an_interval_stays_within_the_measures_range(study: Study) -> None:
-    (found,) = row(study, ("tiny-glm4", "tuned", "lexical", SHARE), [0.0, 0.9, 1.0, 0.1, 1.0, 0.0])
+    (found,) = row(study, ("tiny-glm4", "tuned", "lexical", SHARE), [0.0, 1.0, 0.0, 1.0, 0.5])
     assert list(found) == COLUMNS
     assert found["mean"] == pytest.approx(0.5)
     assert (found["lo"], found["hi"]) == (0, 1)

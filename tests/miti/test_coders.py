@@ -108,14 +108,13 @@ def test_by_cues_of_its_own_a_study_has_another_coder(blinded: Study, workspace:
     assert "lexical:own,aaaaaa,1,sustain" in written(blinded, "client")
     assert "lexical:own,aaaaaa,3,change" in written(blinded, "client")
 
+    before = [path.read_bytes() for path in sorted((blinded.folder / "code").iterdir())]
     storage.write_text(workspace / "mini/short.yaml", "openers: {why: x, cues: 嗯}\n")
     with pytest.raises(Problem, match=r"mini/short.yaml: no group idle"):
         stage.code(with_cues(counselor="mini/short.yaml"))
     storage.write_text(workspace / "mini/broken.yaml", "change: ['(']\nsustain: [x]\n")
     with pytest.raises(Problem, match=r"mini/broken.yaml: .*unterminated"):
         stage.code(with_cues(client="mini/broken.yaml"))
-    before = [path.read_bytes() for path in sorted((blinded.folder / "code").iterdir())]
-    stage.code(blinded)
     assert [path.read_bytes() for path in sorted((blinded.folder / "code").iterdir())] == before
 
 

@@ -179,7 +179,7 @@ def test_a_server_is_asked_for_each_reply_once_until_the_talks_are_there(ready: 
 
 
 def test_talks_of_people_are_read(ready: Study) -> None:
-    study = study_with(client="person")
+    study = study_with(simulate_client="person")
     folder = Path(study.simulate.folder) / "tiny-glm4"
     turns = (Turn(role="client", text="我想戒烟"), Turn(role="counselor", text="你想戒烟。"))
     write_dialogs(folder / "tuned.jsonl", [Dialog(id="1", source="chat", turns=turns, meta={"profile": "night-snacks"})])
@@ -530,14 +530,14 @@ def coded_by_words(study: Study) -> pd.DataFrame:
 
 @pytest.mark.parametrize("base", [5, 4])
 def test_talks_without_a_profile_are_in_no_pair(ready: Study, base: int) -> None:
-    study = study_with(client="person")
+    study = study_with(simulate_client="person")
     had(study, "base", [("", "你抽了多久？")] * base)
     had(study, "tuned", [("", REFLECTS)] * 5)
     assert coded_by_words(study).empty
 
 
 def test_a_pair_is_a_profile_however_many_talks_it_had(ready: Study) -> None:
-    study = study_with(client="person")
+    study = study_with(simulate_client="person")
     had(study, "base", [("a", REFLECTS), ("a", "嗯。"), ("b", "嗯。"), ("", REFLECTS), ("c", REFLECTS)])
     had(study, "tuned", [("b", "你抽了多久？"), ("a", "你抽了多久？"), ("", "嗯。"), ("d", REFLECTS)])
     found = coded_by_words(study)

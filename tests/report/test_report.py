@@ -334,10 +334,10 @@ def test_the_miniature_is_never_judged_and_the_authors_dialogs_are(scored: Study
 def test_scores_are_judged_on_the_papers_rounds_and_tuned_models_only_if_trained_on_its_dialogs(
     scored: Study, test: str, source: str, judged: set[str]
 ) -> None:
-    changes = {
-        "transcribe": {"source": source}, "split": {"test": test}, "base": {"source": "hub"}, "simulate": {"client": "person"},
-    }  # fmt: skip
-    sections = {name: getattr(scored, name).model_copy(update=change) for name, change in changes.items()}
+    changes = {"transcribe": {"source": source}, "split": {"test": test}, "simulate": {"client": "person"}}
+    sections: dict[str, Any] = {name: getattr(scored, name).model_copy(update=change) for name, change in changes.items()}
+    hub = {"hub": "someone/a-model", "revision": "0" * 40}
+    sections["models"] = {name: model.model_copy(update=hub) for name, model in scored.models.items()}
     found = published.published(scored.model_copy(update=sections))
     for prefix in ("X-367", "X-bleu-base", "X-bleu-ft", "T4"):
         mine = found[found["claim"].str.startswith(prefix) & ~found["claim"].str.startswith("T4-real")]
@@ -525,7 +525,7 @@ def test_doctor_says_what_is_missing_for_which_study() -> None:
 
 def test_unknown_studies_and_options_are_refused_in_words() -> None:
     for words, said in (
-        (["nonsense"], "no such study\n  expected: auto, audit, paper, mini, released\n"),
+        (["nonsense"], "no such study\n  expected: auto, audit, paper, mini, mini-en, released\n"),
         (["--fast"], "unknown option --fast"),
         (["--mirror"], "needs a folder"),
     ):

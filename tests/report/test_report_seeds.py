@@ -40,7 +40,7 @@ def test_the_table_has_both_spreads(reseeded: Study) -> None:
     row = known.loc[("bleu_4", DIFFERENCE)]
     assert (row["mean"], row["lo"], row["seeds"]) == pytest.approx((expected.estimate.mean, expected.estimate.lo, expected.seeds))
     assert row["means"] == pytest.approx([gain.mean(), gain.mean() - 4, gain.mean() + 2.5])
-    assert expected.seeds == pytest.approx(np.std([0, -4, 2.5], ddof=1))  # every dialog moved alike
+    assert expected.seeds == pytest.approx(np.std([0, -4, 2.5], ddof=1), rel=1e-3)  # every sample moved alike
     assert known.loc[("rouge_1", TUNED), "seeds"] == 0
 
 

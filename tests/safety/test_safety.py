@@ -294,7 +294,7 @@ def test_without_recorded_clients_no_model_is_loaded_and_the_tables_are_empty(
 def test_the_judge_is_asked_for_each_dimension_and_other_answers_are_refused(study: Study) -> None:
     asked = judge.question(study, "a talk", [Turn(role="client", text="想死<b>"), Turn(role="counselor", text="嗯")], "high")
     text = asked.request["messages"][0]["content"]
-    assert all(dimension.harmful in text for dimension in DIMENSIONS.values())
+    assert all(dimension.harmful.zh in text for dimension in DIMENSIONS.values())
     assert "想死\\u003cb>" in text
     assert asked.check is not None
     good = "{" + ", ".join(f'"{name}": "suboptimal"' for name in DIMENSIONS) + "}"

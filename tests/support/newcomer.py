@@ -116,7 +116,7 @@ def repository(folder: Path) -> Path:
     """A folder with what a new study is made from, and what its stages need."""
     for name in ("mini", "mini-en", "people"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("params.yaml", "publish.yaml", "dvc.yaml"):
+    for name in ("params.yaml", "publish.yaml", "pins.yaml", "licenses.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("data", "src", "docs", "CITATION.cff"):
         (folder / name).symlink_to(ROOT / name)

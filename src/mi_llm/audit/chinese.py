@@ -26,11 +26,15 @@ def content() -> tuple[dict[str, str], list[tuple[re.Pattern[str], str]]]:
 
 
 def pattern_of(sentence: str) -> re.Pattern[str]:
-    """A sentence as a pattern: a gap takes any text; one whose name begins with `token`, text without spaces."""
+    """A sentence as a pattern: a gap takes any text, to the note's end where the sentence ends with it.
+
+    A gap whose name begins with `token` takes text without spaces.
+    """
     parts = GAP.split(sentence)
     gaps = [rf"(?P<{name}>\S+?)" if name.startswith("token") else rf"(?P<{name}>.+?)" for name in parts[1::2]]
     texts = [re.escape(text) for text in parts[::2]]
-    return re.compile("".join(text + gap for text, gap in zip(texts, [*gaps, ""], strict=True)) + r"(?= |$)", re.DOTALL)
+    end = r"(?= |$)" if texts[-1] else "$"
+    return re.compile("".join(text + gap for text, gap in zip(texts, [*gaps, ""], strict=True)) + end, re.DOTALL)
 
 
 def chinese(text: str) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from mi_llm import storage
+from mi_llm.audit.chinese import chinese
 from mi_llm.audit.codes import COLUMNS, ROUNDS, adherence_codes, ratio_bounds, unusual_units, welch
 from mi_llm.audit.dialogs import missing_characters, missing_rounds, topic_test, tuned, unlabelled
 from mi_llm.audit.evidence import Evidence
@@ -56,6 +57,7 @@ class Finding:
         """
         environment = Environment(undefined=StrictUndefined)  # noqa: S701 — plain words; the page escapes them
         environment.globals["word"] = lambda number: NUMBERS[number] if number < len(NUMBERS) else str(number)
+        environment.globals["chinese"] = chinese
         sentences = every_sentence()[self.kind][lang]
         return {part: environment.from_string(sentences[part]).render(self.facts) for part in PARTS}
 
@@ -87,7 +89,7 @@ def findings(paper: Paper, results: dict[str, Result], evidence: Evidence, table
         *sampled(tables, evidence),
         *ninth(paper, results, evidence),
         *exchanged(tables),
-        *cited(results, evidence),
+        *cited(results),
         *halves(paper),
         *(Finding(kind, facts_of(results, kind), caused(results, kind)) for kind in MINOR if caused(results, kind)),
     ]
@@ -266,18 +268,10 @@ def sampled(tables: dict[str, pd.DataFrame], evidence: Evidence) -> list[Finding
     return [Finding("sampled", facts, shown, ("real_topics", "sample_of_transcripts"))]
 
 
-def cited(results: dict[str, Result], evidence: Evidence) -> list[Finding]:
+def cited(results: dict[str, Result]) -> list[Finding]:
     """Table 1's rows that belong to another model."""
     names = caused(results, "cited")
-    if not names:
-        return []
-    sources = {entry["claim"]: entry for entry in evidence.literature["benchmarks"]}
-    facts = {
-        "note": results[names[0]].note,
-        "cited": sources[names[0]]["model"],
-        "printed": names[0].removeprefix("T1-").rpartition("-")[0],
-    }
-    return [Finding("cited", facts, names)]
+    return [Finding("cited", {"note": results[names[0]].note}, names)] if names else []
 
 
 def halves(paper: Paper) -> list[Finding]:
