@@ -58,12 +58,13 @@ gpu_for_containers() {
   export MI_LLM_GPU_DRIVER="${MI_LLM_GPU_DRIVER:-cdi}" MI_LLM_GPUS="${MI_LLM_GPUS:-nvidia.com/gpu=all}"
 }
 
-# Whether a study needs the GPU: the one whose models come from the hub does.
+# Whether a study needs the GPU: one with a model of the hub does.
 needs_gpu() {
+  local hub='^[^#]*\bhub: *[^ ]'
   case "$1" in
-    paper) grep -Eq '^ +source: hub\b' params.yaml ;;
+    paper) grep -Eq "$hub" params.yaml ;;
     audit) false ;;
-    *) [ -f "$1/params.yaml" ] && grep -Eq '^ +source: hub\b' "$1/params.yaml" ;;
+    *) [ -f "$1/params.yaml" ] && grep -Eq "$hub" "$1/params.yaml" ;;
   esac
 }
 

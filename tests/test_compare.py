@@ -297,7 +297,7 @@ def test_a_changed_verdict_differs_and_is_named(bundle: Path) -> None:
     assert f"  differs: runs/mini/audit: claim {changed['id']} is inconsistent, was reproduced" in run.lines
     [claim] = run.content["mi_llm"]["claims"]["changed"]
     assert (claim["id"], claim["verdict"], claim["before"]) == (changed["id"], "inconsistent", "reproduced")
-    section = run.page[run.page.index("Judged differently") : run.page.index("All claims")]
+    section = run.page[run.page.index('<h2 id="claims">') : run.page.index("What ran, where, when")]
     assert changed["id"] in section
     assert f"{len(rows)} claims of the paper: {len(rows) - 1} judged as in the reference" in run.lines
 
@@ -466,7 +466,7 @@ def test_the_page_begins_with_a_mark_and_one_sentence(bundle: Path) -> None:
     ("name", "said"), [("index.html", "12 are identical, 0 within tolerance"), ("index.zh.html", "12 个一致")]
 )
 def test_the_page_in_a_browser(bundle: Path, browser: Any, name: str, said: str) -> None:
-    (bundle / "runs/mini/audit/index.html").write_text("other", encoding="utf-8")
+    (bundle / "runs/mini/audit/claims.csv").unlink()
     compare(bundle)
     address = (bundle / "runs/mini/certificate" / name).as_uri()
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
@@ -484,7 +484,7 @@ def test_the_page_in_a_browser(bundle: Path, browser: Any, name: str, said: str)
         assert problems(page) == []
         assert serious_faults(page, axe) == []
         assert said in text
-        assert "index.html has different bytes" in text
+        assert "claims.csv" in text
         page.emulate_media(media="print")
         page.set_viewport_size({"width": 690, "height": 1000})
         assert page.evaluate(BROKEN) == []

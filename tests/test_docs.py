@@ -247,7 +247,7 @@ def check(words: list[str], *, whole: bool) -> None:
             name, assigned, _ = word.partition("=")
             assert re.search(rf"^{name} \?=" if assigned else rf"^{name}:", text, re.M), f"make knows no {name}"
     elif program == "./reproduce.sh":
-        studies = {"mine", *(path.parent.name for path in ROOT.glob("*/dvc.yaml"))}
+        studies = {"mine", "readers", *(path.parent.name for path in ROOT.glob("*/dvc.yaml"))}
         unknown = [word for word in rest if word not in {*usage(), *studies, "--help"} and "/" not in word]
         assert unknown == [], "./reproduce.sh --help does not know them"
     elif program == "dvc" and len(rest) == 1 and not whole:
@@ -383,7 +383,7 @@ def test_paths_in_the_text_exist(page: Path) -> None:
             continue
         first, *rest = code.split("/")
         if first == "runs":
-            assert rest[0] in ("mini", "paper", "mine"), code
+            assert rest[0] in ("mini", "paper", "mine", "readers"), code
             assert len(rest) < 2 or rest[1] in (*PIPELINE, "certificate"), code
         elif first not in PIPELINE or (ROOT / "src/mi_llm" / first).is_dir():
             places = (ROOT, ROOT / "src/mi_llm", ROOT / "docs")

@@ -174,7 +174,7 @@ def test_a_chat_format_is_an_entry_with_its_template(bundle: Path) -> None:
     )
     plain = 'FORMATS = {\n    "plain": ChatFormat("plain", "<|endoftext|>", ("<|endoftext|>", "<|user|>"), True),\n'
     change(package / "template.py", ("FORMATS = {", f"{plain}    **{{"), ("LLAMA3)}\n", "LLAMA3)},\n}\n"))
-    change(bundle / "mini/params.yaml", (f"    {MODEL}: glm4", f"    {MODEL}: plain"))
+    change(bundle / "mini/params.yaml", (f"  {MODEL}: {{chat_format: glm4", f"  {MODEL}: {{chat_format: plain"))
     each = [f"{stage} {MODEL}" for stage in ("base", "finetune", "respond", "simulate")]
     runs = run(bundle, *each, "score", "report")
     assert "templates/plain.jinja" in (runs / "report/models.html").read_text(encoding="utf-8")

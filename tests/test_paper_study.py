@@ -212,7 +212,7 @@ def test_with_nothing_recorded_and_nothing_coded_the_report_says_what_is_absent(
     assert "mi-llm safety MODEL --study params.yaml --mode record" in danger
     assert bundle.table("safety").empty
     assert set(bundle.table("safety-validation").loc[JUDGE, "κ with a person"]) == {"not recorded"}
-    assert bundle.table("safety-validation").loc["checklist", "κ with a person"].str.contains("n = 64").all()
+    assert bundle.table("safety-validation").loc["checklist", "κ with a person"].str.contains(r"n = (?:64|94)").all()
     assert "10c" in bundle.table("checklist").query("Answered == 'no'").index.astype(str)
 
 
@@ -271,7 +271,7 @@ def shown_danger(bundle: Bundle) -> None:
     assert set(outcomes["Talks"]) == {10}
     judged = outcomes[outcomes["Graded by"] == JUDGE]
     assert set(judged["Suboptimal"]) == {"1.00 [0.69, 1.00]"}
-    assert judged["κ with a person"].str.contains("n = 64").all()
+    assert judged["κ with a person"].str.contains(r"n = (?:64|94)").all()
     page = storage.read_text(bundle.folder / "runs/paper/report/safety.html")
     assert page.count('<article class="example"') == 2
     assert f"<strong>{MODEL} tuned, with the guard in front.</strong>" in page

@@ -16,6 +16,7 @@ from remote_servers import KINDS, Relay, Server, StrictS3, free_port, need
 from repository import GIT, PROGRAMS, ROOT
 from ruamel.yaml import YAML
 
+from mi_llm.digests import OPTIONAL
 from mi_llm.study import load
 
 DVC = [sys.executable, "-m", "dvc"]
@@ -239,7 +240,7 @@ def test_a_pull_for_a_purpose_brings_that_and_nothing_else(bundle: Path, tmp_pat
     assert (target / "data/corpora").is_dir()
     make(target, "pull-all", "REMOTE=lab")
     pulled = {path.name for path in runs.iterdir()}
-    assert pulled | {"digests.yaml"} == {path.name for path in (bundle / "runs/mini").iterdir()}
+    assert pulled | {"digests.yaml", *OPTIONAL} == {path.name for path in (bundle / "runs/mini").iterdir()}
     subprocess.run([sys.executable, "-m", "mi_llm", "digests"], cwd=target, check=True)
     assert run(target, "status", "mini/dvc.yaml") == DIGESTS_ONLY
 

@@ -38,7 +38,7 @@ def bundle(tmp_path: Path) -> Path:
     """A bundle with a copy of the package, and the English miniature with one model and four dialogs."""
     for name in ("src", "mini-en"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("data", "docs", "CITATION.cff"):
+    for name in ("data", "docs", "CITATION.cff", "licenses.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
     edit(tmp_path / "mini-en/params.yaml", SMALL)
     return tmp_path

@@ -70,7 +70,7 @@ def make_scored(study: Study) -> None:
         ]
         safety.write(study, model, folder, safety.with_grades(study, model, talks, faults), faults)
     for optional in OPTIONAL:
-        study.path(optional).mkdir()
+        study.path(optional).mkdir(exist_ok=True)
     for stage in (blind, code, miti, summary, audit):
         stage(study)
     score(study)
