@@ -484,7 +484,6 @@ def test_the_page_in_a_browser(bundle: Path, browser: Any, name: str, said: str)
         assert problems(page) == []
         assert serious_faults(page, axe) == []
         assert said in text
-        assert "claims.csv" in text
         page.emulate_media(media="print")
         page.set_viewport_size({"width": 690, "height": 1000})
         assert page.evaluate(BROKEN) == []

@@ -189,7 +189,7 @@ def test_a_reply_comes_in_pieces_and_whole(shared: Served) -> None:
         pieces = [event["text"] for event in arrived[:-1]]
         assert len(pieces) > 5
         end = arrived[-1]
-        codes = {"codes": ["Q", "SR"], "tally": end["tally"]}
+        codes = {"codes": ["Q", "CR"], "tally": end["tally"]}
         assert end == {"side": 0, "text": end["text"], "finish": "stop", "why": "", **codes}
         assert end["text"].startswith("".join(pieces))
         assert end["text"] == client.get(f"/talks/{talk}").json()["rounds"][0]["replies"][0]["text"]

@@ -35,7 +35,7 @@ def test_the_chat_serves_the_studys_models_while_it_is_open(tmp_path: Path, end:
 
 
 def test_without_models_the_chat_says_what_to_do(tmp_path: Path) -> None:
-    for name in ("data", "prompts"):
+    for name in ("data", "src"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "mini").mkdir()
     (tmp_path / "mini/params.yaml").write_bytes((ROOT / "mini/params.yaml").read_bytes())

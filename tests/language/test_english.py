@@ -27,6 +27,7 @@ SMALL = {
     "  epochs: 4": "  epochs: 1",
 }
 EVERY = (
+    "digests",
     "acquire health_talks", "acquire annomi", "read health_talks", "read annomi", "rate", "transcribe", "screen", "translate",
     "split", f"base {MODEL}", f"finetune {MODEL}", f"respond {MODEL}", "score", f"simulate {MODEL}", f"safety {MODEL}", "blind",
     "code", "summary", "miti", "audit", "report",
@@ -96,7 +97,7 @@ def test_a_third_language_is_a_copy_of_a_folder(bundle: Path) -> None:
         "client: [client, ": "client: [klient, ", "counselor: [counselor, ": "counselor: [konselor, ",
         "someone: someone": "someone: nomen",
     })  # fmt: skip
-    edit(folder / "cues.yaml", {"    a, an, the, i, me,": "    qua, quo, qui, a, an, the, i, me,"})
+    edit(folder / "cues.yaml", {"    a, an, the, i, me,": "    qua, quo, qui,"})
     for path in (bundle / "mini-en/dialogs").iterdir():
         text = (
             path.read_text(encoding="utf-8")
