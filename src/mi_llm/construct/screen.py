@@ -28,7 +28,7 @@ from mi_llm.codebook.lexical import cues_of
 from mi_llm.construct.transcribe import form_faults, turns_of
 from mi_llm.corpora.labels import LABEL, ROLES
 from mi_llm.dialog import Dialog, Turn, write_dialogs
-from mi_llm.frame.pages import SUFFIXES, address, environment, inline, style
+from mi_llm.frame.pages import AUDIT, SUFFIXES, address, environment, inline, style
 from mi_llm.language import language
 from mi_llm.language.language import Language
 from mi_llm.problem import Problem
@@ -330,7 +330,7 @@ def write(
             lang=lang,
             here="screen/dialogs",
             address=address,
-            linked=lambda there: True,
+            linked=lambda there: study.reproduction or there != AUDIT,
             study=study,
             dialogs=ordered,
             counts=Counter(row["decision"] for row in rows),

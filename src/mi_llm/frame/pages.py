@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 NAVIGATION = "navigation.html.jinja"  # templates import it; named here, it counts in the digests of the stages that write pages
 STYLE = "page.css"
+AUDIT = "audit/index"  # the page that only a reproduction has
 SUFFIXES = {"en": "", "zh": ".zh"}  # what stands between a page's name and `.html`
 
 

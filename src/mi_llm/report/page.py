@@ -14,7 +14,7 @@ from markupsafe import Markup
 from mi_llm import __version__, storage
 from mi_llm.audit.verdict import VERDICTS
 from mi_llm.dialog import Dialog, read_dialogs
-from mi_llm.frame.pages import SUFFIXES, address, environment, style
+from mi_llm.frame.pages import AUDIT, SUFFIXES, address, environment, style
 from mi_llm.language import language
 from mi_llm.miti.coder import lexical
 from mi_llm.miti.summary import COUNTED
@@ -240,7 +240,7 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
         "lang": lang,
         "suffix": SUFFIXES[lang],
         "address": address,
-        "linked": lambda path: True,  # what is missing now is there when the run ends
+        "linked": lambda path: study.reproduction or path != AUDIT,  # what is missing now is there when the run ends
         "words": word,
         "tables": {name: in_words(table, lang) for name, table in shown.items()},
         "figures_3": {word(name): drawn for name, drawn in both["drawn_3"].items()},
