@@ -200,8 +200,10 @@ function mark(fieldset, focus = true) {
   unmark();
   scale = fieldset;
   scale.setAttribute("aria-current", "true");
-  if (focus) scale.focus({ preventScroll: true });
-  scale.scrollIntoView({ block: "nearest" });
+  if (focus) {
+    scale.focus({ preventScroll: true });
+    scale.scrollIntoView({ block: "nearest" }); // not when a pointer gave the focus: it would lift from another place
+  }
   showMode();
 }
 
