@@ -101,10 +101,17 @@ const queue = new Queue(data.rater, {
     else if (settled(result.item)) {
       adopt(result.item, result);
       if (result.status === "refused") refused(result);
-      else if (result.item === "done" && training) { location.hash = "result"; location.reload(); } // the server adds the agreement
+      else if (result.item === "done" && training) showResult();
     }
   },
 });
+
+// The server adds the agreement to a finished exercise; the browser must not scroll back to where the rater was.
+function showResult() {
+  location.hash = "result";
+  window.history.scrollRestoration = "manual";
+  location.reload();
+}
 
 // What other windows and devices made of it meanwhile.
 async function refresh() {
