@@ -30,8 +30,8 @@ from edits import edit
 from playwright.sync_api import expect
 from repository import PROGRAMS, ROOT
 
-from mi_llm.apps.desk import agreement, saving, serve, words
-from mi_llm.apps.desk.store import Desk, Held, Store
+from mi_llm.apps.desk import agreement, overview, saving, serve, words
+from mi_llm.apps.desk.store import Desk, Held, Part, Store
 from mi_llm.codebook import packets
 from mi_llm.codebook.coding import Behaviour, Global, Rating, volley
 from mi_llm.codebook.tables import ANSWERS
@@ -717,6 +717,8 @@ def test_pages_and_scripts_say_only_words_that_exist() -> None:
         | set(words.SCRIPT)
         | {"is_done", "begun", "not_begun", *get_args(Rating)}
         | {f"guess_{answer}" for answer in ANSWERS}
+        | {f"go_next_{part}" for part in get_args(Part)}
+        | {f"except_{kind}" for kind in get_args(overview.Kind)}
     )
     assert told == set(words.WORDS)
     acting = set(re.findall(r"(\w+|\"\?\")(?::|, n)", re.search(r"const acts = \{(.*?)\};", script, re.DOTALL)[1]))  # type: ignore[index]

@@ -88,7 +88,7 @@ def test_letters_rest_at_the_globals_and_digits_rate(desk: Running, browser: Any
 
 def test_a_letter_changes_no_volley_that_is_out_of_sight(desk: Running, browser: Any) -> None:
     page = opened(browser, desk, "rater-2", f"/packets/{SECOND}", viewport={"width": 1280, "height": 420})
-    page.evaluate("scrollTo(0, 900)")
+    page.evaluate("document.getElementById('volley-8').scrollIntoView()")
     page.wait_for_function("document.querySelector('#volley-2').getBoundingClientRect().bottom < 0")
     press(page, "q")
     assert page.inner_text("#codes-2") == "not coded"

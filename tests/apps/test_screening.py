@@ -125,8 +125,8 @@ def test_a_person_decides_by_keys_and_the_stage_takes_it(transcribed: Study, bro
         page.wait_for_url("**/dialogs/3?*")  # the one that was passed over
         page.goto(f"{address}/dialogs/2?show=all")
         assert "Decided: keep (AB" in page.inner_text("form")
-        page.keyboard.press("u")
-        page.wait_for_load_state()
+        with page.expect_navigation():
+            page.keyboard.press("u")
         assert "sleep/1" not in [row[0] for row in written()]
         assert complaints == []
         page.close()

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
+from typing import Literal
 
 from mi_llm.apps.desk import agreement
 from mi_llm.apps.desk.agreement import States
 from mi_llm.apps.desk.store import Desk, Held, Part, Work
 from mi_llm.codebook.packets import Packets
 
+Kind = Literal["untrained", "badly_trained", "idle", "stalled"]  # of what needs the coordinator
 STALLED = timedelta(days=7)  # without a change, after which a packet that was begun is named to the coordinator
 
 
@@ -44,7 +46,7 @@ class Next:
 class Exceptional:
     """Something that needs the coordinator: `kind` names the sentence, and the rest fills it."""
 
-    kind: str
+    kind: Kind
     rater: str
     packet: str = ""
     value: float = 0.0

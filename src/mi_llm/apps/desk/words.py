@@ -185,11 +185,11 @@ WORDS = {
     "except_badly_trained": Text("{rater}: training ended with κ {v}", "{rater}：练习结束时 κ 为 {v}"),
     "except_idle": Text("{rater}: no transcript started", "{rater}：尚未开始任何文本"),
     "except_stalled": Text("{rater}: {packet} lies unfinished for {v} days", "{rater}：{packet} 已搁置 {v} 天未完成"),
+    "plot_kappa": Text("Filled: Cohen's κ of single volleys.", "实心：逐次发言的 Cohen κ。"),
+    "plot_icc": Text("Hollow: ICC(2,1) of counts and ratings over transcripts.", "空心：各份计数与评分的 ICC(2,1)。"),
     "plot_more": Text(
-        "Filled: Cohen's κ of single volleys. Hollow: ICC(2,1) of counts and ratings over transcripts. Values below −0.2 "
-        "stand at the left edge. Lines: fair, good, and excellent from 0.40, 0.60, 0.75 (Cicchetti 1994).",
-        "实心：逐次发言的 Cohen κ。空心：各份计数与评分的 ICC(2,1)。低于 −0.2 的画在左缘。竖线：0.40 尚可、0.60 良好、0.75 优秀"
-        "（Cicchetti 1994）。",
+        "Values below −0.2 stand at the left edge. Lines: fair, good, and excellent from 0.40, 0.60, 0.75 (Cicchetti 1994).",
+        "低于 −0.2 的画在左缘。竖线：0.40 尚可、0.60 良好、0.75 优秀（Cicchetti 1994）。",
     ),
     "plot_table": Text("The numbers", "数据表"),
     "excellent": Text("excellent", "优秀"),

@@ -101,10 +101,17 @@ const queue = new Queue(data.rater, {
     else if (settled(result.item)) {
       adopt(result.item, result);
       if (result.status === "refused") refused(result);
-      else if (result.item === "done" && training) { location.hash = "result"; location.reload(); } // the server adds the agreement
+      else if (result.item === "done" && training) showResult();
     }
   },
 });
+
+// The server adds the agreement to a finished exercise; the browser must not scroll back to where the rater was.
+function showResult() {
+  location.hash = "result";
+  window.history.scrollRestoration = "manual";
+  location.reload();
+}
 
 // What other windows and devices made of it meanwhile.
 async function refresh() {
@@ -200,8 +207,10 @@ function mark(fieldset, focus = true) {
   unmark();
   scale = fieldset;
   scale.setAttribute("aria-current", "true");
-  if (focus) scale.focus({ preventScroll: true });
-  scale.scrollIntoView({ block: "nearest" });
+  if (focus) {
+    scale.focus({ preventScroll: true });
+    scale.scrollIntoView({ block: "nearest" }); // not when a pointer gave the focus: it would lift from another place
+  }
   showMode();
 }
 
