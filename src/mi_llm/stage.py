@@ -26,7 +26,8 @@ TRACED = ("torch", "transformers", "peft", "tokenizers", "openai", "pandas", "sa
 def tracked_parameters(study: Study, name: str, item: str | None) -> dict[str, Any]:
     """The parameters that `dvc.yaml` says a stage depends on: when other parameters change, the stage is not run again.
 
-    `item`: the corpus or model, for a stage that runs once per corpus or model. A section without any setting (a corpus that has a reader of its own) is left out.
+    `item`: the corpus or model, for a stage that runs once per corpus or model. A section without any setting (a corpus that has
+    a reader of its own) is left out.
     """
     pipeline = storage.read_yaml(study.beside("dvc.yaml"))
     everything = study.model_dump(mode="json")

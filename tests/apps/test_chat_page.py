@@ -164,7 +164,8 @@ def test_codes_stand_under_each_reply_with_what_they_are_worth(browser: Any, ser
 def test_what_a_finger_hits_is_large_enough(browser: Any, served: Served, tmp_path: Path, locale: str) -> None:
     small = """() => [...document.querySelectorAll("button, select, summary, textarea, .choice, .tick, nav a, a.number, .now a")]
         .filter((one) => one.checkVisibility()).map((one) => [one.outerHTML.slice(0, 80), one.getBoundingClientRect()])
-        .filter(([, box]) => box.height && (box.height < 44 || box.width < 44)).map(([html, box]) => `${box.width} × ${box.height}: ${html}`)"""
+        .filter(([, box]) => box.height && (box.height < 44 || box.width < 44))
+        .map(([html, box]) => `${box.width} × ${box.height}: ${html}`)"""
     with browsing(browser, served, tmp_path, *PHONE, locale) as seen:
         seen.page.check("input[value=night-snacks]")
         assert "\n".join(seen.page.evaluate(small)) == ""

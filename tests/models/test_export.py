@@ -238,7 +238,11 @@ def test_an_adapter_that_was_changed_on_its_way_is_found(study: Study, checkpoin
     export(study, "tiny-llama3", folder)
     assert "python check.py BASE" in checked(folder, "").stderr
     weights = load_file(folder / "adapter_model.safetensors")
-    save_file({name: -weight if "lora_B" in name else weight for name, weight in weights.items()}, folder / "adapter_model.safetensors", {"format": "pt"})
+    save_file(
+        {name: -weight if "lora_B" in name else weight for name, weight in weights.items()},
+        folder / "adapter_model.safetensors",
+        {"format": "pt"},
+    )
     done = checked(folder, str((checkpoints / "tiny-llama3").absolute()))
     assert done.returncode == 1
     assert "differs" in done.stdout

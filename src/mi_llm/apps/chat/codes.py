@@ -43,9 +43,7 @@ class Validity:
 def validity() -> dict[str, Validity]:
     """What was measured of the lexical coder, by code."""
     measured = storage.read_yaml(resources.files("mi_llm.miti") / "validity.yaml")["lexical"]
-    return {
-        code: Validity(kind, *entry[kind]) for code, entry in measured.items() for kind in ("kappa", "auc") if kind in entry
-    }
+    return {code: Validity(kind, *entry[kind]) for code, entry in measured.items() for kind in ("kappa", "auc") if kind in entry}
 
 
 def codes(client: str, counselor: str) -> tuple[Behaviour, ...]:
