@@ -91,6 +91,7 @@ def test_a_corpus_that_has_a_reader_only_has_to_be_named(own: Study) -> None:
     other = load(PARAMS).model_copy(update={"out": "runs/other"})
     make_scored(other)
     report(other)
+    certify(other)
     page = other.folder / "report/index.html"
     assert Page(page).ids == Page(own.folder / "report/index.html").ids
     site(page)
