@@ -31,10 +31,10 @@ CATEGORIES: tuple[Category, ...] = get_args(Category)
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 WINDOW = 8  # client messages that are also read as one text
 EARLIER = 200  # characters of each message before the latest that are read with it
-LONGEST = 4000  # characters of a text that are read; of a longer one the first and the last half of them
-PLAIN, POSSIBLE = 0.57, 0.27  # the detector's scores from which a tier is reached
-WITHHELD, CAREFUL = 0.55, 0.4  # and from which a reply is withheld; the second where the client may be in danger
-LATER = 0.8  # instead of `PLAIN` for a message that is not the first: a talk has many, and each could alarm needlessly
+LONGEST = 3000  # characters of a text that are read; of a longer one the first and the last half of them
+PLAIN, POSSIBLE = 0.6, 0.25  # the detector's scores from which a tier is reached
+WITHHELD, CAREFUL = 0.68, 0.45  # and from which a reply is withheld; the second where the client may be in danger
+LATER = 0.75  # instead of `PLAIN` for a message that is not the first: a talk has many, and each could alarm needlessly
 DOUBTED = 0.2  # below it what the lists find is only possible danger
 ALERT = 3  # client messages after an answer of the guard in which a weaker sign suffices
 
@@ -45,6 +45,7 @@ INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800")  # drawn as nothing, tho
 LETTERS_APART = re.compile(r"(?<![a-z0-9])(?:[a-z0-9@$!][\s.·*_|~-]++){3,}[a-z0-9@$!](?![a-z0-9])")
 LEET = str.maketrans("013457@$!", "oleastasi")
 CLAUSES = re.compile(r"[,，、:：…~]+")
+ASKED = re.compile(r"[?？]+")
 BLANK = "\u25a1"
 SIMPLIFIED = OpenCC("t2s")
 FILLERS = re.compile(
@@ -154,8 +155,8 @@ class Rules:
         )
 
     def plain(self, text: Folded) -> str:
-        """A text as the detector reads it: both languages in one, ` . ` between clauses, idioms and denials as one word each."""
-        chinese = self.idioms.zh.sub(" idiom ", text.zh)
+        """A text as the detector reads it: both languages in one, ` . ` between clauses, an idiom, denial or `?` as a word."""
+        chinese = ASKED.sub(" asked . ", self.idioms.zh.sub(" idiom ", text.zh))
         chinese = self.denied.zh.sub(
             lambda found: found[0] if self.returns.zh.search(chinese, found.end()) else " denied ", chinese
         )
