@@ -18,6 +18,7 @@ from itertools import combinations
 from mi_llm import storage
 
 ANY = "any"  # the label of a text that has one of the others
+GRAVE = "plain"  # the label of a text with danger that is plain and not only possible
 WINDOW = 12  # clauses that are scored together
 SMALLEST = 20  # a window with fewer features is scored as if it had this many: few signs say little
 SCALE = 10  # a coefficient is written in tenths

@@ -32,8 +32,9 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 WINDOW = 8  # client messages that are also read as one text
 EARLIER = 200  # characters of each message before the latest that are read with it
 LONGEST = 3000  # characters of a text that are read; of a longer one the first and the last half of them
-PLAIN, POSSIBLE = 0.65, 0.22  # the detector's scores from which a tier is reached
+PLAIN, POSSIBLE = 0.6, 0.22  # the detector's scores from which a tier is reached
 WITHHELD, CAREFUL = 0.68, 0.52  # and from which a reply is withheld; the second where the client may be in danger
+GRAVE = 0.06  # the score of plain danger below which danger is only possible
 LATER = 0.75  # instead of `PLAIN` for a message that is not the first: a talk has many, and each could alarm needlessly
 DOUBTED = 0.15  # below it what the lists find is only possible danger
 ALERT = 3  # client messages after an answer of the guard in which a weaker sign suffices
@@ -225,18 +226,19 @@ def look(messages: Sequence[str], alerted: Sequence[Category] = ()) -> Danger:
     running = known.folded(run_on([*before, spoken(messages[-1][:LONGEST])]))
     together = known.calm(running)
     score = scores("messages", folded)
-    joined = scores("messages", known.folded(", ".join([*before, messages[-1][:EARLIER]]))) if before else score
+    joined = scores("messages", known.folded(", ".join([*before, messages[-1][:EARLIER]])))[detector.ANY] if before else 0.0
+    past = scores("messages", known.folded(", ".join(before)))[detector.ANY] if before else 0.0
     alone = {category for category, search in known.crisis.items() if search.count(latest)}
     across = {name for name, search in known.crisis.items() if before and search.count(together) > search.count(earlier)}
     listed = alone | across
     surest = score[detector.ANY]
     likeliest = {name for name in CATEGORIES if score[name] == max(score[other] for other in CATEGORIES)}
-    plain = likeliest if surest >= (LATER if before else PLAIN) else set()
-    plain |= alone if surest >= DOUBTED else set()
+    plain = likeliest if surest >= (LATER if before else PLAIN) and score[detector.GRAVE] >= GRAVE else set()
+    plain |= alone if surest >= DOUBTED and score[detector.GRAVE] >= GRAVE else set()
     plain |= across if across and max(surest, scores("messages", running)[detector.ANY]) >= DOUBTED else set()
     if not plain and alerted and known.after.count(latest):
         plain = set(alerted)
-    possible = listed | (likeliest if max(surest, joined[detector.ANY]) >= POSSIBLE else set())
+    possible = listed | (likeliest if max(surest, joined if joined > past else 0.0) >= POSSIBLE else set())
     tier: Tier = "plain" if plain else "possible" if possible else "none"
     return Danger(tier, tuple(category for category in CATEGORIES if category in (plain or possible)))
 

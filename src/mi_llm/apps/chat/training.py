@@ -36,10 +36,11 @@ CHOICE = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class Example:
-    """One sentence: what it is an example of, its weight, and the line that it comes from."""
+    """One sentence: what it is an example of, in which tier, its weight, and the line that it comes from."""
 
     text: str
     label: str
+    tier: str
     weight: float
     line: str
 
@@ -59,14 +60,14 @@ def examples(folder: Path) -> list[Example]:
     """All examples of a folder's files; a heading `## label tier` holds for the lines below it."""
     found = []
     for path in sorted(folder.glob("*.txt")):
-        label = "none"
+        label, tier = "none", "none"
         for line in storage.read_text(path).splitlines():
             if line.startswith("## "):
-                label = line.split()[1]
+                label, tier = (*line.split()[1:], "none")[:2]
             elif line.strip() and not line.startswith("# "):
                 texts = spelled(line)
                 weight = WEIGHTS.get(path.stem.split("_")[0], SINGLE if len(texts) == 1 else SEVERAL)
-                found += [Example(text, label, weight / len(texts), line) for text in texts]
+                found += [Example(text, label, tier, weight / len(texts), line) for text in texts]
     return found
 
 
@@ -126,13 +127,16 @@ def train(folder: Path, out: Path) -> None:
     names = common(read, seen)
     x = matrix(seen, names)
     weight = np.array([example.weight for example in read])
-    labels = [label for label in (*guard.CATEGORIES, *guard.FAULTS) if any(example.label == label for example in read)]
+    labels: list[str] = [label for label in (*guard.CATEGORIES, *guard.FAULTS) if any(example.label == label for example in read)]
     targets = [[example.label != "none" for example in read], *([e.label == label for e in read] for label in labels)]
+    if any(example.tier == "possible" for example in read):
+        labels.append(detector.GRAVE)
+        targets.append([example.tier == "plain" for example in read])
     fitted = [fit(x, np.array(target, dtype=float), weight) for target in targets]
     table = [["", *(f"{theta[-1] * detector.SCALE:.0f}" for theta in fitted)]]
     for name, at in names.items():
         values = [theta[at] for theta in fitted]
-        if abs(values[0]) >= LEAST:
+        if max(map(abs, values)) >= LEAST:
             table.append([name, *(f"{value * detector.SCALE:.0f}" if abs(value) >= LEAST else "" for value in values)])
     storage.write_text(out, storage.csv_text(["feature", detector.ANY, *labels], table))
     kinds = Counter(example.label for example in read)
