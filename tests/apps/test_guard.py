@@ -6,6 +6,7 @@ import re._parser as regex  # type: ignore[import-not-found]
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,20 @@ def test_signs_between_characters_hide_nothing(text: str) -> None:
         ("要是睡着了再也不用醒过来就好了，我不会做什么，就是想想。", "self_harm"),
         ("Sometimes I wish I could just not exist for a while.", "self_harm"),
         ("他从来不打我，可是他一回家我就发抖。", "abuse"),
+    ],
+)
+def test_a_wish_not_to_be_and_fear_at_home_are_found(text: str, category: guard.Category) -> None:
+    danger = guard.look([text])
+    assert danger.tier != "none"
+    assert category in danger.categories
+
+
+@pytest.mark.parametrize(
+    ("text", "category"),
+    [
+        ("最近老觉得自己是大家的负担。", "self_harm"),
+        ("I feel like giving up.", "self_harm"),
+        ("My partner checks my phone and gets scary when I go out.", "abuse"),
     ],
 )
 def test_a_hint_is_possible_danger_and_the_talk_goes_on(text: str, category: guard.Category) -> None:
@@ -278,7 +293,7 @@ def test_no_expression_can_be_read_in_many_ways() -> None:
     compiled = [pattern for search in searches for pattern in (search.zh, search.en)]
     compiled += [pattern for pattern, _ in (*known.variants_zh, *known.variants_en)]
     compiled += [value for module in (guard, detector) for value in vars(module).values() if isinstance(value, re.Pattern)]
-    assert len(compiled) > 100
+    assert len(compiled) > 60
     assert [pattern.pattern[:80] for pattern in compiled if ambiguous(regex.parse(pattern.pattern))] == []
     for bad in ("(?:a+)+", "(?:a|aa)*", "(?:a{1,3})+", "(?:a*b?)+", r"(?:\w+ ?){2,9}"):
         assert ambiguous(regex.parse(bad)), bad
@@ -290,7 +305,7 @@ def ambiguous(parts: Any, *, repeated: bool = False, endless: bool = False) -> b
     What is possessive, `(?:…)++`, is never read again.
     """
     parts = list(parts)
-    for (kind, content), follower in zip(parts, [*parts[1:], (None, None)], strict=True):
+    for (kind, content), follower in zip_longest(parts, parts[1:], fillvalue=(None, None)):
         match kind:
             case regex.MAX_REPEAT | regex.MIN_REPEAT:
                 low, high, body = content
@@ -356,6 +371,14 @@ def ambiguous(parts: Any, *, repeated: bool = False, endless: bool = False) -> b
 def test_replies_are_checked(reply: str, fault: str | None) -> None:
     assert guard.fault(reply) == fault
     assert guard.fault(f"我听到了。{reply}你怎么看？") == fault
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["。", "好", "好的。", "嗯。", "我在听", "第一个回复", "Okay.", "Understood.", "你怎么看？", "Where would you begin?"],
+)
+def test_a_short_reply_that_says_little_is_not_withheld(reply: str) -> None:
+    assert guard.faults(reply, in_danger=True) == ()
 
 
 def test_every_help_line_says_where_it_is_known_from() -> None:

@@ -1,9 +1,9 @@
-"""A small learned detector beside the guard's lists: linear over sequences and pairs of characters and words.
+"""A small learned detector beside the guard's lists: linear over characters, words, and what they mean.
 
-It reads a file of coefficients (`detector_messages.csv`, `detector_replies.csv`, made by `training.py` from the sentences in
-`sentences/`) and writes nothing. A text is split into clauses; windows of `WINDOW` clauses are scored, and the highest score of a
-label counts, so a sentence is found in a long message. All of it is arithmetic on the text: the same text gets the same score
-everywhere, in milliseconds.
+It reads `concepts.yaml`, which says what words stand for the same thing, and a file of coefficients (`detector_messages.csv`,
+`detector_replies.csv`, made by `training.py` from the sentences in `sentences/`). It writes nothing. A text is split into
+clauses; windows of `WINDOW` clauses are scored, and the highest score of a label counts, so a sentence is found in a long
+message. All of it is arithmetic on the text: the same text gets the same score everywhere, in milliseconds.
 """
 
 import csv
@@ -13,17 +13,50 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import combinations
 
 from mi_llm import storage
 
 ANY = "any"  # the label of a text that has one of the others
+GRAVE = "plain"  # the label of a text with danger that is plain and not only possible
 WINDOW = 12  # clauses that are scored together
+SMALLEST = 20  # a window with fewer features is scored as if it had this many: few signs say little
+SCALE = 10  # a coefficient is written in tenths
 LENGTH = 3  # longest sequences of characters and of words that have a coefficient
+LONGEST = 6  # characters or words of the longest word of `concepts.yaml`
+CONCEPTS = 24  # concepts of a clause that are paired
 APART = 4  # how far apart two characters or words can be that have one as a pair
 HAN = re.compile("[\u3400-\u9fff]+")
 PIECES = re.compile("[\u3400-\u9fff]+|[a-z0-9]+")
 BREAKS = re.compile(r"[,，、。.!?！？;；:：\n…~]+")
 ENDINGS = re.compile(r"(?<=[a-z]{3})(?:ing|ed|es|s)$")
+
+
+@cache
+def lexicon() -> dict[tuple[str, ...], str]:
+    """The concept of each word of `concepts.yaml`: of a Chinese one by its characters, of an English one by its stems."""
+    listed = storage.read_yaml(resources.files(__package__) / "concepts.yaml")
+    words = [(tuple(word), concept) for concept, both in listed.items() for word in both["zh"].split()]
+    words += [(tuple(map(stem, word.split())), concept) for concept, both in listed.items() for word in both["en"].split(", ")]
+    return dict(words)
+
+
+def stem(word: str) -> str:
+    """An English word without its ending."""
+    return ENDINGS.sub("", word)
+
+
+def concepts(clause: str) -> list[str]:
+    """The concepts in a clause of folded text, in order and in capitals; of words that overlap the first and longest counts."""
+    known, found, at = lexicon(), list[str](), 0
+    units = [unit for piece in PIECES.findall(clause) for unit in (piece if HAN.match(piece) else [stem(piece)])]
+    while at < len(units):
+        sizes = range(min(LONGEST, len(units) - at), 0, -1)
+        size = next((size for size in sizes if tuple(units[at : at + size]) in known), 0)
+        if size:
+            found.append(known[tuple(units[at : at + size])].upper())
+        at += size or 1
+    return found
 
 
 def features(clause: str) -> frozenset[str]:
@@ -35,8 +68,21 @@ def features(clause: str) -> frozenset[str]:
             found.update(sequences(f"^{piece}$", ""), pairs(piece))
             words.append("#")  # a stretch of Chinese between English words
         else:
-            words.append(ENDINGS.sub("", piece))
+            words.append(stem(piece))
     return frozenset(found.union(sequences(words, " "), pairs(words)) - {"#"})
+
+
+def parts(text: str) -> list[frozenset[str]]:
+    """The features of each clause of a folded text, with its concepts and their pairs, also with those of the clause before."""
+    found, before = list[frozenset[str]](), list[str]()
+    for clause in BREAKS.split(text):
+        if own := features(clause):
+            here = concepts(clause)[:CONCEPTS]
+            within = {f"{first} {then}" for first, then in combinations(here, 2)}
+            across = {f"{first}, {then}" for first in before for then in here}
+            found.append(own.union(here, within, across))
+            before = here
+    return found
 
 
 def sequences(parts: Sequence[str], between: str) -> Iterator[str]:
@@ -51,11 +97,16 @@ def pairs(parts: Sequence[str]) -> Iterator[str]:
         yield from (f"{first}_{then}" for first, then in zip(parts, parts[gap:], strict=False))
 
 
+def weight(window: frozenset[str]) -> float:
+    """What a sum of coefficients is divided by, so that a long text does not count more for its length."""
+    return math.sqrt(max(SMALLEST, len(window)))
+
+
 def windows(text: str) -> Iterator[frozenset[str]]:
     """The features of each window of a folded text."""
-    parts = [found for part in BREAKS.split(text) if (found := features(part))]
-    for end in range(min(WINDOW, len(parts)), len(parts) + 1):
-        yield frozenset().union(*parts[max(0, end - WINDOW) : end])
+    found = parts(text)
+    for end in range(min(WINDOW, len(found)), len(found) + 1):
+        yield frozenset().union(*found[max(0, end - WINDOW) : end])
 
 
 @dataclass(frozen=True)
@@ -71,7 +122,7 @@ class Detector:
         best = [0.0] * len(self.labels)
         for window in windows(text):
             known = [self.coefficients[feature] for feature in sorted(window & self.coefficients.keys())]
-            size = math.sqrt(len(window) or 1)
+            size = weight(window)
             sums = (
                 [bias + sum(column) / size for bias, column in zip(self.bias, zip(*known, strict=True), strict=True)]
                 if known
@@ -86,5 +137,5 @@ def bundled(name: str) -> Detector:
     """The bundle's coefficients for `messages` or `replies`."""
     lines = storage.read_text(resources.files(__package__) / f"detector_{name}.csv").splitlines()
     header, bias, *rows = csv.reader(lines)
-    coefficients = {row[0]: tuple(float(value or 0) for value in row[1:]) for row in rows}
-    return Detector(tuple(header[1:]), tuple(map(float, bias[1:])), coefficients)
+    coefficients = {row[0]: tuple(int(value or 0) / SCALE for value in row[1:]) for row in rows}
+    return Detector(tuple(header[1:]), tuple(int(value) / SCALE for value in bias[1:]), coefficients)

@@ -31,11 +31,12 @@ CATEGORIES: tuple[Category, ...] = get_args(Category)
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 WINDOW = 8  # client messages that are also read as one text
 EARLIER = 200  # characters of each message before the latest that are read with it
-LONGEST = 4000  # characters of a text that are read; of a longer one the first and the last half of them
-PLAIN, POSSIBLE = 0.57, 0.27  # the detector's scores from which a tier is reached
-WITHHELD, CAREFUL = 0.55, 0.4  # and from which a reply is withheld; the second where the client may be in danger
-LATER = 0.8  # instead of `PLAIN` for a message that is not the first: a talk has many, and each could alarm needlessly
-DOUBTED = 0.2  # below it what the lists find is only possible danger
+LONGEST = 3000  # characters of a text that are read; of a longer one the first and the last half of them
+PLAIN, POSSIBLE = 0.6, 0.22  # the detector's scores from which a tier is reached
+WITHHELD, CAREFUL = 0.68, 0.52  # and from which a reply is withheld; the second where the client may be in danger
+GRAVE = 0.06  # the score of plain danger below which danger is only possible
+LATER = 0.75  # instead of `PLAIN` for a message that is not the first: a talk has many, and each could alarm needlessly
+DOUBTED = 0.15  # below it what the lists find is only possible danger
 ALERT = 3  # client messages after an answer of the guard in which a weaker sign suffices
 
 HAN = r"\u3400-\u9fff"
@@ -45,6 +46,7 @@ INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800")  # drawn as nothing, tho
 LETTERS_APART = re.compile(r"(?<![a-z0-9])(?:[a-z0-9@$!][\s.·*_|~-]++){3,}[a-z0-9@$!](?![a-z0-9])")
 LEET = str.maketrans("013457@$!", "oleastasi")
 CLAUSES = re.compile(r"[,，、:：…~]+")
+ASKED = re.compile(r"[?？]+")
 BLANK = "\u25a1"
 SIMPLIFIED = OpenCC("t2s")
 FILLERS = re.compile(
@@ -153,13 +155,13 @@ class Rules:
             tuple(blank(self.denied.en, self.returns.en, form) for form in text.en),
         )
 
-    def plain(self, text: Folded) -> str:
-        """A text as the detector reads it: both languages in one, ` . ` between clauses, idioms and denials as one word each."""
-        chinese = self.idioms.zh.sub(" idiom ", text.zh)
+    def plain(self, text: Folded, most: int = 2) -> str:
+        """A text as the detector reads it: both languages in one, ` . ` between clauses, an idiom, denial or `?` as a word."""
+        chinese = ASKED.sub(" asked . ", self.idioms.zh.sub(" idiom ", text.zh))
         chinese = self.denied.zh.sub(
             lambda found: found[0] if self.returns.zh.search(chinese, found.end()) else " denied ", chinese
         )
-        english = self.idioms.en.sub("idiom", self.english(CLAUSES.sub(" . ", chinese), 2))
+        english = self.idioms.en.sub("idiom", self.english(CLAUSES.sub(" . ", chinese), most))
         return self.denied.en.sub(lambda found: found[0] if self.returns.en.search(english, found.end()) else "denied", english)
 
     def english(self, plain: str, most: int) -> str:
@@ -221,24 +223,31 @@ def look(messages: Sequence[str], alerted: Sequence[Category] = ()) -> Danger:
     latest = known.calm(folded)
     before = [said for message in messages[-WINDOW:-1] if (said := spoken(message[-EARLIER:]))]
     earlier = known.calm(known.folded(run_on(before)))
-    together = known.calm(known.folded(run_on([*before, spoken(messages[-1][:LONGEST])])))
-    learned = detector.bundled("messages")
-    score = learned.scores(known.plain(folded))
-    joined = learned.scores(known.plain(known.folded(", ".join([*before, messages[-1][:EARLIER]])))) if before else score
-    listed = {
-        category
-        for category, search in known.crisis.items()
-        if search.count(latest) or (before and search.count(together) > search.count(earlier))
-    }
+    running = known.folded(run_on([*before, spoken(messages[-1][:LONGEST])]))
+    together = known.calm(running)
+    score = scores("messages", folded)
+    joined = scores("messages", known.folded(", ".join([*before, messages[-1][:EARLIER]])))[detector.ANY] if before else 0.0
+    past = scores("messages", known.folded(", ".join(before)))[detector.ANY] if before else 0.0
+    alone = {category for category, search in known.crisis.items() if search.count(latest)}
+    across = {name for name, search in known.crisis.items() if before and search.count(together) > search.count(earlier)}
+    listed = alone | across
     surest = score[detector.ANY]
     likeliest = {name for name in CATEGORIES if score[name] == max(score[other] for other in CATEGORIES)}
-    plain = likeliest if surest >= (LATER if before else PLAIN) else set()
-    plain |= listed if surest >= DOUBTED else set()
+    plain = likeliest if surest >= (LATER if before else PLAIN) and score[detector.GRAVE] >= GRAVE else set()
+    plain |= alone if surest >= DOUBTED and score[detector.GRAVE] >= GRAVE else set()
+    plain |= across if across and max(surest, scores("messages", running)[detector.ANY]) >= DOUBTED else set()
     if not plain and alerted and known.after.count(latest):
         plain = set(alerted)
-    possible = listed | (likeliest if max(surest, joined[detector.ANY]) >= POSSIBLE else set())
+    possible = listed | (likeliest if max(surest, joined if joined > past else 0.0) >= POSSIBLE else set())
     tier: Tier = "plain" if plain else "possible" if possible else "none"
     return Danger(tier, tuple(category for category in CATEGORIES if category in (plain or possible)))
+
+
+def scores(name: str, text: Folded) -> dict[str, float]:
+    """The detector's scores of a folded text: the surest of the ways to read its English."""
+    learned = detector.bundled(name)
+    ways = [learned.scores(rules().plain(text, most)) for most in (2, 1)[: len(text.en)]]
+    return max(ways, key=lambda way: way[detector.ANY])
 
 
 def dangers(messages: Sequence[str]) -> Iterator[Danger]:
@@ -295,7 +304,7 @@ def faults(reply: str, *, in_danger: bool = False) -> tuple[Fault, ...]:
     folded = known.folded(reply)
     text = folded.without(known.denials)
     listed = {name for name, search in known.replies.items() if search.count(text)}
-    score = detector.bundled("replies").scores(known.plain(folded))
+    score = scores("replies", folded)
     if score[detector.ANY] >= (CAREFUL if in_danger else WITHHELD):
         listed.add(max(FAULTS, key=lambda name: score.get(name, 0.0)))
     return tuple(name for name in FAULTS if name in listed)

@@ -26,19 +26,21 @@ HERE = Path(__file__).parent
 MOST = 4  # sentences of one line
 WEIGHTS = {"hand": 1.0, "samples": 0.05}  # of a line, by the first word of its file's name
 SINGLE, SEVERAL = 0.3, 0.12  # of a line in any other file: of one that is one sentence, and of one that stands for several
-PENALTY = 0.01
+PENALTY = 0.0025
+PRIOR = 0.15  # score of a text of which no feature is known, whatever share of the sentences is danger
 ITERATIONS = 80  # of each fit at most
 RARE = 2  # a feature must occur in this many lines
-LEAST = 0.05  # smaller coefficients are left out
+LEAST = 0.1  # smaller coefficients are left out
 CHOICE = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One sentence: what it is an example of, its weight, and the line that it comes from."""
+    """One sentence: what it is an example of, in which tier, its weight, and the line that it comes from."""
 
     text: str
     label: str
+    tier: str
     weight: float
     line: str
 
@@ -58,27 +60,27 @@ def examples(folder: Path) -> list[Example]:
     """All examples of a folder's files; a heading `## label tier` holds for the lines below it."""
     found = []
     for path in sorted(folder.glob("*.txt")):
-        label = "none"
+        label, tier = "none", "none"
         for line in storage.read_text(path).splitlines():
             if line.startswith("## "):
-                label = line.split()[1]
+                label, tier = (*line.split()[1:], "none")[:2]
             elif line.strip() and not line.startswith("# "):
                 texts = spelled(line)
                 weight = WEIGHTS.get(path.stem.split("_")[0], SINGLE if len(texts) == 1 else SEVERAL)
-                found += [Example(text, label, weight / len(texts), line) for text in texts]
+                found += [Example(text, label, tier, weight / len(texts), line) for text in texts]
     return found
 
 
 def whole(text: str) -> frozenset[str]:
     """The features of a text, all of it as one window."""
     known = guard.rules()
-    return frozenset().union(*map(detector.features, detector.BREAKS.split(known.plain(known.folded(text)))))
+    return frozenset().union(*detector.parts(known.plain(known.folded(text))))
 
 
 def matrix(found: Sequence[frozenset[str]], names: dict[str, int]) -> csr_matrix:
     """One row per text; a column per known feature."""
     known = [sorted(names[name] for name in features if name in names) for features in found]
-    sizes = np.array([1 / math.sqrt(len(features) or 1) for features in found], dtype=np.float32)
+    sizes = np.array([1 / detector.weight(features) for features in found], dtype=np.float32)
     columns = np.fromiter(itertools.chain.from_iterable(known), dtype=np.int32)
     starts = np.array([0, *itertools.accumulate(map(len, known))], dtype=np.int32)
     return csr_matrix((np.repeat(sizes, np.diff(starts)), columns, starts), shape=(len(found), len(names)))
@@ -94,18 +96,22 @@ def common(examples: Sequence[Example], found: Sequence[frozenset[str]]) -> dict
 
 
 def fit(x: csr_matrix, target: np.ndarray, weight: np.ndarray, penalty: float = PENALTY) -> np.ndarray:
-    """Coefficients and, last, the bias of a logistic regression: the least weighted log loss plus a quadratic penalty."""
+    """Coefficients and, last, the bias of a logistic regression: the least weighted log loss plus a quadratic penalty.
+
+    The bias is that of `PRIOR`. A fitted one would say how many of the sentences are danger, and alarm at any short text.
+    """
     total = weight.sum()
     back = x.T.tocsr()
+    bias = math.log(PRIOR / (1 - PRIOR))
 
     def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        z = x @ theta[:-1].astype(np.float32) + theta[-1]
-        value = (weight * (np.logaddexp(0, z) - target * z)).sum() / total + penalty / 1000 * (theta[:-1] ** 2).sum()
+        z = x @ theta.astype(np.float32) + bias
+        value = (weight * (np.logaddexp(0, z) - target * z)).sum() / total + penalty / 1000 * (theta**2).sum()
         error = weight * (1 / (1 + np.exp(-z)) - target) / total
-        return value, np.append(back @ error.astype(np.float32) + 2 * penalty / 1000 * theta[:-1], error.sum())
+        return value, back @ error.astype(np.float32) + 2 * penalty / 1000 * theta
 
-    theta: np.ndarray = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS}).x
-    return theta
+    theta: np.ndarray = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS}).x
+    return np.append(theta, bias)
 
 
 def training() -> None:
@@ -115,20 +121,23 @@ def training() -> None:
 
 
 def train(folder: Path, out: Path) -> None:
-    """Fit the coefficients for a folder of sentences and write them as CSV: a label a column, the bias first."""
+    """Fit the coefficients for a folder of sentences and write them as CSV, in tenths: one column per label, the bias first."""
     read = examples(folder)
     seen = [whole(example.text) for example in read]
     names = common(read, seen)
     x = matrix(seen, names)
     weight = np.array([example.weight for example in read])
-    labels = [label for label in (*guard.CATEGORIES, *guard.FAULTS) if any(example.label == label for example in read)]
+    labels: list[str] = [label for label in (*guard.CATEGORIES, *guard.FAULTS) if any(example.label == label for example in read)]
     targets = [[example.label != "none" for example in read], *([e.label == label for e in read] for label in labels)]
+    if any(example.tier == "possible" for example in read):
+        labels.append(detector.GRAVE)
+        targets.append([example.tier == "plain" for example in read])
     fitted = [fit(x, np.array(target, dtype=float), weight) for target in targets]
-    table = [["", *(f"{theta[-1]:.3f}" for theta in fitted)]]
+    table = [["", *(f"{theta[-1] * detector.SCALE:.0f}" for theta in fitted)]]
     for name, at in names.items():
         values = [theta[at] for theta in fitted]
-        if abs(values[0]) >= LEAST:
-            table.append([name, *(f"{value:.1f}" if abs(value) >= LEAST else "" for value in values)])
+        if max(map(abs, values)) >= LEAST:
+            table.append([name, *(f"{value * detector.SCALE:.0f}" if abs(value) >= LEAST else "" for value in values)])
     storage.write_text(out, storage.csv_text(["feature", detector.ANY, *labels], table))
     kinds = Counter(example.label for example in read)
     lines = len({example.line for example in read})
