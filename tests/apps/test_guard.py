@@ -6,7 +6,6 @@ import re._parser as regex  # type: ignore[import-not-found]
 import time
 from collections import Counter
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -305,7 +304,7 @@ def ambiguous(parts: Any, *, repeated: bool = False, endless: bool = False) -> b
     What is possessive, `(?:…)++`, is never read again.
     """
     parts = list(parts)
-    for (kind, content), follower in zip_longest(parts, parts[1:], fillvalue=(None, None)):
+    for (kind, content), follower in zip(parts, [*parts[1:], (None, None)], strict=False):
         match kind:
             case regex.MAX_REPEAT | regex.MIN_REPEAT:
                 low, high, body = content

@@ -9,6 +9,7 @@ message. All of it is arithmetic on the text: the same text gets the same score 
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -97,39 +98,43 @@ def pairs(parts: Sequence[str]) -> Iterator[str]:
         yield from (f"{first}_{then}" for first, then in zip(parts, parts[gap:], strict=False))
 
 
-def weight(window: frozenset[str]) -> float:
+def weight(features: int) -> float:
     """What a sum of coefficients is divided by, so that a long text does not count more for its length."""
-    return math.sqrt(max(SMALLEST, len(window)))
-
-
-def windows(text: str) -> Iterator[frozenset[str]]:
-    """The features of each window of a folded text."""
-    found = parts(text)
-    for end in range(min(WINDOW, len(found)), len(found) + 1):
-        yield frozenset().union(*found[max(0, end - WINDOW) : end])
+    return math.sqrt(max(SMALLEST, features))
 
 
 @dataclass(frozen=True)
 class Detector:
-    """Coefficients by feature, one for each label."""
+    """Coefficients by feature, one for each label, in units of 1 / `SCALE`."""
 
     labels: tuple[str, ...]
-    bias: tuple[float, ...]
-    coefficients: dict[str, tuple[float, ...]]
+    bias: tuple[int, ...]
+    coefficients: dict[str, tuple[int, ...]]
 
     def scores(self, text: str) -> dict[str, float]:
-        """The highest probability of each label in any window of a folded text."""
-        best = [0.0] * len(self.labels)
-        for window in windows(text):
-            known = [self.coefficients[feature] for feature in sorted(window & self.coefficients.keys())]
-            size = weight(window)
-            sums = (
-                [bias + sum(column) / size for bias, column in zip(self.bias, zip(*known, strict=True), strict=True)]
-                if known
-                else self.bias
-            )
-            best = [max(old, 1 / (1 + math.exp(-max(-30.0, new)))) for old, new in zip(best, sums, strict=True)]
-        return dict(zip(self.labels, best, strict=True))
+        """The highest probability of each label in any window of a folded text.
+
+        Whole numbers are added as a clause enters the window and taken away as it leaves, so the order does not matter.
+        """
+        clauses = parts(text)
+        within = Counter[str]()
+        sums = [0] * len(self.labels)
+        best = list(self.bias) if not clauses else [-math.inf] * len(self.labels)
+        for number, clause in enumerate(clauses, 1):
+            for feature in clause:
+                within[feature] += 1
+                if within[feature] == 1 and (known := self.coefficients.get(feature)):
+                    sums = [total + value for total, value in zip(sums, known, strict=True)]
+            for feature in clauses[number - WINDOW - 1] if number > WINDOW else ():
+                within[feature] -= 1
+                if not within[feature]:
+                    del within[feature]
+                    if known := self.coefficients.get(feature):
+                        sums = [total - value for total, value in zip(sums, known, strict=True)]
+            if number >= min(WINDOW, len(clauses)):
+                size = weight(len(within))
+                best = [max(old, bias + total / size) for old, bias, total in zip(best, self.bias, sums, strict=True)]
+        return {label: 1 / (1 + math.exp(-max(-30.0, top / SCALE))) for label, top in zip(self.labels, best, strict=True)}
 
 
 @cache
@@ -137,5 +142,5 @@ def bundled(name: str) -> Detector:
     """The bundle's coefficients for `messages` or `replies`."""
     lines = storage.read_text(resources.files(__package__) / f"detector_{name}.csv").splitlines()
     header, bias, *rows = csv.reader(lines)
-    coefficients = {row[0]: tuple(int(value or 0) / SCALE for value in row[1:]) for row in rows}
-    return Detector(tuple(header[1:]), tuple(int(value) / SCALE for value in bias[1:]), coefficients)
+    coefficients = {row[0]: tuple(int(value or 0) for value in row[1:]) for row in rows}
+    return Detector(tuple(header[1:]), tuple(map(int, bias[1:])), coefficients)

@@ -80,7 +80,7 @@ def whole(text: str) -> frozenset[str]:
 def matrix(found: Sequence[frozenset[str]], names: dict[str, int]) -> csr_matrix:
     """One row per text; a column per known feature."""
     known = [sorted(names[name] for name in features if name in names) for features in found]
-    sizes = np.array([1 / detector.weight(features) for features in found], dtype=np.float32)
+    sizes = np.array([1 / detector.weight(len(features)) for features in found], dtype=np.float32)
     columns = np.fromiter(itertools.chain.from_iterable(known), dtype=np.int32)
     starts = np.array([0, *itertools.accumulate(map(len, known))], dtype=np.int32)
     return csr_matrix((np.repeat(sizes, np.diff(starts)), columns, starts), shape=(len(found), len(names)))
