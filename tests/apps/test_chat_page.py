@@ -126,7 +126,7 @@ def test_a_new_talk_asks_first(browser: Any, served: Served, tmp_path: Path) -> 
         assert seen.page.is_visible("#talk")
         seen.page.click("#new")
         seen.page.click("#end button[value=end]")
-        assert seen.page.is_visible("#setup")
+        seen.page.wait_for_selector("#setup")
 
 
 def test_whoever_reads_above_can_jump_to_the_latest(browser: Any, served: Served, tmp_path: Path) -> None:

@@ -113,7 +113,8 @@ class Answering:
 
 def faulty(text: str, shown: int, *, in_danger: bool) -> bool:
     """Whether what has come of a reply must not be shown: the new part with what stands before it, and the whole."""
-    return all(guard.fault(part, in_danger=in_danger) is not None for part in (text[max(0, shown - LOOKED) :], text))
+    parts = (text[max(0, shown - LOOKED) :], text)
+    return all(guard.fault(part, in_danger=in_danger, coming=True) is not None for part in parts)
 
 
 def showable(text: str) -> int:

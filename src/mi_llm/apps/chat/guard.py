@@ -47,6 +47,7 @@ LETTERS_APART = re.compile(r"(?<![a-z0-9])(?:[a-z0-9@$!][\s.·*_|~-]++){3,}[a-z0
 LEET = str.maketrans("013457@$!", "oleastasi")
 CLAUSES = re.compile(r"[,，、:：…~]+")
 ASKED = re.compile(r"[?？]+")
+ENDED = re.compile(r".*[。！？.!?\n]", re.DOTALL)  # the sentences of a text that have ended
 BLANK = "\u25a1"
 SIMPLIFIED = OpenCC("t2s")
 FILLERS = re.compile(
@@ -289,13 +290,15 @@ def run_on(messages: Sequence[str]) -> str:
     return " ".join(messages)
 
 
-def fault(reply: str, *, in_danger: bool = False) -> Fault | None:
+def fault(reply: str, *, in_danger: bool = False, coming: bool = False) -> Fault | None:
     """The first of the `faults` of a counselor's reply, or None."""
-    return next(iter(faults(reply, in_danger=in_danger)), None)
+    return next(iter(faults(reply, in_danger=in_danger, coming=coming)), None)
 
 
-def faults(reply: str, *, in_danger: bool = False) -> tuple[Fault, ...]:
+def faults(reply: str, *, in_danger: bool = False, coming: bool = False) -> tuple[Fault, ...]:
     """What is wrong with a counselor's reply; a doubtful one suffices where the client may be `in_danger`.
+
+    Of a reply that is still `coming` the detector, which learned from whole sentences, reads those that have ended.
 
     It encourages harm, speaks of doses or stopping medicine, claims to be a human therapist, blames, isolates (secrecy, no other
     help), promises what nobody can, or diagnoses.
@@ -304,6 +307,9 @@ def faults(reply: str, *, in_danger: bool = False) -> tuple[Fault, ...]:
     folded = known.folded(reply)
     text = folded.without(known.denials)
     listed = {name for name, search in known.replies.items() if search.count(text)}
+    if coming:
+        ended = ENDED.match(reply)
+        folded = known.folded(ended[0] if ended else "")
     score = scores("replies", folded)
     if score[detector.ANY] >= (CAREFUL if in_danger else WITHHELD):
         listed.add(max(FAULTS, key=lambda name: score.get(name, 0.0)))

@@ -328,7 +328,7 @@ async function speak(path, body, fresh = false) {
   const mine = talk;
   const round = talk.rounds.at(-1);
   const before = round.replies;
-  round.replies = talk.sides.map(() => ({ text: "", finish: "", why: "" }));
+  round.replies = talk.sides.map(() => ({ text: "", finish: "", why: "", codes: [] }));
   showTalk();
   toEnd();
   announce(words.coming);
