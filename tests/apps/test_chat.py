@@ -1242,18 +1242,19 @@ def test_the_guard_is_seen(
     with browsing(browser, unhurried, tmp_path, width, height, locale) as seen:
         page = seen.page
         seen.send(POSSIBLE)
-        assert page.locator("#rounds > li:last-child .reply .words").is_visible()
+        assert page.locator("#rounds > li:last-child .reply .words").last.is_visible()
         assert page.locator(f"#rounds > li:last-child .near a[href='tel:{number}']").is_visible()
         seen.shot(f"{size}-possible-{locale[:2]}")
         before = len(unhurried.asked())
         seen.send(text, wait=False)
-        page.wait_for_selector(".found")
-        assert page.inner_text(".found h2") == title
-        assert page.locator(f".found a[href='tel:{number}']").is_visible()
+        answer = page.locator("#rounds > li:last-child .found")
+        page.wait_for_selector("#rounds > li:nth-child(2) .found")
+        assert answer.locator("h2").inner_text() == title
+        assert answer.locator(f"a[href='tel:{number}']").is_visible()
         assert title in page.inner_text("#live")
         seen.shot(f"{size}-guard-{locale[:2]}")
-        page.click(".found details.far summary")
-        assert page.locator(".found a[href='https://findahelpline.com']").is_visible()
+        answer.locator("details.far summary").click()
+        assert answer.locator("a[href='https://findahelpline.com']").is_visible()
         assert len(unhurried.asked()) == before
         seen.send("说：好，我们先谈谈睡眠，慢慢来。")
         assert seen.last() == "好，我们先谈谈睡眠，慢慢来。"

@@ -116,7 +116,7 @@ function showRound(round, place) {
     for (const danger of round.found) item.append(at(`found-${danger}`).content.cloneNode(true));
   } else {
     const replies = make("div", "replies");
-    talk.sides.forEach((arm, side) => replies.append(showReply(side, round.replies[side] ?? { text: "", finish: "", why: "" })));
+    talk.sides.forEach((arm, side) => replies.append(showReply(side, round.replies[side] ?? { text: "", finish: "", why: "", codes: [] })));
     item.append(replies);
     for (const danger of round.help ?? []) item.append(at(`near-${danger}`).content.cloneNode(true));
   }
