@@ -199,12 +199,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in [Path(out.fs_path) for stage in stages for out in stage.outs if stage.name != "digests"]:
         path.mkdir(parents=True)
         (path / "what.txt").write_text(f"{path.relative_to(folder)}\n")
+    subprocess.run([sys.executable, "-m", "mi_llm", "digests"], cwd=folder, check=True)
     for path in [Path(dep.fs_path) for stage in stages for dep in stage.deps]:
         if not path.exists():
             file = path if path.suffix else path / "what.txt"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(f"{path.relative_to(folder)}\n")
-    subprocess.run([sys.executable, "-m", "mi_llm", "digests"], cwd=folder, check=True)
     run(folder, "commit", "--quiet", "--force", "mini/dvc.yaml")
     commit(folder)
     return folder
