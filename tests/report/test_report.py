@@ -19,6 +19,7 @@ from scipy import stats
 from scored import Page, site
 
 from mi_llm import digests, storage
+from mi_llm.audit.verdict import VERDICTS
 from mi_llm.certificate.certify import certify
 from mi_llm.codebook.coding import Global
 from mi_llm.codebook.tables import RATINGS
@@ -141,7 +142,7 @@ def test_both_test_sets_are_scored_and_shown(repaired: Study) -> None:
         assert set(pd.read_csv(repaired.folder / "score" / f"{name}.csv")["set"]) == {"published", "aligned"}
     report(repaired)
     page = (repaired.folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     assert '<th scope="col">Test set</th>' in page
     rounds = (repaired.folder / "report" / "rounds.html").read_text(encoding="utf-8")
     assert rounds.count("<article") == 241
@@ -198,7 +199,7 @@ def test_pages_load_nothing_and_every_link_leads_somewhere(scored: Study) -> Non
 def test_the_first_page_says_what_the_numbers_are_not(scored: Study) -> None:
     page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "numbers are not the paper" in page.split("<h2", 1)[0]
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "<text" not in page  # letters are shapes
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
@@ -222,6 +223,21 @@ def test_both_languages_show_the_same(scored: Study, page: str) -> None:
         assert [len(row) for row in ours] == [len(row) for row in theirs]
         for one, other in zip(ours[1:], theirs[1:], strict=True):
             assert [sorted(numbers(cell)) for cell in one] == [sorted(numbers(cell)) for cell in other]
+
+
+@pytest.mark.parametrize("end", ["", ".zh"])
+def test_the_first_screen_says_what_was_found(scored: Study, end: str) -> None:
+    page = (scored.folder / f"report/index{end}.html").read_text(encoding="utf-8")
+    first = page[page.index('<section id="abstract"') : page.index("</section>", page.index('<section id="abstract"'))]
+    numbers = storage.read_json(scored.path("score", "metrics.json"))
+    for model in scored.tuned:
+        said = [f"{numbers[model][arm]['bleu_4']:.1f}" for arm in ("base", "tuned")]
+        assert all(number in first for number in said)
+    assert "<svg" in first
+    audited = storage.read_json(scored.path("audit", "metrics.json"))
+    counts = [int(count) for count in re.findall(r"<b>(\d+)</b>", first)]
+    assert counts == [audited[verdict] for verdict in VERDICTS]
+    assert page.index('<section id="abstract"') < page.index("<h2")
 
 
 def test_every_heading_has_a_chinese_name(scored: Study) -> None:
@@ -474,7 +490,7 @@ def test_without_recorded_ratings_the_page_says_so(scored: Study) -> None:
     translate.translate(scored)
     report(scored)
     page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert "No ratings are recorded for this study" in page
     assert "mi-llm rate --study mini/params.yaml --mode record" in page
 

@@ -86,6 +86,38 @@ def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: Sequen
         return svg(figure)
 
 
+def dumbbells(
+    scores: pd.DataFrame, rules: "pd.Series[float]", models: Sequence[str], printed: dict[tuple[str, str], float]
+) -> str:
+    """One row per model: base and tuned with their intervals, joined by a line; hollow marks for what the paper prints.
+
+    `scores`: one metric's rows with columns model, arm, mean, lo, hi. The band spans the simple `rules`. There is no legend: the
+    caption says what the marks are, in the page's language.
+    """
+    table = scores.set_index(["model", "arm"])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 0.9 + 0.42 * len(models)), layout="constrained")
+        axes = figure.subplots()
+        axes.axvspan(rules.min(), rules.max(), color="#f3ddcb", zorder=0)
+        for row, model in enumerate(models):
+            arms = [arm for arm in ARMS if (model, arm) in table.index]
+            ends = [table.loc[(model, arm), "mean"] for arm in arms]
+            axes.plot(ends, [row] * len(ends), color=EDGE, linewidth=1, zorder=1)
+            for arm, colour, marker in zip(ARMS, (EDGE, TUNED), "so", strict=True):
+                if arm in arms:
+                    mean, lo, hi = table.loc[(model, arm), ["mean", "lo", "hi"]]
+                    spread = None if np.isnan(lo) else [[mean - lo], [hi - mean]]
+                    axes.errorbar(mean, row, xerr=spread, fmt=marker, color=colour, markersize=7, capsize=3, zorder=3)
+                if (model, arm) in printed:
+                    axes.plot(printed[model, arm], row, marker, markersize=7, mfc="white", mec=colour, zorder=2)
+        axes.set_yticks(range(len(models)), models)
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(models) - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("BLEU-4")
+        return svg(figure)
+
+
 def draw_seeds(axes: Axes, spreads: pd.DataFrame, models: Sequence[str]) -> float:
     """Beside the bar of a tuned model a dot for each seed, and the interval over seeds and dialogs; returns the highest point."""
     tops = []

@@ -18,7 +18,7 @@ from mi_llm.frame.pages import AUDIT, SUFFIXES, address, environment, style
 from mi_llm.language import language
 from mi_llm.miti.coder import lexical
 from mi_llm.miti.summary import COUNTED
-from mi_llm.report import benchmark, documents, figures, manual, published, safety, seeds, tables
+from mi_llm.report import abstract, benchmark, documents, figures, manual, published, safety, seeds, tables
 from mi_llm.report.checklist import as_table, checklist
 from mi_llm.report.chinese import chinese
 from mi_llm.report.rounds import ShownRound, page_of_rounds, shown_rounds
@@ -204,6 +204,8 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "corpora": [tables.corpus_name(corpus) for corpus in study.corpora],
         "source_kinds": set(shown["sources"]["Source"]),
         "real_sessions": bool((pd.read_csv(study.path("blind", "key.csv"))["arm"] == REAL).any()),
+        "abstract": abstract.facts(study),
+        "figure_abstract": abstract.figure(study),
         "figure_1": Markup(figures.pipeline(shown["stages"])),  # noqa: S704 — drawn by us
         "figure_2": figure_2(study),
         "choice": tables.chosen(study),
