@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from itertools import combinations
 
 from mi_llm import storage
 
@@ -25,7 +24,6 @@ SMALLEST = 20  # a window with fewer features is scored as if it had this many: 
 SCALE = 10  # a coefficient is written in tenths
 LENGTH = 3  # longest sequences of characters and of words that have a coefficient
 LONGEST = 6  # characters or words of the longest word of `concepts.yaml`
-CONCEPTS = 24  # concepts of a clause that are paired
 APART = 4  # how far apart two characters or words can be that have one as a pair
 HAN = re.compile("[\u3400-\u9fff]+")
 PIECES = re.compile("[\u3400-\u9fff]+|[a-z0-9]+")
@@ -74,16 +72,8 @@ def features(clause: str) -> frozenset[str]:
 
 
 def parts(text: str) -> list[frozenset[str]]:
-    """The features of each clause of a folded text, with its concepts and their pairs, also with those of the clause before."""
-    found, before = list[frozenset[str]](), list[str]()
-    for clause in BREAKS.split(text):
-        if own := features(clause):
-            here = concepts(clause)[:CONCEPTS]
-            within = {f"{first} {then}" for first, then in combinations(here, 2)}
-            across = {f"{first}, {then}" for first in before for then in here}
-            found.append(own.union(here, within, across))
-            before = here
-    return found
+    """The features of each clause of a folded text, with its concepts."""
+    return [own.union(concepts(clause)) for clause in BREAKS.split(text) if (own := features(clause))]
 
 
 def sequences(parts: Sequence[str], between: str) -> Iterator[str]:
