@@ -32,11 +32,11 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 WINDOW = 8  # client messages that are also read as one text
 EARLIER = 200  # characters of each message before the latest that are read with it
 LONGEST = 3000  # characters of a text that are read; of a longer one the first and the last half of them
-PLAIN, POSSIBLE = 0.6, 0.22  # the detector's scores from which a tier is reached
+PLAIN, POSSIBLE = 0.55, 0.22  # the detector's scores from which a tier is reached
 WITHHELD, CAREFUL = 0.68, 0.52  # and from which a reply is withheld; the second where the client may be in danger
 GRAVE = 0.06  # the score of plain danger below which danger is only possible
 LATER = 0.75  # instead of `PLAIN` for a message that is not the first: a talk has many, and each could alarm needlessly
-DOUBTED = 0.15  # below it what the lists find is only possible danger
+DOUBTED = 0.25  # below it what the lists find is only possible danger
 ALERT = 3  # client messages after an answer of the guard in which a weaker sign suffices
 
 HAN = r"\u3400-\u9fff"
