@@ -236,7 +236,7 @@ def look(messages: Sequence[str], alerted: Sequence[Category] = ()) -> Danger:
     plain = likeliest if surest >= (LATER if before else PLAIN) and score[detector.GRAVE] >= GRAVE else set()
     plain |= alone if surest >= DOUBTED and score[detector.GRAVE] >= GRAVE else set()
     plain |= across if across and max(surest, scores("messages", running)[detector.ANY]) >= DOUBTED else set()
-    if not plain and alerted and known.after.count(latest):
+    if alerted and not alone and known.after.count(latest):  # what the guard answered says what it is about
         plain = set(alerted)
     possible = listed | (likeliest if max(surest, joined if joined > past else 0.0) >= POSSIBLE else set())
     tier: Tier = "plain" if plain else "possible" if possible else "none"
