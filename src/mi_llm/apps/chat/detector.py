@@ -71,9 +71,13 @@ def features(clause: str) -> frozenset[str]:
     return frozenset(found.union(sequences(words, " "), pairs(words)) - {"#"})
 
 
-def parts(text: str) -> list[frozenset[str]]:
-    """The features of each clause of a folded text, with its concepts."""
-    return [own.union(concepts(clause)) for clause in BREAKS.split(text) if (own := features(clause))]
+def parts(text: str, seen: dict[str, frozenset[str]] | None = None) -> list[frozenset[str]]:
+    """The features of each clause of a folded text, with its concepts; `seen` keeps them for another reading of the text."""
+    known = {} if seen is None else seen
+    for clause in BREAKS.split(text):
+        if clause not in known:
+            known[clause] = own.union(concepts(clause)) if (own := features(clause)) else own
+    return [known[clause] for clause in BREAKS.split(text) if known[clause]]
 
 
 def sequences(parts: Sequence[str], between: str) -> Iterator[str]:
@@ -101,12 +105,12 @@ class Detector:
     bias: tuple[int, ...]
     coefficients: dict[str, tuple[int, ...]]
 
-    def scores(self, text: str) -> dict[str, float]:
+    def scores(self, text: str, seen: dict[str, frozenset[str]] | None = None) -> dict[str, float]:
         """The highest probability of each label in any window of a folded text.
 
         Whole numbers are added as a clause enters the window and taken away as it leaves, so the order does not matter.
         """
-        clauses = parts(text)
+        clauses = parts(text, seen)
         within = Counter[str]()
         sums = [0] * len(self.labels)
         best = list(self.bias) if not clauses else [-math.inf] * len(self.labels)
