@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from itertools import combinations
 
 from mi_llm import storage
 
@@ -25,7 +24,6 @@ SMALLEST = 20  # a window with fewer features is scored as if it had this many: 
 SCALE = 10  # a coefficient is written in tenths
 LENGTH = 3  # longest sequences of characters and of words that have a coefficient
 LONGEST = 6  # characters or words of the longest word of `concepts.yaml`
-CONCEPTS = 24  # concepts of a clause that are paired
 APART = 4  # how far apart two characters or words can be that have one as a pair
 HAN = re.compile("[\u3400-\u9fff]+")
 PIECES = re.compile("[\u3400-\u9fff]+|[a-z0-9]+")
@@ -73,17 +71,13 @@ def features(clause: str) -> frozenset[str]:
     return frozenset(found.union(sequences(words, " "), pairs(words)) - {"#"})
 
 
-def parts(text: str) -> list[frozenset[str]]:
-    """The features of each clause of a folded text, with its concepts and their pairs, also with those of the clause before."""
-    found, before = list[frozenset[str]](), list[str]()
+def parts(text: str, seen: dict[str, frozenset[str]] | None = None) -> list[frozenset[str]]:
+    """The features of each clause of a folded text, with its concepts; `seen` keeps them for another reading of the text."""
+    known = {} if seen is None else seen
     for clause in BREAKS.split(text):
-        if own := features(clause):
-            here = concepts(clause)[:CONCEPTS]
-            within = {f"{first} {then}" for first, then in combinations(here, 2)}
-            across = {f"{first}, {then}" for first in before for then in here}
-            found.append(own.union(here, within, across))
-            before = here
-    return found
+        if clause not in known:
+            known[clause] = own.union(concepts(clause)) if (own := features(clause)) else own
+    return [known[clause] for clause in BREAKS.split(text) if known[clause]]
 
 
 def sequences(parts: Sequence[str], between: str) -> Iterator[str]:
@@ -111,12 +105,12 @@ class Detector:
     bias: tuple[int, ...]
     coefficients: dict[str, tuple[int, ...]]
 
-    def scores(self, text: str) -> dict[str, float]:
+    def scores(self, text: str, seen: dict[str, frozenset[str]] | None = None) -> dict[str, float]:
         """The highest probability of each label in any window of a folded text.
 
         Whole numbers are added as a clause enters the window and taken away as it leaves, so the order does not matter.
         """
-        clauses = parts(text)
+        clauses = parts(text, seen)
         within = Counter[str]()
         sums = [0] * len(self.labels)
         best = list(self.bias) if not clauses else [-math.inf] * len(self.labels)

@@ -32,11 +32,11 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 WINDOW = 8  # client messages that are also read as one text
 EARLIER = 200  # characters of each message before the latest that are read with it
 LONGEST = 3000  # characters of a text that are read; of a longer one the first and the last half of them
-PLAIN, POSSIBLE = 0.6, 0.22  # the detector's scores from which a tier is reached
+PLAIN, POSSIBLE = 0.58, 0.22  # the detector's scores from which a tier is reached
 WITHHELD, CAREFUL = 0.68, 0.52  # and from which a reply is withheld; the second where the client may be in danger
 GRAVE = 0.06  # the score of plain danger below which danger is only possible
 LATER = 0.75  # instead of `PLAIN` for a message that is not the first: a talk has many, and each could alarm needlessly
-DOUBTED = 0.15  # below it what the lists find is only possible danger
+DOUBTED = 0.25  # below it what the lists find is only possible danger
 ALERT = 3  # client messages after an answer of the guard in which a weaker sign suffices
 
 HAN = r"\u3400-\u9fff"
@@ -237,7 +237,7 @@ def look(messages: Sequence[str], alerted: Sequence[Category] = ()) -> Danger:
     plain = likeliest if surest >= (LATER if before else PLAIN) and score[detector.GRAVE] >= GRAVE else set()
     plain |= alone if surest >= DOUBTED and score[detector.GRAVE] >= GRAVE else set()
     plain |= across if across and max(surest, scores("messages", running)[detector.ANY]) >= DOUBTED else set()
-    if not plain and alerted and known.after.count(latest):
+    if alerted and not alone and known.after.count(latest):  # what the guard answered says what it is about
         plain = set(alerted)
     possible = listed | (likeliest if max(surest, joined if joined > past else 0.0) >= POSSIBLE else set())
     tier: Tier = "plain" if plain else "possible" if possible else "none"
@@ -247,7 +247,8 @@ def look(messages: Sequence[str], alerted: Sequence[Category] = ()) -> Danger:
 def scores(name: str, text: Folded) -> dict[str, float]:
     """The detector's scores of a folded text: the surest of the ways to read its English."""
     learned = detector.bundled(name)
-    ways = [learned.scores(rules().plain(text, most)) for most in (2, 1)[: len(text.en)]]
+    seen: dict[str, frozenset[str]] = {}
+    ways = [learned.scores(rules().plain(text, most), seen) for most in (2, 1)[: len(text.en)]]
     return max(ways, key=lambda way: way[detector.ANY])
 
 

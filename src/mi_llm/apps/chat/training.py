@@ -26,7 +26,8 @@ HERE = Path(__file__).parent
 MOST = 4  # sentences of one line
 WEIGHTS = {"hand": 1.0, "samples": 0.05}  # of a line, by the first word of its file's name
 SINGLE, SEVERAL = 0.3, 0.12  # of a line in any other file: of one that is one sentence, and of one that stands for several
-PENALTY = 0.0025
+PENALTY = 0.0015
+LONGER = 0.4  # what a sequence of three, or a pair with a gap, counts beside a shorter one: most fit by chance
 PRIOR = 0.15  # score of a text of which no feature is known, whatever share of the sentences is danger
 ITERATIONS = 80  # of each fit at most
 RARE = 2  # a feature must occur in this many lines
@@ -77,13 +78,25 @@ def whole(text: str) -> frozenset[str]:
     return frozenset().union(*detector.parts(known.plain(known.folded(text))))
 
 
+def share(name: str) -> float:
+    """How much a feature counts beside others; the penalty on its coefficient is divided by the square of it."""
+    parts = name.split() if " " in name else name if detector.HAN.search(name) else [name]
+    return LONGER if "_" in name or len(parts) == detector.LENGTH else 1.0
+
+
 def matrix(found: Sequence[frozenset[str]], names: dict[str, int]) -> csr_matrix:
-    """One row per text; a column per known feature."""
+    """One row per text; a column per known feature, at its share."""
     known = [sorted(names[name] for name in features if name in names) for features in found]
     sizes = np.array([1 / detector.weight(len(features)) for features in found], dtype=np.float32)
     columns = np.fromiter(itertools.chain.from_iterable(known), dtype=np.int32)
     starts = np.array([0, *itertools.accumulate(map(len, known))], dtype=np.int32)
-    return csr_matrix((np.repeat(sizes, np.diff(starts)), columns, starts), shape=(len(found), len(names)))
+    values = np.repeat(sizes, np.diff(starts)) * shares(names)[columns]
+    return csr_matrix((values, columns, starts), shape=(len(found), len(names)))
+
+
+def shares(names: dict[str, int]) -> np.ndarray:
+    """The share of each column's feature."""
+    return np.array([share(name) for name in names], dtype=np.float32)
 
 
 def common(examples: Sequence[Example], found: Sequence[frozenset[str]]) -> dict[str, int]:
@@ -132,7 +145,8 @@ def train(folder: Path, out: Path) -> None:
     if any(example.tier == "possible" for example in read):
         labels.append(detector.GRAVE)
         targets.append([example.tier == "plain" for example in read])
-    fitted = [fit(x, np.array(target, dtype=float), weight) for target in targets]
+    scale = np.append(shares(names), 1.0)  # a text is scored without shares, so the coefficients have them
+    fitted = [fit(x, np.array(target, dtype=float), weight) * scale for target in targets]
     table = [["", *(f"{theta[-1] * detector.SCALE:.0f}" for theta in fitted)]]
     for name, at in names.items():
         values = [theta[at] for theta in fitted]
