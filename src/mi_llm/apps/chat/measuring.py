@@ -72,7 +72,7 @@ def figures(folder: Path) -> Iterator[tuple[Any, ...]]:
         for found, holds in (("either tier", alarmed), ("plain", plainly)):
             yield from shares(what, items, found, holds, ("risk", "language"))
     for found, most in (("by the message that tells", 0), ("by the next message", 1)):
-        in_time = [{**talk, "in_time": late(talk) <= most} for talk in grave]
+        in_time = [{**talk, "in_time": late(talk) <= most} for talk in grave if talk.get("first_sign")]
         yield from shares("talks of high or imminent risk", in_time, found, itemgetter("in_time"), ())
     replies = storage.read_lines(folder / "replies.jsonl") if (folder / "replies.jsonl").exists() else ()
     checked = [reply | {"held": bool(guard.faults(reply["reply"]))} for reply in replies]
