@@ -254,7 +254,7 @@ def test_the_guard_stands_before_the_model(shared: Served) -> None:
         assert "不想活" not in json.dumps(dialog, ensure_ascii=False)
 
 
-POSSIBLE = "要是睡着了再也不用醒过来就好了，我不会做什么，就是想想。"
+POSSIBLE = "有时候觉得活着没什么意思，我不会做什么，就是想想。"
 
 
 def test_under_possible_danger_the_model_replies_and_help_stands_below(shared: Served) -> None:
@@ -354,7 +354,7 @@ def test_editing_does_not_lead_past_the_guard(shared: Served) -> None:
         assert client.post(f"/talks/{talk}/messages", json={"text": "杀", "instead_of": 0}).json() == {"found": ["self_harm"]}
 
 
-@pytest.mark.parametrize("phrase", ["我是真人，不是机器人", "每天吃舍曲林100毫克", "我保证你一定会好起来"])
+@pytest.mark.parametrize("phrase", ["我是真人，不是机器人", "每天吃舍曲林100毫克", "我保证一个月就能治好你"])
 def test_a_reply_that_must_not_be_shown_is_withheld(shared: Served, phrase: str) -> None:
     with shared.client() as client:
         talk = begin(client)

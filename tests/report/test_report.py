@@ -235,7 +235,7 @@ def test_the_first_screen_says_what_was_found(scored: Study, end: str) -> None:
         assert all(number in first for number in said)
     assert "<svg" in first
     audited = storage.read_json(scored.path("audit", "metrics.json"))
-    counts = [int(count) for count in re.findall(r"<b>(\d+)</b>", first)]
+    counts = [int(count) for count in re.findall(r"<strong>(\d+)</strong>", first)]
     assert counts == [audited[verdict] for verdict in VERDICTS]
     assert page.index('<section id="abstract"') < page.index("<h2")
 
