@@ -67,4 +67,4 @@ def rule_scores(study: Study) -> "pd.Series[float]":
 
 def first_set(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the first test set, the study's main one."""
-    return table[table["set"] == table["set"].iloc[0]]
+    return table[table["set"] == table["set"].iloc[0]] if len(table) else table
