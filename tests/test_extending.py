@@ -122,14 +122,14 @@ def test_a_coder_is_a_module(bundle: Path) -> None:
     (bundle / "src/mi_llm/miti/coder/marks.py").write_text(
         '''"""The question-mark coder: a volley with a question mark asks."""
 
-from mi_llm.codebook.coding import Behaviour, Text
+from mi_llm.codebook.coding import Behavior, Text
 from mi_llm.codebook.tables import Coding
 
 NAME = Text("the question-mark coder", "问号编码程序")
 
 
 def code(study, stage, transcripts):
-    asks = frozenset({Behaviour.QUESTION})
+    asks = frozenset({Behavior.QUESTION})
     return [
         Coding("marks", packet, {n: asks if "？" in turn.text else frozenset() for n, turn in enumerate(turns, 1)
                                  if turn.role == "counselor"}, {})

@@ -11,7 +11,7 @@ from test_chat import Served, begin, browsing, final, say, serving
 
 from mi_llm.apps.chat import codes, experiment
 from mi_llm.apps.chat.cards import cards
-from mi_llm.codebook.coding import Behaviour
+from mi_llm.codebook.coding import Behavior
 from mi_llm.problem import Problem
 from mi_llm.study import load
 
@@ -85,7 +85,7 @@ def test_a_clients_card_is_in_the_pages_language_and_offers_sentences(
 
 def test_every_card_has_its_english() -> None:
     for card in cards("zh").values():
-        for text in (card.behaviour, card.manifestation, card.reason, *card.starters):
+        for text in (card.behavior, card.manifestation, card.reason, *card.starters):
             assert text.en
             assert text.en.isascii()
             assert text.zh
@@ -229,7 +229,7 @@ def test_a_talk_is_taken_away_as_text(served: Served) -> None:
 
 
 def test_counts_and_scores_follow_the_codebook() -> None:
-    replies = [(Behaviour.QUESTION, Behaviour.COMPLEX), (Behaviour.SIMPLE, Behaviour.PERSUADE), ()]
+    replies = [(Behavior.QUESTION, Behavior.COMPLEX), (Behavior.SIMPLE, Behavior.PERSUADE), ()]
     made = codes.tally(replies)
     assert {code: number for code, number in made["counts"].items() if number} == {"Q": 1, "SR": 1, "CR": 1, "PERS": 1}
     assert made["scores"]["RQ"] == {"value": 2, "rating": "good"}

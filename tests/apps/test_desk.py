@@ -33,7 +33,7 @@ from repository import PROGRAMS, ROOT
 from mi_llm.apps.desk import agreement, overview, saving, serve, words
 from mi_llm.apps.desk.store import Desk, Held, Part, Store
 from mi_llm.codebook import packets
-from mi_llm.codebook.coding import Behaviour, Global, Rating, volley
+from mi_llm.codebook.coding import Behavior, Global, Rating, volley
 from mi_llm.codebook.tables import ANSWERS
 from mi_llm.miti.reliability import cohen
 from mi_llm.problem import Problem
@@ -477,22 +477,22 @@ def test_reliability_is_of_what_counts(folder: Path) -> None:
     states = {Desk("rater-1", "packets", SHARED): state(CODED), Desk("rater-2", "packets", SHARED): state(GOLD)}
     (pair,) = agreement.reliability(desk, states)
     assert (pair.raters, pair.packets, pair.volleys) == (("rater-1", "rater-2"), 1, 5)
-    found = {row.behaviour: row for row in pair.behaviours}
+    found = {row.behavior: row for row in pair.behaviors}
     # rater-1 typed SR and CR in volley 2: complex counts; PERS and PwP in volley 8: persuading with permission counts
-    assert found[Behaviour.COMPLEX].seen == (2, 1)
-    assert found[Behaviour.COMPLEX].kappa == pytest.approx(cohen([1, 1, 0, 0, 0], [0, 1, 0, 0, 0]))
-    assert found[Behaviour.SIMPLE].seen == (0, 1)
-    assert found[Behaviour.PERSUADE_WITH].seen == (1, 0)
-    assert found[Behaviour.AFFIRM].kappa == 1
-    assert Behaviour.CONFRONT not in found
+    assert found[Behavior.COMPLEX].seen == (2, 1)
+    assert found[Behavior.COMPLEX].kappa == pytest.approx(cohen([1, 1, 0, 0, 0], [0, 1, 0, 0, 0]))
+    assert found[Behavior.SIMPLE].seen == (0, 1)
+    assert found[Behavior.PERSUADE_WITH].seen == (1, 0)
+    assert found[Behavior.AFFIRM].kappa == 1
+    assert Behavior.CONFRONT not in found
     assert found[None].share == pytest.approx(46 / 50)
     assert all(row.equal == 1 for row in pair.globals)
 
 
 def test_the_browser_counts_by_the_codebooks_rule() -> None:
     covers = agreement.covers()
-    for size in range(len(Behaviour) + 1):
-        for typed_codes in itertools.combinations(Behaviour, size):
+    for size in range(len(Behavior) + 1):
+        for typed_codes in itertools.combinations(Behavior, size):
             covered = {other for code in typed_codes for other in covers.get(code, [])}
             assert set(typed_codes) - covered == volley(typed_codes)
 
@@ -547,7 +547,7 @@ def test_fifty_raters_saving_at_once_lose_nothing(tmp_path: Path) -> None:
         client, last, base = running_desk.client(rater), None, ""
         start.wait(60)
         for number in range(each):
-            last = change("volley-2", [list(Behaviour)[(number + len(rater)) % 10]], base=base)
+            last = change("volley-2", [list(Behavior)[(number + len(rater)) % 10]], base=base)
             base = last["id"]
             assert send(client, rater, path, last)[0]["status"] == "saved"
         assert last
@@ -723,7 +723,7 @@ def test_pages_and_scripts_say_only_words_that_exist() -> None:
     assert told == set(words.WORDS)
     acting = set(re.findall(r"(\w+|\"\?\")(?::|, n)", re.search(r"const acts = \{(.*?)\};", script, re.DOTALL)[1]))  # type: ignore[index]
     keys = list(words.KEYS.values())
-    assert list(words.KEYS) == list(Behaviour)
+    assert list(words.KEYS) == list(Behavior)
     assert len(set(keys)) == len(keys)
     assert not acting & set(keys)
 

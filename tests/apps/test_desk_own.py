@@ -19,7 +19,7 @@ from mi_llm.apps.desk import drift, settling
 from mi_llm.apps.desk.prepare import prepare
 from mi_llm.apps.desk.store import SETTLED, Desk, Held
 from mi_llm.codebook import consensus, packets
-from mi_llm.codebook.coding import Behaviour, Global
+from mi_llm.codebook.coding import Behavior, Global
 from mi_llm.codebook.tables import Coding
 from mi_llm.problem import Problem
 
@@ -52,7 +52,7 @@ def test_transcripts_become_packets_some_for_all_raters_and_gold_ones_for_everyb
     assert set(key) == {f"s{number}" for number in range(1, 11)}
     desk = packets.read(folder, None, data / "gold.csv")
     assert set(desk.study) == set(key.values())
-    assert desk.hidden == {key["s3"]: {2: {Behaviour.SIMPLE}, 4: {Behaviour.QUESTION}}}
+    assert desk.hidden == {key["s3"]: {2: {Behavior.SIMPLE}, 4: {Behavior.QUESTION}}}
     shared = [name for name in desk.study if len(desk.sharing(name)) == 2]
     assert len(shared) == 1 + round(0.3 * 9)
     assert key["s3"] in shared
@@ -200,12 +200,12 @@ def test_settling_in_a_browser(desk: Running, browser: Any) -> None:
 
 
 def coded(rater: str, packet: str, *codes: str) -> Coding:
-    behaviours = {2 * number: frozenset([Behaviour(code)] if code else []) for number, code in enumerate(codes, 1)}
-    return Coding(rater, packet, behaviours, dict.fromkeys(Global, 3))
+    behaviors = {2 * number: frozenset([Behavior(code)] if code else []) for number, code in enumerate(codes, 1)}
+    return Coding(rater, packet, behaviors, dict.fromkeys(Global, 3))
 
 
 def state_of(coding: Coding) -> dict[str, Held]:
-    items = {f"volley-{number}": Held(sorted(codes), "x") for number, codes in coding.behaviours.items()}
+    items = {f"volley-{number}": Held(sorted(codes), "x") for number, codes in coding.behaviors.items()}
     return items | {f"global-{code}": Held(rating, "x") for code, rating in coding.ratings.items()} | {"done": Held(True, "x")}
 
 
@@ -244,8 +244,8 @@ def test_what_was_settled_holds_for_what_it_was_about() -> None:
     value = {"value": ["CR"], "reason": "why", "of": {"A": ["SR"], "B": ["CR"]}}
     states = {Desk("coordinator", SETTLED, "p"): {"volley-4": Held(value, "x")}}
     settled = settling.decisions(together, states)
-    assert settled == {("p", 4): consensus.Settled(frozenset({Behaviour.COMPLEX}), "why")}
-    assert consensus.agreed([first, second], settled)[0].behaviours == {2: {Behaviour.QUESTION}, 4: {Behaviour.COMPLEX}}
+    assert settled == {("p", 4): consensus.Settled(frozenset({Behavior.COMPLEX}), "why")}
+    assert consensus.agreed([first, second], settled)[0].behaviors == {2: {Behavior.QUESTION}, 4: {Behavior.COMPLEX}}
     assert settling.to_settle(together, states) == [settling.ToSettle("p", 1, 1)]
     changed = {"p": [first, coded("B", "p", "Q", "AF")]}
     assert settling.decisions(changed, states) == {}
@@ -254,7 +254,7 @@ def test_what_was_settled_holds_for_what_it_was_about() -> None:
 
 def test_consensus_is_written_and_read_again(tmp_path: Path) -> None:
     decisions: dict[tuple[str, consensus.Item], consensus.Settled] = {
-        ("p", 4): consensus.Settled(frozenset({Behaviour.COMPLEX, Behaviour.AFFIRM}), "a, b"),
+        ("p", 4): consensus.Settled(frozenset({Behavior.COMPLEX, Behavior.AFFIRM}), "a, b"),
         ("p", 12): consensus.Settled(frozenset(), "nothing"),
         ("p", Global.EMPATHY): consensus.Settled(4, "listens"),
     }

@@ -31,7 +31,7 @@ from test_desk import (
 from mi_llm.apps.desk import overview
 from mi_llm.apps.desk.store import BREAK_S, Desk, Held, Store, Work
 from mi_llm.codebook import packets
-from mi_llm.codebook.coding import Behaviour, Global
+from mi_llm.codebook.coding import Behavior, Global
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_letters_rest_at_the_globals_and_digits_rate(desk: Running, browser: Any
     assert page.is_visible(".palette .tally")
     assert page.inner_text(".palette [data-count=Q]") == "1"
     assert TALK[-2][1] in page.inner_text(".copy")
-    assert not page.is_visible(f"[data-code={Behaviour.CONFRONT}]")
+    assert not page.is_visible(f"[data-code={Behavior.CONFRONT}]")
     press(page, "4", "3", "5", "2")
     assert [page.is_checked(f"input[name={code}][value='{rating}']") for code, rating in zip(Global, "4352", strict=True)] == [
         True
@@ -74,7 +74,7 @@ def test_letters_rest_at_the_globals_and_digits_rate(desk: Running, browser: Any
     assert page.locator(f"input[name={Global.PARTNERSHIP}]:checked").count() == 0
     press(page, "1", "ArrowUp", "ArrowUp", "ArrowUp", "ArrowUp")
     assert page.get_attribute(".counselor[aria-current]", "data-volley") == "10"
-    assert page.is_visible(f"[data-code={Behaviour.CONFRONT}]")
+    assert page.is_visible(f"[data-code={Behavior.CONFRONT}]")
     press(page, "b", "Control+z")
     assert page.inner_text("#codes-10") == "nothing to code"
     page.check("input[name=guess][value=real]")

@@ -22,7 +22,7 @@ from mi_llm.codebook import lexical
 from mi_llm.codebook.coding import (
     ADHERENT,
     ADHERENT_RATIO,
-    BEHAVIOURS,
+    BEHAVIORS,
     COMPLEX_SHARE,
     GLOBALS,
     NONADHERENT,
@@ -31,7 +31,7 @@ from mi_llm.codebook.coding import (
     RELATIONAL,
     TECHNICAL,
     THRESHOLDS,
-    Behaviour,
+    Behavior,
     Global,
     Summary,
     rating,
@@ -80,16 +80,16 @@ GLOBALS_6 = {
 
 def test_the_codebook_has_an_entry_for_each_code_in_both_languages() -> None:
     assert [entry.code for entry in GLOBALS] == list(Global)
-    assert [entry.code for entry in BEHAVIOURS] == list(Behaviour)
-    told = [entry.name for entry in (*GLOBALS, *BEHAVIOURS)] + [anchor for entry in GLOBALS for anchor in entry.anchors]
-    told += [entry.rule for entry in BEHAVIOURS]
+    assert [entry.code for entry in BEHAVIORS] == list(Behavior)
+    told = [entry.name for entry in (*GLOBALS, *BEHAVIORS)] + [anchor for entry in GLOBALS for anchor in entry.anchors]
+    told += [entry.rule for entry in BEHAVIORS]
     assert all(text.en.isascii() and language.load("zh").letter.search(text.zh) for text in told)
     assert len(told) == len(set(told)) == 14 + 20 + 10
 
 
 def test_the_codebook_agrees_with_the_audit_of_table_6() -> None:
     assert tuple(Global) == codes.GLOBALS
-    assert set(Behaviour) == set(codes.COUNTS) - {"TR"}
+    assert set(Behavior) == set(codes.COUNTS) - {"TR"}
     assert {score.code: score.top for score in (REFLECTIONS, TECHNICAL, RELATIONAL)} == codes.SUMS
     for score in (COMPLEX_SHARE, REFLECTIONS_TO_QUESTIONS, ADHERENT_RATIO):
         assert isinstance(score.bottom, tuple)
@@ -97,9 +97,9 @@ def test_the_codebook_agrees_with_the_audit_of_table_6() -> None:
         assert (set(score.top), set(score.bottom)) == (set(top), set(bottom))
 
 
-def test_adherent_behaviours_are_those_of_the_formulas() -> None:
-    assert {entry.code for entry in BEHAVIOURS if entry.adherent} == set(ADHERENT.top)
-    assert {entry.code for entry in BEHAVIOURS if entry.adherent is False} == set(NONADHERENT.top)
+def test_adherent_behaviors_are_those_of_the_formulas() -> None:
+    assert {entry.code for entry in BEHAVIORS if entry.adherent} == set(ADHERENT.top)
+    assert {entry.code for entry in BEHAVIORS if entry.adherent is False} == set(NONADHERENT.top)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_adherent_behaviours_are_those_of_the_formulas() -> None:
         (ADHERENT_RATIO, "Real", 0.7648),
     ],
 )
-def test_scores_of_the_counts_of_table_6(score: Summary[Behaviour], column: str, expected: float) -> None:
-    counts = {behaviour: TABLE_6[column][behaviour] for behaviour in Behaviour}
+def test_scores_of_the_counts_of_table_6(score: Summary[Behavior], column: str, expected: float) -> None:
+    counts = {behavior: TABLE_6[column][behavior] for behavior in Behavior}
     assert score(counts) == pytest.approx(expected, abs=5e-5)
 
 
@@ -130,7 +130,7 @@ def test_global_scores_are_those_printed_in_table_6(score: Summary[Global], colu
 
 
 def test_a_ratio_without_a_denominator_does_not_exist() -> None:
-    silent: Counter[Behaviour] = Counter()
+    silent: Counter[Behavior] = Counter()
     assert COMPLEX_SHARE(silent) is REFLECTIONS_TO_QUESTIONS(silent) is ADHERENT_RATIO(silent) is None
     assert REFLECTIONS(silent) == ADHERENT(silent) == 0
     assert rating(None, THRESHOLDS["RQ"]) is None
@@ -151,8 +151,8 @@ def test_ratings_begin_at_the_published_thresholds(code: str, below: float, fair
     assert [rating(value, THRESHOLDS[code]) for value in (below, fair, good)] == ["below fair", "fair", "good"]
 
 
-def test_a_volley_counts_each_behaviour_once_and_one_reflection() -> None:
-    b = Behaviour
+def test_a_volley_counts_each_behavior_once_and_one_reflection() -> None:
+    b = Behavior
     assert volley([b.QUESTION, None, b.QUESTION]) == {b.QUESTION}
     assert volley([b.SIMPLE, b.QUESTION, b.COMPLEX]) == {b.COMPLEX, b.QUESTION}
     assert volley([b.PERSUADE, b.PERSUADE_WITH]) == {b.PERSUADE_WITH}
@@ -200,7 +200,7 @@ CUES: list[
 
 @pytest.mark.parametrize(("client", "counselor", "expected"), CUES)
 def test_cues_give_codes(client: str, counselor: str, expected: list[str | None]) -> None:
-    assert [utterance.behaviour for utterance in lexical.code(client, counselor)] == expected
+    assert [utterance.behavior for utterance in lexical.code(client, counselor)] == expected
 
 
 def test_a_volley_is_read_in_the_language_that_it_is_in() -> None:
@@ -211,15 +211,15 @@ def test_a_volley_is_read_in_the_language_that_it_is_in() -> None:
 
 
 @pytest.mark.parametrize("chinese", [True, False])
-def test_every_behaviour_is_reached_in_both_languages(chinese: bool) -> None:
+def test_every_behavior_is_reached_in_both_languages(chinese: bool) -> None:
     table = [told for _, counselor, told in CUES if bool(language.load("zh").letter.search(counselor)) == chinese]
-    assert {code for told in table for code in told if code} == set(Behaviour)
+    assert {code for told in table for code in told if code} == set(Behavior)
 
 
 def test_counts_take_each_volley_with_the_client_before_it() -> None:
     said = [("counselor", "你好。"), ("client", "我想少抽烟。"), ("counselor", "听起来你想少抽烟。什么时候最想抽？为什么呢？")]
     dialog = Dialog(id="a", source="b", turns=tuple(Turn.model_validate({"role": role, "text": text}) for role, text in said))
-    assert lexical.counts(dialog) == {Behaviour.SIMPLE: 1, Behaviour.QUESTION: 1}
+    assert lexical.counts(dialog) == {Behavior.SIMPLE: 1, Behavior.QUESTION: 1}
 
 
 @given(st.text(alphabet="你想吗呢。？！，：；…—-*1.\n \"”ab'Mr,?!;(", max_size=60))
@@ -292,13 +292,13 @@ SESSION = rows(
     ("3", "a", "therapist", "Who?", "question"),
     ("4", "a", "therapist", "Walk more.", "therapist_input"),
 )
-RIGHT = {1: Behaviour.QUESTION, 2: Behaviour.SIMPLE, 3: Behaviour.QUESTION, 4: Behaviour.PERSUADE}
+RIGHT = {1: Behavior.QUESTION, 2: Behavior.SIMPLE, 3: Behavior.QUESTION, 4: Behavior.PERSUADE}
 
 
-def agreement(seen: dict[int, Behaviour]) -> dict[str, dict[str, Any]]:
+def agreement(seen: dict[int, Behavior]) -> dict[str, dict[str, Any]]:
     """Of a coder who saw these behaviors in `SESSION`."""
     (session,) = validation.sessions_of(SESSION)
-    coded = validation.labelled({number: frozenset({behaviour}) for number, behaviour in seen.items()})
+    coded = validation.labelled({number: frozenset({behavior}) for number, behavior in seen.items()})
     pairs = [[(coded, validation.consensus(session))]]
     return {row["code"]: row for row in validation.agreement("someone", "en", pairs, 0.95)}
 
@@ -308,19 +308,19 @@ def test_agreement_is_cohens_kappa_and_one_for_a_perfect_coder() -> None:
     assert set(perfect) == set(validation.CODES)
     known = {code: row["kappa"] for code, row in perfect.items() if not math.isnan(row["kappa"])}
     assert known == dict.fromkeys(["main behavior", "question", "reflection", "input", "advice"], 1.0)
-    wrong = agreement(RIGHT | {3: Behaviour.COMPLEX})
+    wrong = agreement(RIGHT | {3: Behavior.COMPLEX})
     expected = cohen([True, False, False, False], [True, False, True, False])
     assert wrong["question"]["kappa"] == pytest.approx(expected) == pytest.approx(0.5)
     assert (wrong["question"]["n"], wrong["complex reflection"]["n"]) == (4, 1)
 
 
 def test_a_coder_is_told_by_what_annomi_would_say() -> None:
-    seen = frozenset({Behaviour.SEEK, Behaviour.COMPLEX, Behaviour.PERSUADE_WITH})
+    seen = frozenset({Behavior.SEEK, Behavior.COMPLEX, Behavior.PERSUADE_WITH})
     assert validation.labels(seen) == {
         "main behavior": "therapist_input", "question": "True", "reflection": "True", "complex reflection": "complex",
         "input": "True", "information": "False", "advice": "True",
     }  # fmt: skip
-    assert validation.labels(frozenset({Behaviour.AFFIRM}))["main behavior"] == "other"
+    assert validation.labels(frozenset({Behavior.AFFIRM}))["main behavior"] == "other"
 
 
 def test_separation_is_the_share_of_pairs_in_their_order() -> None:
@@ -361,8 +361,8 @@ def test_a_translated_volley_has_the_labels_of_all_its_utterances() -> None:
 
 
 def test_totals_are_told_a_volley_and_ratios_only_where_they_exist() -> None:
-    b = Behaviour
-    seen = {1: frozenset({b.QUESTION, b.SIMPLE}), 2: frozenset({b.COMPLEX}), 4: frozenset({b.AFFIRM}), 6: frozenset[Behaviour]()}
+    b = Behavior
+    seen = {1: frozenset({b.QUESTION, b.SIMPLE}), 2: frozenset({b.COMPLEX}), 4: frozenset({b.AFFIRM}), 6: frozenset[Behavior]()}
     found = validation.scores(seen)
     assert found["CRR", "ratio"] == 0.5
     assert found["RQ", "ratio"] == 2
@@ -422,7 +422,7 @@ def test_experts_words_and_the_authors_dialogs(workspace: Path, mirror: Path, mo
     kappa = found["coder_validation"].set_index(["coder", "code"])
     evidence = Evidence(study)
     audited = audit_annomi.agreement(evidence).set_index("code")["kappa_mean"]
-    names = {"main_behaviour": "main behavior", "question_present": "question", "reflection_present": "reflection"}
+    names = {"main_behavior": "main behavior", "question_present": "question", "reflection_present": "reflection"}
     for theirs, ours in (names | {"reflection_type": "complex reflection"}).items():
         assert kappa.loc[("experts", ours), "kappa"] == pytest.approx(audited[theirs], abs=1e-4)
     assert set(kappa["language"]) == {"en"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mi_llm import prompts, storage
 from mi_llm.codebook import lexical
-from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, Behaviour, Global
+from mi_llm.codebook.coding import BEHAVIORS, GLOBALS, Behavior, Global
 from mi_llm.codebook.tables import read_tables
 from mi_llm.corpora.acquire import acquire
 from mi_llm.corpora.read import read
@@ -86,9 +86,9 @@ def test_the_lexical_coder_codes_every_counselor_volley_as_it_counts(blinded: St
     for name, said in SAID.items():
         turns = tuple(Turn.model_validate({"role": role, "text": text}) for role, text in said)
         counts = lexical.counts(Dialog(id=name, source="x", turns=turns))
-        assert counts == Counter(Behaviour(row.split(",")[3]) for row in rows if name in row and not row.endswith(","))
+        assert counts == Counter(Behavior(row.split(",")[3]) for row in rows if name in row and not row.endswith(","))
     numbers = storage.read_json(blinded.folder / "code/metrics.json")
-    assert numbers == {"packets": 2, "coded": 2, "raters": 1, "volleys": 5, "behaviours": 4, "ratings": 0}
+    assert numbers == {"packets": 2, "coded": 2, "raters": 1, "volleys": 5, "behaviors": 4, "ratings": 0}
 
 
 def test_by_cues_of_its_own_a_study_has_another_coder(blinded: Study, workspace: Path) -> None:
@@ -423,15 +423,15 @@ def asked_about(study: Study) -> dict[str, list[str]]:
 
 def test_the_prompts_say_what_the_codebook_says_and_nothing_of_it_themselves(blinded: Study) -> None:
     asked = asked_about(blinded)
-    for behaviour in BEHAVIOURS:
-        line = f"{behaviour.code}　{behaviour.name.zh}（{behaviour.name.en}）。{behaviour.rule.zh}"
+    for behavior in BEHAVIORS:
+        line = f"{behavior.code}　{behavior.name.zh}（{behavior.name.en}）。{behavior.rule.zh}"
         assert all(line in prompt.splitlines() for prompt in asked["codes"])
     for entry in GLOBALS:
         anchors = [f"{rating} 分：{anchor.zh}" for rating, anchor in enumerate(entry.anchors, 1)]
         told = "\n".join([f"{entry.code}　{entry.name.zh}（{entry.name.en}）", *anchors])
         assert all(told in prompt for prompt in asked["globals"])
-    words = [entry.rule.zh for entry in BEHAVIOURS] + [anchor.zh for entry in GLOBALS for anchor in entry.anchors]
-    names = [word for entry in (*BEHAVIOURS, *GLOBALS) for word in (entry.name.en, f"{entry.code}　")]
+    words = [entry.rule.zh for entry in BEHAVIORS] + [anchor.zh for entry in GLOBALS for anchor in entry.anchors]
+    names = [word for entry in (*BEHAVIORS, *GLOBALS) for word in (entry.name.en, f"{entry.code}　")]
     for path in prompts.FOLDER.glob("*/prompts/miti_*.jinja"):
         assert not [word for word in words + names if word in storage.read_text(path)]
 
@@ -441,7 +441,7 @@ def test_the_answers_form_is_the_codebooks(blinded: Study) -> None:
         question.request["response_format"]["json_schema"]["name"]: question.request["response_format"]["json_schema"]["schema"]
         for question in stage.questions(coded_by(blinded, "llm"))
     }
-    assert forms["codes"]["properties"]["codes"]["items"]["properties"]["code"]["enum"] == [*Behaviour, "none"]
+    assert forms["codes"]["properties"]["codes"]["items"]["properties"]["code"]["enum"] == [*Behavior, "none"]
     assert list(forms["globals"]["properties"]) == forms["globals"]["required"] == list(Global)
 
 
@@ -512,7 +512,7 @@ def test_utterances_run_from_one_start_to_the_next() -> None:
 )
 def test_codes_are_checked(codes: list[tuple[int, object]], reason: str | None) -> None:
     answer = json.dumps({"codes": [{"utterance": number, "code": code} for number, code in codes]})
-    found = llm.checked(lambda text: llm.behaviours_of(text, 2))(answer)
+    found = llm.checked(lambda text: llm.behaviors_of(text, 2))(answer)
     assert found is None if reason is None else reason in str(found)
 
 

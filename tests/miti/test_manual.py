@@ -137,7 +137,7 @@ def test_both_arms_meet_the_same_clients(ready: Study) -> None:
 
 OWN_CLIENT = """profiles:
   - id: own
-    behaviour: 早点睡
+    behavior: 早点睡
     manifestation: 每晚两点才睡
     reason: 只有夜里属于自己
 """
@@ -150,7 +150,7 @@ def test_the_clients_are_those_of_the_file_that_the_study_names(ready: Study) ->
     with pytest.raises(Problem, match="no lines of own, which a scripted client says"):
         profiles(study)
     by_model = study.model_copy(update={"simulate": study.simulate.model_copy(update={"client": "llm"})})
-    assert [profile.behaviour for profile in profiles(by_model)] == ["早点睡"]
+    assert [profile.behavior for profile in profiles(by_model)] == ["早点睡"]
     for wrong, told in (
         (OWN_CLIENT + OWN_CLIENT.partition("\n")[2], "two clients own"),
         (OWN_CLIENT.replace("reason", "cause"), r"own.yaml: profiles.0.reason: Field required"),
@@ -405,8 +405,8 @@ def code(
                 turns = json.loads((study.folder / f"blind/packets/{packet}.json").read_text(encoding="utf-8"))["turns"]
                 for number, turn in enumerate(turns, 1):
                     if turn["role"] == "counselor":
-                        for behaviour in seen(arm, number) or [""]:
-                            rows.writerow([rater, packet, number, behaviour])
+                        for behavior in seen(arm, number) or [""]:
+                            rows.writerow([rater, packet, number, behavior])
                 if globals_:
                     for name in ("CCT", "SST", "EMP", "PAR"):
                         given.writerow([rater, packet, name, globals_(arm) + (rater == raters[1])])

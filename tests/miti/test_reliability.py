@@ -15,7 +15,7 @@ from nltk.metrics.agreement import AnnotationTask
 from numpy.typing import NDArray
 from scipy import stats
 
-from mi_llm.codebook.coding import Behaviour, Global
+from mi_llm.codebook.coding import Behavior, Global
 from mi_llm.miti.reliability import (
     COLUMNS,
     EQUAL,
@@ -287,8 +287,8 @@ def test_the_table_holds_what_the_functions_give_of_what_both_coded() -> None:
         nominal = krippendorff.alpha([first, second], level_of_measurement="nominal")
         assert value["alpha", code] == (pytest.approx(nominal, abs=1e-4), 10)
     nothing = [0] * 10
-    pooled = [[seen_here for code in Behaviour for seen_here in seen.get(code, (nothing, nothing))[which]] for which in (0, 1)]
-    assert value["kappa", "behaviours"] == (pytest.approx(cohen(*pooled), abs=1e-4), 100)
+    pooled = [[seen_here for code in Behavior for seen_here in seen.get(code, (nothing, nothing))[which]] for which in (0, 1)]
+    assert value["kappa", "behaviors"] == (pytest.approx(cohen(*pooled), abs=1e-4), 100)
     assert math.isnan(value["kappa", "CONF"][0])  # coded in a packet that one rater coded only
     counts = np.array([[1, 0], [2, 1], [0, 0]], dtype=float)  # SR in p, q, s
     assert value["ICC(2,1)", "SR"] == (pytest.approx(icc(counts), abs=1e-4), 3)
@@ -381,7 +381,7 @@ def test_sixty_packets_of_two_raters_take_seconds() -> None:
         for name in names
         for rater in ("r1", "r2")
         for volley in range(2, 42, 2)
-        for code in chance.choice(list(Behaviour), 2, replace=False)
+        for code in chance.choice(list(Behavior), 2, replace=False)
     ]
     ratings = {(rater, name): "".join(map(str, chance.integers(1, 6, 4))) for rater in ("r1", "r2") for name in names}
     began = time.process_time()

@@ -19,7 +19,7 @@ from torch.nn.functional import logsigmoid
 
 from mi_llm import storage
 from mi_llm.codebook import lexical
-from mi_llm.codebook.coding import Behaviour, volley
+from mi_llm.codebook.coding import Behavior, volley
 from mi_llm.dialog import Dialog, Round, Turn, read_rounds, write_dialogs, write_rounds
 from mi_llm.engine.counselor import chats
 from mi_llm.engine.load import chat_format, checkpoint, load
@@ -265,7 +265,7 @@ def test_the_stage_from_pairs_to_tables(ready: Study) -> None:
         estimate = bootstrap.estimate([one["rouge_l"] for one in found]).rounded()
         assert scores.loc[(arm, "rouge_l"), ["mean", "lo", "hi"]].to_dict() == pytest.approx(estimate, nan_ok=True)
         informs = [
-            Behaviour.INFORMATION in volley(one.behaviour for one in lexical.code(sample.client, reply))
+            Behavior.INFORMATION in volley(one.behavior for one in lexical.code(sample.client, reply))
             for sample, reply in zip(rounds, said[arm], strict=True)
         ]
         assert codes.loc[(arm, "GI"), "mean"] == round(sum(informs) / len(informs), 4)

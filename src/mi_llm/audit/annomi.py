@@ -14,14 +14,14 @@ from mi_llm.statistics import FEWEST, NONE, jackknife_interval
 CODES: dict[
     str, Callable[[pd.DataFrame], pd.Series]
 ] = {  # code → the column of annotators' answers; n/a or empty where it does not apply
-    "main_behaviour": lambda table: table["main_therapist_behaviour"],
+    "main_behavior": lambda table: table["main_therapist_behaviour"],
     "reflection_present": lambda table: table["reflection_exists"],
     "question_present": lambda table: table["question_exists"],
     "reflection_type": lambda table: table["reflection_subtype"],
 }
 
 
-def behaviours(evidence: Evidence) -> pd.DataFrame:
+def behaviors(evidence: Evidence) -> pd.DataFrame:
     """Behavior counts of each transcript: columns transcript, quality, topic, rounds, questions, reflections, simple, complex,
     r_to_q, complex_share.
 

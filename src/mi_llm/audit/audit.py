@@ -101,8 +101,8 @@ def supporting(paper: Paper, evidence: Evidence) -> dict[str, pd.DataFrame]:
         tables |= {"alignment": evidence.alignment, "exchanged": dialogs.exchanged(evidence)}
         evidence.baselines = tables["baselines"].iloc[:5].set_index("predictor")["bleu_4"].to_dict()
     if evidence.has("annomi"):
-        tables |= {"annomi_behaviours": annomi.behaviours(evidence), "annomi_agreement": annomi.agreement(evidence)}
-        tables["annomi_quality"] = annomi.by_quality(tables["annomi_behaviours"])
+        tables |= {"annomi_behaviors": annomi.behaviors(evidence), "annomi_agreement": annomi.agreement(evidence)}
+        tables["annomi_quality"] = annomi.by_quality(tables["annomi_behaviors"])
         tables |= {"real_topics": dialogs.real_topics(evidence), "sample_of_transcripts": dialogs.sample_of_transcripts(evidence)}
     return tables
 

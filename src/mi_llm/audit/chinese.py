@@ -20,7 +20,7 @@ LISTED = re.compile(r", | and ")
 def content() -> tuple[dict[str, str], list[tuple[re.Pattern[str], str]]]:
     """`notes_zh.yaml`: names, with the codebook's; and sentences as patterns with their translation."""
     file = storage.read_yaml(resources.files(__package__) / "notes_zh.yaml")
-    codes = (*coding.GLOBALS, *coding.BEHAVIOURS, coding.REFLECTIONS, coding.TECHNICAL, coding.RELATIONAL)
+    codes = (*coding.GLOBALS, *coding.BEHAVIORS, coding.REFLECTIONS, coding.TECHNICAL, coding.RELATIONAL)
     names = {entry.name.en: entry.name.zh for entry in codes} | file["names"]
     return names, [(pattern_of(english), translation) for english, translation in file["sentences"].items()]
 

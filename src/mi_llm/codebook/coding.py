@@ -23,7 +23,7 @@ class Global(StrEnum):
     PARTNERSHIP = "PAR"
 
 
-class Behaviour(StrEnum):
+class Behavior(StrEnum):
     """What a counselor does in one utterance; counted over the session."""
 
     INFORMATION = "GI"
@@ -56,10 +56,10 @@ class GlobalEntry:
 
 
 @dataclass(frozen=True)
-class BehaviourEntry:
+class BehaviorEntry:
     """A behavior as raters see it; `adherent` is None where it is neither MI-adherent nor non-adherent."""
 
-    code: Behaviour
+    code: Behavior
     name: Text
     adherent: bool | None
     rule: Text
@@ -69,7 +69,7 @@ class BehaviourEntry:
 class Coded:
     """One utterance, and the behavior a coder saw in it, if any."""
 
-    behaviour: Behaviour | None
+    behavior: Behavior | None
     text: str
 
 
@@ -132,9 +132,9 @@ GLOBALS = (
     ),
 )
 
-BEHAVIOURS = (
-    BehaviourEntry(
-        Behaviour.INFORMATION,
+BEHAVIORS = (
+    BehaviorEntry(
+        Behavior.INFORMATION,
         Text("Giving information", "给予信息"),
         None,
         Text(
@@ -143,8 +143,8 @@ BEHAVIOURS = (
             "告知事实或专业看法，说完即止，不催人改变。与“经许可的劝说”难分时归此类。寒暄、致谢、谈自己、会谈安排都不编码。",
         ),
     ),
-    BehaviourEntry(
-        Behaviour.PERSUADE_WITH,
+    BehaviorEntry(
+        Behavior.PERSUADE_WITH,
         Text("Persuading with permission", "经许可的劝说"),
         None,
         Text(
@@ -153,8 +153,8 @@ BEHAVIOURS = (
             "来访者主动求教、已经点头，或明说可以不听时的劝说。许可在建议之前之后都算；换了话题或变成吩咐，许可即止。",
         ),
     ),
-    BehaviourEntry(
-        Behaviour.QUESTION,
+    BehaviorEntry(
+        Behavior.QUESTION,
         Text("Asking questions", "提问"),
         None,
         Text(
@@ -164,8 +164,8 @@ BEHAVIOURS = (
             "各种提问，开放或封闭；一次发言多问只计一次。问知道什么，是提问；问对刚才所说怎么看，是寻求协作。打着问号的责备归对质。",
         ),
     ),
-    BehaviourEntry(
-        Behaviour.SIMPLE,
+    BehaviorEntry(
+        Behavior.SIMPLE,
         Text("Simple reflections", "简单反映"),
         None,
         Text(
@@ -174,8 +174,8 @@ BEHAVIOURS = (
             "把来访者的话递回去，添得不多。与复杂反映难分时归此类。",
         ),
     ),
-    BehaviourEntry(
-        Behaviour.COMPLEX,
+    BehaviorEntry(
+        Behavior.COMPLEX,
         Text("Complex reflections", "复杂反映"),
         None,
         Text(
@@ -185,8 +185,8 @@ BEHAVIOURS = (
             "递回去时添了许多：没点明的情绪、两面并举、一个比喻、话的去向。一次发言只计一个反映，其中有一处复杂即为复杂。",
         ),
     ),
-    BehaviourEntry(
-        Behaviour.AFFIRM,
+    BehaviorEntry(
+        Behavior.AFFIRM,
         Text("Affirming", "肯定"),
         True,
         Text(
@@ -195,8 +195,8 @@ BEHAVIOURS = (
             "由衷地点出这位来访者自己的好处：会什么、试过什么、想要什么、是怎样的人。放在谁身上都行的夸奖不编码。又像反映时归肯定。",
         ),
     ),
-    BehaviourEntry(
-        Behaviour.SEEK,
+    BehaviorEntry(
+        Behavior.SEEK,
         Text("Seeking collaboration", "寻求协作"),
         True,
         Text(
@@ -205,8 +205,8 @@ BEHAVIOURS = (
             "让来访者一同定夺：做什么、去哪里、先谈什么、要不要听建议、听了怎么看。",
         ),
     ),
-    BehaviourEntry(
-        Behaviour.EMPHASIZE,
+    BehaviorEntry(
+        Behavior.EMPHASIZE,
         Text("Emphasizing autonomy", "强调自主性"),
         True,
         Text(
@@ -214,8 +214,8 @@ BEHAVIOURS = (
             "明说由来访者选择、由来访者承担。只说“你做得到”不属此类。",
         ),
     ),
-    BehaviourEntry(
-        Behaviour.PERSUADE,
+    BehaviorEntry(
+        Behavior.PERSUADE,
         Text("Persuading", "劝说"),
         False,
         Text(
@@ -224,8 +224,8 @@ BEHAVIOURS = (
             "推着人往一边走：告诉怎么做、为之辩护、只说有利的一面；没人请教，也没提醒选择在来访者。",
         ),
     ),
-    BehaviourEntry(
-        Behaviour.CONFRONT,
+    BehaviorEntry(
+        Behavior.CONFRONT,
         Text("Confronting", "对质"),
         False,
         Text(
@@ -236,7 +236,7 @@ BEHAVIOURS = (
     ),
 )
 
-Code = TypeVar("Code", Behaviour, Global)
+Code = TypeVar("Code", Behavior, Global)
 
 
 @dataclass(frozen=True)
@@ -266,14 +266,14 @@ class Summary(Generic[Code]):
         return " / ".join(f"({part})" if "+" in part else part for part in (numerator, denominator))
 
 
-_REFLECTIONS = (Behaviour.SIMPLE, Behaviour.COMPLEX)
-_ADHERENT = (Behaviour.SEEK, Behaviour.AFFIRM, Behaviour.EMPHASIZE)
-_NONADHERENT = (Behaviour.CONFRONT, Behaviour.PERSUADE)
+_REFLECTIONS = (Behavior.SIMPLE, Behavior.COMPLEX)
+_ADHERENT = (Behavior.SEEK, Behavior.AFFIRM, Behavior.EMPHASIZE)
+_NONADHERENT = (Behavior.CONFRONT, Behavior.PERSUADE)
 
 REFLECTIONS = Summary("TR", Text("Total reflections", "反映总数"), _REFLECTIONS, 1)
-COMPLEX_SHARE = Summary("CRR", Text("Complex reflection ratio", "复杂反映占比"), (Behaviour.COMPLEX,), _REFLECTIONS)
+COMPLEX_SHARE = Summary("CRR", Text("Complex reflection ratio", "复杂反映占比"), (Behavior.COMPLEX,), _REFLECTIONS)
 REFLECTIONS_TO_QUESTIONS = Summary(
-    "RQ", Text("Reflection-to-question ratio", "反映与提问之比"), _REFLECTIONS, (Behaviour.QUESTION,)
+    "RQ", Text("Reflection-to-question ratio", "反映与提问之比"), _REFLECTIONS, (Behavior.QUESTION,)
 )
 TECHNICAL = Summary("TECH", Text("Technical global", "技术整体评分"), (Global.CULTIVATING, Global.SOFTENING), 2)
 RELATIONAL = Summary("REL", Text("Relational global", "关系整体评分"), (Global.PARTNERSHIP, Global.EMPATHY), 2)
@@ -305,15 +305,15 @@ def rating(value: float | None, threshold: Threshold) -> Rating | None:
     return "good" if value >= threshold.good else "fair" if value >= threshold.fair else "below fair"
 
 
-def volley(behaviours: Iterable[Behaviour | None]) -> frozenset[Behaviour]:
+def volley(behaviors: Iterable[Behavior | None]) -> frozenset[Behavior]:
     """The behaviors that a volley counts for: each once, at most one reflection and one persuasion (manual, section E.1.a).
 
     A complex reflection replaces a simple one. The manual allows one kind of persuasion in a volley and leaves open which: here
     permission covers all of it, so persuading with permission replaces persuading.
     """
-    seen = {behaviour for behaviour in behaviours if behaviour}
-    if Behaviour.COMPLEX in seen:
-        seen.discard(Behaviour.SIMPLE)
-    if Behaviour.PERSUADE_WITH in seen:
-        seen.discard(Behaviour.PERSUADE)
+    seen = {behavior for behavior in behaviors if behavior}
+    if Behavior.COMPLEX in seen:
+        seen.discard(Behavior.SIMPLE)
+    if Behavior.PERSUADE_WITH in seen:
+        seen.discard(Behavior.PERSUADE)
     return frozenset(seen)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mi_llm.codebook.coding import Behaviour, Global, volley
-from mi_llm.codebook.tables import SCALE, Behaviours, Coding, require, rows
+from mi_llm.codebook.coding import Behavior, Global, volley
+from mi_llm.codebook.tables import SCALE, Behaviors, Coding, require, rows
 
 COLUMNS = ["packet", "volley", "code", "rating", "reason"]
 RATER = "consensus"  # in the column `rater`
@@ -20,7 +20,7 @@ Item = int | Global  # a volley's number, or a global
 class Settled:
     """What was settled for one item of a transcript: a volley's behaviors or a global's rating, and why."""
 
-    value: frozenset[Behaviour] | int
+    value: frozenset[Behavior] | int
     reason: str
 
 
@@ -32,14 +32,14 @@ def differences(codings: Sequence[Coding]) -> list[Item]:
 
     Volleys count by the codebook's rule for a volley. Who did not code an item does not differ from those who did.
     """
-    behaviours: dict[int, set[frozenset[Behaviour]]] = {}
+    behaviors: dict[int, set[frozenset[Behavior]]] = {}
     ratings: dict[Global, set[int]] = {}
     for coding in codings:
-        for number, seen in coding.behaviours.items():
-            behaviours.setdefault(number, set()).add(volley(seen))
+        for number, seen in coding.behaviors.items():
+            behaviors.setdefault(number, set()).add(volley(seen))
         for code, rating in coding.ratings.items():
             ratings.setdefault(code, set()).add(rating)
-    open_volleys = [number for number in sorted(behaviours) if len(behaviours[number]) > 1]
+    open_volleys = [number for number in sorted(behaviors) if len(behaviors[number]) > 1]
     return [*open_volleys, *(code for code in Global if len(ratings.get(code, ())) > 1)]
 
 
@@ -55,15 +55,15 @@ def agreed(codings: Sequence[Coding], decisions: Decisions) -> list[Coding]:
     for packet, together in sorted(by_packet.items()):
         differing = differences(together)
         if all((packet, item) in decisions for item in differing):
-            behaviours: Behaviours = {number: volley(seen) for coding in together for number, seen in coding.behaviours.items()}
+            behaviors: Behaviors = {number: volley(seen) for coding in together for number, seen in coding.behaviors.items()}
             ratings = {code: rating for coding in together for code, rating in coding.ratings.items()}
             for item in differing:
                 value = decisions[packet, item].value
                 if isinstance(value, int):
                     ratings[Global(str(item))] = value
                 else:
-                    behaviours[int(item)] = volley(value)
-            agreements.append(Coding(RATER, packet, behaviours, ratings))
+                    behaviors[int(item)] = volley(value)
+            agreements.append(Coding(RATER, packet, behaviors, ratings))
     return agreements
 
 
@@ -81,14 +81,14 @@ def written(decisions: Decisions) -> list[tuple[str, ...]]:
 
 def read(path: Path) -> dict[tuple[str, Item], Settled]:
     """The decisions of a `consensus.csv`; raises Problem with the row that is wrong."""
-    codes: dict[tuple[str, Item], set[Behaviour]] = {}
+    codes: dict[tuple[str, Item], set[Behavior]] = {}
     decisions: dict[tuple[str, Item], Settled] = {}
     for where, (packet, number, code, rating, reason) in rows(path, COLUMNS):
         if number:
             require(number.isdecimal(), where, f"the volley {number!r}", "the number of a turn of the counselor")
-            require(not code or code in list(Behaviour), where, f"the code {code!r}", f"{', '.join(Behaviour)}, or nothing")
+            require(not code or code in list(Behavior), where, f"the code {code!r}", f"{', '.join(Behavior)}, or nothing")
             seen = codes.setdefault((packet, int(number)), set())
-            seen.update([Behaviour(code)] if code else [])
+            seen.update([Behavior(code)] if code else [])
             decisions[packet, int(number)] = Settled(frozenset(seen), reason)
         else:
             require(code in list(Global), where, f"the code {code!r} without a volley", ", ".join(Global))

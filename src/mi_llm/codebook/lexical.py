@@ -19,22 +19,22 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from mi_llm import storage
-from mi_llm.codebook.coding import Behaviour, Coded, volley
+from mi_llm.codebook.coding import Behavior, Coded, volley
 from mi_llm.dialog import Dialog
 from mi_llm.language import language
 from mi_llm.language.language import DEFAULT, Language
 from mi_llm.problem import Problem
 
 ORDER = (  # precedence: where the manual lets one code go before another (confront, affirm), so do we; else the rarer goes first
-    ("confront", Behaviour.CONFRONT),
-    ("suggestion", Behaviour.PERSUADE),
-    ("persuade", Behaviour.PERSUADE),
-    ("emphasize_autonomy", Behaviour.EMPHASIZE),
-    ("seek_collaboration", Behaviour.SEEK),
-    ("affirm", Behaviour.AFFIRM),
-    ("question", Behaviour.QUESTION),
-    ("reflection", Behaviour.SIMPLE),
-    ("information", Behaviour.INFORMATION),
+    ("confront", Behavior.CONFRONT),
+    ("suggestion", Behavior.PERSUADE),
+    ("persuade", Behavior.PERSUADE),
+    ("emphasize_autonomy", Behavior.EMPHASIZE),
+    ("seek_collaboration", Behavior.SEEK),
+    ("affirm", Behavior.AFFIRM),
+    ("question", Behavior.QUESTION),
+    ("reflection", Behavior.SIMPLE),
+    ("information", Behavior.INFORMATION),
 )
 ECHO = 0.3  # an utterance repeats the client if at least this share of its content is in the client's volley
 OWN = 0.5  # from this share on, a reflection is mostly the client's own words, hence simple
@@ -140,15 +140,15 @@ def spoken(text: str, code: str, file: str = "") -> Cues:
     return next((known for known in (own, chinese) if known.written(text)), english)
 
 
-def behaviour_of(clause: str, asking: bool, speech: Cues) -> Behaviour | None:
+def behavior_of(clause: str, asking: bool, speech: Cues) -> Behavior | None:
     """The first behavior of `ORDER` of which a bare clause holds a cue; a clause that asks persuades by a suggestion only."""
     if speech.has("uncoded", clause):
         return None
-    for group, behaviour in ORDER:
+    for group, behavior in ORDER:
         if group == "question" and asking:
-            return behaviour
+            return behavior
         if speech.has(group, clause) and not (asking and group == "persuade"):
-            return behaviour
+            return behavior
     return None
 
 
@@ -167,35 +167,35 @@ def utterances(sentence: str, speech: Cues) -> Iterator[Coded]:
     bare = [speech.bare(clause) for clause in clauses]
     question = asks(sentence, speech)
     last = max((index for index, clause in enumerate(bare) if clause), default=0)
-    behaviour, text = None, ""
+    behavior, text = None, ""
     for index, clause in enumerate(bare):
         asking = question and (index == last or speech.has("interrogative", clause))
-        clause_behaviour = behaviour_of(clause, asking, speech) if clause else None
-        if behaviour and clause_behaviour and clause_behaviour != behaviour:
-            yield Coded(behaviour, text)
-            behaviour, text = clause_behaviour, clauses[index]
+        clause_behavior = behavior_of(clause, asking, speech) if clause else None
+        if behavior and clause_behavior and clause_behavior != behavior:
+            yield Coded(behavior, text)
+            behavior, text = clause_behavior, clauses[index]
         else:
-            behaviour, text = behaviour or clause_behaviour, text + clauses[index]
-    yield Coded(behaviour, text)
+            behavior, text = behavior or clause_behavior, text + clauses[index]
+    yield Coded(behavior, text)
 
 
 def settled(utterance: Coded, client: set[str], speech: Cues) -> Coded:
     """Code an utterance that has no cue, and decide whether a reflection is complex. `client`: the client's content."""
-    behaviour, bare = utterance.behaviour, speech.bare(utterance.text)
-    if behaviour not in (None, Behaviour.SIMPLE) or not bare:
+    behavior, bare = utterance.behavior, speech.bare(utterance.text)
+    if behavior not in (None, Behavior.SIMPLE) or not bare:
         return utterance
-    if behaviour is None and any(speech.has("uncoded", speech.bare(clause)) for clause in CLAUSE.findall(utterance.text)):
+    if behavior is None and any(speech.has("uncoded", speech.bare(clause)) for clause in CLAUSE.findall(utterance.text)):
         return utterance
     content = speech.content(bare)
     shared = len(content & client) / len(content) if content else 0.0
-    if behaviour is None:
+    if behavior is None:
         if shared >= ECHO or (speech.has("client", bare) and not speech.has("speaker", bare)):
-            behaviour = Behaviour.SIMPLE
+            behavior = Behavior.SIMPLE
         elif len(content) >= LONG * (1 if speech.language.spaced else 2):
-            behaviour = Behaviour.INFORMATION
-    if behaviour is Behaviour.SIMPLE and shared < OWN and speech.has("meaning", bare):
-        behaviour = Behaviour.COMPLEX
-    return Coded(behaviour, utterance.text)
+            behavior = Behavior.INFORMATION
+    if behavior is Behavior.SIMPLE and shared < OWN and speech.has("meaning", bare):
+        behavior = Behavior.COMPLEX
+    return Coded(behavior, utterance.text)
 
 
 def code(client: str, counselor: str, language: str = DEFAULT, cues: str = "") -> list[Coded]:
@@ -211,24 +211,22 @@ def code(client: str, counselor: str, language: str = DEFAULT, cues: str = "") -
     for sentence in SENTENCE.findall(counselor):
         for piece in utterances(sentence, speech):
             utterance = settled(piece, heard, speech)
-            listed = ITEM.match(utterance.text) and coded and coded[-1].behaviour is Behaviour.PERSUADE
-            coded.append(Coded(Behaviour.PERSUADE, utterance.text) if listed else utterance)
-    free = {Behaviour.SEEK, Behaviour.EMPHASIZE} & {utterance.behaviour for utterance in coded}
+            listed = ITEM.match(utterance.text) and coded and coded[-1].behavior is Behavior.PERSUADE
+            coded.append(Coded(Behavior.PERSUADE, utterance.text) if listed else utterance)
+    free = {Behavior.SEEK, Behavior.EMPHASIZE} & {utterance.behavior for utterance in coded}
     if free or speech.has("permission", counselor.lower()) or speech.has("asked", client.lower()):
-        permitted = Behaviour.PERSUADE_WITH
-        return [
-            Coded(permitted, utterance.text) if utterance.behaviour is Behaviour.PERSUADE else utterance for utterance in coded
-        ]
+        permitted = Behavior.PERSUADE_WITH
+        return [Coded(permitted, utterance.text) if utterance.behavior is Behavior.PERSUADE else utterance for utterance in coded]
     return coded
 
 
-def counts(dialog: Dialog) -> Counter[Behaviour]:
+def counts(dialog: Dialog) -> Counter[Behavior]:
     """The behavior counts of a dialog: what each counselor volley counts for, summed."""
-    totals: Counter[Behaviour] = Counter()
+    totals: Counter[Behavior] = Counter()
     client = ""
     for turn in dialog.turns:
         if turn.role == "client":
             client = turn.text
         else:
-            totals.update(volley(utterance.behaviour for utterance in code(client, turn.text)))
+            totals.update(volley(utterance.behavior for utterance in code(client, turn.text)))
     return totals

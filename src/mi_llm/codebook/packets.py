@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mi_llm import storage
-from mi_llm.codebook.tables import Behaviours, Coding, Transcripts, coded_by_people, read_people, volleys
+from mi_llm.codebook.tables import Behaviors, Coding, Transcripts, coded_by_people, read_people, volleys
 from mi_llm.dialog import Turn
 from mi_llm.problem import Problem
 
@@ -52,7 +52,7 @@ class Packets:
     study: Mapping[str, Packet]
     training: Mapping[str, Packet] = field(default_factory=dict)
     gold: Mapping[str, Coding] = field(default_factory=dict)
-    hidden: Mapping[str, Behaviours] = field(default_factory=dict)
+    hidden: Mapping[str, Behaviors] = field(default_factory=dict)
 
     def sharing(self, packet: str) -> tuple[str, ...]:
         """The raters who code a packet, by name."""
@@ -81,12 +81,12 @@ def read(folder: Path, training: Path | None = None, gold: Path | None = None) -
     return Packets(raters, study, exercises, _gold(training, exercises), hidden)
 
 
-def hidden_gold(path: Path, transcripts: Transcripts) -> dict[str, Behaviours]:
+def hidden_gold(path: Path, transcripts: Transcripts) -> dict[str, Behaviors]:
     """The gold codes of some transcripts, by name; raises Problem for an unknown transcript, and for codes of several raters."""
     coded = coded_by_people(path, transcripts)
     if len(raters := sorted({rater for rater, _ in coded})) > 1:
         raise Problem(str(path), f"raters {' and '.join(raters)}", "gold codes of one rater", "keep one rater's rows")
-    return {name: behaviours for (_, name), behaviours in coded.items()}
+    return {name: behaviors for (_, name), behaviors in coded.items()}
 
 
 def transcripts_of(folder: Path) -> dict[str, Sequence[Turn]]:
@@ -136,7 +136,7 @@ def _gold(folder: Path, packets: Mapping[str, Packet]) -> dict[str, Coding]:
         found = f"raters {' and '.join(raters)}"
         raise Problem(str(folder / "codes.csv"), found, "gold codes of one rater", "keep one rater's rows")
     for name in packets:
-        if name not in gold or not gold[name].behaviours or not gold[name].ratings:
+        if name not in gold or not gold[name].behaviors or not gold[name].ratings:
             expected = "its rows in codes.csv and globals.csv"
             raise Problem(f"{folder}, packet {name}", "no gold codes", expected, "add them, or remove the packet")
     return gold

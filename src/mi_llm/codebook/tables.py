@@ -15,12 +15,12 @@ from pathlib import Path
 import pandas as pd
 
 from mi_llm import registry, storage
-from mi_llm.codebook.coding import Behaviour, Global, volley
+from mi_llm.codebook.coding import Behavior, Global, volley
 from mi_llm.dialog import Turn
 from mi_llm.problem import Problem
 from mi_llm.study import ARMS, REAL
 
-Behaviours = dict[int, frozenset[Behaviour]]  # by the number of a counselor turn: what the coder saw in it
+Behaviors = dict[int, frozenset[Behavior]]  # by the number of a counselor turn: what the coder saw in it
 Transcripts = Mapping[str, Sequence[Turn]]
 
 CODES = ["rater", "packet", "volley", "code"]
@@ -38,7 +38,7 @@ class Coding:
 
     rater: str
     packet: str
-    behaviours: Behaviours
+    behaviors: Behaviors
     ratings: Mapping[Global, int]
     guess: str = ""
 
@@ -53,7 +53,7 @@ def tables(codings: Sequence[Coding]) -> dict[str, pd.DataFrame]:
     codes = [
         (coding.rater, coding.packet, number, code)
         for coding in codings
-        for number, seen in coding.behaviours.items()
+        for number, seen in coding.behaviors.items()
         for code in sorted(map(str, seen)) or [""]
     ]
     ratings = [(coding.rater, coding.packet, code, rating) for coding in codings for code, rating in coding.ratings.items()]
@@ -102,14 +102,14 @@ def read_people(folder: Path, transcripts: Transcripts) -> list[Coding]:
     ]
 
 
-def coded_by_people(path: Path, transcripts: Transcripts) -> dict[tuple[str, str], Behaviours]:
+def coded_by_people(path: Path, transcripts: Transcripts) -> dict[tuple[str, str], Behaviors]:
     """The codes of `codes.csv` by rater and packet: every counselor turn of a packet, or none."""
     coded_packets: dict[tuple[str, str], dict[int, list[str]]] = {}
     for where, (rater, packet, number, code) in rows(path, CODES):
         key = whose(where, rater, packet, transcripts)
         turn_numbers = {str(turn_number): turn_number for turn_number in volleys(transcripts[packet])}
         require(number in turn_numbers, where, f"the volley {number!r}", "the number of a turn of the counselor in this packet")
-        require(not code or code in list(Behaviour), where, f"the code {code!r}", f"{', '.join(Behaviour)}, or nothing")
+        require(not code or code in list(Behavior), where, f"the code {code!r}", f"{', '.join(Behavior)}, or nothing")
         codes = coded_packets.setdefault(key, {}).setdefault(turn_numbers[number], [])
         require(code not in codes, where, f"the code {code!r} of the same volley again", "each code once per volley")
         require(not codes or bool(code and codes[0]), where, "a volley with a code and with none", "codes, or one empty row")
@@ -119,7 +119,7 @@ def coded_by_people(path: Path, transcripts: Transcripts) -> dict[tuple[str, str
         gap = f"nothing by {rater} on volley {missing[0]} of packet {packet}" if missing else ""
         require(not missing, str(path), gap, "every counselor turn coded, with an empty code if nothing is to code")
     return {
-        key: {number: volley(Behaviour(code) for code in codes if code) for number, codes in coded.items()}
+        key: {number: volley(Behavior(code) for code in codes if code) for number, codes in coded.items()}
         for key, coded in coded_packets.items()
     }
 

@@ -14,16 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mi_llm import storage
 from mi_llm.codebook import lexical
-from mi_llm.codebook.coding import Behaviour, volley
+from mi_llm.codebook.coding import Behavior, volley
 from mi_llm.dialog import Turn
 from mi_llm.language.language import DEFAULT
 from mi_llm.problem import Problem
 
-PUSHED = frozenset({Behaviour.PERSUADE, Behaviour.CONFRONT})
+PUSHED = frozenset({Behavior.PERSUADE, Behavior.CONFRONT})
 HEARD = frozenset(
-    {Behaviour.SIMPLE, Behaviour.COMPLEX, Behaviour.AFFIRM, Behaviour.SEEK, Behaviour.EMPHASIZE}
+    {Behavior.SIMPLE, Behavior.COMPLEX, Behavior.AFFIRM, Behavior.SEEK, Behavior.EMPHASIZE}
 )  # what addresses a reason that was told
-INVITED = HEARD | {Behaviour.QUESTION}
+INVITED = HEARD | {Behavior.QUESTION}
 WILLING = 7  # readiness, 0 to 10, from which on the client makes a plan
 OPEN = 2  # how much of the behavior is told before the reason can be
 
@@ -58,7 +58,7 @@ class Profile(Strict):
 
     id: str
     topic: str = ""
-    behaviour: str
+    behavior: str
     manifestation: str
     reason: str
     readiness: int | None = Field(default=None, ge=0, le=10)
@@ -107,7 +107,7 @@ def outlined(path: Path) -> list[Profile]:
     return [
         Profile(
             id=f"outline-{number}",
-            behaviour=outline["behavior"],
+            behavior=outline["behavior"],
             manifestation=outline["manifestation"],
             reason=outline["reason"],
             willing=outline["willing"],
@@ -143,17 +143,17 @@ class Scripted:
         if self.planned:
             self.over = True
             return self.common.goodbye
-        behaviours = volley(coded.behaviour for coded in lexical.code(turns[-2].text, turns[-1].text, self.code, self.cues))
-        return self.answer(behaviours) or self.leave()
+        behaviors = volley(coded.behavior for coded in lexical.code(turns[-2].text, turns[-1].text, self.code, self.cues))
+        return self.answer(behaviors) or self.leave()
 
-    def answer(self, behaviours: frozenset[Behaviour]) -> str | None:
+    def answer(self, behaviors: frozenset[Behavior]) -> str | None:
         """The answer to a volley with these behaviors; None when nothing is left to say."""
-        if behaviours & PUSHED:
+        if behaviors & PUSHED:
             self.readiness -= 1
             return self.next("sustain", self.common.sustain) if self.readiness > 0 else None
-        if not behaviours & INVITED:
+        if not behaviors & INVITED:
             return self.next("waiting", self.common.waiting)
-        if self.told.get("reason", 0) == len(self.lines.reason) and behaviours & HEARD:
+        if self.told.get("reason", 0) == len(self.lines.reason) and behaviors & HEARD:
             self.addressed = True
         if self.addressed:
             self.readiness += 1
@@ -161,7 +161,7 @@ class Scripted:
                 self.planned = True
                 return self.lines.plan
             return self.next("change", self.lines.change)
-        if self.told.get("manifestation", 0) >= OPEN and behaviours & HEARD and (line := self.next("reason", self.lines.reason)):
+        if self.told.get("manifestation", 0) >= OPEN and behaviors & HEARD and (line := self.next("reason", self.lines.reason)):
             return line
         return self.next("manifestation", self.lines.manifestation) or self.next("reason", self.lines.reason)
 

@@ -64,8 +64,8 @@ def code(study: Study) -> None:
             "packets": len(transcripts),
             "coded": len({coding.packet for coding in codings}),
             "raters": len({coding.rater for coding in codings}),
-            "volleys": sum(len(coding.behaviours) for coding in codings),
-            "behaviours": sum(len(seen) for coding in codings for seen in coding.behaviours.values()),
+            "volleys": sum(len(coding.behaviors) for coding in codings),
+            "behaviors": sum(len(seen) for coding in codings for seen in coding.behaviors.values()),
             "ratings": sum(len(coding.ratings) for coding in codings),
         }
         storage.write_json(out / "metrics.json", numbers)

@@ -41,10 +41,10 @@ from mi_llm.codebook.coding import (
     REFLECTIONS_TO_QUESTIONS,
     RELATIONAL,
     TECHNICAL,
-    Behaviour,
+    Behavior,
     Summary,
 )
-from mi_llm.codebook.tables import PEOPLE, Behaviours, Coding, rated_by_people
+from mi_llm.codebook.tables import PEOPLE, Behaviors, Coding, rated_by_people
 from mi_llm.codebook.tables import tables as tables_of
 from mi_llm.corpora import annomi
 from mi_llm.corpora.files import from_archive
@@ -67,13 +67,13 @@ EXPERTS = "experts"
 SAMPLES = f"llm:{ask.AUTHOR}"  # the rater whose codes are samples
 ENGLISH = annomi.LANGUAGE
 MAIN = ("therapist_input", "question", "reflection", "other")  # the order in which a behavior is the main one
-PERSUASION = frozenset({Behaviour.PERSUADE_WITH, Behaviour.PERSUADE})
-INPUT = PERSUASION | {Behaviour.INFORMATION, Behaviour.CONFRONT}
-QUESTION = frozenset({Behaviour.QUESTION, Behaviour.SEEK})
-REFLECTION = frozenset({Behaviour.SIMPLE, Behaviour.COMPLEX})
+PERSUASION = frozenset({Behavior.PERSUADE_WITH, Behavior.PERSUADE})
+INPUT = PERSUASION | {Behavior.INFORMATION, Behavior.CONFRONT}
+QUESTION = frozenset({Behavior.QUESTION, Behavior.SEEK})
+REFLECTION = frozenset({Behavior.SIMPLE, Behavior.COMPLEX})
 COMPLEX = "complex reflection"
 CODES = ("main behavior", "question", "reflection", COMPLEX, "input", "information", "advice")
-TOLD_BY_EXPERTS = REFLECTION | {Behaviour.QUESTION}
+TOLD_BY_EXPERTS = REFLECTION | {Behavior.QUESTION}
 RATIOS = (COMPLEX_SHARE, REFLECTIONS_TO_QUESTIONS, ADHERENT_RATIO)
 TOTALS = (REFLECTIONS, ADHERENT, NONADHERENT)
 CLIENT = "client talk"
@@ -135,24 +135,24 @@ def labels_of_talk(talk: Talk) -> Labels:
     return {CLIENT: str(talk)} | {f"{other} talk": str(talk is other) for other in Talk}
 
 
-def labels(seen: frozenset[Behaviour]) -> Labels:
+def labels(seen: frozenset[Behavior]) -> Labels:
     """A volley's behaviors as AnnoMI's labels; its main behavior is the first in the order of `MAIN`."""
     kinds = zip(MAIN, (INPUT, QUESTION, REFLECTION), strict=False)
     volley_labels = {
-        "main behavior": next((name for name, behaviours in kinds if seen & behaviours), MAIN[-1]),
+        "main behavior": next((name for name, behaviors in kinds if seen & behaviors), MAIN[-1]),
         "question": str(bool(seen & QUESTION)),
         "reflection": str(bool(seen & REFLECTION)),
         "input": str(bool(seen & INPUT)),
-        "information": str(Behaviour.INFORMATION in seen),
+        "information": str(Behavior.INFORMATION in seen),
         "advice": str(bool(seen & PERSUASION)),
     }
-    kind = "complex" if Behaviour.COMPLEX in seen else "simple"
+    kind = "complex" if Behavior.COMPLEX in seen else "simple"
     return volley_labels | ({COMPLEX: kind} if seen & REFLECTION else {})
 
 
-def labelled(behaviours: Behaviours) -> Rated:
+def labelled(behaviors: Behaviors) -> Rated:
     """The behaviors of each volley as AnnoMI's labels."""
-    return {number: labels(seen) for number, seen in behaviours.items()}
+    return {number: labels(seen) for number, seen in behaviors.items()}
 
 
 def consensus(session: Session) -> Rated:
@@ -171,14 +171,14 @@ def consensus(session: Session) -> Rated:
     return agreed
 
 
-def behaviours_of(rated: Rated) -> Behaviours:
+def behaviors_of(rated: Rated) -> Behaviors:
     """Experts' labels as behaviors, as far as labels tell: questions and both kinds of reflection."""
-    behaviours: Behaviours = {}
+    behaviors: Behaviors = {}
     for number, volley_labels in rated.items():
-        kind = {"simple": Behaviour.SIMPLE, "complex": Behaviour.COMPLEX}.get(volley_labels.get(COMPLEX, ""))
-        asked = Behaviour.QUESTION if volley_labels["question"] == "True" else None
-        behaviours[number] = frozenset(behaviour for behaviour in (kind, asked) if behaviour)
-    return behaviours
+        kind = {"simple": Behavior.SIMPLE, "complex": Behavior.COMPLEX}.get(volley_labels.get(COMPLEX, ""))
+        asked = Behavior.QUESTION if volley_labels["question"] == "True" else None
+        behaviors[number] = frozenset(behavior for behavior in (kind, asked) if behavior)
+    return behaviors
 
 
 def joined(utterances: Sequence[Labels]) -> Labels:
@@ -349,22 +349,22 @@ def quality(
     return rows
 
 
-def scores(behaviours: Behaviours, known: frozenset[Behaviour] = frozenset(Behaviour)) -> dict[tuple[str, str], float | None]:
+def scores(behaviors: Behaviors, known: frozenset[Behavior] = frozenset(Behavior)) -> dict[tuple[str, str], float | None]:
     """The summary scores that `known` behaviors suffice for; totals, which grow with a session's length, per counselor volley."""
-    counts = counted(behaviours)
+    counts = counted(behaviors)
     ratios = {(score.code, "ratio"): score(counts) for score in RATIOS if parts(score) <= known}
     totals = {(score.code, "per volley"): score(counts) for score in TOTALS if parts(score) <= known}
-    return ratios | {key: total / len(behaviours) if behaviours and total is not None else None for key, total in totals.items()}
+    return ratios | {key: total / len(behaviors) if behaviors and total is not None else None for key, total in totals.items()}
 
 
-def parts(score: Summary[Behaviour]) -> set[Behaviour]:
+def parts(score: Summary[Behavior]) -> set[Behavior]:
     """The behaviors that a score needs."""
     return {*score.top, *(() if isinstance(score.bottom, int) else score.bottom)}
 
 
-def counted(behaviours: Behaviours) -> Counter[Behaviour]:
+def counted(behaviors: Behaviors) -> Counter[Behavior]:
     """How many volleys hold each behavior."""
-    return Counter(behaviour for seen in behaviours.values() for behaviour in seen)
+    return Counter(behavior for seen in behaviors.values() for behavior in seen)
 
 
 def released(study: Study, source: str, arm: str, dialogs: Sequence[Dialog]) -> list[dict[str, Any]]:
@@ -374,12 +374,12 @@ def released(study: Study, source: str, arm: str, dialogs: Sequence[Dialog]) -> 
     dialogs. For a ratio: mean and SD over the `n` dialogs that have one, and the ratio of the counts of all dialogs.
     """
     seen = [lexical.by_words(dialog.turns, study.language, study.code.cues.counselor) for dialog in dialogs]
-    dialog_counts = [counted(behaviours) for behaviours in seen]
-    total, rounds = sum(dialog_counts, Counter[Behaviour]()), sum(map(len, seen))
+    dialog_counts = [counted(behaviors) for behaviors in seen]
+    total, rounds = sum(dialog_counts, Counter[Behavior]()), sum(map(len, seen))
     head = {"source": source, "arm": arm, "rater": lexical.rater(study)}
     rows: list[dict[str, Any]] = []
     for code, values in [
-        *((str(behaviour), [float(counts[behaviour]) for counts in dialog_counts]) for behaviour in Behaviour),
+        *((str(behavior), [float(counts[behavior]) for counts in dialog_counts]) for behavior in Behavior),
         *((score.code, [score(counts) or 0.0 for counts in dialog_counts]) for score in TOTALS),
     ]:
         rows.append(head | {"code": code, **moments(values), "per_round": sum(values) / rounds if rounds else None})
@@ -431,7 +431,7 @@ def of_counselors(
         return without_kappa(rater, language, CODES, ask.OF_AUTHOR), []
     named = {session.name: session for session in sessions}
     own = [named[coding.packet] for coding in codings]
-    pairs = [(labelled(coding.behaviours), consensus(session)) for coding, session in zip(codings, own, strict=True)]
+    pairs = [(labelled(coding.behaviors), consensus(session)) for coding, session in zip(codings, own, strict=True)]
     own_scores = {coding.packet: of_coding(coding) for coding in codings}
     return agreement(rater, language, [pairs], confidence), quality(rater, language, own_scores, own, confidence)
 
@@ -536,7 +536,7 @@ def miti(study: Study) -> None:
             if comparisons := among_experts(by_expert):
                 validation += agreement(EXPERTS, ENGLISH, comparisons, confidence, codes)
         heard = [heard_by(EXPERTS, session, heard_by_most(session)) for session in all_sessions if session.heard]
-        expert_scores = {session.name: scores(behaviours_of(consensus(session)), TOLD_BY_EXPERTS) for session in held_out}
+        expert_scores = {session.name: scores(behaviors_of(consensus(session)), TOLD_BY_EXPERTS) for session in held_out}
         qualities = quality(EXPERTS, ENGLISH, expert_scores, held_out, confidence)
         for language, sessions in ((ENGLISH, held_out), (study.language, in_study)):
             for name in validated(study):
@@ -586,7 +586,7 @@ def of_quality(study: Study, sessions: Sequence[Session], codings: Sequence[Clie
 def of_coding(coding: Coding) -> dict[tuple[str, str], float | None]:
     """All scores of a coded session, those of its globals too if it has any."""
     rated = {(score.code, "rating"): score(coding.ratings) for score in (TECHNICAL, RELATIONAL)} if coding.ratings else {}
-    return scores(coding.behaviours) | rated
+    return scores(coding.behaviors) | rated
 
 
 def nested(table: pd.DataFrame, key: str, value: str) -> dict[str, dict[str, float]]:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mi_llm.codebook.coding import Behaviour, Global
+from mi_llm.codebook.coding import Behavior, Global
 from mi_llm.statistics import BELOW_ONE, FEWEST, NONE, jackknife_interval
 
 Numbers = NDArray[np.float64]
@@ -37,7 +37,7 @@ NO_VALUE = {  # why a measure does not exist, where there is more than one trans
     "ICC(2,k)": "no variance",
 }
 NEGATIVE = "below 0: the raters differ more within a transcript than the transcripts do"
-POOLED_BEHAVIOURS, POOLED_GLOBALS = "behaviours", "globals"  # in the column `code`: all codes of that kind together
+POOLED_BEHAVIORS, POOLED_GLOBALS = "behaviors", "globals"  # in the column `code`: all codes of that kind together
 ONE_CODE = "which code"  # in the column `code`: the codes of volleys that have one each, compared as names
 RATINGS = (1, 2, 3, 4, 5)  # of a global
 NOTHING = 1e-12  # a variance up to this counts as none
@@ -236,14 +236,14 @@ def table(
     ratings: pd.DataFrame,
     confidence: float = 0.95,
     *,
-    behaviours: Sequence[str] = tuple(Behaviour),
+    behaviors: Sequence[str] = tuple(Behavior),
     rated: Sequence[str] = tuple(Global),
     scale: Sequence[float] = RATINGS,
 ) -> pd.DataFrame:
     """All measures for each pair of raters, and for all raters if there are more than two: columns as `COLUMNS`.
 
     `codes` has the columns rater, packet, volley, code (empty: coded, nothing there), `ratings` rater, packet, code, rating.
-    `behaviours` are the codes that may occur, `rated` those that are rated, `scale` the ratings in ascending order. Only what two
+    `behaviors` are the codes that may occur, `rated` those that are rated, `scale` the ratings in ascending order. Only what two
     raters or more coded enters, so a single rater gives no row. `n` counts what a value rests on:
 
     - `kappa` (two raters) and `alpha` (nominal): whether a volley holds the behavior; n volleys, pooled n volleys x behaviors.
@@ -255,7 +255,7 @@ def table(
     for chance does not: raters who agree always, on a single code, have agreement 1 and no kappa. `note` says why a value or an
     interval is missing, and what a value below the measure's range means.
     """
-    of_codes = measured(gathered(codes, ("packet", "volley"), behaviours), of_behaviours, confidence)
+    of_codes = measured(gathered(codes, ("packet", "volley"), behaviors), of_behaviors, confidence)
     of_ratings = measured(gathered(ratings, ("packet",), rated), partial(of_globals, scale=scale), confidence)
     return pd.DataFrame([*of_codes, *of_ratings], columns=COLUMNS).round(4)
 
@@ -300,7 +300,7 @@ def equal_numbers(scores: Numbers) -> float:
     return float(np.mean([scores[:, first] == scores[:, second] for first, second in combinations(range(scores.shape[1]), 2)]))
 
 
-def of_behaviours(codings: Codings, confidence: float) -> Iterator[Row]:
+def of_behaviors(codings: Codings, confidence: float) -> Iterator[Row]:
     """The measures of behaviors; see `table`."""
     if not codings.codes:
         return
@@ -312,7 +312,7 @@ def of_behaviours(codings: Codings, confidence: float) -> Iterator[Row]:
             yield measure, code, len(coded), estimate(of_code, score, confidence, least), equal(of_code.sum(axis=0))
         pooled = summed.sum(axis=1)
         n = len(coded) * len(codings.codes)
-        yield measure, POOLED_BEHAVIOURS, n, estimate(pooled, score, confidence, least), equal(pooled.sum(axis=0))
+        yield measure, POOLED_BEHAVIORS, n, estimate(pooled, score, confidence, least), equal(pooled.sum(axis=0))
     complete = codings.of(codings.raters, len(codings.raters))
     yield from of_numbers(complete.summed(complete.values), codings.codes, confidence)
 

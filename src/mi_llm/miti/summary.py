@@ -19,7 +19,7 @@ from scipy import stats
 
 from mi_llm import storage
 from mi_llm.codebook import client, coding
-from mi_llm.codebook.coding import Behaviour, Global, Summary
+from mi_llm.codebook.coding import Behavior, Global, Summary
 from mi_llm.codebook.packets import transcripts_of
 from mi_llm.codebook.tables import UNSURE, Transcripts, automatic, read_guesses, read_tables
 from mi_llm.codebook.topics import labels, topic, words
@@ -40,8 +40,8 @@ OF_COUNTS = (
 )
 SUMMARIES: tuple[Summary[Any], ...] = (*OF_COUNTS, *OF_GLOBALS)
 RATIOS = tuple(score for score in OF_COUNTS if score.bottom != 1)
-COUNTED = (*Behaviour, coding.REFLECTIONS.code, coding.ADHERENT.code, coding.NONADHERENT.code)  # grow with the talk's length
-INDICATORS = (*Global, *Behaviour, *(score.code for score in SUMMARIES))
+COUNTED = (*Behavior, coding.REFLECTIONS.code, coding.ADHERENT.code, coding.NONADHERENT.code)  # grow with the talk's length
+INDICATORS = (*Global, *Behavior, *(score.code for score in SUMMARIES))
 SCALES = dict.fromkeys((*Global, *(score.code for score in OF_GLOBALS)), (1.0, 5.0)) | {
     coding.COMPLEX_SHARE.code: (0.0, 1.0),
     coding.ADHERENT_RATIO.code: (0.0, 1.0),
@@ -57,7 +57,7 @@ ABOUT = ["packet", "source", "arm", "profile"]
 def counts_of(codes: pd.DataFrame) -> pd.DataFrame:
     """Behavior counts of each transcript, the mean over its raters: packets x behaviors, 0 for what nobody saw."""
     by_rater = codes.pivot_table(index=["rater", "packet"], columns="code", values="volley", aggfunc="count", fill_value=0)
-    return by_rater.reindex(columns=list(Behaviour), fill_value=0).groupby("packet").mean()
+    return by_rater.reindex(columns=list(Behavior), fill_value=0).groupby("packet").mean()
 
 
 def globals_of(ratings: pd.DataFrame) -> pd.DataFrame:
@@ -137,7 +137,7 @@ def table_6(table: pd.DataFrame, *, resamples: int, confidence: float, seed_of: 
     """
     rows = []
     for (source, arm), arm_rows in table.groupby(["source", "arm"], sort=False):
-        sums = arm_rows[list(Behaviour)].sum()
+        sums = arm_rows[list(Behavior)].sum()
         pooled = {ratio.code: summed(ratio, sums) for ratio in RATIOS}
         for code in INDICATORS:
             values = arm_rows[code].dropna().to_numpy(dtype=float)

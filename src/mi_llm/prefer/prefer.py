@@ -33,7 +33,7 @@ from trl import DPOConfig, DPOTrainer
 
 from mi_llm import storage
 from mi_llm.codebook import coding, lexical
-from mi_llm.codebook.coding import Behaviour, Coded, volley
+from mi_llm.codebook.coding import Behavior, Coded, volley
 from mi_llm.dialog import Round, characters, read_dialogs
 from mi_llm.engine.counselor import Answer, LocalCounselor, chats, with_adapter
 from mi_llm.engine.load import chat_format, checkpoint, enough_memory, load_base, prepare_torch, whole
@@ -54,13 +54,13 @@ from mi_llm.statistics import DialogBootstrap, holm, p_of_swaps
 from mi_llm.study import Study
 
 MERITS = {  # of a volley: each behavior counts once, so that a reply gains nothing by saying the same at length
-    Behaviour.COMPLEX: 2,
-    Behaviour.SIMPLE: 1,
-    Behaviour.SEEK: 1,
-    Behaviour.AFFIRM: 1,
-    Behaviour.EMPHASIZE: 1,
-    Behaviour.PERSUADE: -2,
-    Behaviour.CONFRONT: -2,
+    Behavior.COMPLEX: 2,
+    Behavior.SIMPLE: 1,
+    Behavior.SEEK: 1,
+    Behavior.AFFIRM: 1,
+    Behavior.EMPHASIZE: 1,
+    Behavior.PERSUADE: -2,
+    Behavior.CONFRONT: -2,
 }
 REPEATED = 0.2  # a reply with a larger share of repeated 4-grams is repetitive
 COUNTS = (coding.REFLECTIONS, coding.ADHERENT, coding.NONADHERENT)
@@ -168,14 +168,14 @@ class Pair:
         """The pair as `pairs.jsonl` keeps it: codes in the order of the utterances, empty for an utterance without one."""
         fields: dict[str, Any] = {"round": self.sample.id, "dialog": self.sample.dialog}
         for name, candidate in (("chosen", self.chosen), ("rejected", self.rejected)):
-            codes = [{"code": coded.behaviour or "", "text": coded.text} for coded in candidate.coded]
+            codes = [{"code": coded.behavior or "", "text": coded.text} for coded in candidate.coded]
             fields |= {name: candidate.text, f"{name}_codes": codes, f"{name}_merit": candidate.merit}
         return fields
 
 
-def merit_of(behaviours: Iterable[Behaviour]) -> int:
+def merit_of(behaviors: Iterable[Behavior]) -> int:
     """A volley's merit: the sum of its behaviors' `MERITS`."""
-    return sum(MERITS.get(behaviour, 0) for behaviour in behaviours)
+    return sum(MERITS.get(behavior, 0) for behavior in behaviors)
 
 
 def judge(sample: Round, answers: Sequence[Answer], cutoff: int, code: str = DEFAULT, cues: str = "") -> list[Candidate]:
@@ -183,7 +183,7 @@ def judge(sample: Round, answers: Sequence[Answer], cutoff: int, code: str = DEF
     replies = []
     for text in dict.fromkeys(answer["text"] for answer in answers if usable(answer, sample, cutoff)):
         coded = tuple(lexical.code(sample.client, text, code, cues))
-        replies.append(Candidate(text, coded, merit_of(volley(utterance.behaviour for utterance in coded))))
+        replies.append(Candidate(text, coded, merit_of(volley(utterance.behavior for utterance in coded))))
     return replies
 
 
@@ -392,11 +392,11 @@ def codes_of(rounds: Sequence[Round], replies: Sequence[str], language: str, cue
     """
     rows = []
     for sample, reply in zip(rounds, replies, strict=True):
-        behaviours = volley(utterance.behaviour for utterance in lexical.code(sample.client, reply, language, cues))
-        counts = Counter(behaviours)
-        row: dict[str, float] = {behaviour.value: counts[behaviour] for behaviour in Behaviour}
+        behaviors = volley(utterance.behavior for utterance in lexical.code(sample.client, reply, language, cues))
+        counts = Counter(behaviors)
+        row: dict[str, float] = {behavior.value: counts[behavior] for behavior in Behavior}
         row |= {summary.code: summary(counts) or 0 for summary in COUNTS}
-        extras = {"merit": merit_of(behaviours), "characters": len(reply), "repeated_4grams": repeated_4grams(reply)}
+        extras = {"merit": merit_of(behaviors), "characters": len(reply), "repeated_4grams": repeated_4grams(reply)}
         rows.append(row | extras)
     return pd.DataFrame(rows)
 
@@ -440,7 +440,7 @@ def pair_numbers(
 
 def card_of(study: Study, model: str, numbers: dict[str, Any]) -> str:
     """The card beside the adapter, Markdown with a YAML head; its text is `prefer.md.jinja`."""
-    merits = {behaviour.value: worth for behaviour, worth in MERITS.items()}
+    merits = {behavior.value: worth for behavior, worth in MERITS.items()}
     source = card.source_of(study, model)
     values = {"study": study, "model": model, "source": source, "numbers": numbers, "merits": merits, "repeated": REPEATED}
     values["worth_of_coder"] = worth_of(["lexical"])

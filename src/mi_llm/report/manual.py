@@ -38,8 +38,8 @@ SUMMARIES = (
     coding.NONADHERENT,
     coding.ADHERENT_RATIO,
 )
-NAMES: dict[str, str] = {entry.code: entry.name.en for entry in (*coding.GLOBALS, *coding.BEHAVIOURS, *SUMMARIES)}
-CHINESE: dict[str, str] = {entry.name.en: entry.name.zh for entry in (*coding.GLOBALS, *coding.BEHAVIOURS, *SUMMARIES)}
+NAMES: dict[str, str] = {entry.code: entry.name.en for entry in (*coding.GLOBALS, *coding.BEHAVIORS, *SUMMARIES)}
+CHINESE: dict[str, str] = {entry.name.en: entry.name.zh for entry in (*coding.GLOBALS, *coding.BEHAVIORS, *SUMMARIES)}
 
 
 def read(study: Study, name: str) -> pd.DataFrame:

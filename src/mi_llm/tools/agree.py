@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from mi_llm import storage
-from mi_llm.codebook.coding import Behaviour, Global
+from mi_llm.codebook.coding import Behavior, Global
 from mi_llm.codebook.tables import CODES, RATINGS
 from mi_llm.miti import reliability
 from mi_llm.problem import Problem
@@ -34,9 +34,9 @@ def agreement(
     five packets have none. Raises Problem where no two raters coded the same.
     """
     rated = pd.DataFrame(columns=RATINGS) if ratings is None else ratings
-    known, names = named(codes, list(Behaviour)), named(rated, list(Global))
+    known, names = named(codes, list(Behavior)), named(rated, list(Global))
     scale = sorted(set(rated["rating"])) if len(rated) else [1]
-    table = reliability.table(codes, rated, confidence, behaviours=known, rated=names, scale=scale)
+    table = reliability.table(codes, rated, confidence, behaviors=known, rated=names, scale=scale)
     if table.empty:
         raters = sorted({*map(str, codes["rater"]), *map(str, rated["rater"])})
         found = f"raters {', '.join(raters)}, none of whom coded the same as another" if raters else "no row"

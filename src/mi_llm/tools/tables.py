@@ -13,7 +13,7 @@ import pandas as pd
 
 from mi_llm import storage
 from mi_llm.codebook import consensus
-from mi_llm.codebook.coding import Behaviour, Global
+from mi_llm.codebook.coding import Behavior, Global
 from mi_llm.codebook.tables import Coding
 from mi_llm.dialog import Dialog
 from mi_llm.miti.summary import ABOUT, INDICATORS, table_4, table_6, transcripts
@@ -71,17 +71,17 @@ def arm_tables(
 
 def codings_of(codes: pd.DataFrame, ratings: pd.DataFrame) -> list[Coding]:
     """The rows of `codes.csv` and `globals.csv` as one coding per rater and packet; raises Problem for unknown codes."""
-    for table, allowed in ((codes, ["", *Behaviour]), (ratings, [*Global])):
+    for table, allowed in ((codes, ["", *Behavior]), (ratings, [*Global])):
         if unknown := sorted(set(table["code"]) - set(allowed)):
             expected = f"MITI's: {', '.join(filter(None, allowed))}"
             raise Problem("the codes", f"the code {unknown[0]!r}", expected, "rename the codes, or use `mi-llm tool agree`")
     rated: dict[tuple[str, str], dict[Global, int]] = {}
     for row in ratings.itertuples():
         rated.setdefault((row.rater, row.packet), {})[Global(row.code)] = int(row.rating)
-    seen: dict[tuple[str, str], dict[int, set[Behaviour]]] = {}
+    seen: dict[tuple[str, str], dict[int, set[Behavior]]] = {}
     for row in codes.itertuples():
         volley = seen.setdefault((row.rater, row.packet), {}).setdefault(int(row.volley), set())
-        volley.update([Behaviour(row.code)] if row.code else [])
+        volley.update([Behavior(row.code)] if row.code else [])
     return [
         Coding(rater, packet, {number: frozenset(found) for number, found in volleys.items()}, rated.get((rater, packet), {}))
         for (rater, packet), volleys in sorted(seen.items())

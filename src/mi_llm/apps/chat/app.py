@@ -60,7 +60,7 @@ from mi_llm.apps.chat.talks import (
 from mi_llm.apps.chat.transcript import transcript
 from mi_llm.apps.chat.votes import Votes
 from mi_llm.apps.chat.words import FAULTS, SCRIPT, WORDS
-from mi_llm.codebook.coding import BEHAVIOURS, THRESHOLDS, Text
+from mi_llm.codebook.coding import BEHAVIORS, THRESHOLDS, Text
 
 MESSAGE = 4000  # characters
 REASON = 1000  # characters
@@ -76,7 +76,7 @@ SITE = web.Site(
 )
 SITE.templates.globals.update(
     help=bundled, ways=WAYS, script=(*SCRIPT, *FAULTS, *PAGE_SCRIPT), most=MESSAGE, longest_reason=REASON, criteria=CRITERIA,
-    vote_rounds=VOTE_ROUNDS, behaviours=BEHAVIOURS, scores=SCORES, thresholds=THRESHOLDS, validity=validity,
+    vote_rounds=VOTE_ROUNDS, behaviors=BEHAVIORS, scores=SCORES, thresholds=THRESHOLDS, validity=validity,
 )  # fmt: skip
 SITE.templates.tests["fits"] = lambda dangers, current: not set(dangers).isdisjoint(current)
 

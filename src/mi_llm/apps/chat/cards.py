@@ -16,7 +16,7 @@ class Card:
     """One client in both languages of the page; `starters` are offered beside the message field, as the client speaks."""
 
     profile: Profile
-    behaviour: Text
+    behavior: Text
     manifestation: Text
     reason: Text
     starters: tuple[Text, ...]
@@ -30,11 +30,11 @@ def cards(language: str) -> dict[str, Card]:
         if (says := profile.says) is None:
             raise ValueError(f"profile {profile.id} has no lines to offer")
         said = (says.opening, says.manifestation[0], says.reason[0], says.change[0])
-        own = {"behaviour": profile.behaviour, "manifestation": profile.manifestation, "reason": profile.reason, "says": said}
+        own = {"behavior": profile.behavior, "manifestation": profile.manifestation, "reason": profile.reason, "says": said}
         entry = english.get(profile.id, own)
         known[profile.id] = Card(
             profile,
-            Text(entry["behaviour"], profile.behaviour),
+            Text(entry["behavior"], profile.behavior),
             Text(entry["manifestation"], profile.manifestation),
             Text(entry["reason"], profile.reason),
             tuple(Text(en, zh) for en, zh in zip(entry["says"], said, strict=True)),

@@ -15,18 +15,18 @@ from mi_llm import storage
 from mi_llm.codebook import lexical
 from mi_llm.codebook.coding import (
     ADHERENT,
-    BEHAVIOURS,
+    BEHAVIORS,
     COMPLEX_SHARE,
     NONADHERENT,
     REFLECTIONS_TO_QUESTIONS,
     THRESHOLDS,
-    Behaviour,
+    Behavior,
     Summary,
     rating,
     volley,
 )
 
-SCORES: tuple[Summary[Behaviour], ...] = (REFLECTIONS_TO_QUESTIONS, COMPLEX_SHARE, ADHERENT, NONADHERENT)
+SCORES: tuple[Summary[Behavior], ...] = (REFLECTIONS_TO_QUESTIONS, COMPLEX_SHARE, ADHERENT, NONADHERENT)
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,18 @@ def validity() -> dict[str, Validity]:
     return {code: Validity(kind, *entry[kind]) for code, entry in measured.items() for kind in ("kappa", "auc") if kind in entry}
 
 
-def codes(client: str, counselor: str) -> tuple[Behaviour, ...]:
+def codes(client: str, counselor: str) -> tuple[Behavior, ...]:
     """The behaviors that a reply counts for, in the codebook's order."""
-    seen = volley(coded.behaviour for coded in lexical.code(client, counselor))
-    return tuple(entry.code for entry in BEHAVIOURS if entry.code in seen)
+    seen = volley(coded.behavior for coded in lexical.code(client, counselor))
+    return tuple(entry.code for entry in BEHAVIORS if entry.code in seen)
 
 
-def tally(replies: Iterable[Sequence[Behaviour]]) -> dict[str, Any]:
+def tally(replies: Iterable[Sequence[Behavior]]) -> dict[str, Any]:
     """The counts of one side's replies, and each summary score with its rating, where it exists and the manual has thresholds."""
     counts = Counter(code for reply in replies for code in reply)
-    scores = {score.code: score({code: float(counts[code]) for code in Behaviour}) for score in SCORES}
+    scores = {score.code: score({code: float(counts[code]) for code in Behavior}) for score in SCORES}
     return {
-        "counts": {str(code): counts[code] for code in Behaviour},
+        "counts": {str(code): counts[code] for code in Behavior},
         "scores": {
             code: {"value": value, "rating": rating(value, THRESHOLDS[code]) if code in THRESHOLDS else None}
             for code, value in scores.items()

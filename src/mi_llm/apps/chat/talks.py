@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from mi_llm.apps.chat import codes
 from mi_llm.apps.chat.counselors import Manner
 from mi_llm.apps.chat.guard import ALERT, WINDOW, Category
-from mi_llm.codebook.coding import Behaviour
+from mi_llm.codebook.coding import Behavior
 from mi_llm.dialog import Dialog, Turn
 from mi_llm.engine.template import Message, messages, unmarked
 from mi_llm.miti.clients import Profile
@@ -44,7 +44,7 @@ class Reply:
     why: str = ""  # a Fault if withheld, what Unanswered says if failed
     drawn: bool = False
     visible: str = ""  # the part that was checked and shown so far
-    codes: tuple[Behaviour, ...] = ()  # what the lexical coder sees in it
+    codes: tuple[Behavior, ...] = ()  # what the lexical coder sees in it
 
     @property
     def left_out(self) -> bool:

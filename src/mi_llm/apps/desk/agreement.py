@@ -19,25 +19,25 @@ from mi_llm.apps.desk import settling
 from mi_llm.apps.desk.saving import missing
 from mi_llm.apps.desk.store import Desk, Held, State
 from mi_llm.codebook import consensus
-from mi_llm.codebook.coding import BEHAVIOURS, THRESHOLDS, Behaviour, Global, volley
+from mi_llm.codebook.coding import BEHAVIORS, THRESHOLDS, Behavior, Global, volley
 from mi_llm.codebook.packets import Packet, Packets
 from mi_llm.codebook.tables import Coding, tables
 from mi_llm.miti.reliability import cohen, table
 from mi_llm.miti.summary import transcripts
 
 States = Mapping[Desk, State]
-Volleys = Sequence[tuple[frozenset[Behaviour], frozenset[Behaviour]]]
+Volleys = Sequence[tuple[frozenset[Behavior], frozenset[Behavior]]]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two coders' agreement on whether a volley holds a behavior; `behaviour` is None for all behaviors pooled.
+    """Two coders' agreement on whether a volley holds a behavior; `behavior` is None for all behaviors pooled.
 
     `kappa` is Cohen's, None where both decide the same of every volley, so that there is no chance to correct for; `share` the
     share of equal decisions; `seen` how often each of the two saw the behavior.
     """
 
-    behaviour: Behaviour | None
+    behavior: Behavior | None
     kappa: float | None
     share: float
     seen: tuple[int, int]
@@ -60,7 +60,7 @@ class Pair:
     raters: tuple[str, str]
     packets: int
     volleys: int
-    behaviours: Sequence[Agreement]
+    behaviors: Sequence[Agreement]
     globals: Sequence[Difference]
     icc: Mapping[str, float] = field(default_factory=dict)  # ICC(2,1) of counts and ratings, by code, where it exists
 
@@ -77,10 +77,10 @@ class Progress:
     begun: bool
 
 
-def covers() -> dict[Behaviour, list[Behaviour]]:
+def covers() -> dict[Behavior, list[Behavior]]:
     """The behaviors that each behavior replaces within a volley by the codebook's rule, for counting in the browser."""
-    pairs = {behaviour: [other for other in Behaviour if other not in volley((behaviour, other))] for behaviour in Behaviour}
-    return {behaviour: covered for behaviour, covered in pairs.items() if covered}
+    pairs = {behavior: [other for other in Behavior if other not in volley((behavior, other))] for behavior in Behavior}
+    return {behavior: covered for behavior, covered in pairs.items() if covered}
 
 
 def progress(packet: Packet, desk: Desk, state: State) -> Progress:
@@ -124,7 +124,7 @@ def finished(packets: Packets, states: States) -> dict[str, list[Coding]]:
 
 def counted(coding: Coding) -> Coding:
     """A coding by the codebook's rule for a volley."""
-    return replace(coding, behaviours={number: volley(seen) for number, seen in coding.behaviours.items()})
+    return replace(coding, behaviors={number: volley(seen) for number, seen in coding.behaviors.items()})
 
 
 def scores(packets: Packets, states: States) -> list[dict[str, Any]]:
@@ -151,8 +151,8 @@ def locked(packets: Packets, states: States, rater: str) -> bool:
 def coding(packet: Packet, rater: str, states: States) -> Coding:
     """One rater's finished coding of one packet."""
     state = states[Desk(rater, "packets", packet.packet)]
-    behaviours = {number: frozenset(codes_of(state, number)) for number in packet.volleys}
-    return Coding(rater, packet.packet, behaviours, _ratings(state), state.get("guess", Held()).value or "")
+    behaviors = {number: frozenset(codes_of(state, number)) for number in packet.volleys}
+    return Coding(rater, packet.packet, behaviors, _ratings(state), state.get("guess", Held()).value or "")
 
 
 def notes(packets: Packets, states: States) -> list[tuple[str, str, str]]:
@@ -173,7 +173,7 @@ def reliability(packets: Packets, states: States) -> list[Pair]:
             shared.setdefault((first.rater, second.rater), []).append((first, second))
     pairs = []
     for raters, both in sorted(shared.items()):
-        volleys = [(first.behaviours[number], second.behaviours[number]) for first, second in both for number in first.behaviours]
+        volleys = [(first.behaviors[number], second.behaviors[number]) for first, second in both for number in first.behaviors]
         ratings = [(first.ratings, second.ratings) for first, second in both]
         icc = iccs([coding for pair in both for coding in pair])
         pairs.append(Pair(raters, len(both), len(volleys), agreements(volleys), differences(ratings), icc))
@@ -196,24 +196,24 @@ def training(packets: Packets, states: States, rater: str, names: Iterable[str])
         if state.get("done", Held()).value:
             gold = packets.gold[name]
             count += 1
-            volleys += [(volley(gold.behaviours[number]), volley(codes_of(state, number))) for number in gold.behaviours]
+            volleys += [(volley(gold.behaviors[number]), volley(codes_of(state, number))) for number in gold.behaviors]
             ratings += [(gold.ratings, _ratings(state))]
     return Pair(("gold", rater), count, len(volleys), agreements(volleys), differences(ratings)) if count else None
 
 
 def agreements(volleys: Volleys) -> list[Agreement]:
     """Agreement on each behavior that either coder saw, and on all behaviors pooled."""
-    kinds = [entry.code for entry in BEHAVIOURS]
+    kinds = [entry.code for entry in BEHAVIORS]
     rows = [_agreement(code, [(code in first, code in second) for first, second in volleys]) for code in kinds]
     pooled = _agreement(None, [(code in first, code in second) for code, (first, second) in product(kinds, volleys)])
     return [row for row in rows if any(row.seen)] + [pooled]
 
 
-def _agreement(behaviour: Behaviour | None, decisions: Sequence[tuple[bool, bool]]) -> Agreement:
+def _agreement(behavior: Behavior | None, decisions: Sequence[tuple[bool, bool]]) -> Agreement:
     first, second = [one_saw for one_saw, _ in decisions], [other_saw for _, other_saw in decisions]
     kappa = cohen(first, second)
     share = sum(one_saw == other_saw for one_saw, other_saw in decisions) / len(decisions)
-    return Agreement(behaviour, None if isnan(kappa) else kappa, share, (sum(first), sum(second)))
+    return Agreement(behavior, None if isnan(kappa) else kappa, share, (sum(first), sum(second)))
 
 
 def differences(ratings: Sequence[tuple[Mapping[Global, int], Mapping[Global, int]]]) -> list[Difference]:
@@ -227,9 +227,9 @@ def differences(ratings: Sequence[tuple[Mapping[Global, int], Mapping[Global, in
     return rows
 
 
-def codes_of(state: State, number: int) -> list[Behaviour]:
+def codes_of(state: State, number: int) -> list[Behavior]:
     """What was given to a coded volley."""
-    return [Behaviour(code) for code in state[f"volley-{number}"].value]
+    return [Behavior(code) for code in state[f"volley-{number}"].value]
 
 
 def _ratings(state: State) -> dict[Global, int]:

@@ -19,7 +19,7 @@ from mi_llm.apps.desk import agreement, overview, saving, settling
 from mi_llm.apps.desk.drift import KAPPA, drift
 from mi_llm.apps.desk.store import SESSION_DAYS, Desk, Part, Store
 from mi_llm.apps.desk.words import KEYS, SCRIPT, WORDS
-from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, THRESHOLDS, Global, rating
+from mi_llm.codebook.coding import BEHAVIORS, GLOBALS, THRESHOLDS, Global, rating
 from mi_llm.codebook.consensus import differences
 from mi_llm.codebook.packets import COORDINATOR, Packets
 from mi_llm.codebook.tables import ANSWERS, Coding
@@ -27,7 +27,7 @@ from mi_llm.miti.summary import SUMMARIES
 
 SITE = web.Site(__package__, WORDS, forms="'none'")
 SITE.templates.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys in the codebook's order
-SITE.templates.globals.update(behaviours=BEHAVIOURS, keys=KEYS, globals=GLOBALS, answers=ANSWERS)
+SITE.templates.globals.update(behaviors=BEHAVIORS, keys=KEYS, globals=GLOBALS, answers=ANSWERS)
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def coding_page(request: Request, opened: Opened, desk: Desk) -> Response:
     rest = pace.total - pace.done - (part == "packets" and not overview.finished(states, desk))
     data = script_data(
         request, **current(packets, store, desk), keys=KEYS, covers=agreement.covers(),
-        names={str(entry.code): getattr(entry.name, web.language(request)) for entry in (*BEHAVIOURS, *GLOBALS)},
+        names={str(entry.code): getattr(entry.name, web.language(request)) for entry in (*BEHAVIORS, *GLOBALS)},
     )  # fmt: skip
     return SITE.page(
         request, "coding.html.jinja", desk=desk, packet=saving.packet_of(packets, desk), result=result, data=data,

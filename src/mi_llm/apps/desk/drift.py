@@ -55,7 +55,7 @@ def drift(packets: Packets, states: States, times: Mapping[tuple[str, str], str]
     pairs: dict[tuple[str, str], list[tuple[str, Volleys]]] = {}
     for name, codings in agreement.finished(packets, states).items():
         for first, second in combinations(map(agreement.counted, codings), 2):
-            together = [(first.behaviours[number], second.behaviours[number]) for number in first.behaviours]
+            together = [(first.behaviors[number], second.behaviors[number]) for number in first.behaviors]
             moment = max(times[first.rater, name], times[second.rater, name])
             pairs.setdefault((first.rater, second.rater), []).append((moment, together))
     with_gold: dict[tuple[str, str], list[tuple[str, Volleys]]] = {}

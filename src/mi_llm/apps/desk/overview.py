@@ -86,7 +86,7 @@ def exceptions(packets: Packets, states: States, work: Mapping[Desk, Work], thre
         trained = agreement.training(packets, states, rater, packets.training)
         if packets.training and (trained is None or trained.packets < len(packets.training)):
             found.append(Exceptional("untrained", rater, value=len(packets.training) - (trained.packets if trained else 0)))
-        elif trained and (kappa := trained.behaviours[-1].kappa) is not None and kappa < threshold:
+        elif trained and (kappa := trained.behaviors[-1].kappa) is not None and kappa < threshold:
             found.append(Exceptional("badly_trained", rater, value=kappa))
         if not any(states.get(Desk(rater, "packets", name)) for name in names):
             found.append(Exceptional("idle", rater))

@@ -16,7 +16,7 @@ from typing import Any
 
 from mi_llm import storage
 from mi_llm.codebook.packets import COORDINATOR, hidden_gold
-from mi_llm.codebook.tables import CODES, Behaviours
+from mi_llm.codebook.tables import CODES, Behaviors
 from mi_llm.corpora.own.understand import read_transcripts
 from mi_llm.dialog import Turn
 from mi_llm.miti import blind
@@ -78,7 +78,7 @@ def prepare(
     return folder
 
 
-def listed(seen: Behaviours) -> list[tuple[int, str]]:
+def listed(seen: Behaviors) -> list[tuple[int, str]]:
     """The rows of a coding: volley and code, empty where there is nothing to code."""
     return [(number, code) for number, codes in sorted(seen.items()) for code in sorted(map(str, codes)) or [""]]
 

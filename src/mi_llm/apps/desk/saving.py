@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from mi_llm.apps.desk import store as memory
 from mi_llm.apps.desk.store import Desk, Held, State, Store
-from mi_llm.codebook.coding import Behaviour, Global
+from mi_llm.codebook.coding import Behavior, Global
 from mi_llm.codebook.packets import Packet, Packets
 from mi_llm.codebook.tables import ANSWERS
 
@@ -19,7 +19,7 @@ NOTE = 4_000  # characters
 Reason = Literal["unknown", "done", "closed", "incomplete", "shown"]
 Id = Annotated[str, Field(pattern=r"^[0-9a-z-]{8,40}$")]
 # behaviors of a volley (empty: coded, nothing there), a global's rating, a note or a guess, a mark; null takes it back
-Value = Annotated[list[Behaviour], Field(max_length=len(Behaviour))] | StrictBool | StrictInt | Annotated[
+Value = Annotated[list[Behavior], Field(max_length=len(Behavior))] | StrictBool | StrictInt | Annotated[
     str, Field(max_length=NOTE)
 ] | None  # fmt: skip
 
@@ -52,7 +52,7 @@ class Outcome(BaseModel):
     value: Any
     version: str
     reason: Reason | None = None
-    gold: list[Behaviour] | None = None
+    gold: list[Behavior] | None = None
 
 
 def packet_of(packets: Packets, desk: Desk) -> Packet:
@@ -150,12 +150,12 @@ def missing(packet: Packet, desk: Desk, state: State) -> list[str]:
     return [item for item in needed if state.get(item, Held()).value is None]
 
 
-def _gold(packets: Packets, desk: Desk, item: str) -> list[Behaviour] | None:
+def _gold(packets: Packets, desk: Desk, item: str) -> list[Behavior] | None:
     kind, _, number = item.partition("-")
-    return sorted(packets.gold[desk.packet].behaviours[int(number)]) if kind == "shown" else None
+    return sorted(packets.gold[desk.packet].behaviors[int(number)]) if kind == "shown" else None
 
 
-def gold_shown(packets: Packets, desk: Desk, state: State) -> dict[str, list[Behaviour]]:
+def gold_shown(packets: Packets, desk: Desk, state: State) -> dict[str, list[Behavior]]:
     """The gold codes of the training volleys that were compared, by volley."""
     shown = [item for item in state if item.startswith("shown-")]
     return {item.removeprefix("shown-"): _gold(packets, desk, item) or [] for item in shown}

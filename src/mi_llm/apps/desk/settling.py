@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from mi_llm.apps.desk.store import SETTLED, Desk, Held, State
-from mi_llm.codebook.coding import Behaviour, Global, volley
+from mi_llm.codebook.coding import Behavior, Global, volley
 from mi_llm.codebook.consensus import Item, Settled, differences
 from mi_llm.codebook.packets import COORDINATOR
 from mi_llm.codebook.tables import Coding
@@ -25,7 +25,7 @@ class Decision(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     item: str
-    value: Annotated[list[Behaviour], Field(max_length=len(Behaviour))] | Annotated[int, Field(ge=1, le=5, strict=True)]
+    value: Annotated[list[Behavior], Field(max_length=len(Behavior))] | Annotated[int, Field(ge=1, le=5, strict=True)]
     reason: Reason
 
 
@@ -60,7 +60,7 @@ def given(codings: Sequence[Coding], item: Item) -> dict[str, Any]:
     """What each rater gave to an item: codes by the rule for a volley, or a rating."""
     if isinstance(item, Global):
         return {coding.rater: coding.ratings[item] for coding in codings}
-    return {coding.rater: sorted(map(str, volley(coding.behaviours[item]))) for coding in codings}
+    return {coding.rater: sorted(map(str, volley(coding.behaviors[item]))) for coding in codings}
 
 
 def decisions(finished: Finished, states: States) -> dict[tuple[str, Item], Settled]:
@@ -72,8 +72,8 @@ def decisions(finished: Finished, states: States) -> dict[tuple[str, Item], Sett
             value = state.get(item_name(item), Held()).value
             if value is not None and value["of"] == given(codings, item):
                 chosen = value["value"]
-                behaviours = chosen if isinstance(chosen, int) else frozenset(map(Behaviour, chosen))
-                settled[name, item] = Settled(behaviours, value["reason"])
+                behaviors = chosen if isinstance(chosen, int) else frozenset(map(Behavior, chosen))
+                settled[name, item] = Settled(behaviors, value["reason"])
     return settled
 
 

@@ -1,18 +1,18 @@
 """What the desk says, in the study's two languages; what is coded is worded in the codebook."""
 
-from mi_llm.codebook.coding import Behaviour, Text
+from mi_llm.codebook.coding import Behavior, Text
 
 KEYS = {
-    Behaviour.INFORMATION: "g",
-    Behaviour.PERSUADE_WITH: "w",
-    Behaviour.QUESTION: "q",
-    Behaviour.SIMPLE: "s",
-    Behaviour.COMPLEX: "c",
-    Behaviour.AFFIRM: "a",
-    Behaviour.SEEK: "b",
-    Behaviour.EMPHASIZE: "e",
-    Behaviour.PERSUADE: "p",
-    Behaviour.CONFRONT: "f",
+    Behavior.INFORMATION: "g",
+    Behavior.PERSUADE_WITH: "w",
+    Behavior.QUESTION: "q",
+    Behavior.SIMPLE: "s",
+    Behavior.COMPLEX: "c",
+    Behavior.AFFIRM: "a",
+    Behavior.SEEK: "b",
+    Behavior.EMPHASIZE: "e",
+    Behavior.PERSUADE: "p",
+    Behavior.CONFRONT: "f",
 }
 
 WORDS = {
@@ -146,7 +146,7 @@ WORDS = {
     ),
     "result_table": Text("Each behavior and global", "逐项结果"),
     "result_all": Text("Over the training transcripts that you finished", "已完成的练习合计"),
-    "behaviour": Text("Behavior", "行为"),
+    "behavior": Text("Behavior", "行为"),
     "kappa": Text("Cohen's κ", "Cohen κ"),
     "share": Text("Equal", "相同"),
     "within": Text("Within 1", "相差至多 1"),

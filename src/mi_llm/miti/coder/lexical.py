@@ -8,7 +8,7 @@ from mi_llm.codebook import client as client_language
 from mi_llm.codebook import lexical
 from mi_llm.codebook.client import ClientCoding
 from mi_llm.codebook.coding import Text, volley
-from mi_llm.codebook.tables import Behaviours, Coding, Transcripts
+from mi_llm.codebook.tables import Behaviors, Coding, Transcripts
 from mi_llm.dialog import Turn
 from mi_llm.language import language
 from mi_llm.language.language import DEFAULT
@@ -37,13 +37,13 @@ def client(study: Study, stage: str, transcripts: Transcripts) -> list[ClientCod
     return [ClientCoding(name, packet, client_language.by_words(turns, *manner)) for packet, turns in transcripts.items()]
 
 
-def by_words(turns: Sequence[Turn], code: str = DEFAULT, cues: str = "") -> Behaviours:
+def by_words(turns: Sequence[Turn], code: str = DEFAULT, cues: str = "") -> Behaviors:
     """What the lexical coder sees in each counselor turn; `code`: the study's language, `cues`: its file, else the bundle's."""
-    seen: Behaviours = {}
+    seen: Behaviors = {}
     client = ""
     for number, turn in enumerate(turns, 1):
         if turn.role == "client":
             client = turn.text
         else:
-            seen[number] = volley(utterance.behaviour for utterance in lexical.code(client, turn.text, code, cues))
+            seen[number] = volley(utterance.behavior for utterance in lexical.code(client, turn.text, code, cues))
     return seen

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from mi_llm import prompts
 from mi_llm.codebook import lexical
 from mi_llm.codebook.client import ClientCoding, Talk
-from mi_llm.codebook.coding import BEHAVIOURS, GLOBALS, Behaviour, Global, Text, volley
+from mi_llm.codebook.coding import BEHAVIORS, GLOBALS, Behavior, Global, Text, volley
 from mi_llm.codebook.tables import SCALE, Coding, Transcripts, volleys
 from mi_llm.dialog import Turn
 from mi_llm.llm import ask
@@ -104,17 +104,17 @@ def utterances_of(answer: str, pieces: Sequence[str]) -> list[str]:
     return ["".join(pieces[start - 1 : end]) for start, end in zip(starts, ends, strict=True)]
 
 
-def behaviours_of(answer: str, count: int) -> list[Behaviour | None]:
+def behaviors_of(answer: str, count: int) -> list[Behavior | None]:
     """The codes that an answer gives to `count` utterances, in their order; None for no code. Raises ValueError."""
     entries = content(answer, "codes", list)
     numbers = [entry.get("utterance") if isinstance(entry, dict) else None for entry in entries]
     if numbers != list(range(1, count + 1)):
         raise ValueError(f"codes of the utterances {numbers}, not of 1 to {count}")
     codes = [entry.get("code") for entry in entries]
-    unknown = [code for code in codes if code not in (*Behaviour, NONE)]
+    unknown = [code for code in codes if code not in (*Behavior, NONE)]
     if unknown:
         raise ValueError(f"the code {unknown[0]!r}")
-    return [None if code == NONE else Behaviour(code) for code in codes]
+    return [None if code == NONE else Behavior(code) for code in codes]
 
 
 def ratings_of(answer: str) -> dict[Global, int]:
@@ -154,7 +154,7 @@ def coding(study: Study, transcripts: Transcripts, utterances: Mapping[VolleyId,
     """The second pass: which code has each utterance of a volley, in view of the turns before it?"""
     entry = {
         "type": "object",
-        "properties": {"utterance": {"type": "integer"}, "code": {"type": "string", "enum": [*map(str, Behaviour), NONE]}},
+        "properties": {"utterance": {"type": "integer"}, "code": {"type": "string", "enum": [*map(str, Behavior), NONE]}},
         "required": ["utterance", "code"],
         "additionalProperties": False,
     }
@@ -167,8 +167,8 @@ def coding(study: Study, transcripts: Transcripts, utterances: Mapping[VolleyId,
             f"the codes of volley {number} of {name}",
             "miti_code",
             answer,
-            checked(lambda text: behaviours_of(text, len(volley_utterances))),
-            entries=BEHAVIOURS,
+            checked(lambda text: behaviors_of(text, len(volley_utterances))),
+            entries=BEHAVIORS,
             nothing=NONE,
             before=lines(transcripts[name][start : number - 1], start + 1),
             utterances=numbered(volley_utterances),
@@ -274,7 +274,7 @@ def code(study: Study, stage: str, transcripts: Transcripts) -> list[Coding]:
     if second and not coded:
         raise ask.missing(study, stage, list(second.values()))
     seen = {
-        volley_id: volley(behaviours_of(answer, len(utterances[volley_id])))
+        volley_id: volley(behaviors_of(answer, len(utterances[volley_id])))
         for volley_id, answer in zip(second, coded, strict=True)
     }
     ratings = dict(zip(about_all, map(ratings_of, answers[len(first) :]), strict=True))

@@ -11,7 +11,7 @@ const byId = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const volleys = all(".counselor");
 const radios = all("[data-global] input");
-const behaviours = all(".behaviour[data-code]");
+const behaviors = all(".behavior[data-code]");
 const guesses = all(".guess input");
 const note = byId("note");
 const scales = all("[data-global]");
@@ -280,11 +280,11 @@ function byLetter(act) {
   act();
 }
 
-function toggle(behaviour) {
+function toggle(behavior) {
   const held = value(item(current)) ?? [];
-  const given = codes.filter((one) => (one === behaviour) !== held.includes(one));
+  const given = codes.filter((one) => (one === behavior) !== held.includes(one));
   code(current, given.length ? given : null);
-  showRule(behaviour);
+  showRule(behavior);
 }
 
 function nothing() {
@@ -326,7 +326,7 @@ const acts = {
   arrowdown: () => move(1), j: () => move(1), arrowup: () => move(-1), k: () => move(-1), enter, u: undo, n: () => byLetter(nothing),
   "?": () => byId("codebook").showModal(),
 };
-for (const [behaviour, key] of Object.entries(keys)) acts[key] = () => byLetter(() => toggle(behaviour));
+for (const [behavior, key] of Object.entries(keys)) acts[key] = () => byLetter(() => toggle(behavior));
 for (const digit of ["1", "2", "3", "4", "5"]) acts[digit] = () => rate(digit);
 
 document.addEventListener("keydown", (event) => {
@@ -353,7 +353,7 @@ for (const fieldset of scales) fieldset.addEventListener("focusin", () => { if (
 byId("after").addEventListener("focusin", (event) => { if (!event.target.closest("[data-global]")) unmark(); showMode(); });
 addEventListener("scroll", showMode, { passive: true });
 for (const volley of volleys) volley.addEventListener("focus", () => { if (volley !== current) select(volley, false); });
-for (const button of behaviours) {
+for (const button of behaviors) {
   button.addEventListener("click", () => toggle(button.dataset.code));
   for (const kind of ["pointerenter", "focus"]) button.addEventListener(kind, () => showRule(button.dataset.code));
 }
@@ -381,7 +381,7 @@ function renderVolley(volley) {
   const held = value(item(volley));
   const place = byId(`codes-${volley.dataset.volley}`);
   volley.classList.toggle("coded", held !== null);
-  const chips = held?.length ? held.map((behaviour) => chip(names[behaviour])) : [chip(held ? words.nothing_here : words.uncoded, "open")];
+  const chips = held?.length ? held.map((behavior) => chip(names[behavior])) : [chip(held ? words.nothing_here : words.uncoded, "open")];
   document.querySelector(`[data-codes="${volley.dataset.volley}"]`).replaceChildren(...chips.map((one) => one.cloneNode(true)));
   place.replaceChildren(...chips);
   if (training) renderGold(volley, held);
@@ -410,7 +410,7 @@ function renderPalette() {
   const held = value(item(current));
   byId("now").textContent = `${label(item(current))} · ${spoken(item(current), held)}`;
   const fixed = done() || shown(current);
-  for (const button of behaviours) {
+  for (const button of behaviors) {
     button.setAttribute("aria-pressed", String((held ?? []).includes(button.dataset.code)));
     button.setAttribute("aria-disabled", String(fixed));
   }
@@ -422,9 +422,9 @@ function renderPalette() {
 
 function renderCounts() {
   const seen = volleys.flatMap((volley) => counted(value(item(volley))));
-  for (const behaviour of codes) {
-    const count = seen.filter((one) => one === behaviour).length;
-    for (const place of all(`[data-count="${behaviour}"]`)) {
+  for (const behavior of codes) {
+    const count = seen.filter((one) => one === behavior).length;
+    for (const place of all(`[data-count="${behavior}"]`)) {
       place.textContent = count;
       place.classList.toggle("zero", !count);
     }
@@ -459,8 +459,8 @@ function render(name) {
   renderProgress();
 }
 
-function showRule(behaviour) {
-  for (const rule of all("#rule [data-rule]")) rule.hidden = rule.dataset.rule !== behaviour;
+function showRule(behavior) {
+  for (const rule of all("#rule [data-rule]")) rule.hidden = rule.dataset.rule !== behavior;
 }
 
 // ---- begin ----
