@@ -12,7 +12,7 @@ from repository import PAGES, ROOT
 from ruamel.yaml import YAML
 
 GLOSSARY = ROOT / "docs/glossary.md"
-STUDIES = [ROOT, ROOT / "mini", ROOT / "mini-en", ROOT / "released"]
+STUDIES = [ROOT, ROOT / "mini", ROOT / "mini-en", ROOT / "released", ROOT / "small"]
 KINDS = (".py", ".yaml", ".jinja", ".js", ".css", ".csv")
 READ = [
     *PAGES,

@@ -212,6 +212,17 @@ def accept_licences(study: Study) -> None:
             hub.accept_licence(study, model, entry)
 
 
+def pin_new(study: Study) -> None:
+    """Ask the hub for the sizes and hashes of models that have no pins yet, at their first use."""
+    from mi_llm.models.pin import pin
+
+    known = study.pins()
+    for model in study.from_hub:
+        entry = study.models[model]
+        if entry.commit not in known:
+            pin(study, entry.hub, entry.revision, model)
+
+
 def plan(study: Study, needed: str) -> None:
     """Print what will happen, where, what it takes, what is needed, and what it will produce."""
     free, holds = shutil.disk_usage(Path.cwd()).free / 1e9, held(study)
@@ -248,6 +259,7 @@ def run(study: Study, yes: bool, pull: bool) -> int:
     from mi_llm.needs import listed, needs, outlook
 
     pull_shipped(*SHIPPED)
+    pin_new(study)
     study_needs = needs(study, machine())
     if missing := fitting(study, machine(), [] if pull else study_needs):  # what is finished elsewhere needs nothing here
         optional = "".join(f"\n  - not needed to begin: {line}" for line in outlook(study_needs))

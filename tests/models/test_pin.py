@@ -17,6 +17,7 @@ from mi_llm.engine.load import load
 from mi_llm.models.base import base
 from mi_llm.models.pin import pin
 from mi_llm.problem import Problem
+from mi_llm.reproduce import pin_new
 from mi_llm.study import Study
 from mi_llm.study import load as load_study
 
@@ -57,6 +58,13 @@ def test_one_command_names_a_model_of_the_hub_beside_the_others(
     before = (ROOT / PARAMS).read_text(encoding="utf-8").splitlines()
     assert [line for line in text.splitlines() if line in before] == before, "a line or comment of the file was changed"
     assert "next: mi-llm base qwen2 --study mini/params.yaml" in capsys.readouterr().out
+
+
+def test_a_model_without_pins_gets_them_at_its_first_use_and_its_entry_stays(pinned: Study) -> None:
+    text, pins = PARAMS.read_bytes(), Path("mini/pins.yaml").read_bytes()
+    Path("mini/pins.yaml").unlink()
+    pin_new(pinned)
+    assert (PARAMS.read_bytes(), Path("mini/pins.yaml").read_bytes()) == (text, pins)
 
 
 @pytest.mark.usefixtures("checkpoints")

@@ -542,7 +542,7 @@ def test_doctor_says_what_is_missing_for_which_study() -> None:
 
 def test_unknown_studies_and_options_are_refused_in_words() -> None:
     for words, said in (
-        (["nonsense"], "no such study\n  expected: auto, audit, paper, mini, mini-en, released\n"),
+        (["nonsense"], "no such study\n  expected: auto, audit, paper, mini, mini-en, released, small\n"),
         (["--fast"], "unknown option --fast"),
         (["--mirror"], "needs a folder"),
     ):

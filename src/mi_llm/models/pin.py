@@ -51,7 +51,9 @@ def pin(study: Study, repository: str, revision: str = "", name: str = "") -> No
         "chat_format": before.chat_format if before else CHECKPOINT,
         "license": before.license if before else key if key in known() else UNKNOWN,
     }
-    params = with_entry(storage.read_text(Path(study.params)), name, entry, new=before is None)
+    params = storage.read_text(Path(study.params))
+    if before is None or before.revision != described.commit:
+        params = with_entry(params, name, entry, new=before is None)
     read = parse(params, Path(study.params))
     write_pins(study, read.models[name].commit, pins)
     storage.write_text(Path(study.params), params)
