@@ -1,26 +1,35 @@
 """The report's figures, as SVG text whose bytes depend on the data only. Letters are drawn as shapes: no font is needed."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.markers import CARETDOWNBASE
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import TextPath
 from scipy.optimize import isotonic_regression
 
 from mi_llm.report.stages import stages as every_stage
 from mi_llm.score.metrics import METRIC_NAMES
 from mi_llm.study import ARMS, REAL
 
-BASE, TUNED = "#9fb0c3", "#0f766e"
+# Marks: each at least 3:1 against white, and apart in lightness or in hue for every kind of color blindness.
+BASE, TUNED = "#8592a3", "#0b5750"
 INK = "#1f2933"
-LINE = "#9a4a12"
+LINE = "#b45309"
 EDGE = "#52606d"
+COLORS = {"base": BASE, "tuned": TUNED, REAL: LINE}
+MARKERS = {"base": "s", "tuned": "o", REAL: "D"}
+FIGURE_WIDTH = 8.6  # inches
+NO_DATA = "no data, n = 0"
 STYLE = {
     "svg.hashsalt": "mi-llm",
     "svg.fonttype": "path",
@@ -60,27 +69,26 @@ def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: Sequen
     table = scores.set_index(["metric", "arm", "model"]).sort_index()
     lines = baselines[baselines["predictor"] != "reference"].set_index("predictor")
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 6.0), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, 6.4), layout=ConstrainedLayoutEngine(wspace=0.05, hspace=0.06))
         for axes, (metric, title) in zip(figure.subplots(2, 2).flat, METRIC_NAMES.items(), strict=True):
-            for shift, arm, colour in ((-0.19, "base", BASE), (0.19, "tuned", TUNED)):
+            for shift, arm in zip((-0.19, 0.19), ARMS, strict=True):
                 present = [index for index, model in enumerate(models) if (metric, arm, model) in table.index]
                 rows = table.loc[[(metric, arm, models[index]) for index in present]]
                 positions = [index + shift for index in present]
                 whiskers = [rows["mean"] - rows["lo"], rows["hi"] - rows["mean"]]
-                axes.bar(positions, rows["mean"], 0.36, color=colour, label=arm)
-                axes.errorbar(positions, rows["mean"], whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=3)
-                for x, value, top in zip(positions, rows["mean"], rows["hi"].fillna(rows["mean"]), strict=True):
-                    number = axes.annotate(f"{value:.2f}", (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=8)
-                    number.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # lines pass behind it
+                axes.bar(positions, rows["mean"], 0.36, color=COLORS[arm], label=arm)
+                outline(axes.errorbar(positions, rows["mean"], whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=3))
+                for x, value in zip(positions, rows["mean"], strict=True):  # under its bar, where no line and no whisker is
+                    label(axes, f"{value:.2f}", (x, 0), ("data", "axes fraction"), (0, -3), fontsize=7.5, ha="center", va="top")
             highest = [table.loc[metric, ["mean", "hi"]].max(axis=None), lines[metric].max()]
             if len(spreads):
                 highest.append(draw_seeds(axes, spreads[spreads["metric"] == metric], models))
-            axes.set_ylim(0, 1.14 * max(highest))
+            axes.set_ylim(0, 1.06 * max(highest))
             axes.set_xlim(-0.5, len(models) - 0.5)
             draw_baselines(axes, lines[metric])
             axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
             axes.set_xticks(range(len(models)), models)
-            axes.tick_params(axis="x", length=0)
+            axes.tick_params(axis="x", length=0, pad=14)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
         return svg(figure)
@@ -96,14 +104,15 @@ def dumbbells(
     """
     table = scores.set_index(["model", "arm"])
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 0.9 + 0.42 * len(models)), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, 0.9 + 0.42 * len(models)), layout="constrained")
         axes = figure.subplots()
         axes.axvspan(rules.min(), rules.max(), color="#f3ddcb", zorder=0)
         for row, model in enumerate(models):
             arms = [arm for arm in ARMS if (model, arm) in table.index]
             ends = [table.loc[(model, arm), "mean"] for arm in arms]
             axes.plot(ends, [row] * len(ends), color=EDGE, linewidth=1, zorder=1)
-            for arm, colour, marker in zip(ARMS, (EDGE, TUNED), "so", strict=True):
+            for arm in ARMS:
+                colour, marker = COLORS[arm], MARKERS[arm]
                 if arm in arms:
                     mean, lo, hi = table.loc[(model, arm), ["mean", "lo", "hi"]]
                     spread = None if np.isnan(lo) else [[mean - lo], [hi - mean]]
@@ -116,6 +125,17 @@ def dumbbells(
         axes.set_xlim(left=0)
         axes.set_xlabel("BLEU-4")
         return svg(figure)
+
+
+def label(axes: Axes, text: str, point: Any, coordinates: Any, offset: tuple[float, float], **style: Any) -> None:
+    """Write a few letters, some printer's points away from a point that is given in `coordinates`."""
+    axes.annotate(text, point, offset, xycoords=coordinates, textcoords="offset points", **style)
+
+
+def outline(whiskers: ErrorbarContainer) -> None:
+    """Give whiskers a white edge, so that they are seen on a dark bar, too."""
+    for part in whiskers.get_children():
+        part.set_path_effects([withStroke(linewidth=2.6, foreground="white")])
 
 
 def draw_seeds(axes: Axes, spreads: pd.DataFrame, models: Sequence[str]) -> float:
@@ -134,7 +154,7 @@ def draw_baselines(axes: Axes, values: "pd.Series[float]") -> None:
     """A thin line across the panel for each baseline, its name beside the panel, names kept apart and near their lines."""
     top = axes.get_ylim()[1]
     shown = values.sort_values()
-    apart = 0.08 * top * np.arange(len(shown))
+    apart = 0.085 * top * np.arange(len(shown))
     heights = isotonic_regression(shown.to_numpy(dtype=float) - apart).x + apart
     for (predictor, value), height in zip(shown.items(), heights, strict=True):
         axes.axhline(value, color=LINE, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0.5)
@@ -145,7 +165,7 @@ def draw_baselines(axes: Axes, values: "pd.Series[float]") -> None:
             xycoords=("axes fraction", "data"),
             textcoords="axes fraction",
             va="center",
-            fontsize=7,
+            fontsize=7.5,
             color=LINE,
             arrowprops={"arrowstyle": "-", "color": LINE, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)},
         )
@@ -159,24 +179,16 @@ def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> str:
     aspects = list(dict.fromkeys(means["aspect"]))
     corpora = list(dict.fromkeys(means.index))[::-1]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 0.5 + 0.42 * len(corpora)), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, 0.5 + 0.42 * len(corpora)), layout="constrained")
         panels = figure.subplots(1, len(aspects), sharey=True, squeeze=False)[0]
         for axes, aspect in zip(panels, aspects, strict=True):
             rows = means[means["aspect"] == aspect].loc[corpora]
             colours = [TUNED if corpus in chosen else BASE for corpus in corpora]
             axes.barh(corpora, rows["mean"], 0.62, color=colours)
             whiskers = [rows["mean"] - rows["lo"], rows["hi"] - rows["mean"]]
-            axes.errorbar(rows["mean"], corpora, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-            for corpus, value in rows["mean"].items():
-                axes.annotate(
-                    f"{value:.2f}",
-                    (0, corpus),
-                    (3, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=8,
-                    color="white" if corpus in chosen else INK,
-                )
+            outline(axes.errorbar(rows["mean"], corpora, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=2))
+            for corpus, value in rows["mean"].items():  # beside the panel, where no whisker is
+                label(axes, f"{value:.2f}", (1, corpus), ("axes fraction", "data"), (5, 0), fontsize=8, va="center")
             axes.set_xlim(0, rows["most"].iloc[0])
             axes.set_title(aspect, loc="left", fontweight="bold", fontsize=8.5)
             axes.tick_params(axis="y", length=0)
@@ -186,7 +198,7 @@ def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> str:
 def losses(curves: pd.DataFrame) -> str:
     """Training loss by step, one panel per model; `curves` has the columns step and loss, by model."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 2.5), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, 2.5), layout="constrained")
         models = curves.index.unique()
         panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
         for axes, model in zip(panels, models, strict=True):
@@ -199,36 +211,47 @@ def losses(curves: pd.DataFrame) -> str:
         return svg(figure)
 
 
-def arms(table: pd.DataFrame, names: dict[str, str], models: Sequence[str]) -> str:
+def arms(table: pd.DataFrame, names: dict[str, str], models: Sequence[str], thresholds: Mapping[str, tuple[float, float]]) -> str:
     """Table 6 as dots: one panel per indicator, one row per arm, the mean over transcripts with its interval, or few values.
 
-    `table` is `summary/table_6.csv`; `names` the indicators shown, by code. Base and tuned of one model stand together.
+    `table` is `summary/table_6.csv`; `names` the indicators shown, by code; `thresholds` the scores that the manual calls
+    fair and good. Base and tuned of one model stand together; n is how many transcripts have a value.
     """
     order = [(model, arm) for model in models for arm in ARMS] + [("annomi", REAL)]
     present = [(source, arm) for source, arm in order if ((table["source"] == source) & (table["arm"] == arm)).any()]
-    colours = {"base": BASE, "tuned": TUNED, REAL: LINE}
     known = table.set_index(["indicator", "source", "arm"]).sort_index()
     columns = 3
     rows = -(-len(names) // columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 0.7 + rows * (0.55 + 0.17 * len(present))), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, 0.7 + rows * (0.75 + 0.19 * len(present))), layout="constrained")
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
         for axes, (code, title) in zip(panels, names.items(), strict=False):
             for y, (source, arm) in enumerate(present):
-                if (code, source, arm) in known.index:
-                    row = known.loc[(code, source, arm)]
-                    axes.plot([row["lo"], row["hi"]], [y, y], color=colours[arm], linewidth=2, solid_capstyle="round")
-                    few = [] if pd.isna(row["values"]) else [float(value) for value in row["values"].split("; ")]
-                    axes.plot(few, [y] * len(few), "|", color=colours[arm], markersize=8)
-                    axes.plot(row["mean"], y, "o", color=colours[arm], markersize=5)
-            axes.set_title(title, loc="left", fontweight="bold", fontsize=8.5)
+                if (code, source, arm) in known.index and known.loc[(code, source, arm), "n"] > 0:
+                    draw_arm(axes, y, arm, known.loc[(code, source, arm)])
+                else:
+                    axes.text(0.5, y, NO_DATA, transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=7.5)
+            for value, name in zip(thresholds.get(code, ()), ("fair", "good"), strict=False):
+                offset, side = ((-2, 1), "right") if name == "fair" else ((2, 1), "left")
+                axes.axvline(value, color=INK, linewidth=0.8, linestyle=(0, (1, 2) if name == "fair" else (5, 2)), zorder=0.5)
+                label(axes, f"{name} {value:g}", (value, 1), ("data", "axes fraction"), offset, fontsize=7, ha=side)
+            axes.set_title(title, loc="left", fontweight="bold", fontsize=8.5, pad=16)
             axes.set_yticks(range(len(present)), ["real" if arm == REAL else f"{source} {arm}" for source, arm in present])
             axes.tick_params(axis="both", length=0, labelsize=7.5)
             axes.grid(axis="x", alpha=0.25)
-        figure.axes[0].invert_yaxis()
+        figure.axes[0].set_ylim(len(present) - 0.5, -0.5)
         for axes in figure.axes[len(names) :]:
             axes.set_axis_off()
         return svg(figure)
+
+
+def draw_arm(axes: Axes, y: int, arm: str, row: "pd.Series[Any]") -> None:
+    """One arm of a panel of `arms`: its mean, its interval or its few values, and beside the panel its n."""
+    axes.plot([row["lo"], row["hi"]], [y, y], color=COLORS[arm], linewidth=2, solid_capstyle="round")
+    few = [] if pd.isna(row["values"]) else [float(value) for value in row["values"].split("; ")]
+    axes.plot(few, [y] * len(few), "|", color=COLORS[arm], markersize=9)
+    axes.plot(row["mean"], y, MARKERS[arm], color=COLORS[arm], markersize=5)
+    label(axes, f"n = {row['n']:.0f}", (1, y), ("axes fraction", "data"), (3, 0), fontsize=7, va="center")
 
 
 def stages() -> pd.DataFrame:
@@ -259,16 +282,18 @@ def pipeline(table: pd.DataFrame) -> str:
         for number, name in enumerate(names)
     }
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 0.62 * (1 + max(depth.values()))), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, 0.62 * (1 + max(depth.values()))), layout="constrained")
         axes = figure.subplots()
+        widest = max(TextPath((0, 0), name, size=1).get_extents().width for name in centers)
+        size = min(9, 0.82 * 72 * FIGURE_WIDTH / sum(widths.values()) / widest)  # the longest name fits into its box
         for name, (x, y) in centers.items():
             axes.add_patch(
                 FancyBboxPatch(
-                    (x - 0.4, y - 0.22), 0.8, 0.44, boxstyle="round,pad=0.02,rounding_size=0.08",
+                    (x - 0.43, y - 0.22), 0.86, 0.44, boxstyle="round,pad=0.02,rounding_size=0.08",
                     facecolor=PHASES.get(str(table.loc[name, "phase"]), "#eeeeee"), edgecolor="#8895a5", linewidth=0.8, zorder=2,
                 )
             )  # fmt: skip
-            axes.text(x, y, name, ha="center", va="center", fontsize=9, zorder=3)
+            axes.text(x, y, name, ha="center", va="center", fontsize=size, zorder=3)
         for name in centers:
             for start in direct[name]:
                 draw_arrow(axes, centers, start, name, 0.05 * (list(centers).index(start) % 3))
@@ -286,7 +311,7 @@ def draw_arrow(axes: Axes, centers: dict[str, tuple[float, float]], start: str, 
     (x, y), (to_x, to_y) = centers[start], centers[end]
 
     def free(column: float) -> bool:
-        return not any(abs(column - other) < 0.45 and to_y < height < y for other, height in centers.values())
+        return not any(abs(column - other) < 0.47 and to_y < height < y for other, height in centers.values())
 
     across = y - 0.33 - shift if free(to_x) or not free(x) else to_y + 0.33 + shift
     corners = [(x, y - 0.24), (x, across), (to_x, across), (to_x, to_y + 0.3)]

@@ -101,6 +101,12 @@ def formulas(study: Study) -> pd.DataFrame:
     )
 
 
+def thresholds(study: Study) -> dict[str, tuple[float, float]]:
+    """The scores that the manual calls fair and good, by indicator."""
+    table = read(study, "table_2").dropna(subset=["fair", "good"])
+    return {row.code: (row.fair, row.good) for row in table.itertuples()}
+
+
 def lengths(study: Study) -> pd.DataFrame:
     """Table 4; in a reproduction, ours and the paper's."""
     rows = []

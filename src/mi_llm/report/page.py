@@ -94,7 +94,7 @@ def figure_arms(study: Study) -> Markup:
     table = manual.read(study, "table_6")
     known = set(table["indicator"])
     names = {code: name for code, name in manual.NAMES.items() if code in known and code not in COUNTED}
-    return Markup(figures.arms(table, names, [*study.models])) if names else Markup("")  # noqa: S704 — drawn by us from numbers
+    return Markup(figures.arms(table, names, [*study.models], manual.thresholds(study))) if names else Markup("")  # noqa: S704
 
 
 def figure_losses(curves: pd.DataFrame) -> Markup:

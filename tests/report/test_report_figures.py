@@ -1,0 +1,120 @@
+"""The report's figures: what is written in them, and whether it can be read."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from mi_llm.report import figures, manual, tables
+from mi_llm.study import Study
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB
+BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+
+
+def linear(color: str) -> "np.ndarray[Any, Any]":
+    parts = np.array(to_rgb(color))
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one: float, other: float) -> float:
+    return (max(one, other) + 0.05) / (min(one, other) + 0.05)
+
+
+def opponent(light: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """CIE L*a*b* of linear RGB."""
+    xyz = np.array([[0.4124, 0.3576, 0.1805], LUMINANCE, [0.0193, 0.1192, 0.9505]]) @ light.clip(0, 1) / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures as they are before they are written."""
+    monkeypatch.setattr(figures, "svg", lambda figure: figure)
+
+
+def texts(figure: Any) -> list[Text]:
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    beyond = [
+        tick
+        for axes in figure.axes
+        for tick in axes.get_xticklabels()
+        if not min(axes.get_xlim()) <= tick.get_position()[0] <= max(axes.get_xlim())
+    ]  # matplotlib makes them and does not draw them
+    return [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible() and text not in beyond]
+
+
+def written(figure: Any) -> list[str]:
+    return [text.get_text() for text in texts(figure)]
+
+
+def arms_of(study: Study, table: pd.DataFrame) -> Any:
+    names = {"CRR": manual.NAMES["CRR"], "ADH": manual.NAMES["ADH"]}
+    return figures.arms(table, names, [*study.models], manual.thresholds(study))
+
+
+@pytest.mark.parametrize("color", [*figures.COLORS.values(), figures.EDGE])
+def test_every_mark_is_seen_against_white(color: str) -> None:
+    assert contrast(LUMINANCE @ linear(color), 1) >= 3
+
+
+@pytest.mark.parametrize("kind", BLINDNESS)
+def test_arms_are_told_apart_by_the_color_blind(kind: str) -> None:
+    seen = {arm: opponent(np.array(BLINDNESS[kind]) @ linear(color)) for arm, color in figures.COLORS.items()}
+    for one, other in combinations(seen, 2):
+        assert np.linalg.norm(seen[one] - seen[other]) > 20, (one, other)
+
+
+@pytest.mark.usefixtures("drawn")
+def test_an_arm_without_a_value_says_so_and_others_say_their_n(scored: Study) -> None:
+    table = manual.read(scored, "table_6")
+    lost = (table["indicator"] == "CRR") & (table["source"] == "tiny-glm4") & (table["arm"] == "tuned")
+    assert lost.any()
+    before, after = written(arms_of(scored, table)), written(arms_of(scored, table[~lost]))
+    assert after.count(figures.NO_DATA) == before.count(figures.NO_DATA) + 1
+    counted = table[table["indicator"].isin(["CRR", "ADH"])]
+    assert sorted(text for text in before if text.startswith("n = ")) == sorted(f"n = {n}" for n in counted["n"])
+
+
+@pytest.mark.usefixtures("drawn")
+def test_the_manuals_thresholds_are_drawn(scored: Study) -> None:
+    words = written(arms_of(scored, manual.read(scored, "table_6")))
+    assert [word for word in words if word.startswith(("fair", "good"))] == ["fair 0.4", "good 0.5"]
+
+
+@pytest.mark.usefixtures("drawn")
+def test_stage_names_stay_inside_their_boxes() -> None:
+    table = figures.stages()
+    table["reads"] = table["reads"].str.replace("benchmark", "benchmark_of_a_long_name")
+    figure: Any = figures.pipeline(table.rename(index={"benchmark": "benchmark_of_a_long_name"}))
+    figure.draw_without_rendering()
+    labels = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+    boxes = [patch.get_window_extent() for patch in figure.axes[0].patches]
+    for (name, label), box in zip(labels.items(), boxes, strict=True):
+        assert box.x0 < label.x0 < label.x1 < box.x1, name
+
+
+@pytest.mark.usefixtures("drawn")
+def test_no_two_labels_run_together(scored: Study) -> None:
+    baselines = pd.read_csv(scored.path("score", "baselines.csv"))
+    for figure in (
+        figures.base_and_tuned(tables.scores(scored), baselines, [*scored.models], pd.DataFrame()),
+        figures.ratings(tables.rating_means(scored), tables.chosen(scored)),
+        arms_of(scored, manual.read(scored, "table_6")),
+    ):
+        boxes = [(text.get_text(), Text.get_window_extent(text)) for text in texts(figure)]  # without an annotation's arrow
+        touching = [(one, other) for (one, a), (other, b) in combinations(boxes, 2) if a.overlaps(b)]
+        assert touching == []
