@@ -1,5 +1,6 @@
 """The report's figures: what is written in them, and whether it can be read."""
 
+import re
 from itertools import combinations
 from typing import Any
 
@@ -10,6 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from mi_llm.frame.pages import SUFFIXES
 from mi_llm.report import figures, manual, tables
 from mi_llm.study import Study
 
@@ -118,3 +120,21 @@ def test_no_two_labels_run_together(scored: Study) -> None:
         boxes = [(text.get_text(), Text.get_window_extent(text)) for text in texts(figure)]  # without an annotation's arrow
         touching = [(one, other) for (one, a), (other, b) in combinations(boxes, 2) if a.overlaps(b)]
         assert touching == []
+
+
+@pytest.mark.parametrize("end", SUFFIXES.values())
+def test_captions_name_n_interval_and_who_coded_with_what_worth(scored: Study, end: str) -> None:
+    page = (scored.folder / f"report/index{end}.html").read_text(encoding="utf-8")
+    captions = dict(
+        zip(("abstract", "1", "2", "loss", "3", "arms"), re.findall(r"<figcaption>(.*?)</figcaption>", page), strict=False)
+    )
+    samples = pd.read_csv(scored.path("score", "samples.csv"))
+    assert f"n = {samples['round'].nunique()} " in captions["3"]
+    assert f"n = {pd.read_csv(scored.path('rate', 'means.csv'))['n'].max()} " in captions["2"]
+    for name in ("2", "3", "arms"):
+        assert f"{scored.score.confidence:.0%}".replace("%", " %") in captions[name]
+    assert "tiny-glm4 60" in captions["loss"]
+    for limit in manual.thresholds(scored)["RQ"]:
+        assert f" {limit:g}" in captions["arms"]
+    assert "κ" in captions["arms"]
+    assert manual.coders(scored, "zh" if end else "en") in captions["arms"]

@@ -89,12 +89,29 @@ def figures_3(study: Study) -> dict[str, Markup]:
     }
 
 
+def sizes(study: Study) -> dict[str, Any]:
+    """For captions: how many dialogs of a corpus are rated, fewest and most, and each test set's rounds and dialogs."""
+    rated, samples = (
+        tables.rating_means(study),
+        pd.read_csv(study.path("score", "samples.csv"), usecols=["set", "round", "dialog"]),
+    )
+    tested = samples.groupby("set", sort=False).nunique()
+    return {
+        "rated": sorted({int(rated["n"].min()), int(rated["n"].max())}) if len(rated) else [],
+        "tested": {tables.SET_NAMES[str(name)]: dict(row) for name, row in tested.iterrows()},
+    }
+
+
 def figure_arms(study: Study) -> Markup:
     """The figure of the indicators that do not grow with a talk's length, by arm; empty where nothing was coded."""
-    table = manual.read(study, "table_6")
-    known = set(table["indicator"])
-    names = {code: name for code, name in manual.NAMES.items() if code in known and code not in COUNTED}
+    table, names = manual.read(study, "table_6"), ratios_and_scores(study)
     return Markup(figures.arms(table, names, [*study.models], manual.thresholds(study))) if names else Markup("")  # noqa: S704
+
+
+def ratios_and_scores(study: Study) -> dict[str, str]:
+    """The names of the indicators that do not grow with a talk's length, and that some transcript has, by code."""
+    known = set(manual.read(study, "table_6")["indicator"])
+    return {code: name for code, name in manual.NAMES.items() if code in known and code not in COUNTED}
 
 
 def figure_losses(curves: pd.DataFrame) -> Markup:
@@ -211,7 +228,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "choice": tables.chosen(study),
         "translated": storage.read_json(study.path("translate", "metrics.json")),
         "rated": storage.read_json(study.path("rate", "metrics.json")),
-        "drawn_3": figures_3(study),
+        "figures_3": figures_3(study),
         "talks": int(pd.read_csv(study.path("blind", "key.csv"))["arm"].isin(ARMS).sum()),
         "evaluation": storage.read_json(study.path("summary", "metrics.json")),
         "blindness": manual.blindness(study),
@@ -220,6 +237,12 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "own_cues": lexical.rater(study) != "lexical",
         "globals_given": len(pd.read_csv(study.path("code", "globals.csv"))) > 0,
         "figure_arms": figure_arms(study),
+        "sizes": sizes(study),
+        "thresholds": {
+            ratios_and_scores(study)[code]: limits
+            for code, limits in manual.thresholds(study).items()
+            if code in ratios_and_scores(study)
+        },
         "losses": figure_losses(shown["loss"]),
         "examples": examples(study, rounds),
         "example_talk": example_talk(study),
@@ -245,7 +268,6 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
         "linked": lambda path: study.reproduction or path != AUDIT,  # what is missing now is there when the run ends
         "words": word,
         "tables": {name: in_words(table, lang) for name, table in shown.items()},
-        "figures_3": {word(name): drawn for name, drawn in both["drawn_3"].items()},
         "danger_in_short": safety.in_short(study, word),
         "coder": manual.coders(study, lang),
         "worth": manual.worth(study, lang, word),
@@ -276,5 +298,5 @@ def report(study: Study) -> None:
                 storage.write_text(out / f"{page}{suffix}.html", text)
         for name, table in shown.items():
             storage.write_text(out / "tables" / f"{name}.csv", storage.table_text(table, index=True))
-        drawn = 1 + len(both["drawn_3"]) + sum(map(bool, (both["figure_2"], both["figure_arms"], both["losses"])))
+        drawn = 1 + len(both["figures_3"]) + sum(map(bool, (both["figure_2"], both["figure_arms"], both["losses"])))
         storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": drawn, "models": len(study.models)})
