@@ -3,6 +3,7 @@
 import re
 from itertools import combinations
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -138,3 +139,16 @@ def test_captions_name_n_interval_and_who_coded_with_what_worth(scored: Study, e
         assert f" {limit:g}" in captions["arms"]
     assert "κ" in captions["arms"]
     assert manual.coders(scored, "zh" if end else "en") in captions["arms"]
+
+
+def test_every_figure_is_an_svg_file_that_is_linked_beside_it(scored: Study) -> None:
+    out = scored.folder / "report"
+    files = sorted(path.name for path in (out / "figures").iterdir())
+    assert files == ["abstract.svg", "indicators.svg", "loss.svg", "ratings.svg", "scores-test.svg", "stages.svg"]
+    for end in SUFFIXES.values():
+        shown = (out / f"index{end}.html").read_text(encoding="utf-8")
+        for name in files:
+            drawing = (out / "figures" / name).read_text(encoding="utf-8")
+            assert ElementTree.fromstring(drawing).tag == "{http://www.w3.org/2000/svg}svg"
+            assert drawing.strip() in shown
+            assert f'href="figures/{name}"' in shown

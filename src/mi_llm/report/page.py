@@ -1,8 +1,9 @@
 """Stage `report`: the study's site, with its tables and figures in the paper's arrangement, in English and Chinese.
 
 Reads what the other stages wrote, `stages.csv` (Figure 1), `docs/datasheet.md` and `CITATION.cff`. Writes for each page
-`report/<page>.html` and `report/<page>.zh.html` (no request leaves them), and `report/tables/*.csv`, one for every table. A page
-is a structure, `templates/<page>.html.jinja`, which both languages share, and sentences, `templates/*.<language>.jinja`.
+`report/<page>.html` and `report/<page>.zh.html` (no request leaves them), `report/tables/*.csv`, one for every table, and
+`report/figures/*.svg`, one for every figure. A page is a structure, `templates/<page>.html.jinja`, which both languages share,
+and sentences, `templates/*.<language>.jinja`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from mi_llm.stage import stage
 from mi_llm.statistics import FEWEST
 from mi_llm.study import ARMS, REAL, Study
 
+FIRST_SCREEN = {"abstract"}  # the figures that say again what others show; metrics.json does not count them
 PAGES = ("index", "rounds", "safety", "models", "data", "checklist")
 
 
@@ -73,11 +75,11 @@ def figure_2(study: Study) -> Markup:
 
 
 def figures_3(study: Study) -> dict[str, Markup]:
-    """Figure 3 of each test set, by the set's name in words."""
+    """Figure 3 of each test set, by the name of its file."""
     scores, baselines = tables.scores(study), pd.read_csv(study.path("score", "baselines.csv"))
     spreads = seeds.spreads(study)
     return {
-        tables.SET_NAMES[name]: Markup(  # noqa: S704 — drawn by us from numbers
+        f"scores-{name}": Markup(  # noqa: S704 — drawn by us from numbers
             figures.base_and_tuned(
                 scores[scores["set"] == name],
                 baselines[baselines["set"] == name],
@@ -112,6 +114,19 @@ def ratios_and_scores(study: Study) -> dict[str, str]:
     """The names of the indicators that do not grow with a talk's length, and that some transcript has, by code."""
     known = set(manual.read(study, "table_6")["indicator"])
     return {code: name for code, name in manual.NAMES.items() if code in known and code not in COUNTED}
+
+
+def all_figures(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Markup]:
+    """Every figure of the site, by the name of its SVG file; those that this study has nothing to draw in are left out."""
+    drawn = {
+        "abstract": abstract.figure(study),
+        "stages": Markup(figures.pipeline(shown["stages"])),  # noqa: S704 — drawn by us
+        "ratings": figure_2(study),
+        "loss": figure_losses(shown["loss"]),
+        **figures_3(study),
+        "indicators": figure_arms(study),
+    }
+    return {name: figure for name, figure in drawn.items() if figure}
 
 
 def figure_losses(curves: pd.DataFrame) -> Markup:
@@ -222,13 +237,11 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "source_kinds": set(shown["sources"]["Source"]),
         "real_sessions": bool((pd.read_csv(study.path("blind", "key.csv"))["arm"] == REAL).any()),
         "abstract": abstract.facts(study),
-        "figure_abstract": abstract.figure(study),
-        "figure_1": Markup(figures.pipeline(shown["stages"])),  # noqa: S704 — drawn by us
-        "figure_2": figure_2(study),
+        "drawn": all_figures(study, shown),
         "choice": tables.chosen(study),
         "translated": storage.read_json(study.path("translate", "metrics.json")),
         "rated": storage.read_json(study.path("rate", "metrics.json")),
-        "figures_3": figures_3(study),
+        "sets": {name: tables.SET_NAMES[name] for name in tables.scores(study)["set"].unique()},
         "talks": int(pd.read_csv(study.path("blind", "key.csv"))["arm"].isin(ARMS).sum()),
         "evaluation": storage.read_json(study.path("summary", "metrics.json")),
         "blindness": manual.blindness(study),
@@ -236,14 +249,12 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "validated": study.language in set(pd.read_csv(study.path("miti", "coder_validation.csv"))["language"]),
         "own_cues": lexical.rater(study) != "lexical",
         "globals_given": len(pd.read_csv(study.path("code", "globals.csv"))) > 0,
-        "figure_arms": figure_arms(study),
         "sizes": sizes(study),
         "thresholds": {
             ratios_and_scores(study)[code]: limits
             for code, limits in manual.thresholds(study).items()
             if code in ratios_and_scores(study)
         },
-        "losses": figure_losses(shown["loss"]),
         "examples": examples(study, rounds),
         "example_talk": example_talk(study),
         "danger_talks": safety.example_talks(study),
@@ -298,5 +309,7 @@ def report(study: Study) -> None:
                 storage.write_text(out / f"{page}{suffix}.html", text)
         for name, table in shown.items():
             storage.write_text(out / "tables" / f"{name}.csv", storage.table_text(table, index=True))
-        drawn = 1 + len(both["figures_3"]) + sum(map(bool, (both["figure_2"], both["figure_arms"], both["losses"])))
+        for name, figure in both["drawn"].items():
+            storage.write_text(out / "figures" / f"{name}.svg", figure)
+        drawn = len(set(both["drawn"]) - FIRST_SCREEN)
         storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": drawn, "models": len(study.models)})
