@@ -29,6 +29,7 @@ from mi_llm.statistics import FEWEST
 from mi_llm.study import ARMS, REAL, Study
 
 FIRST_SCREEN = {"abstract"}  # the figures that say again what others show; metrics.json does not count them
+IN_NUMBERS = set("0123456789 .,%±+−<>()[]—")  # what cells of a column of numbers are made of
 PAGES = ("index", "rounds", "safety", "models", "data", "checklist")
 
 
@@ -61,11 +62,24 @@ def provenance(study: Study) -> pd.DataFrame:
 
 
 def in_words(table: pd.DataFrame, lang: str) -> dict[str, list[Any]]:
-    """A table's headings and rows as text, in a language."""
+    """A table's headings and rows as text, in a language; which columns hold numbers, and the headings in groups.
+
+    A group is a heading, how many columns it stands over (2 where the paper's column is beside ours), and whether of numbers.
+    """
     flat = table.reset_index()
     word = chinese if lang == "zh" else str
-    rows = [["—" if pd.isna(value) else word(str(value)) for value in row] for row in flat.itertuples(index=False)]
-    return {"columns": [word(str(name)) for name in flat.columns], "rows": rows}
+    rows = [["—" if pd.isna(value) else str(value) for value in row] for row in flat.itertuples(index=False)]
+    columns = [str(name) for name in flat.columns]
+    cells = [{row[index] for row in rows} for index in range(len(columns))]
+    numbers = [all(set(cell) <= IN_NUMBERS for cell in of) for of in cells]
+    paired = [f"{name}, paper" in columns[index + 1 : index + 2] for index, name in enumerate(columns)]
+    firsts = [index for index in range(len(columns)) if index == 0 or not paired[index - 1]]
+    return {
+        "columns": [word(name) for name in columns],
+        "rows": [[word(cell) for cell in row] for row in rows],
+        "numbers": numbers,
+        "groups": [(word(columns[index]), 1 + paired[index], numbers[index]) for index in firsts],
+    }
 
 
 def figure_2(study: Study) -> Markup:
