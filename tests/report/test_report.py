@@ -142,7 +142,7 @@ def test_both_test_sets_are_scored_and_shown(repaired: Study) -> None:
         assert set(pd.read_csv(repaired.folder / "score" / f"{name}.csv")["set"]) == {"published", "aligned"}
     report(repaired)
     page = (repaired.folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == 8
     assert '<th scope="col">Test set</th>' in page
     rounds = (repaired.folder / "report" / "rounds.html").read_text(encoding="utf-8")
     assert rounds.count("<article") == 241
@@ -199,7 +199,7 @@ def test_pages_load_nothing_and_every_link_leads_somewhere(scored: Study) -> Non
 def test_the_first_page_says_what_the_numbers_are_not(scored: Study) -> None:
     page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "numbers are not the paper" in page.split("<h2", 1)[0]
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     assert "<text" not in page  # letters are shapes
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
@@ -490,7 +490,7 @@ def test_without_recorded_ratings_the_page_says_so(scored: Study) -> None:
     translate.translate(scored)
     report(scored)
     page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "No ratings are recorded for this study" in page
     assert "mi-llm rate --study mini/params.yaml --mode record" in page
 

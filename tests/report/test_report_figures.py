@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from mi_llm.frame.pages import SUFFIXES
@@ -144,7 +145,15 @@ def test_captions_name_n_interval_and_who_coded_with_what_worth(scored: Study, e
 def test_every_figure_is_an_svg_file_that_is_linked_beside_it(scored: Study) -> None:
     out = scored.folder / "report"
     files = sorted(path.name for path in (out / "figures").iterdir())
-    assert files == ["abstract.svg", "indicators.svg", "loss.svg", "ratings.svg", "scores-test.svg", "stages.svg"]
+    assert files == [
+        "abstract.svg",
+        "contrasts.svg",
+        "indicators.svg",
+        "loss.svg",
+        "ratings.svg",
+        "scores-test.svg",
+        "stages.svg",
+    ]
     for end in SUFFIXES.values():
         shown = (out / f"index{end}.html").read_text(encoding="utf-8")
         for name in files:
@@ -152,3 +161,14 @@ def test_every_figure_is_an_svg_file_that_is_linked_beside_it(scored: Study) -> 
             assert ElementTree.fromstring(drawing).tag == "{http://www.w3.org/2000/svg}svg"
             assert drawing.strip() in shown
             assert f'href="figures/{name}"' in shown
+
+
+@pytest.mark.usefixtures("drawn")
+def test_tests_between_arms_are_a_forest_with_a_p_for_each_test(scored: Study) -> None:
+    table = manual.read(scored, "tests")
+    figure: Any = figures.contrasts(table, manual.NAMES, [*scored.models], 0.05)
+    words = written(figure)
+    assert sum(word.startswith("P ") for word in words) == table["p_holm"].notna().sum() > 0
+    marks = [mark for mark in figure.findobj(Line2D) if mark.get_marker() == figures.MARKERS["base"]]
+    sure = table[(table["contrast"] == "tuned against base") & (table["p_holm"] < 0.05)]
+    assert sum(mark.get_markerfacecolor() != "white" for mark in marks) == len(sure)

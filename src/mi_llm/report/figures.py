@@ -254,6 +254,35 @@ def draw_arm(axes: Axes, y: int, arm: str, row: "pd.Series[Any]") -> None:
     label(axes, f"n = {row['n']:.0f}", (1, y), ("axes fraction", "data"), (3, 0), fontsize=7, va="center")
 
 
+def contrasts(table: pd.DataFrame, names: dict[str, str], models: Sequence[str], sure: float) -> str:
+    """The tests between arms as a forest: one panel per model, one row per indicator, the difference and P beside the panel.
+
+    `table` is `summary/tests.csv`. A mark is filled where P after Holm's correction is below `sure`; without a test it has no P.
+    """
+    shown = [model for model in models if model in set(table["source"])]
+    codes = [code for code in names if code in set(table["indicator"])]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(FIGURE_WIDTH, 0.8 + 0.27 * len(codes)), layout=ConstrainedLayoutEngine(wspace=0.03))
+        panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, model in zip(panels, shown, strict=True):
+            axes.axvline(0, color=INK, linewidth=0.8)
+            for row in table[table["source"] == model].itertuples():
+                arm = row.contrast.removeprefix("tuned against ")
+                y = codes.index(row.indicator) + (-0.2 if arm == "base" else 0.2)
+                fill = COLORS[arm] if row.p_holm < sure else "white"
+                axes.plot([0, row.difference], [y, y], color=COLORS[arm], linewidth=1)
+                axes.plot(row.difference, y, MARKERS[arm], color=COLORS[arm], markerfacecolor=fill, markersize=4.5)
+                if row.p_holm >= 0:  # NaN where there was no test
+                    value = "P < .001" if row.p_holm < 0.001 else f"P = {row.p_holm:.3f}".replace("0.", ".")
+                    label(axes, value, (1, y), ("axes fraction", "data"), (3, 0), fontsize=6.5, va="center")
+            axes.set_title(model, loc="left", fontweight="bold", fontsize=8.5)
+            axes.set_yticks(range(len(codes)), [names[code] for code in codes])
+            axes.tick_params(axis="both", length=0, labelsize=7.5)
+            axes.grid(axis="y", alpha=0.25)
+        panels[0].set_ylim(len(codes) - 0.5, -0.5)
+        return svg(figure)
+
+
 def stages() -> pd.DataFrame:
     """Figure 1 as a table: each stage with its phase (a folder of `src/mi_llm`), the stages it reads, and what it does."""
     rows = [(stage.name, stage.phase, " ".join(stage.reads), stage.what) for stage in every_stage().values()]

@@ -197,6 +197,12 @@ def contrasts(study: Study) -> pd.DataFrame:
     return shown.set_index("Model")
 
 
+def compared(study: Study) -> list[int]:
+    """The fewest and the most transcripts of a tuned model that a test between arms compares."""
+    counts = read(study, "tests")["n"]
+    return sorted({int(counts.min()), int(counts.max())}) if len(counts) else []
+
+
 def sizes(table: pd.DataFrame) -> list[str]:
     """How many a test compares: `10 pairs`, or `10 and 30`."""
     controls = table["control"].tolist()

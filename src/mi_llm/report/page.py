@@ -28,7 +28,7 @@ from mi_llm.stage import stage
 from mi_llm.statistics import FEWEST
 from mi_llm.study import ARMS, REAL, Study
 
-FIRST_SCREEN = {"abstract"}  # the figures that say again what others show; metrics.json does not count them
+AGAIN = {"abstract", "contrasts"}  # the figures that say again what others or tables show; metrics.json does not count them
 IN_NUMBERS = set("0123456789 .,%±+−<>()[]—")  # what cells of a column of numbers are made of
 PAGES = ("index", "rounds", "safety", "models", "data", "checklist")
 
@@ -124,6 +124,13 @@ def figure_arms(study: Study) -> Markup:
     return Markup(figures.arms(table, names, [*study.models], manual.thresholds(study))) if names else Markup("")  # noqa: S704
 
 
+def figure_contrasts(study: Study) -> Markup:
+    """The figure of the tests between arms; empty where there are none."""
+    table = manual.read(study, "tests")
+    drawn = figures.contrasts(table, manual.NAMES, [*study.models], abstract.SURE) if len(table) else ""
+    return Markup(drawn)  # noqa: S704 — drawn by us from numbers
+
+
 def ratios_and_scores(study: Study) -> dict[str, str]:
     """The names of the indicators that do not grow with a talk's length, and that some transcript has, by code."""
     known = set(manual.read(study, "table_6")["indicator"])
@@ -139,6 +146,7 @@ def all_figures(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Ma
         "loss": figure_losses(shown["loss"]),
         **figures_3(study),
         "indicators": figure_arms(study),
+        "contrasts": figure_contrasts(study),
     }
     return {name: figure for name, figure in drawn.items() if figure}
 
@@ -264,6 +272,8 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "own_cues": lexical.rater(study) != "lexical",
         "globals_given": len(pd.read_csv(study.path("code", "globals.csv"))) > 0,
         "sizes": sizes(study),
+        "sure": abstract.SURE,
+        "pairs": manual.compared(study),
         "thresholds": {
             ratios_and_scores(study)[code]: limits
             for code, limits in manual.thresholds(study).items()
@@ -325,5 +335,5 @@ def report(study: Study) -> None:
             storage.write_text(out / "tables" / f"{name}.csv", storage.table_text(table, index=True))
         for name, figure in both["drawn"].items():
             storage.write_text(out / "figures" / f"{name}.svg", figure)
-        drawn = len(set(both["drawn"]) - FIRST_SCREEN)
+        drawn = len(set(both["drawn"]) - AGAIN)
         storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": drawn, "models": len(study.models)})
