@@ -1,5 +1,7 @@
 """A damaged checkpoint or adapter is a Problem that names its folder, and never a model with weights at random."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,26 @@ from mi_llm.engine.counselor import with_adapter
 from mi_llm.engine.load import load
 from mi_llm.problem import Problem
 from mi_llm.study import Study
+
+FIRST_AND_SECOND = """
+import sys, torch
+from mi_llm.engine.load import prepare_torch
+from mi_llm.study import Study
+
+prepare_torch(Study.model_construct(threads=2))
+square, values = torch.rand(2000, 2000), torch.rand(80_000) * 400
+square @ square  # now both threads are there
+for _ in range(50):
+    values + 1
+sys.exit(not torch.equal(values.cos(), values.cos()))
+"""
+
+
+@pytest.mark.slow
+def test_the_first_call_of_a_function_has_the_digits_of_the_second() -> None:
+    """Without `settle` two processes of five have others in one thread's half; ten hardly pass by chance."""
+    for _ in range(10):
+        subprocess.run([sys.executable, "-c", FIRST_AND_SECOND], check=True)
 
 
 def cut(path: Path) -> None:
