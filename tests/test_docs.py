@@ -155,7 +155,12 @@ def runs_here(block: Block) -> bool:
     return not block.marks if block.language == "sh" else "file" in block.marks and "test" not in block.marks
 
 
-RUN_HERE = [page for page in PAGES if page != ADDED_MODEL and any(map(runs_here, blocks(page)))]
+LONG = ROOT / "docs/adding-a-language.md"  # runs the English miniature, as tests/language does, and more
+RUN_HERE = [
+    pytest.param(page, marks=[pytest.mark.slow] if page == LONG else [])
+    for page in PAGES
+    if page != ADDED_MODEL and any(map(runs_here, blocks(page)))
+]
 
 
 @pytest.mark.parametrize("page", RUN_HERE, ids=name_of)

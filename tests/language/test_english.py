@@ -89,6 +89,7 @@ def test_the_english_miniature_runs_to_the_report(bundle: Path, tokenizer: PreTr
     assert not [path.name for path in said if "来访者" in path.read_text(encoding="utf-8")]
 
 
+@pytest.mark.slow
 def test_a_third_language_is_a_copy_of_a_folder(bundle: Path) -> None:
     folder = bundle / "src/mi_llm/language/qx"
     shutil.copytree(bundle / "src/mi_llm/language/en", folder)

@@ -28,7 +28,6 @@ from mi_llm.stage import stage
 from mi_llm.statistics import FEWEST
 from mi_llm.study import ARMS, REAL, Study
 
-AGAIN = {"abstract", "contrasts"}  # the figures that say again what others or tables show; metrics.json does not count them
 IN_NUMBERS = set("0123456789 .,%±+−<>()[]—")  # what cells of a column of numbers are made of
 PAGES = ("index", "rounds", "safety", "models", "data", "checklist")
 
@@ -335,5 +334,5 @@ def report(study: Study) -> None:
             storage.write_text(out / "tables" / f"{name}.csv", storage.table_text(table, index=True))
         for name, figure in both["drawn"].items():
             storage.write_text(out / "figures" / f"{name}.svg", figure)
-        drawn = len(set(both["drawn"]) - AGAIN)
-        storage.write_json(out / "metrics.json", {"tables": len(shown), "figures": drawn, "models": len(study.models)})
+        numbers = {"tables": len(shown), "figures": len(both["drawn"]), "models": len(study.models)}
+        storage.write_json(out / "metrics.json", numbers)
