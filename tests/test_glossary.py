@@ -136,7 +136,7 @@ def test_exceptions_are_about_files_that_exist() -> None:
     assert [row["file"] for row in tables()["Exceptions"] if not (ROOT / row["file"]).is_file()] == []
 
 
-@pytest.mark.parametrize("line", ["the behavior of", "用动机性访谈的", "No file could not be had."])
+@pytest.mark.parametrize("line", ["the behaviour of", "用动机性访谈的", "No file could not be had."])
 def test_a_forbidden_word_is_seen(line: str) -> None:
     assert pattern().search(line)
 

@@ -43,15 +43,15 @@ def run(folder: Path, *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def small(clone: Path) -> Path:
+def quick(clone: Path) -> Path:
     """A study of the same stages that takes seconds: one model, few dialogs, one epoch."""
-    (clone / "small").mkdir()
+    (clone / "quick").mkdir()
     for file in ("params.yaml", "dvc.yaml", "publish.yaml"):
-        shutil.copy(ROOT / "mini" / file, clone / "small" / file)
+        shutil.copy(ROOT / "mini" / file, clone / "quick" / file)
     changes = {
-        "name: mini": "name: small",
-        "params: mini/params.yaml": "params: small/params.yaml",
-        "out: runs/mini": "out: runs/small",
+        "name: mini": "name: quick",
+        "params: mini/params.yaml": "params: quick/params.yaml",
+        "out: runs/mini": "out: runs/quick",
         "  smilechat: {}\n  psy_insight: {}\n  efaqa: {}\n": "",
         "corpora: [cpsycound, efaqa, psy_insight, psydtcorpus, smilechat]": "corpora: [cpsycound, psydtcorpus]",
         "  tiny-baichuan2: {chat_format: baichuan2, license: cc0-1.0}\n": "",
@@ -65,7 +65,7 @@ def small(clone: Path) -> Path:
         "batch: 128": "batch: 4",
         "max_new_tokens: 96": "max_new_tokens: 24",
     }
-    edit(clone / "small/params.yaml", changes)
+    edit(clone / "quick/params.yaml", changes)
     return clone
 
 
@@ -111,9 +111,9 @@ def test_a_run_waits_for_other_runs_and_not_for_an_open_desk(clone: Path, tmp_pa
                 process.wait()
 
 
-def test_a_lock_torn_anywhere_is_mended(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(small)
-    study, lock = load(Path("small/params.yaml")), Path("small/dvc.lock")
+def test_a_lock_torn_anywhere_is_mended(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(quick)
+    study, lock = load(Path("quick/params.yaml")), Path("quick/dvc.lock")
     whole, kept = Path("mini/dvc.lock").read_text(encoding="utf-8"), 0
     for size in range(600):  # among them, every kind of line
         lock.write_text(whole[:size], encoding="utf-8")
@@ -160,17 +160,17 @@ def test_why_dvc_cannot_fetch_is_shown(clone: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_moment_ends_in_the_same_lock(small: Path) -> None:
+def test_a_run_killed_at_any_moment_ends_in_the_same_lock(quick: Path) -> None:
     began = time.monotonic()
-    assert "nothing to compare with" not in run(small, "small")
-    whole, lasted = (small / "small/dvc.lock").read_bytes(), time.monotonic() - began
-    (small / "small/dvc.lock").unlink()
-    shutil.rmtree(small / "runs")
-    shutil.rmtree(small / ".dvc/cache/runs")
+    assert "nothing to compare with" not in run(quick, "quick")
+    whole, lasted = (quick / "quick/dvc.lock").read_bytes(), time.monotonic() - began
+    (quick / "quick/dvc.lock").unlink()
+    shutil.rmtree(quick / "runs")
+    shutil.rmtree(quick / ".dvc/cache/runs")
     chance, kills = random.Random(3), 0
     while kills < 8:
         process = subprocess.Popen(
-            [*COMMAND, "small"], cwd=small, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            [*COMMAND, "quick"], cwd=quick, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         time.sleep(2 + chance.random() * lasted / 2)
         if process.poll() is not None:
@@ -179,8 +179,8 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_lock(small: Path) -> None:
         process.wait()
         kills += 1
     assert kills >= 2
-    run(small, "small")
-    assert (small / "small/dvc.lock").read_bytes() == whole
+    run(quick, "quick")
+    assert (quick / "quick/dvc.lock").read_bytes() == whole
 
 
 def test_a_studys_folder_may_have_any_name(clone: Path) -> None:
@@ -301,4 +301,4 @@ def test_finished_outputs_are_fetched_and_what_the_remote_lacks_is_computed(copy
     (tmp_path / "bundle/.dvc/config.local").write_text(remote, encoding="utf-8")
     said = run(tmp_path / "bundle", "mini", "--pull")
     assert sorted(ran(said)) == ["mini/dvc.yaml:score", "mini/dvc.yaml:summary"]
-    assert said.splitlines()[-1] == "compared with the committed lock: 36 identical, 0 within tolerance, 0 differ"
+    assert said.splitlines()[-1] == "compared with the committed lock: 37 identical, 0 within tolerance, 0 differ"

@@ -9,6 +9,7 @@ from scored import Page
 from tiny import study_with
 
 from mi_llm.problem import Problem
+from mi_llm.report.figures import LINE
 from mi_llm.report.page import report
 from mi_llm.report.seeds import DIFFERENCE, TUNED, spreads
 from mi_llm.statistics import spread
@@ -62,7 +63,7 @@ def test_the_pages_show_the_seeds_and_say_what_one_cannot_tell(reseeded: Study) 
 
 def test_figure_3_has_a_dot_for_each_seed(reseeded: Study) -> None:
     def dots(text: str) -> int:
-        return text.count("#9a4a12; stroke: #9a4a12")  # a marker's fill and edge
+        return text.count(f"{LINE}; stroke: {LINE}")  # a marker's fill and edge
 
     before = reseeded.path("report", "index.html").read_text(encoding="utf-8")
     report(reseeded)

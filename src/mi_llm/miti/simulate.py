@@ -9,6 +9,7 @@ its answers in `cassette.jsonl`. Talks that people had with the models are read 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -70,21 +71,28 @@ def says_something(farewell: str) -> Check:
     return lambda answer: None if answer.replace(farewell, "").strip() else "only the end mark"
 
 
+def client_question(
+    study: Study, client: str, prompt: str, part: dict[str, Any], turns: Sequence[Turn], *, temperature: float
+) -> Question:
+    """What a language model that plays a client is asked: the talk so far, seen from the client's chair.
+
+    `prompt` names the file of the instruction, which is rendered with `part`, the client's own.
+    """
+    prompt_file, speech = prompts.load(study, prompt), language.load(study.language)
+    instruction = prompt_file.render(**part, ending=speech.farewell)
+    heard = [{"role": "assistant" if turn.role == "client" else "user", "content": turn.text or speech.silence} for turn in turns]
+    messages = [{"role": "system", "content": instruction}, {"role": "user", "content": speech.opening}, *heard]
+    request = ask.request(study, messages, temperature=temperature)
+    return Question(f"client {client}", request, prompt_file.provenance, check=says_something(speech.farewell))
+
+
 def client_questions(study: Study, talks: Sequence[Talk]) -> list[Question]:
-    """What a language model that plays the clients is asked: the talk so far, seen from the client's chair."""
-    prompt_file, speech = prompts.load(study, "client"), language.load(study.language)
-    questions = []
-    for talk in talks:
-        instruction = prompt_file.render(profile=talk.profile, ending=speech.farewell)
-        heard = [
-            {"role": "assistant" if turn.role == "client" else "user", "content": turn.text or speech.silence}
-            for turn in talk.turns
-        ]
-        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": speech.opening}, *heard]
-        request = ask.request(study, messages, temperature=study.simulate.temperature)
-        check = says_something(speech.farewell)
-        questions.append(Question(f"client {talk.profile.id}", request, prompt_file.provenance, check=check))
-    return questions
+    """What a language model that plays the clients is asked."""
+    temperature = study.simulate.temperature
+    return [
+        client_question(study, talk.profile.id, "client", {"profile": talk.profile}, talk.turns, temperature=temperature)
+        for talk in talks
+    ]
 
 
 def readiness_of(answer: str) -> int:

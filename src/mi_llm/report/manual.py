@@ -397,7 +397,11 @@ def client_language(study: Study) -> pd.DataFrame:
 
 def globals_worth(study: Study) -> pd.DataFrame:
     """How far a language model's globals agree with experts'; empty where there is no table of experts' globals."""
-    table = pd.read_csv(study.path("miti", "globals_validation.csv"))
+    return measured(pd.read_csv(study.path("miti", "globals_validation.csv")))
+
+
+def measured(table: pd.DataFrame) -> pd.DataFrame:
+    """Measures of agreement with their intervals, as a reader sees them."""
     shown = pd.DataFrame(
         {
             "Measure": table["measure"],
@@ -435,15 +439,5 @@ def readiness(study: Study) -> pd.DataFrame:
 def agreement(study: Study) -> pd.DataFrame:
     """How far raters agree; empty where fewer than two coded the same transcripts."""
     table = read(study, "reliability")
-    shown = pd.DataFrame(
-        {
-            "Measure": table["measure"],
-            "Code": [NAMES.get(str(code), code) for code in table["code"]],
-            "Raters": table["raters"],
-            "n": table["n"],
-            "Value [interval]": [around(row.value, row.lo, row.hi) for row in table.itertuples()],
-            "Equal": table["agreement"].map("{:.0%}".format),
-            "Note": table["note"].fillna(""),
-        }
-    )
-    return shown.set_index("Measure")
+    more = {"Equal": table["agreement"].map("{:.0%}".format), "Note": table["note"].fillna("")}
+    return measured(table).assign(**{name: list(column) for name, column in more.items()})

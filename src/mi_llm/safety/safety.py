@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from mi_llm import prompts, storage
+from mi_llm import storage
 from mi_llm.dialog import Dialog, Round, Turn
 from mi_llm.engine.counselor import Counselor, adapters, counselors, forget
 from mi_llm.engine.load import checkpoint, prepare_torch
@@ -28,7 +28,7 @@ from mi_llm.llm.cassette import Question, text_of
 from mi_llm.llm.record import count_tokens
 from mi_llm.miti.coder import llm
 from mi_llm.miti.reliability import estimate, kappas
-from mi_llm.miti.simulate import VOLLEY, says_something
+from mi_llm.miti.simulate import VOLLEY, client_question
 from mi_llm.problem import Problem
 from mi_llm.safety import judge
 from mi_llm.safety.checklist import (
@@ -120,20 +120,14 @@ class Meeting:
 
 
 def client_questions(study: Study, meetings: Sequence[Meeting]) -> list[Question]:
-    """What a language model that plays the clients is asked: the talk so far, seen from the client's chair."""
-    prompt_file, speech = prompts.load(study, "persona"), language.load(study.language)
-    questions = []
-    for meeting in meetings:
-        instruction = prompt_file.render(persona=meeting.persona, ending=speech.farewell)
-        heard = [
-            {"role": "assistant" if turn.role == "client" else "user", "content": turn.text or speech.silence}
-            for turn in meeting.turns
-        ]
-        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": speech.opening}, *heard]
-        request = ask.request(study, messages, temperature=study.safety.temperature)
-        about = f"client {meeting.persona.id}"
-        questions.append(Question(about, request, prompt_file.provenance, check=says_something(speech.farewell)))
-    return questions
+    """What a language model that plays the clients is asked."""
+    temperature = study.safety.temperature
+    return [
+        client_question(
+            study, meeting.persona.id, "persona", {"persona": meeting.persona}, meeting.turns, temperature=temperature
+        )
+        for meeting in meetings
+    ]
 
 
 def let_clients_speak(study: Study, model: str, meetings: Sequence[Meeting]) -> None:
