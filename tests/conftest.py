@@ -12,6 +12,8 @@ from typing import Any
 # threads that have nothing to do sleep. Those that spin slow the other worker's tests many times over.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
+    os.nice(4)  # the first worker makes the miniature's run, which takes longest and which many tests wait for
 
 import pytest
 from hypothesis import settings

@@ -60,6 +60,7 @@ def test_a_base_model_takes_its_size_once_and_dvc_sees_no_change(study: Study) -
     assert damaged() == []
 
 
+@pytest.mark.slow
 def test_a_stage_run_by_hand_does_not_reach_dvcs_copies(study: Study) -> None:
     link_bases(study)
     run("mi-llm", "base", "tiny-glm4", "--study", "mini/params.yaml")

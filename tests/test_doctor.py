@@ -252,6 +252,7 @@ def test_a_driver_that_is_older_than_cuda_needs_is_named() -> None:
 
 
 @pytest.mark.usefixtures("fresh")
+@pytest.mark.slow
 def test_the_doctor_says_how_each_model_fits_the_gpu_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = "NVIDIA GeForce RTX 4090, 24564, 8.9"
     monkeypatch.setenv("PATH", f"{driver(tmp_path, card, card)}:{os.environ['PATH']}")

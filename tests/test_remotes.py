@@ -125,6 +125,7 @@ def test_a_push_and_a_pull_broken_in_the_middle_are_taken_up_again(
     assert "up to date" in run(target, "status", "--cloud") + run(target, "status")
 
 
+@pytest.mark.slow
 def test_a_folder_is_a_remote_and_a_killed_push_is_taken_up_again(tmp_path: Path) -> None:
     source = repository(tmp_path / "source", [5_000] * 1500)
     target, shared = clone(source), tmp_path / "shared"

@@ -18,8 +18,9 @@ from pipeline import ran
 from repository import GIT, PROGRAMS, ROOT
 from ruamel.yaml import YAML
 
+from mi_llm import storage
 from mi_llm.compare import stages
-from mi_llm.reproduce import mend
+from mi_llm.reproduce import fetched, mend
 from mi_llm.study import load
 
 COMMAND = [str(PROGRAMS / "mi-llm"), "reproduce"]
@@ -258,6 +259,27 @@ def test_dvc_can_show_the_study(copy: Path, words: list[str], shown: str) -> Non
         assert "loss" in (copy / "dvc_plots/index.html").read_text(encoding="utf-8")
 
 
+PIPELINE = """stages:
+  whole: {cmd: mkdir whole && echo 1 > whole/a && echo 2 > whole/b, outs: [whole]}
+  torn: {cmd: mkdir torn && echo 3 > torn/a && echo 4 > torn/b, outs: [torn]}
+"""
+
+
+def test_of_a_remote_that_lacks_a_file_everything_else_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_text(PIPELINE, encoding="utf-8")
+    remote = str(tmp_path / "remote")
+    for words in (["init", "-q", "--no-scm"], ["remote", "add", "-d", "lab", remote], ["repro", "-q"], ["push", "-q"]):
+        subprocess.run([DVC, *words], check=True)
+    md5 = storage.md5(Path("torn/b"))
+    (tmp_path / "remote/files/md5" / md5[:2] / md5[2:]).unlink()
+    for folder in ("whole", "torn", ".dvc/cache"):
+        shutil.rmtree(folder)
+    assert fetched("dvc.yaml") == 0
+    assert Path("whole/b").read_text(encoding="utf-8") == "2\n"
+    assert not Path("torn").exists()
+
+
 @pytest.mark.slow
 def test_finished_outputs_are_fetched_and_what_the_remote_lacks_is_computed(copy: Path, tmp_path: Path) -> None:
     remote = f"[core]\n    remote = lab\n['remote \"lab\"']\n    url = {tmp_path / 'lab'}\n"
@@ -268,9 +290,14 @@ def test_finished_outputs_are_fetched_and_what_the_remote_lacks_is_computed(copy
         [*GIT, "clone", "-q", str(copy), str(tmp_path / "bundle")],
     ):
         subprocess.run(words, cwd=copy, check=True, capture_output=True)
-    (entry,) = stages((copy / "mini/dvc.lock").read_text(encoding="utf-8"))["score"]["outs"]
-    (tmp_path / "lab/files/md5" / entry["md5"][:2] / entry["md5"][2:]).unlink()
+    lock = stages((copy / "mini/dvc.lock").read_text(encoding="utf-8"))
+    listed = [
+        tmp_path / "lab/files/md5" / md5[:2] / md5[2:] for name in ("score", "summary") for md5 in [lock[name]["outs"][0]["md5"]]
+    ]
+    listed[0].unlink()  # of one output the list of its files, of the other a file
+    (table,) = [file["md5"] for file in storage.read_json(listed[1]) if file["relpath"] == "table_6.csv"]
+    (tmp_path / "lab/files/md5" / table[:2] / table[2:]).unlink()
     (tmp_path / "bundle/.dvc/config.local").write_text(remote, encoding="utf-8")
     said = run(tmp_path / "bundle", "mini", "--pull")
-    assert ran(said) == ["mini/dvc.yaml:score"]
+    assert sorted(ran(said)) == ["mini/dvc.yaml:score", "mini/dvc.yaml:summary"]
     assert said.splitlines()[-1] == "compared with the committed lock: 36 identical, 0 within tolerance, 0 differ"

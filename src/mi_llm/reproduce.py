@@ -29,6 +29,7 @@ from mi_llm.problem import Problem
 from mi_llm.study import Study, file_of, load
 
 SHIPPED = ("data.dvc", "pretrain/dvc.yaml")  # what cannot be recomputed: sample corpora, recorded answers, tiny models
+AUDIT = ("audit", "miti")  # the stages of ./reproduce.sh audit
 AUDIT_MINUTES = 3  # measured on two CPU cores with a mirror folder
 
 
@@ -112,15 +113,25 @@ def earlier_run(process: psutil.Process, verbs: set[str]) -> bool:
     )
 
 
-def fetching(study: Study) -> list[str]:
-    """DVC's options to take finished outputs from the default remote, and to compute those that it does not have.
+def fetched(target: str) -> int:
+    """Take a target's finished outputs from their remotes; returns DVC's status.
 
-    Where all outputs are here already, though not in DVC's cache (from the archive, say), they are taken as they are:
-    `--allow-missing`. Otherwise it would keep DVC from fetching anything at all.
+    An output of which the remote lacks a file is left to be computed. Each file is asked for, since DVC takes the files of a
+    folder for granted where their list is there.
     """
-    lock = lock_of(study)
-    complete = lock.exists() and all(Path(path).exists() for path in outputs(storage.read_text(lock)))
-    return ["--pull", "--allow-missing"] if complete else ["--pull"]
+    whole: list[str] = []
+    with repository() as repo:
+        outs = [out for stage in repo.stage.collect(target) for out in stage.outs if out.use_cache and out.hash_info]
+        for name in {out.remote for out in outs}:
+            remote = repo.cloud.get_remote_odb(name)
+            hashes = {str(out): {out.hash_info.value} for out in outs if out.remote == name}
+            there = set(remote.oids_exist(set().union(*hashes.values())))
+            for out in outs:
+                if out.remote == name and out.is_dir_checksum and out.hash_info.value in there:
+                    hashes[str(out)] |= {file.value for _, _, file in out.get_dir_cache()}
+            there |= set(remote.oids_exist(set().union(*hashes.values()) - there))
+            whole += [path for path, needed in hashes.items() if needed <= there]
+    return int(dvc(["pull", *whole])) if whole else 0
 
 
 def targets(study: Study) -> list[str]:
@@ -156,13 +167,12 @@ def audit(study: Study) -> int:
     mend(study)
     pull_shipped(SHIPPED[0])
     retry_missing(study)
-    pipeline = study.beside("dvc.yaml")
-    if status := dvc(["repro", f"{pipeline}:audit", f"{pipeline}:miti"]):
-        print(
-            "\nthe audit stopped; the message above says why. What is done is kept: run the same command again.", file=sys.stderr
-        )
-        return int(status)
-    put_in_order(lock_of(study))
+    if not finished(study, *AUDIT):
+        if status := dvc(["repro", *(f"{study.beside('dvc.yaml')}:{stage}" for stage in AUDIT)]):
+            message = "the audit stopped; the message above says why. What is done is kept: run the same command again."
+            print(f"\n{message}", file=sys.stderr)
+            return int(status)
+        put_in_order(lock_of(study))
     numbers = storage.read_json(study.path("audit", "metrics.json"))
     tally = ", ".join(f"{numbers[verdict]} {verdict}" for verdict in VERDICTS)
     print(f"\n{numbers['claims']} claims: {tally}\npage: {study.out}/audit/index.html")
@@ -196,15 +206,16 @@ def plan(study: Study, needed: str) -> None:
     )
 
 
-def finished(study: Study) -> bool:
-    """Whether nothing is left to run: DVC finds no change once the digests of the code are renewed."""
+def finished(study: Study, *stages: str) -> bool:
+    """Whether nothing is left to run, of all or for these stages: DVC finds no change once the code's digests are renewed."""
     pipeline = str(study.beside("dvc.yaml"))
+    wanted = [f"{pipeline}:{stage}" for stage in stages] or [pipeline]
     if not study.folder.exists():
         return False
     digests(study)
     try:
         with repository() as repo:
-            return bool(repo.status([pipeline]) == {f"{pipeline}:digests": ["always changed"]})
+            return bool(repo.status(wanted, with_deps=bool(stages)) == {f"{pipeline}:digests": ["always changed"]})
     except DvcException:  # the run says it
         return False
 
@@ -228,8 +239,11 @@ def run(study: Study, yes: bool, pull: bool) -> int:
     if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":
         return 1
     accept_licences(study)
+    lock = lock_of(study)  # outputs that are here, though not in DVC's cache (from the archive, say), are taken as they are
+    here = pull and lock.exists() and all(Path(path).exists() for path in outputs(storage.read_text(lock)))
     for target in targets(study):
-        if status := dvc(["repro", target, *(fetching(study) if pull else [])]):
+        status = fetched(target) if pull and not here else 0
+        if status := status or dvc(["repro", target, *(["--allow-missing"] if here else [])]):
             message = "the run stopped; the message above says why. What is done is kept: run the same command again."
             print(f"\n{message}", file=sys.stderr)
             return int(status)

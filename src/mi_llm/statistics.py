@@ -26,7 +26,7 @@ RELABELINGS = 5000  # a power's test tries all relabelings up to so many, else d
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over samples, or a score of them all, with its interval: NaN for fewer than `FEWEST` dialogs, or too like ones."""
+    """A mean over samples, or a score of them all, with its interval: NaN for fewer than `FEWEST` dialogs, or too alike."""
 
     mean: float
     lo: float
@@ -139,8 +139,8 @@ def jackknife_interval(value: float, left_out: Sequence[Numbers], confidence: fl
     error = sum(variances) ** 0.5
     if not error > SLACK:
         return NONE
-    freedom = sum(variances) ** 2 / sum(variance**2 / (n - 1) for variance, n in zip(variances, sizes, strict=True))
-    middle, half = scale.there(value), float(stats.t.ppf((1 + confidence) / 2, freedom)) * error * scale.slope(value)
+    t = float(stats.t.ppf((1 + confidence) / 2, welch_freedom(variances, sizes)))
+    middle, half = scale.there(value), t * error * scale.slope(value)
     return scale.back(middle - half), scale.back(middle + half)
 
 
@@ -153,6 +153,14 @@ def limit_of_none(dialogs: int, confidence: float) -> float:
     return -float(np.log1p(-share))
 
 
+def welch_freedom(variances: Sequence[float], sizes: Sequence[int]) -> float:
+    """Degrees of freedom of a difference of means of independent samples (Welch 1947).
+
+    `variances`: the squared standard error of each sample's mean; `sizes`: their n. Of a single sample it is n - 1.
+    """
+    return sum(variances) ** 2 / sum(variance**2 / (n - 1) for variance, n in zip(variances, sizes, strict=True))
+
+
 def welch_interval(first: tuple[float, float, int], second: tuple[float, float, int], confidence: float) -> tuple[float, float]:
     """The interval of the difference of two means, each given as mean, sample SD, n: error √(s₁²/n₁ + s₂²/n₂) (Welch 1947).
 
@@ -162,8 +170,7 @@ def welch_interval(first: tuple[float, float, int], second: tuple[float, float, 
     variances = sd**2 / n, other_sd**2 / other_n
     if min(n, other_n) < FEWEST or not sum(variances) > SLACK:
         return NONE
-    freedom = sum(variances) ** 2 / (variances[0] ** 2 / (n - 1) + variances[1] ** 2 / (other_n - 1))
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * sum(variances) ** 0.5
+    half = float(stats.t.ppf((1 + confidence) / 2, welch_freedom(variances, [n, other_n]))) * sum(variances) ** 0.5
     return mean - other_mean - half, mean - other_mean + half
 
 

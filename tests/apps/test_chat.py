@@ -1083,7 +1083,7 @@ def test_what_does_not_arrive_or_is_not_read_is_given_up(tmp_path: Path) -> None
 
 
 def test_no_address_has_all_replies(tmp_path: Path) -> None:
-    with serving(tmp_path, delay=0.3) as served, ExitStack() as stack:
+    with serving(tmp_path, delay=60) as served, ExitStack() as stack:
 
         def asked(address: str, way: str) -> int:
             transport, headers = httpx2.HTTPTransport(local_address=address), {"Origin": served.url}

@@ -561,6 +561,7 @@ def test_fifty_raters_saving_at_once_lose_nothing(tmp_path: Path) -> None:
         assert versions == {rater: change["id"] for rater, change in last.items()}
 
 
+@pytest.mark.slow
 def test_a_killed_server_has_lost_no_acknowledged_save(tmp_path: Path) -> None:
     people = [f"rater-{number}" for number in range(1, 9)]
     folder = lay(tmp_path / "blind" / "packets", {rater: [SHARED] for rater in people})

@@ -476,6 +476,7 @@ def test_it_says_when_it_is_ready_and_ends_in_peace(place: tuple[Path, Study]) -
             server.get("/health")
 
 
+@pytest.mark.slow
 def test_what_cannot_end_in_time_is_told_so(endless: Path) -> None:
     with serving(endless, "--models", ENDLESS) as server:
         stream = client(server).chat.completions.create(**ask(model=ENDLESS, max_tokens=4000), stream=True)

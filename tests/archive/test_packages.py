@@ -45,6 +45,7 @@ def offline(folder: Path, *words: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_what_exists_only_as_source_is_built_from_the_listed_files(tmp_path: Path) -> None:
     sources = [row.package for row in ROWS if not row.file.endswith(".whl")]
     fetched([*sources, *TOOLS], tmp_path / "wheels")

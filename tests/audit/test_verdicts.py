@@ -260,9 +260,9 @@ def test_dialogs_with_other_labels_count_as_no_rounds(evidence: Evidence, monkey
 def test_the_interval_of_kappa_leaves_out_transcripts() -> None:
     chance = random.Random(3)
     transcripts = [[["a" if chance.random() < 0.6 else "b"] * 2 + [chance.choice("ab")] for _ in range(8)] for _ in range(7)]
-    low, high = annomi.jackknife(transcripts)
+    low, high = annomi.kappa_interval(transcripts)
     assert low < fleiss([codes_ for items in transcripts for codes_ in items]) < high
-    assert pd.isna(annomi.jackknife(transcripts[:4])[0])  # too few for an interval
+    assert pd.isna(annomi.kappa_interval(transcripts[:4])[0])  # too few for an interval
 
 
 # Tallies, findings, letter

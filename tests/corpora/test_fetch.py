@@ -323,6 +323,10 @@ def test_headers_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
     long = packed(tmp_path / "long.tar.gz", tarfile.TarInfo("top/" + "b" * 100_000), tarfile.GNU_FORMAT)
     with pytest.raises(Problem, match=r"a damaged archive \(a header of 100\d\d\d bytes"):
         list(from_archive(long))
+    holes = tarfile.TarInfo("top/a")  # the list of the holes begins the file's content; the first number is how many there are
+    holes.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
+    with pytest.raises(Problem, match=r"a damaged archive \(a file with holes"):
+        list(from_archive(packed(tmp_path / "holes.tar.gz", holes)))
 
 
 @pytest.mark.parametrize("name", ["top/" + "a/" * 200 + "b", "top/\udcff.txt", "top/\x1b[31m.txt", "top/" + "b" * 2000])

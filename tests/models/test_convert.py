@@ -638,7 +638,7 @@ print(peak() - before)
 """
 
 
-@pytest.mark.parametrize("kind", ["bin", "safetensors"])
+@pytest.mark.parametrize("kind", ["safetensors", pytest.param("bin", marks=pytest.mark.slow)])
 def test_memory_holds_one_shard_at_a_time(kind: str, pieces: bytes, tmp_path: Path) -> None:
     baichuan2(tmp_path / "small", pieces)
     baichuan2(tmp_path / "source", pieces, settings=LARGE, kind=kind, shards=12)

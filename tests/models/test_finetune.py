@@ -359,6 +359,7 @@ def test_two_processes_follow_the_curve_of_one_whether_or_not_they_divide_the_ba
             assert max(held) < 0.6 * sizes[False]
 
 
+@pytest.mark.slow
 def test_when_one_of_two_processes_dies_the_other_says_so_and_the_next_run_goes_on(ready: Study) -> None:
     study = longer()
     assert ended(together(tuning(study), 2)) == [0, 0]

@@ -274,6 +274,7 @@ respond(load(Path("mini/params.yaml")), "tiny-glm4")
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_comes_late_finds_its_share(ready: Study) -> None:
     assert ended([start(partial(respond, ready, "tiny-glm4"))]) == [0]
     whole = outputs(ready, "tiny-glm4")

@@ -284,6 +284,7 @@ def test_the_stage_from_pairs_to_tables(ready: Study) -> None:
     assert files_of(out) == files
 
 
+@pytest.mark.slow
 def test_replies_outlive_a_study_without_a_pair(ready: Study, capsys: pytest.CaptureFixture[str]) -> None:
     """A margin that no replies reach is a sentence; with another margin, the replies that are there are used."""
     with pytest.raises(Problem, match=r"no pair: \d+ usable replies to 10 rounds.*\n.*prefer\.margin.*\n.*lower prefer\.margin"):
@@ -305,6 +306,7 @@ def test_what_the_stage_cannot_do_is_a_sentence(ready: Study) -> None:
         preferring(ready, models=["tiny-x"])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_is_a_sentence(ready: Study) -> None:
     with pytest.raises(Problem, match=r"prefer@tiny-llama3, step \d+: a loss of .*\n.*\n.*lower prefer\.learning_rate"):
         prefer(preferring(ready, learning_rate=1e30, epochs=2), MODEL)

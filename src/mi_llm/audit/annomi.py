@@ -1,15 +1,15 @@
 """AnnoMI's own expert codes: what real MI looks like in the paper's measures, and how far its annotators agree on them."""
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import chain, combinations
 from statistics import fmean
 
+import numpy as np
 import pandas as pd
-from scipy import stats
 
 from mi_llm.audit.evidence import Evidence
 from mi_llm.miti.reliability import cohen, fleiss
+from mi_llm.statistics import FEWEST, NONE, jackknife_interval
 
 CODES: dict[
     str, Callable[[pd.DataFrame], pd.Series]
@@ -19,7 +19,6 @@ CODES: dict[
     "question_present": lambda table: table["question_exists"],
     "reflection_type": lambda table: table["reflection_subtype"],
 }
-FEW = 5  # transcripts below which no interval is given
 
 
 def behaviours(evidence: Evidence) -> pd.DataFrame:
@@ -84,7 +83,7 @@ def agreement(evidence: Evidence) -> pd.DataFrame:
 
     Columns: code, n_items, n_pairs, kappa_mean, kappa_min, kappa_max, fleiss, lo, hi. Items are counselor utterances of transcripts
     that more than one annotator coded; Cohen's kappa of each pair of annotators over the items that both coded, Fleiss' kappa over all
-    with its 95 % interval (`jackknife`). `reflection_type` (simple or complex) looks only at utterances in which both found a
+    with its 95 % interval (`kappa_interval`). `reflection_type` (simple or complex) looks only at utterances in which both found a
     reflection.
     """
     table = evidence.annomi[evidence.annomi["interlocutor"] == "therapist"]
@@ -109,7 +108,7 @@ def agreement(evidence: Evidence) -> pd.DataFrame:
             both = wide[[first, second]].dropna()
             if len(both):
                 kappas.append(cohen(both[first].tolist(), both[second].tolist()))
-        lo, hi = jackknife(list(items_by_transcript.values()))
+        lo, hi = kappa_interval(list(items_by_transcript.values()))
         rows.append(
             {"code": code, "n_items": len(items), "n_pairs": len(kappas), "kappa_mean": fmean(kappas)}
             | {"kappa_min": min(kappas), "kappa_max": max(kappas), "fleiss": fleiss(items), "lo": lo, "hi": hi}
@@ -118,21 +117,12 @@ def agreement(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).round(4)
 
 
-def jackknife(transcripts: Sequence[Sequence[Sequence[str]]]) -> tuple[float, float]:
-    """A 95 % interval of Fleiss' kappa over transcripts (each its items, each item its codes); NaN below five transcripts.
-
-    Leaves out one transcript at a time (Efron and Tibshirani 1993, chapter 11) and takes Student's t with one degree of freedom less
-    than transcripts, since they are few.
-    """
-    number = len(transcripts)
-    if number < FEW:
-        return math.nan, math.nan
-    without = [
-        fleiss([list(codes) for place, items in enumerate(transcripts) if place != left_out for codes in items])
-        for left_out in range(number)
+def kappa_interval(transcripts: Sequence[Sequence[Sequence[str]]]) -> tuple[float, float]:
+    """The 95 % interval of Fleiss' kappa over transcripts (each its items, each item its codes): the jackknife's."""
+    if len(transcripts) < FEWEST:
+        return NONE
+    left_out = [
+        fleiss(list(chain.from_iterable(items for index, items in enumerate(transcripts) if index != without)))
+        for without in range(len(transcripts))
     ]
-    middle = fmean(without)
-    error = math.sqrt((number - 1) / number * sum((kappa - middle) ** 2 for kappa in without))
-    center = fleiss([list(codes) for items in transcripts for codes in items])
-    reach = float(stats.t.ppf(0.975, number - 1)) * error
-    return center - reach, center + reach
+    return jackknife_interval(fleiss(list(chain.from_iterable(transcripts))), [np.array(left_out)], 0.95)

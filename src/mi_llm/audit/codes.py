@@ -18,6 +18,7 @@ from mi_llm.audit.evidence import Evidence
 from mi_llm.audit.verdict import Result, judged
 from mi_llm.paper.claims import Claim, Paper, Printed
 from mi_llm.paper.models import REAL, tuned
+from mi_llm.statistics import holm, welch_freedom, welch_interval
 
 GLOBALS = ("CCT", "SST", "EMP", "PAR")
 COUNTS = ("GI", "PwP", "Q", "SR", "CR", "TR", "AF", "SEEK", "EA", "PERS", "CONF")
@@ -319,16 +320,17 @@ def adherence_codes(paper: Paper, column: str) -> Example | None:
 
 def welch(paper: Paper, row: str, column: str, other: str = "Real") -> dict[str, Any]:
     """Welch's test from the printed moments of two columns: difference with 95 % interval, t, df, p, Hedges' g."""
-    (mean, sd), (mean_2, sd_2) = moments(paper, row, column), moments(paper, row, other)
-    size, size_2 = COLUMNS[column], COLUMNS[other]
-    test = stats.ttest_ind_from_stats(mean.value, sd.value, size, mean_2.value, sd_2.value, size_2, equal_var=False)
-    error, error_2 = sd.value**2 / size, sd_2.value**2 / size_2
-    degrees = (error + error_2) ** 2 / (error**2 / (size - 1) + error_2**2 / (size_2 - 1))
-    difference, reach = mean.value - mean_2.value, float(stats.t.ppf(0.975, degrees)) * math.sqrt(error + error_2)
+    (mean, sd), size = moments(paper, row, column), COLUMNS[column]
+    (mean_2, sd_2), size_2 = moments(paper, row, other), COLUMNS[other]
+    own, others = (mean.value, sd.value, size), (mean_2.value, sd_2.value, size_2)
+    test = stats.ttest_ind_from_stats(*own, *others, equal_var=False)
+    degrees = welch_freedom([sd.value**2 / size, sd_2.value**2 / size_2], [size, size_2])
+    lo, hi = welch_interval(own, others, 0.95)
+    difference = mean.value - mean_2.value
     pooled = math.sqrt(((size - 1) * sd.value**2 + (size_2 - 1) * sd_2.value**2) / (size + size_2 - 2))
     hedges = difference / pooled * (1 - 3 / (4 * (size + size_2) - 9))
     return {
-        "indicator": row, "column": column, "against": other, "difference": difference, "lo": difference - reach, "hi": difference + reach,
+        "indicator": row, "column": column, "against": other, "difference": difference, "lo": lo, "hi": hi,
         "t": float(test.statistic), "df": degrees, "p": float(test.pvalue), "hedges_g": hedges,
     }  # fmt: skip
 
@@ -339,7 +341,5 @@ def comparisons(paper: Paper) -> pd.DataFrame:
         welch(paper, row, column) for row in (*GLOBALS, *COUNTS, *RATIOS, "TECH", "REL") for column in COLUMNS if column != REAL
     ]
     table = pd.DataFrame(rows)
-    order = table["p"].sort_values().index
-    adjusted = [min(1.0, table["p"][index] * (len(order) - rank)) for rank, index in enumerate(order)]
-    table["p_holm"] = pd.Series(pd.Series(adjusted, index=order).cummax(), index=table.index)
+    table["p_holm"] = holm(table["p"].tolist())
     return table.round(4)

@@ -187,16 +187,16 @@ def exchanged(evidence: Evidence) -> pd.DataFrame:
         if dialog.meta["arm"] != "tuned":
             continue
         longer = [
-            place
-            for place, (before, after) in enumerate(pairwise(dialog.turns), start=1)
+            index
+            for index, (before, after) in enumerate(pairwise(dialog.turns), start=1)
             if (before.role, after.role) == ("client", "counselor") and len(before.text) > len(after.text)
         ]
-        for place in longer:
-            last = place
+        for index in longer:
+            last = index
             while last + 2 in longer:
                 last += 2
-            if place - 2 not in longer and (last - place) // 2 + 1 >= STRETCH:
-                rows.append({"dialog": dialog.id, "first": place, "last": last + 1})
+            if index - 2 not in longer and (last - index) // 2 + 1 >= STRETCH:
+                rows.append({"dialog": dialog.id, "first": index, "last": last + 1})
     return pd.DataFrame(rows, columns=["dialog", "first", "last"])
 
 

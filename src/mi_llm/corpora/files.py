@@ -43,6 +43,10 @@ class Header(tarfile.TarInfo):
             raise tarfile.TarError(f"a header of {header.size} bytes and type {header.type!r}")
         return header
 
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        """Called by tarfile for a file with holes, whose list of holes, of any length, lies in the file itself."""
+        raise tarfile.TarError("a file with holes")
+
 
 def checked_name(name: str, where: str) -> str:
     """A file's name; raises Problem if it is not UTF-8, has control characters, or is too long or too deep for a corpus."""

@@ -129,9 +129,9 @@ def table_6(table: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Every indicator of every arm, over its transcripts: n, mean, sample SD, interval of the mean.
 
     The interval is the bootstrap-t's, within the indicator's range; where no transcript has a count, the exact limit of a mean
-    count. Fewer than `FEWEST` transcripts have none, and neither have too like ones; `values` then lists all. `per_round` is the
-    sum of counts over the sum of rounds. For ratios `mean` is the mean of ratios, as in the paper, over the transcripts that have
-    one, and `ratio_of_means` the ratio of the summed counts.
+    count. Fewer than `FEWEST` transcripts have none, and neither have transcripts too alike; `values` then lists all. `per_round`
+    is the sum of counts over the sum of rounds. For ratios `mean` is the mean of ratios, as in the paper, over the transcripts
+    that have one, and `ratio_of_means` the ratio of the summed counts.
     """
     rows = []
     for (source, arm), arm_rows in table.groupby(["source", "arm"], sort=False):

@@ -201,11 +201,11 @@ def dialog_features(study: Study, numbers: pd.DataFrame) -> pd.DataFrame:
     table = with_verdicts(tables.dialog_features(study), numbers, [[f"T3-{name}-"] if name else [] for name in rows])
     recounts = tables.recounts(study)
     judged = set(numbers.loc[numbers["Verdict"] != OTHER, "claim"])
-    for place, name in enumerate(rows):
+    for row_number, name in enumerate(rows):
         for feature, heading in tables.FEATURES.items():
             if (claim := f"T3-{name}-{feature}") in recounts and claim in judged:
                 mean, sd, _ = recounts[claim]
-                table.iloc[place, table.columns.get_loc(heading)] = f"{mean:.2f} ({sd:.2f})"
+                table.iloc[row_number, table.columns.get_loc(heading)] = f"{mean:.2f} ({sd:.2f})"
     return table
 
 
