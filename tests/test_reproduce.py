@@ -126,6 +126,18 @@ def test_a_lock_torn_anywhere_is_mended(quick: Path, monkeypatch: pytest.MonkeyP
     assert 0 < kept < 600
 
 
+def test_a_folder_of_runs_that_a_kill_left_empty_is_removed(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(quick)
+    empty, whole = Path(".dvc/cache/runs/ab/abc"), Path(".dvc/cache/runs/cd/cde/file")
+    empty.mkdir(parents=True)
+    whole.parent.mkdir(parents=True)
+    whole.write_text("cmd: true\n", encoding="utf-8")
+    mend(load(Path("quick/params.yaml")))
+    assert not empty.exists()
+    assert whole.exists()
+    shutil.rmtree(whole.parent.parent)
+
+
 def test_a_lock_with_conflict_markers_is_replaced_and_the_run_says_so(
     clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,12 @@ def mend(study: Study) -> None:
         pass
     except ValueError:
         rwlock.unlink()
+    with (
+        repository() as repo
+    ):  # which makes a run's folder before the run's file, and ends with a TypeError where that is missing
+        for folder in Path(repo.stage_cache.cache_dir).glob("??/*"):
+            if not any(folder.iterdir()):
+                folder.rmdir()
     lock = lock_of(study)
     try:
         if lock.exists():
