@@ -61,9 +61,8 @@ def mend(study: Study) -> None:
         pass
     except ValueError:
         rwlock.unlink()
-    with (
-        repository() as repo
-    ):  # which makes a run's folder before the run's file, and ends with a TypeError where that is missing
+    # DVC makes a run's folder before the run's file, and ends with a TypeError where the file is missing
+    with repository() as repo:
         for folder in Path(repo.stage_cache.cache_dir).glob("??/*"):
             if not any(folder.iterdir()):
                 folder.rmdir()
