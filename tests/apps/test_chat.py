@@ -1201,6 +1201,7 @@ def test_people_vote_blind(browser: Any, unhurried: Served, tmp_path: Path, size
             page.fill("#reason", "it asked")
             page.click("#vote button")
             page.wait_for_selector("#voted:not([hidden])")
+            assert page.evaluate("document.activeElement.id") == "reveal", "the keyboard goes on where the vote was"
             assert page.inner_text("#voted-text").endswith("Helped me more: A · Better in all: B · “it asked”")
             if undone:
                 page.click("#undo-vote")
@@ -1253,7 +1254,8 @@ def test_the_guard_is_seen(
         assert answer.locator(f"a[href='tel:{number}']").is_visible()
         assert title in page.inner_text("#live")
         seen.shot(f"{size}-guard-{locale[:2]}")
-        answer.locator("details.far summary").click()
+        if locale.startswith("zh") or text.isascii():  # after Chinese on the English page it is open, for the lines in Chinese
+            answer.locator("details.far summary").click()
         assert answer.locator("a[href='https://findahelpline.com']").is_visible()
         assert len(unhurried.asked()) == before
         seen.send("说：好，我们先谈谈睡眠，慢慢来。")

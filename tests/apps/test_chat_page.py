@@ -1,6 +1,7 @@
 """What the chat's page leads to: the study's notice, cards, keys, codes and their counts, taking a talk away, experiments."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,8 @@ def test_a_talk_is_taken_away_as_text(served: Served) -> None:
         assert "You: 我晚上总是吃零食" in lines
         assert f"Base: {final(replies, 0)['text']}" in lines
         assert f"Tuned: {final(replies, 1)['text']}" in lines
+        assert any(re.fullmatch(r" +\[.*\bAsking questions\b.*\]", line) for line in lines)
+        assert lines[-1].startswith("In brackets: MI codes"), "what the brackets are"
         assert "不想活" not in answer.text
 
 

@@ -716,6 +716,7 @@ def test_pages_and_scripts_say_only_words_that_exist() -> None:
         said
         | set(words.SCRIPT)
         | {"is_done", "begun", "not_begun", *get_args(Rating)}
+        | {"finish_more", "finish_after_guess"}
         | {f"guess_{answer}" for answer in ANSWERS}
         | {f"go_next_{part}" for part in get_args(Part)}
         | {f"except_{kind}" for kind in get_args(overview.Kind)}

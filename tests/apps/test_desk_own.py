@@ -59,6 +59,7 @@ def test_transcripts_become_packets_some_for_all_raters_and_gold_ones_for_everyb
     assert all(len(desk.sharing(name)) >= 1 for name in desk.study)
     assert "李小明" not in "".join(path.read_text(encoding="utf-8") for path in folder.iterdir()), "names are taken out"
     assert not re.search("gold|s3", "".join(path.read_text(encoding="utf-8") for path in folder.iterdir()))
+    assert not any(packet.guess for packet in desk.study.values()), "they come from no arm"
 
 
 def test_the_same_transcripts_find_their_packets_and_others_are_refused(sessions: Path, tmp_path: Path) -> None:

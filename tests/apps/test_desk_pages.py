@@ -77,8 +77,12 @@ def test_letters_rest_at_the_globals_and_digits_rate(desk: Running, browser: Any
     assert page.is_visible(f"[data-code={Behavior.CONFRONT}]")
     press(page, "b", "Control+z")
     assert page.inner_text("#codes-10") == "nothing to code"
-    page.check("input[name=guess][value=real]")
-    page.click("#finish")
+    page.focus(f"[data-global={Global.EMPATHY}]")
+    press(page, "Enter")
+    assert page.evaluate("document.activeElement.name") == "guess"
+    press(page, "ArrowDown", "Enter")
+    assert page.evaluate("document.activeElement.id") == "finish"
+    press(page, "Enter")
     page.wait_for_selector("#onward a")
     assert page.inner_text("#onward a") == "Next transcript (1 of 2)"
     page.click("#onward a")

@@ -296,6 +296,19 @@ def configured(app: ASGIApp, proxies: Sequence[str] = (), **options: Any) -> uvi
     )  # fmt: skip
 
 
-def run(app: FastAPI, listening: socket.socket, proxies: Sequence[str], **options: Any) -> None:
-    """Run an app until it is interrupted."""
-    uvicorn.Server(configured(app, proxies, lifespan="off", **options)).run(sockets=[listening])
+class Server(uvicorn.Server):
+    """uvicorn's server, which says that it is open only when it is, and when its answer to Ctrl+C is in place."""
+
+    def __init__(self, config: uvicorn.Config, opened: str) -> None:
+        super().__init__(config)
+        self.opened = opened
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and say so."""
+        await super().startup(sockets)
+        print(self.opened, flush=True)
+
+
+def run(app: FastAPI, listening: socket.socket, proxies: Sequence[str], opened: str, **options: Any) -> None:
+    """Run an app until it is interrupted; the terminal shows `opened` once it serves."""
+    Server(configured(app, proxies, lifespan="off", **options), opened).run(sockets=[listening])

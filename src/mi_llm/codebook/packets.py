@@ -23,11 +23,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
 class Packet(BaseModel):
-    """One blinded transcript; turns count from 1, and a volley is the number of a counselor's turn."""
+    """One blinded transcript; turns count from 1, and a volley is the number of a counselor's turn.
+
+    `guess`: whether its rater is asked which arm it came from, which one's own transcripts do not have.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     packet: str
     turns: tuple[Turn, ...] = Field(min_length=1)
+    guess: bool = True
 
     @property
     def volleys(self) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ class Answering:
         if fault := await asyncio.to_thread(guard.fault, reply.text, in_danger=self.talk.in_danger):
             reply.text, finish, why = "", "withheld", fault
             self.talk.withheld += 1
-        if reply.text.strip():
+        if finish == "stop":  # half a reply has no code
             reply.codes = await asyncio.to_thread(codes.codes, self.talk.rounds[-1].client, reply.text.strip())
         reply.text, reply.finish, reply.why = reply.text.strip(), finish, why  # only now: the talk waits for `finish`
         event = {"side": side, "text": reply.text, "finish": reply.finish, "why": reply.why}

@@ -33,6 +33,10 @@ PAGE_WORDS = {
     "as_text": Text("text", "文本"),
     "as_print": Text("print", "打印"),
     "codes": Text("MI codes", "动机式访谈编码"),
+    "codes_in_text": Text(
+        "In brackets: MI codes, which the lexical coder gave from words alone. The report says how far it agrees with experts.",
+        "方括号内：词语编码者只凭词语给出的动机式访谈编码。它与专家的一致程度见报告。",
+    ),
     "no_code": Text("no MI code", "无编码"),
     "code_kappa": Text(
         "The lexical coder gave this code from words alone. On single volleys it agrees with experts at κ = {v} [{lo}, {hi}]; "

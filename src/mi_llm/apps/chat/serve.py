@@ -66,8 +66,8 @@ def serve(
             if record:
                 people = len(record.experiment.participants)
                 print(f"An experiment with {people} participants. Consents and talks are kept: {record.path}")
-            print(f"The chat is open: {here}   Ctrl+C closes it. Models: {models}   Votes: {votes}", flush=True)
-            web.run(create(chat), listening, known, timeout_graceful_shutdown=3)
+            opened = f"The chat is open: {here}   Ctrl+C closes it. Models: {models}   Votes: {votes}"
+            web.run(create(chat), listening, known, opened, timeout_graceful_shutdown=3)
     finally:
         kept.close()
         if record:

@@ -58,7 +58,8 @@ def prepare(
         said, taken_out = blind.anonymous(codable[transcript])
         removed += [(packet, *row) for row in taken_out]
         suspected += [(packet, *row) for row in blind.suspected_names(said)]
-        storage.write_json(folder / f"{packet}.json", {"packet": packet, "turns": [turn.model_dump() for turn in said]})
+        content = {"packet": packet, "turns": [turn.model_dump() for turn in said], "guess": False}
+        storage.write_json(folder / f"{packet}.json", content)
     shared = [packets[transcript] for transcript in golden]
     dealt = blind.assigned([name for name in packets.values() if name not in shared], len(raters), overlap, chance)
     lists = {

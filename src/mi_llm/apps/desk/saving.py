@@ -126,7 +126,7 @@ def _fits(packet: Packet, desk: Desk, kind: str, key: str, value: Value) -> bool
         "shown": volley and desk.part == "training" and value is True,
         "global": key in set(Global) and (value is None or rating),
         "note": isinstance(value, str),
-        "guess": desk.part == "packets" and (value is None or value in ANSWERS),
+        "guess": desk.part == "packets" and packet.guess and (value is None or value in ANSWERS),
         "done": value is True or value is None,
     }
     return fits[kind]
@@ -146,7 +146,10 @@ def _reopening(database: Any, packets: Packets, desk: Desk, change: Change) -> R
 def missing(packet: Packet, desk: Desk, state: State) -> list[str]:
     """The items that a packet still needs before it is done; the guess comes after all others, so that it colors none of them."""
     needed = [f"volley-{number}" for number in packet.volleys] + [f"global-{code}" for code in Global]
-    needed += [f"shown-{number}" for number in packet.volleys] if desk.part == "training" else ["guess"]
+    if desk.part == "training":
+        needed += [f"shown-{number}" for number in packet.volleys]
+    elif packet.guess:
+        needed.append("guess")
     return [item for item in needed if state.get(item, Held()).value is None]
 
 

@@ -51,10 +51,10 @@ def serve(
     else:
         print("Everybody already has a link; `mi-llm desk links --renew NAME` makes a new one.")
     web.warn("Links and codes", host, here, known)
-    print(f"The desk is open: {here}   Ctrl+C closes it; saved work stays in {store.path}", flush=True)
+    opened = f"The desk is open: {here}   Ctrl+C closes it; saved work stays in {store.path}"
     try:
         with suppress(KeyboardInterrupt):  # which a shell's background process does not get
-            web.run(create(desk, store, training_first=training_first, threshold=threshold), listening, known)
+            web.run(create(desk, store, training_first=training_first, threshold=threshold), listening, known, opened)
     finally:
         store.close()
     print("\nThe desk is closed.")

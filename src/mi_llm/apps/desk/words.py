@@ -103,8 +103,12 @@ WORDS = {
     "guess_unsure": Text("I cannot tell", "看不出来"),
     "finish": Text("Finish this transcript", "完成此份"),
     "finish_more": Text(
-        "Possible when each counselor volley is coded, each global is rated, and, outside the training, the guess is made.",
-        "咨询师的每次发言都已编码、四项整体评分都已给出、并已作出猜测（练习除外）后即可完成。",
+        "Possible when each counselor volley is coded and each global is rated.",
+        "咨询师的每次发言都已编码、四项整体评分都已给出后即可完成。",
+    ),
+    "finish_after_guess": Text(
+        "Possible when each counselor volley is coded, each global is rated, and the guess is made.",
+        "咨询师的每次发言都已编码、四项整体评分都已给出、并已作出猜测后即可完成。",
     ),
     "reopen": Text("Reopen", "重新打开"),
     "finished": Text("This transcript is finished. Thank you.", "此份已完成，谢谢。"),
@@ -210,9 +214,9 @@ WORDS = {
     "icc": Text("ICC(2,1)", "ICC(2,1)"),
     "drift": Text("Change over time", "随时间的变化"),
     "drift_more": Text(
-        "Agreement on all behaviors together, marked where κ is below {k}. A few transcripts alone say little.",
-        "全部行为合计的一致性；κ 低于 {k} 的有标记。份数少时，数字说明不了多少。",
+        "Agreement on all behaviors together, marked where κ is below {k}.", "全部行为合计的一致性；κ 低于 {k} 的有标记。"
     ),
+    "few": Text("A few transcripts alone say little.", "份数少时，数字说明不了多少。"),
     "by_week": Text("By week", "按周"),
     "by_order": Text("In the order of finishing", "按完成的先后"),
     "by_gold": Text("With hidden gold codes", "与暗藏的专家编码"),

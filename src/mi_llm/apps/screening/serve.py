@@ -15,5 +15,5 @@ def serve(study: Study, port: int) -> None:
     app = create(study)
     listening = web.listen(HOST, port)
     here = web.reached_at(listening, HOST, None)
-    print(f"Screening is open: {here}   Ctrl+C closes it. Decisions: {study.screen.decisions}/decisions.csv", flush=True)
-    web.run(app, listening, [])
+    opened = f"Screening is open: {here}   Ctrl+C closes it. Decisions: {study.screen.decisions}/decisions.csv"
+    web.run(app, listening, [], opened)

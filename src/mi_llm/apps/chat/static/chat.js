@@ -69,10 +69,11 @@ function showTalk() {
   showEnd();
 }
 
-// The sentences of the chosen client, beside the message field.
+// The sentences of the chosen client, beside the message field; not under an answer to danger, which is no play.
 function showStarters() {
   const profile = talk ? talk.profile : new FormData(at("setup")).get("profile");
-  at("starters").hidden = !profile || field.value !== "" || editing !== null;
+  const danger = talk?.rounds.at(-1)?.found.length > 0;
+  at("starters").hidden = !profile || danger || field.value !== "" || editing !== null;
   for (const list of document.querySelectorAll(".starters")) list.hidden = list.dataset.profile !== profile;
 }
 
@@ -106,6 +107,12 @@ function showScore(cell, { value, rating }) {
 
 function showRound(round, place) {
   const item = make("li", "round");
+  const helped = (name) => {
+    const card = at(name).content.cloneNode(true);
+    // on the English page, lines that are answered in Chinese are among the others
+    card.querySelector(".far").open = document.documentElement.lang === "en" && /\p{Script=Han}/u.test(round.client);
+    return card;
+  };
   const client = make("div", "client");
   const who = make("div", "who");
   who.append(make("span", "", words.you), act(words.edit, () => edit(place)));
@@ -113,12 +120,12 @@ function showRound(round, place) {
   item.append(client);
   if (round.found.length) {
     item.classList.add("unsent");
-    for (const danger of round.found) item.append(at(`found-${danger}`).content.cloneNode(true));
+    for (const danger of round.found) item.append(helped(`found-${danger}`));
   } else {
     const replies = make("div", "replies");
     talk.sides.forEach((arm, side) => replies.append(showReply(side, round.replies[side] ?? { text: "", finish: "", why: "", codes: [] })));
     item.append(replies);
-    for (const danger of round.help ?? []) item.append(at(`near-${danger}`).content.cloneNode(true));
+    for (const danger of round.help ?? []) item.append(helped(`near-${danger}`));
   }
   return item;
 }
@@ -141,7 +148,7 @@ function finishReply(box, reply) {
   box.querySelector(".words").hidden = reply.finish !== "" && !reply.text;
   const note = { withheld: words[`withheld_${reply.why}`], failed: words[`failed_${reply.why}`], stopped: words.stopped, length: words.length }[reply.finish];
   if (note) box.append(make("p", "note", note));
-  if (reply.finish && reply.text && talk.tally?.length) box.append(showCodes(reply.codes));
+  if (reply.finish === "stop" && talk.tally?.length) box.append(showCodes(reply.codes));
   if (reply.finish && reply.text) {
     const acts = make("div", "acts");
     const copy = act(words.copy, async () => {
@@ -163,6 +170,7 @@ function showCodes(codes) {
     const chip = make("button", "chip", codeName(code));
     chip.type = "button";
     chip.dataset.code = code;
+    chip.classList.toggle("measured", at(`code-${code}`).dataset.kappa !== undefined);
     chip.setAttribute("popovertarget", `code-${code}`);
     row.append(chip);
   }
@@ -471,6 +479,8 @@ async function decide(path, body, method = "POST") {
     showTalk();
     if (!at("voted").hidden) announce(at("voted-text").textContent);
     at(talk.vote ? "voted" : "vote").scrollIntoView({ block: "nearest" });
+    // the button that was pressed is gone
+    (!talk.vote ? at("vote").querySelector("input") : talk.sides[0] === null ? at("reveal") : at("voted")).focus({ preventScroll: true });
   } catch (error) {
     complain(error);
   }

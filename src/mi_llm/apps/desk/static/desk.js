@@ -310,8 +310,19 @@ function compare() {
   make(`shown-${current.dataset.volley}`, true);
 }
 
+// From the globals on: to what is still open, and to the end.
+function onward() {
+  const left = unrated();
+  if (left) { mark(left); return; }
+  if (volleys.some(open)) { next(); return; }
+  unmark();
+  const target = done() ? document.querySelector("#onward a") : guesses.length && value("guess") === null ? guesses[0] : byId("finish");
+  target?.focus();
+}
+
 function enter() {
-  if (training && !rating() && value(item(current)) !== null && !shown(current)) compare();
+  if (rating()) onward();
+  else if (training && value(item(current)) !== null && !shown(current)) compare();
   else next();
 }
 
