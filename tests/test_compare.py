@@ -278,7 +278,7 @@ def test_a_flipped_byte_of_a_corpus_differs(bundle: Path) -> None:
     dialogs.write_bytes(content)
     run = compare(bundle)
     assert run.status == 1
-    assert "  differs: runs/mini/read/annomi: dialogs.jsonl differs" in run.lines
+    assert "  differs: runs/mini/read/annomi: dialogs.jsonl has different bytes" in run.lines
     assert run.lines[-1] == "compared with the committed lock: 12 identical, 0 within tolerance, 1 differ"
 
 
@@ -294,7 +294,7 @@ def test_a_changed_verdict_differs_and_is_named(bundle: Path) -> None:
         writer.writerows(rows)
     run = compare(bundle)
     assert run.status == 1
-    assert f"  differs: runs/mini/audit: claim {changed['id']} is inconsistent, was reproduced" in run.lines
+    assert f"  differs: runs/mini/audit: claim {changed['id']}: here inconsistent, in the reference reproduced" in run.lines
     [claim] = run.content["mi_llm"]["claims"]["changed"]
     assert (claim["id"], claim["verdict"], claim["before"]) == (changed["id"], "inconsistent", "reproduced")
     section = run.page[run.page.index('<h2 id="claims">') : run.page.index("What ran, where, when")]
@@ -494,14 +494,16 @@ def test_numbers_within_tolerance(study: Study) -> None:
     tolerance = study.compare
     wanted = {"tiny": {"bleu_4": 4.0, "rounds": 121}, "name": "x"}
     assert deviations({"tiny": {"bleu_4": 4.4, "rounds": 121}, "name": "x"}, wanted, tolerance) == []
-    assert deviations({"tiny": {"bleu_4": 4.6, "rounds": 121}, "name": "x"}, wanted, tolerance) == ["tiny.bleu_4 is 4.6, was 4.0"]
+    assert deviations({"tiny": {"bleu_4": 4.6, "rounds": 121}, "name": "x"}, wanted, tolerance) == [
+        "tiny.bleu_4: here 4.6, in the reference 4.0"
+    ]
     assert deviations({"tiny": {"bleu_4": 4.0}, "name": "x"}, wanted, tolerance) != []
 
 
 def test_only_floating_point_stages_may_differ_in_their_files(study: Study) -> None:
     now = {"files": {"metrics.json": "z", "train.jsonl": "changed"}, "metrics": {"rounds": 1}}
     then = {"files": {"metrics.json": "x", "train.jsonl": "y"}, "metrics": {"rounds": 1}}
-    assert judge(study, "split", now, then) == ["train.jsonl differs"]
+    assert judge(study, "split", now, then) == ["train.jsonl has different bytes"]
     assert judge(study, "score", now, then) == []
 
 
@@ -514,7 +516,7 @@ def test_lost_added_and_emptied_files_differ_in_every_stage(study: Study) -> Non
         return judge(study, stage, {"files": then["files"] | changed, "metrics": {"loss": 1.0}}, then)
 
     assert judged("finetune@tiny-llama3", **{weights: "other digits", left_out: "other digits"}) == []
-    assert judged("finetune@tiny-llama3", **{config: "other rank"}) == [f"{config} differs"]
+    assert judged("finetune@tiny-llama3", **{config: "other rank"}) == [f"{config} has different bytes"]
     for stage in ("finetune@tiny-llama3", "base@tiny-llama3"):
         assert judged(stage, **{weights: empty}) == [f"{weights} is empty"]
         assert judged(stage, **{"optimizer.pt": "o"}) == ["optimizer.pt is new"]

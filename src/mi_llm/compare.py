@@ -173,8 +173,8 @@ def deviations(now: Any, then: Any, tolerance: Compare, path: str = "") -> list[
         return [line for key in then for line in deviations(now[key], then[key], tolerance, f"{path}.{key}".strip("."))]
     if isinstance(then, int | float) and isinstance(now, int | float):
         allowed = max(tolerance.absolute, tolerance.relative * abs(then))
-        return [] if abs(now - then) <= allowed else [f"{path} is {now}, was {then}"]
-    return [] if now == then else [f"{path} is {now!r}, was {then!r}"]
+        return [] if abs(now - then) <= allowed else [f"{path}: here {now}, in the reference {then}"]
+    return [] if now == then else [f"{path}: here {now!r}, in the reference {then!r}"]
 
 
 def changed_files(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
@@ -186,7 +186,7 @@ def changed_files(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
 def changed_verdicts(now: dict[str, str], then: dict[str, str]) -> list[str]:
     """The claims of the paper that have another verdict, appeared or are gone."""
     return [
-        f"claim {name} is {now.get(name, 'not there')}, was {then.get(name, 'not there')}"
+        f"claim {name}: here {now.get(name, 'not there')}, in the reference {then.get(name, 'not there')}"
         for name in sorted(now.keys() | then.keys())
         if now.get(name) != then.get(name)
     ]
@@ -203,7 +203,7 @@ def changed_beyond(now: dict[str, Any], then: dict[str, Any], *, floating: bool)
         elif now["files"][name] == EMPTY:
             reasons.append(f"{name} is empty")
         elif name not in VERSIONED and (not floating or Path(name).name == FIXED):
-            reasons.append(f"{name} differs")
+            reasons.append(f"{name} has different bytes")
     return reasons
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LARGEST_YAML = 10_000_000  # characters; the largest lock has some 100,000
 FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
-NUMBER = re.compile(r"[+-]?[\d.]+(?:[eE][+-]?\d+)?%?")
+NUMBERS = re.compile(r"(?:(?:^|[,;]? +)[+-]?[\d.]+(?:[eE][+-]?\d+)?%?)+")
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def no_formula(cell: Any) -> Any:
     """A cell that a spreadsheet shows and does not compute: an apostrophe stands before a text that begins like a formula."""
-    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell) else cell
+    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) and not NUMBERS.fullmatch(cell) else cell
 
 
 def read_json(path: Path) -> Any:

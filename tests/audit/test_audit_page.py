@@ -137,6 +137,23 @@ def test_a_square_leads_to_its_claim_and_a_tile_to_its_view(folder: Path, browse
     page.close()
 
 
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_causes_of_the_negative_verdicts_are_listed_with_their_claims(
+    folder: Path, results: dict[str, Result], browser: Any, lang: str
+) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page.goto((folder / ("index.html" if lang == "en" else "index.zh.html")).as_uri())
+    page.locator(".tiles a[href='#causes']").click()
+    causes = page.locator(".causes li")
+    assert page.locator(".tiles a[href='#causes'] b").inner_text() == str(causes.count())
+    listed = causes.locator(".soft a").all_inner_texts()
+    assert sorted(listed) == sorted(name for name, result in results.items() if result.verdict in NEGATIVE)
+    first = causes.locator("> a").first
+    title, target = first.inner_text(), first.get_attribute("href")
+    assert page.locator(f"{target} h3").inner_text().endswith(title)
+    page.close()
+
+
 def test_a_view_is_its_address(folder: Path, browser: Any) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 860})
     page.goto((folder / "index.html").as_uri() + f"#table=T6&verdict={','.join(NEGATIVE)}&words=baichuan&sort=-reported")

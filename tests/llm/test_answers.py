@@ -303,6 +303,9 @@ def test_no_cell_of_an_export_is_a_formula(tmp_path: Path) -> None:
     expected = ",'=a,n\n'=i,-1.5,-1\nj,'+1+cmd|x,-2\n'-k,' =1,3\nl,'＝1,4\n"
     assert storage.table_text(frame, index=True) == expected
     assert storage.csv_text(["a"], [["=1"], [-1]]) == "a\n'=1\n-1\n"
+    listed = ["-1, 0.5, 2", "-0.5 1.2", "+1; -2%"]
+    assert [storage.no_formula(text) for text in listed] == listed, "a list of numbers is no formula"
+    assert [storage.no_formula(text) for text in ("-1, =2", "-1 +a")] == ["'-1, =2", "'-1 +a"]
 
 
 def test_settings_are_left_out_or_added_as_the_parameters_say(study: Study) -> None:

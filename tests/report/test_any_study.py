@@ -93,7 +93,7 @@ def test_a_corpus_that_has_a_reader_only_has_to_be_named(own: Study) -> None:
     report(other)
     certify(other)
     page = other.folder / "report/index.html"
-    assert Page(page).ids == Page(own.folder / "report/index.html").ids
+    assert [name for name in Page(page).ids if name != "coders"] == Page(own.folder / "report/index.html").ids
     site(page)
     said = page.read_text(encoding="utf-8")
     assert "real sessions among them" in said

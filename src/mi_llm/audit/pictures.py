@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mi_llm.audit.verdict import Result
+from mi_llm.audit.verdict import NEGATIVE, Result
 from mi_llm.paper.claims import Claim
 
 SIDE = 150.0  # of the square between the axes
@@ -69,5 +69,6 @@ def picture(claims: Sequence[tuple[Claim, Result]]) -> Picture | None:
         return round(SIDE * (root(min(max(value, low), high)) - root(low)) / (root(high) - root(low)), 1)
 
     lacking = [position(x) for _, _, x, y in pairs if x is not None and y is None and low <= x <= high]
-    points = [Point(claim, result, position(x), position(y)) for claim, result, x, y in both]
+    drawn_last = sorted(both, key=lambda pair: pair[1].verdict in NEGATIVE)  # on top of the others
+    points = [Point(claim, result, position(x), position(y)) for claim, result, x, y in drawn_last]
     return Picture(points, lacking, [(position(mark), f"{mark:g}") for mark in marks])

@@ -246,6 +246,7 @@ def of_paper(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """What the pages show in both languages."""
     rounds = shown_rounds(study)
+    named = ratios_and_scores(study)
     return {
         **page_of_rounds(study, rounds),
         **of_paper(study, shown),
@@ -273,11 +274,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "sizes": sizes(study),
         "sure": abstract.SURE,
         "pairs": manual.compared(study),
-        "thresholds": {
-            ratios_and_scores(study)[code]: limits
-            for code, limits in manual.thresholds(study).items()
-            if code in ratios_and_scores(study)
-        },
+        "thresholds": {named[code]: limits for code, limits in manual.thresholds(study).items() if code in named},
         "examples": examples(study, rounds),
         "example_talk": example_talk(study),
         "danger_talks": safety.example_talks(study),
