@@ -77,6 +77,21 @@ def mend(study: Study) -> None:
         print(f"{lock} was damaged ({damage.found}), and is {instead}", file=sys.stderr)
 
 
+def bring_back(study: Study) -> None:
+    """Put finished outputs that are gone from this folder back from DVC's cache, where it has them whole.
+
+    `dvc repro` would compute those that it marks as `persist` again.
+    """
+    lock = lock_of(study)
+    gone = {path for path in outputs(storage.read_text(lock)) if not Path(path).exists()} if lock.exists() else set()
+    if gone:
+        with repository() as repo:
+            outs = [out for stage in repo.stage.collect(str(study.beside("dvc.yaml"))) for out in stage.outs if str(out) in gone]
+            whole = [str(out) for out in outs if not out.changed_cache()]
+        if whole:
+            dvc(["checkout", "--quiet", *whole])
+
+
 def prepare() -> None:
     """Check that git works, where this is a repository; elsewhere (a downloaded zip file) tell DVC to do without git."""
     head()
@@ -189,6 +204,7 @@ def audit(study: Study) -> int:
     )
     wait_for_others(study)
     mend(study)
+    bring_back(study)
     pull_shipped(SHIPPED[0])
     retry_missing(study)
     if not finished(study, *AUDIT):
@@ -303,6 +319,7 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
         return audit(study)
     wait_for_others(study)
     mend(study)
+    bring_back(study)
     retry_missing(study)
     if finished(study):
         print(f"\n{study.title}: all stages are done, nothing has changed", file=sys.stderr)

@@ -30,7 +30,7 @@ sys.exit(not torch.equal(values.cos(), values.cos()))
 
 @pytest.mark.slow
 def test_the_first_call_of_a_function_has_the_digits_of_the_second() -> None:
-    """Without `settle` two processes of five have others in one thread's half; ten hardly pass by chance."""
+    """Without `make_first_calls` two processes of five have others in one thread's half; ten hardly pass by chance."""
     for _ in range(10):
         subprocess.run([sys.executable, "-c", FIRST_AND_SECOND], check=True)
 

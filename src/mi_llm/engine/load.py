@@ -139,21 +139,21 @@ def prepare_torch(study: Study) -> None:
     half of the time of training. On a GPU cuDNN's attention, which is not deterministic backward, is not chosen.
     """
     torch.set_num_threads(study.threads)
-    settle(torch.ones(1))
+    make_first_calls()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic; read when CUDA starts
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def settle(one: torch.Tensor) -> None:
-    """Have MKL choose its kernels for the functions that models use, on one element [1], and so in one thread.
+def make_first_calls() -> None:
+    """Have MKL choose its kernels for the functions that models use, on one element, and so in one thread.
 
     It chooses at a function's first call. Where two threads make that call, one of them may get a kernel of low accuracy, so that
     a process's first step has other digits than all later ones (PyTorch issue 188792).
     """
     for function in (torch.cos, torch.sin, torch.exp, torch.log, torch.sqrt, torch.tanh, torch.erf):
-        function(one)
+        function(torch.ones(1))
 
 
 lifted = threading.Lock()  # the mode is the whole process's; the model server's threads must not end each other's exception

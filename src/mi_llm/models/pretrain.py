@@ -25,7 +25,7 @@ from transformers import GlmConfig, GlmForCausalLM, LlamaConfig, LlamaForCausalL
 from mi_llm.corpora import files, smilechat
 from mi_llm.corpora.reading import Repairs
 from mi_llm.dialog import Dialog
-from mi_llm.engine.load import settle
+from mi_llm.engine.load import make_first_calls
 from mi_llm.engine.template import BAICHUAN2, GLM4, LLAMA3, ChatFormat, Message, encode, messages
 
 SPECIAL = [
@@ -156,7 +156,7 @@ def learning_rate(step: int, steps: int, warmup: int) -> float:
 def pretrain(archive: Path, out: Path, names: Sequence[str], instruction: str, options: Pretraining) -> None:
     """Train tokenizer and models from the SmileChat archive; write `out/<name>/` and `out/<name>/pretraining.jsonl`."""
     torch.set_num_threads(options.threads)
-    settle(torch.ones(1))
+    make_first_calls()
     dialogs = list(tqdm(dialogs_of(archive), desc="read SmileChat", unit="dialog"))
     sample = random.Random(options.seed).sample(dialogs, min(options.tokenizer_dialogs, len(dialogs)))
     tokenizer = train_tokenizer(sample, options.vocabulary)
