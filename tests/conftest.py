@@ -17,7 +17,7 @@ if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
 
 import pytest
 from hypothesis import settings
-from repository import PROGRAMS, ROOT
+from repository import GIT, PROGRAMS, ROOT
 from scored import make_scored
 from tiny import untrained
 from transformers import PreTrainedTokenizerFast
@@ -49,14 +49,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """A folder that is made once in a session: by the worker that needs it first; the others wait until it is whole."""
     base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    with folder.with_name(f"{name}.lock").open("w") as lock:
+    return made_in((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name, make)
+
+
+def made_in(folder: Path, make: Callable[[Path], None]) -> Path:
+    """This folder, made now unless it is there and whole."""
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.with_name(f"{name}.whole").exists():
+        if not folder.with_name(f"{folder.name}.whole").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             make(folder)
-            folder.with_name(f"{name}.whole").touch()
+            folder.with_name(f"{folder.name}.whole").touch()
     return folder
 
 
@@ -90,11 +94,18 @@ def study(workspace: Path) -> Study:
     return load(Path("mini/params.yaml"))
 
 
+def committed_state() -> str:
+    """The commit that is tested; empty where files differ from it."""
+    changed = subprocess.run([*GIT, "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commit = subprocess.run([*GIT, "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return "" if changed else commit.strip()
+
+
 @pytest.fixture(scope="session")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def miniature(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """A fresh clone of what is committed, in which `./reproduce.sh mini` has run; what it printed is in `run.txt` beside it.
 
-    Who changes it takes a copy.
+    Who changes it takes a copy. The next session finds it in pytest's cache if it tests the same commit.
     """
 
     def make(folder: Path) -> None:
@@ -104,7 +115,13 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         (folder / "run.txt").write_text(done.stdout, encoding="utf-8")
 
-    return made_once(tmp_path_factory, "miniature", make) / "bundle"
+    if not (commit := committed_state()):
+        return made_once(tmp_path_factory, "miniature", make) / "bundle"
+    kept = request.config.cache.mkdir("miniature")
+    for other in kept.iterdir():
+        if not other.name.startswith(commit):
+            shutil.rmtree(other) if other.is_dir() else other.unlink()
+    return made_in(kept / commit, make) / "bundle"
 
 
 @pytest.fixture

@@ -155,9 +155,12 @@ def runs_here(block: Block) -> bool:
     return not block.marks if block.language == "sh" else "file" in block.marks and "test" not in block.marks
 
 
-LONG = ROOT / "docs/adding-a-language.md"  # runs the English miniature, as tests/language does, and more
+LONG = {  # they run studies, as tests/language and tests/test_newcomer.py do
+    ROOT / "docs/adding-a-language.md",
+    ROOT / "docs/adding-a-corpus.md",
+}
 RUN_HERE = [
-    pytest.param(page, marks=[pytest.mark.slow] if page == LONG else [])
+    pytest.param(page, marks=[pytest.mark.slow] if page in LONG else [])
     for page in PAGES
     if page != ADDED_MODEL and any(map(runs_here, blocks(page)))
 ]

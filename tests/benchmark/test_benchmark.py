@@ -74,6 +74,7 @@ def test_the_harness_asks_as_the_study_asks(ready: Study) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_published_set_is_read_from_a_folder_like_the_hubs(ready: Study, tmp_path: Path) -> None:
     from mi_llm.benchmark.harness import loaded_tasks
 
