@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.audit.audit import audit
-from mi_llm.certificate.circumstances import public
+from mi_llm.certificate.circumstances import circumstances, public
 from mi_llm.certificate.codecheck import gaps, valid_orcid
 from mi_llm.cli import main
 from mi_llm.compare import accept, deviations, facts, judge, outputs
@@ -552,6 +552,12 @@ def test_the_audits_reference_covers_the_audit_and_nothing_that_cannot_be_had() 
     assert set(known["claims"]) == set(claims())
     for verdict in set(known["claims"].values()):
         assert list(known["claims"].values()).count(verdict) == known["metrics"][verdict]
+
+
+def test_the_certificate_names_the_packages_that_are_installed_and_needs_no_optional_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mi_llm.certificate.circumstances.TRACED", ("pandas", "an_optional_package"))
+    assert {"python", "mi_llm", "pandas", "dvc"} <= circumstances().versions.keys()
+    assert "an_optional_package" not in circumstances().versions
 
 
 def test_the_audits_reference_is_what_public_files_give(workspace: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:

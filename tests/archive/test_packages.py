@@ -54,6 +54,18 @@ def test_what_exists_only_as_source_is_built_from_the_listed_files(tmp_path: Pat
     offline(tmp_path, "new/bin/python", "-c", "import antlr4, jieba, rouge_score")
 
 
+# The tests' own environment has more: what `make harness` and `make remotes` install.
+WITHOUT_OPTIONAL_PACKAGES = """
+import pkgutil, sys
+from importlib import import_module
+import mi_llm
+for module in pkgutil.walk_packages(mi_llm.__path__, "mi_llm."):
+    import_module(module.name)
+assert "lm_eval" not in sys.modules
+assert "lm_eval" not in import_module("mi_llm.certificate.circumstances").circumstances().versions
+"""
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
     """A folder for gigabytes, gone afterward."""
@@ -72,3 +84,4 @@ def test_the_whole_environment_is_installed_from_the_listed_files(place: Path) -
     offline(place, "./setup.sh")
     offline(place, ".venv/bin/python", "-m", "pip", "check")
     offline(place, ".venv/bin/mi-llm", "--help")
+    offline(place, ".venv/bin/python", "-c", WITHOUT_OPTIONAL_PACKAGES)

@@ -8,6 +8,7 @@ import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -85,7 +86,7 @@ def gpu() -> str | None:
 
 
 def circumstances() -> Circumstances:
-    """The present code, machine, versions and time."""
+    """The present code, machine, time, and versions of the installed packages (lm_eval is optional)."""
     return Circumstances(
         time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
         code=code(),
@@ -97,6 +98,6 @@ def circumstances() -> Circumstances:
         versions={
             "python": platform.python_version(),
             "mi_llm": __version__,
-            **{package: version(package) for package in sorted((*TRACED, "dvc", "numpy", "scipy"))},
+            **{package: version(package) for package in sorted((*TRACED, "dvc", "numpy", "scipy")) if find_spec(package)},
         },
     )
