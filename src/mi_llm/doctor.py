@@ -36,6 +36,7 @@ DRIVER_SINCE = {
     12: 525,
     13: 580,
 }  # CUDA's major version: its first driver on Linux (NVIDIA's table of CUDA compatibility)
+LIBRARIES = 0.51e9  # bytes of main memory that a process holds when it has imported what fine-tuning needs (PyTorch 2.13, Linux)
 COMMON = {"RTX 3060": 12, "RTX 4090": 24, "A100": 80}  # cards shown where there is none, with their GiB
 
 
@@ -145,6 +146,17 @@ def fitting(study: Study, this_machine: Machine, study_needs: Sequence[Need]) ->
     return missing
 
 
+def main_memory(study: Study) -> dict[str, float]:
+    """Bytes of main memory that fine-tuning takes on a processor, as the study sets it: by model that the hub has, estimated."""
+    return {
+        model: way.memory.total + LIBRARIES
+        for model in study.from_hub
+        if model in study.tuned
+        for way in plans(hub.entry_of(study, model).shape, study.finetune, math.inf, 1)
+        if as_set(way, study)
+    }
+
+
 def unfit(study: Study, this_machine: Machine) -> list[str]:
     """What keeps the hub's models from being fetched and fine-tuned here."""
     missing: list[str] = []
@@ -154,10 +166,9 @@ def unfit(study: Study, this_machine: Machine) -> list[str]:
         return ["no NVIDIA GPU"]
     if card is None:  # in float32 a processor trains a small one: what limits it is main memory
         return [
-            f"{model} needs {gib(way.memory.total)} of main memory in fine-tuning, and {this_machine.memory:.0f} GB are there"
-            for model, entry in entries.items()
-            for way in plans(entry.shape, study.finetune, this_machine.memory * 1e9, 1)
-            if as_set(way, study) and model in study.tuned and way.memory.total > this_machine.memory * 1e9
+            f"{model} needs {gib(need)} of main memory in fine-tuning, and {this_machine.memory:.0f} GB are there"
+            for model, need in main_memory(study).items()
+            if need > this_machine.memory * 1e9
         ]
     if study.finetune.precision == "bfloat16" and any(gpu.capability < BF16_SINCE for gpu in this_machine.gpus):
         missing.append(f"{card.name} has no BF16 arithmetic")
@@ -295,11 +306,21 @@ def doctor(studies: list[Study], *, estimates: bool = False) -> int:
         print(f"{mark(has)} {name:<18}{value:<34}{needed}")
     status = 0
     for study in studies:
-        study_needs = needs(study, this_machine)
-        missing = fitting(study, this_machine, study_needs)
+        try:
+            study_needs = needs(study, this_machine)
+            missing = fitting(study, this_machine, study_needs)
+        except Problem as problem:  # the hub's files of a model are not known yet
+            print(f"\n{mark(False)} study {study.name}: cannot say yet\n  - {problem}")
+            status = 1 if study is studies[0] else status
+            continue
         print(f"\n{mark(not missing)} study {study.name}: {'cannot' if missing else 'can'} run here")
         for line in missing:
             print(f"  - {line}")
+        expect = study.expect
+        print(f"  takes   {expect.disk_gb:g} GB of disk and {expect.minutes} minutes ({expect.measured_on})")
+        if card is None and study.finetune.precision != "bfloat16":
+            for model, need in main_memory(study).items():
+                print(f"          and about {gib(need)} of main memory in fine-tuning {model}")
         print(f"  needs\n{listed(study, study_needs)}")
         if study.from_hub and (card or estimates):
             print("\n".join(tables(study, this_machine)))

@@ -53,7 +53,7 @@ def chosen(name: str) -> Study:
 
 
 def mend(study: Study) -> None:
-    """Repair DVC's own files after a process was killed in the middle of a write."""
+    """Repair DVC's own files after a process was killed in the middle of a write, and bring outputs back that are gone."""
     rwlock = Path(".dvc/tmp/rwlock")
     try:
         json.loads(rwlock.read_text(encoding="utf-8"))
@@ -75,6 +75,7 @@ def mend(study: Study) -> None:
         lock.unlink() if before is None else storage.write_text(lock, before)
         instead = "removed: every stage runs" if before is None else "replaced by the committed one"
         print(f"{lock} was damaged ({damage.found}), and is {instead}", file=sys.stderr)
+    bring_back(study)
 
 
 def bring_back(study: Study) -> None:
@@ -204,7 +205,6 @@ def audit(study: Study) -> int:
     )
     wait_for_others(study)
     mend(study)
-    bring_back(study)
     pull_shipped(SHIPPED[0])
     retry_missing(study)
     if not finished(study, *AUDIT):
@@ -319,7 +319,6 @@ def reproduce(name: str, yes: bool, pull: bool) -> int:
         return audit(study)
     wait_for_others(study)
     mend(study)
-    bring_back(study)
     retry_missing(study)
     if finished(study):
         print(f"\n{study.title}: all stages are done, nothing has changed", file=sys.stderr)

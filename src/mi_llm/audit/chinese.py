@@ -13,6 +13,7 @@ from mi_llm import storage
 from mi_llm.codebook import coding
 
 GAP = re.compile(r"\{(\w+)\}")
+LATIN = re.compile("[A-Za-z]")
 LISTED = re.compile(r", | and ")
 
 
@@ -38,11 +39,11 @@ def pattern_of(sentence: str) -> re.Pattern[str]:
 
 
 def chinese(text: str) -> str:
-    """A name or a note in Chinese; unchanged where there is no translation."""
+    """A name or a note in Chinese, read so that the least of it stays English; unchanged where there is no translation."""
     names, _ = content()
     if text in names or not text:
         return names.get(text, text)
-    return next(readings(text), text)
+    return min(readings(text), key=lambda reading: len(LATIN.findall(reading)), default=text)
 
 
 def readings(note: str) -> Iterator[str]:

@@ -130,11 +130,12 @@ def training_dialogs(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     if dialogs:
         return judged(claim, len(dialogs), None, str(evidence.metrics("read", "release")["training_file"]))
     left = int(paper["X-2040"].reported) - int(paper["X-40"].reported)
-    note = (
-        f"{paper['X-2040'].reported} transcribed dialogs minus {paper['X-40'].reported} for the test; the training file was unavailable. The appendix sets max_samples: "
-        f"{hyperparameters(evidence.appendix.get('五', '')).get('max_samples', 'unknown')}, which counts records: "
-        "if the records were rounds, training used only the first few hundred dialogs."
-    )
+    note = f"{paper['X-2040'].reported} transcribed dialogs minus {paper['X-40'].reported} for the test; the training file was unavailable."
+    if samples := hyperparameters(evidence.appendix.get("五", "")).get("max_samples"):
+        note += (
+            f" The appendix sets max_samples: {samples}, which counts records: if the records were rounds, training used "
+            "only the first few hundred dialogs."
+        )
     fits = str(left) == claim.reported
     return Result("possible" if fits else "inconsistent", note, str(left), basis="paper")
 

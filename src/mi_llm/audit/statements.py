@@ -34,7 +34,7 @@ def tests(paper: Paper, row: str) -> str:
     """Each model's difference from the real dialogs with 95 % interval and Welch's P, as text."""
     found = {column: welch(paper, row, column) for column in MODELS}
     parts = [
-        f"{name} {test['difference']:+.2f} [{test['lo']:+.2f}, {test['hi']:+.2f}], P {test['p']:.3f}"
+        f"{name} {test['difference']:+.2f} [{test['lo']:+.2f}, {test['hi']:+.2f}], P {'< 0.001' if test['p'] < 0.0005 else format(test['p'], '.3f')}"
         for name, test in found.items()
     ]
     return f"Differences from the real dialogs (Welch, 95 % interval): {'; '.join(parts)}."

@@ -8,7 +8,8 @@ from mi_llm.paper.claims import Claim
 
 Verdict = Literal["reproduced", "close", "differs", "inconsistent", "possible", "not recomputable"]
 VERDICTS: dict[Verdict, str] = {
-    "reproduced": "recomputed, and equal to every printed digit; of a statement: the numbers bear it out",
+    "reproduced": "recomputed, and equal to every printed digit, or within the rounding of the printed numbers that it was "
+    "recomputed from; of a statement: the numbers bear it out",
     "close": "recomputed, and within 2 % or one unit of the last printed digit (never for counts)",
     "differs": "recomputed, and not equal",
     "inconsistent": "cannot hold together with the paper's other numbers or its released data",

@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 class Packet(BaseModel):
     """One blinded transcript; turns count from 1, and a volley is the number of a counselor's turn.
 
-    `guess`: whether its rater is asked which arm it came from, which one's own transcripts do not have.
+    `guess`: whether its rater is asked which arm it came from; not of one's own transcripts, nor in training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,7 +79,7 @@ def read(folder: Path, training: Path | None = None, gold: Path | None = None) -
         return Packets(raters, study, hidden=hidden)
     # a training folder may be an output of `blind`, whose packets lie in a folder of their own beside the codes
     packet_folder = training / "packets" if (training / "packets").is_dir() else training
-    exercises = _packets(packet_folder)
+    exercises = {name: packet.model_copy(update={"guess": False}) for name, packet in _packets(packet_folder).items()}
     if not exercises:
         raise Problem(str(packet_folder), "no packet", "training packets, <packet>.json", "name the folder that holds them")
     return Packets(raters, study, exercises, _gold(training, exercises), hidden)

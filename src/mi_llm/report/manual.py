@@ -304,6 +304,10 @@ def sessions_in(code: str) -> str:
 
 
 KAPPA = {"en": "κ with AnnoMI's experts, sessions in", "zh": "与 AnnoMI 专家的 κ，会谈语言："}
+SAMPLE = {
+    "en": " (on a few sessions written for this bundle, not on AnnoMI's own)",
+    "zh": "（所用是为本研究包写的少数会谈，不是 AnnoMI 原有的）",
+}
 OTHERS = {"en": "other behaviors", "zh": "其他行为"}
 ALPHA = {"en": "globals, Krippendorff's α with experts", "zh": "整体评分，与专家的 Krippendorff α"}
 UNKNOWN = "not known"
@@ -349,7 +353,7 @@ def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
             values = semicolon.join(f"{word(NAMES[code])} {value}" for code, value in alphas(study, rater).items())
             parts.append(f"{ALPHA[lang]}{colon}{values or word(UNKNOWN)}")
         said.append(f"{word(rater)}{colon}{semicolon.join(parts)}")
-    return " | ".join(said)
+    return " | ".join(said) + (SAMPLE[lang] if said and "annomi" not in study.acquire.upstream else "")
 
 
 def client_worth(study: Study) -> pd.DataFrame:

@@ -298,6 +298,7 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
         "address": address,
         "linked": lambda path: study.reproduction or path != AUDIT,  # what is missing now is there when the run ends
         "words": word,
+        "own_words": language.load(lang),
         "tables": {name: in_words(table, lang) for name, table in shown.items()},
         "danger_in_short": safety.in_short(study, word),
         "coder": manual.coders(study, lang),

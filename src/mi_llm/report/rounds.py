@@ -21,9 +21,10 @@ from mi_llm.study import Study
 
 
 class ShownReply(TypedDict):
-    """What an arm replied, and its scores in the order of the metrics."""
+    """What an arm replied, whether it was cut at the limit, and its scores in the order of the metrics."""
 
     text: str
+    cut: bool
     scores: list[float]
 
 
@@ -44,10 +45,13 @@ class ShownRound(TypedDict):
     models: list[ShownModel]
 
 
-def answers(study: Study) -> dict[tuple[str, str], dict[str, str]]:
-    """The replies of each model and arm, by round."""
+def answers(study: Study) -> dict[tuple[str, str], dict[str, tuple[str, bool]]]:
+    """The replies of each model and arm, by round, and whether they were cut."""
     return {
-        (model, arm): {row["round"]: row["text"] for row in storage.read_lines(study.path("respond", model, f"{arm}.jsonl"))}
+        (model, arm): {
+            row["round"]: (row["text"], row.get("finish") == "length")
+            for row in storage.read_lines(study.path("respond", model, f"{arm}.jsonl"))
+        }
         for model in study.models
         for arm in study.arms(model)
     }
@@ -64,10 +68,10 @@ def shown_rounds(study: Study) -> list[ShownRound]:
         for number, sample in enumerate(rounds, 1):
             models = []
             for model in study.models:
-                arms: dict[str, ShownReply] = {
-                    arm: {"text": replies[model, arm][sample.id], "scores": lines[name, model, arm, sample.id]}
-                    for arm in study.arms(model)
-                }
+                arms: dict[str, ShownReply] = {}
+                for arm in study.arms(model):
+                    text, cut = replies[model, arm][sample.id]
+                    arms[arm] = {"text": text, "cut": cut, "scores": lines[name, model, arm, sample.id]}
                 pairs = zip(arms.get("tuned", arms["base"])["scores"], arms["base"]["scores"], strict=True)
                 gains = [round(tuned - base, 4) for tuned, base in pairs]
                 models.append(ShownModel(name=model, arms=arms, gains=gains))

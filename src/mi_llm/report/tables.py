@@ -201,7 +201,7 @@ def sources(study: Study) -> pd.DataFrame:
         numbers = storage.read_json(study.path("acquire", corpus, "metrics.json"))
         missing = len(pd.read_csv(study.path("acquire", corpus, "missing.csv")))
         kind = "upstream" if corpus in study.acquire.upstream else "own" if study.corpora[corpus].paths else "sample"
-        rows.append({"Dataset": corpus_name(corpus), "Source": kind, "Files": numbers["files"], "Files unavailable": missing})
+        rows.append({"Dataset": corpus_name(corpus), "Source": kind, "Files": numbers["files"], "Files missing": missing})
     return pd.DataFrame(rows).set_index("Dataset")
 
 
@@ -397,7 +397,7 @@ def around(value: float, lo: float, hi: float) -> str:
     """`value [lo, hi]`; without the interval, or a dash, where a number is missing."""
     if math.isnan(value):
         return "—"
-    return (f"{value:.2f}" if math.isnan(lo) else f"{value:.2f} [{lo:.2f}, {hi:.2f}]").replace("-", "−")
+    return (f"{value:.2f}" if math.isnan(lo) else f"{value:.2f} [{lo:.2f}, {hi:.2f}]").replace("-0.00", "0.00").replace("-", "−")
 
 
 def kappa_text(row: Any) -> str:

@@ -96,10 +96,12 @@ class Help(Strict):
             raise ValueError(f"answers must be given for {', '.join(CATEGORIES)}")
         return self
 
-    def urgent(self, tongue: Tongue, place: str) -> tuple[Line, ...]:
-        """The lines that stand on the page whatever happens: of the nearest regions, those with a number for self-harm."""
+    def urgent(self, tongue: Tongue, place: str) -> tuple[tuple[Region, tuple[Line, ...]], ...]:
+        """The lines that stand on the page whatever happens: those with a number for self-harm, by nearest region."""
         near, _ = self.near(tongue, place)
-        return tuple(line for region in near for line in region.lines if line.call and "self_harm" in line.dangers)
+        return tuple(
+            (region, tuple(line for line in region.lines if line.call and "self_harm" in line.dangers)) for region in near
+        )
 
     def near(self, tongue: Tongue, place: str = "") -> tuple[tuple[Region, ...], tuple[Region, ...]]:
         """The region of a place, or else those where a language is most likely read, and the others."""

@@ -19,8 +19,8 @@ PAGE_WORDS = {
     "kept_cancel": Text("Take back", "取回"),
     "latest": Text("To the latest", "跳到最新"),
     "all_keys": Text(
-        "Enter sends, also while a reply comes (then afterward) · Shift+Enter new line · ↑ edits your last message · Esc stops",
-        "回车发送（正在回应时，稍后发出）· Shift+回车换行 · ↑ 修改上一句 · Esc 停止",
+        "Enter sends (queued while a reply is coming) · Shift+Enter new line · ↑ edits your last message · Esc stops",
+        "回车发送（回应未完时排队）· Shift+回车换行 · ↑ 修改上一句 · Esc 停止",
     ),
     "end_title": Text("End this talk?", "结束这段对话？"),
     "end_more": Text(
@@ -92,7 +92,7 @@ PAGE_WORDS = {
     "consent": Text("Consent", "知情同意"),
     "agree": Text("I have read this and agree.", "我已阅读并同意。"),
     "agree_first": Text("Give your participant id and agree above first", "请先在上面填写编号并勾选同意"),
-    "is_kept": Text("Text is kept for a study", "文字为研究保存"),
+    "is_kept": Text("Text is kept for a study.", "文字为研究保存。"),
     "study_talk": Text("study", "研究"),
     "why_403": Text("this participant id is not known", "没有这个参与者编号"),
 }

@@ -12,8 +12,8 @@ WORDS = {
     "not_care": Text("A research demo, not care.", "研究演示，不是心理服务。"),
     "not_a_person": Text("A model answers, not a person.", "回应来自语言模型，不是真人。"),
     "model_is": Text("Model:", "模型："),
-    "none_yet": Text("not started", "尚未开始"),
-    "not_kept": Text("Text is not kept", "文字不保存"),
+    "comma": Text(", ", "，"),
+    "not_kept": Text("Text is not kept.", "文字不保存。"),
     "help": Text("Help lines", "求助热线"),
     "in_danger": Text("In danger, or thinking of suicide? Call now:", "有危险，或者想到自杀？现在就打电话："),
     "possible": Text(
@@ -26,7 +26,7 @@ WORDS = {
     "close": Text("Close", "关闭"),
     "lead": Text(
         "The models were tuned on motivational interviewing about everyday habits: sleep, food, exercise, phone use. "
-        "They speak Chinese. Write as yourself, or as one of the clients below.",
+        "Write in Chinese, and they answer in Chinese: as yourself, or as one of the clients below.",
         "这些模型用动机式访谈的对话微调过，谈的是日常习惯：睡眠、饮食、运动、手机。你可以说自己的事，也可以扮演下面的一位来访者。",
     ),
     "model": Text("Model", "模型"),
@@ -39,12 +39,12 @@ WORDS = {
     "way_beside": Text("Side by side", "前后对照"),
     "way_blind": Text("Blind", "盲评"),
     "way_tuned_more": Text("the model after tuning", "用动机式访谈微调过的模型"),
-    "way_base_more": Text("the same model before", "微调之前的同一个模型"),
+    "way_base_more": Text("the same model before tuning", "微调之前的同一个模型"),
     "way_beside_more": Text("base and tuned answer each message", "每句话两个模型都回应"),
     "way_blind_more": Text("both, unnamed; you vote", "不告诉你谁是谁，由你投票"),
     "cards": Text("Who you are", "你是谁"),
     "yourself": Text("Yourself", "你自己"),
-    "yourself_more": Text("no card", "不扮演"),
+    "yourself_more": Text("without a role", "不扮演"),
     "card_reason": Text("Underlying reason", "深层原因"),
     "card_willing": Text("Ready to change, at first", "一开始的改变意愿"),
     "of_ten": Text("of 10", "（满分 10）"),
@@ -88,8 +88,8 @@ WORDS = {
     ),
     "fixed_text": Text("This text is fixed; no model wrote it.", "这段话是固定的文字，不是模型写的。"),
     "go_on": Text(
-        "If this was a misunderstanding or part of a role, write again in other words.",
-        "如果是误会，或者只是在扮演角色，请换个说法再写。",
+        "If this was a misunderstanding or part of a role, the talk can go on below.",
+        "如果是误会，或者只是在扮演角色，可以在下面继续对话。",
     ),
     "withheld_encourages": Text(
         "This reply is not shown: it read like encouragement to hurt oneself or others.",
@@ -175,7 +175,7 @@ WORDS = {
 FAULTS = tuple(f"withheld_{fault}" for fault in guard.FAULTS)
 SCRIPT = (
     "you", "counselor", "base", "tuned", "side_0", "side_1", "coming", "edit", "again", "copy", "copied", "stopped", "length",
-    "voted", "none_yet", "way_beside", "way_blind", "not_sent",
+    "voted", "comma", "way_beside", "way_blind", "not_sent",
     "failed_away", "failed_busy", "failed_long", "failed_refused", "failed_failed", "failed_silent",
     "why_offline", "why_401", "why_404", "why_409", "why_413", "why_422", "why_429", "why_502", "why_503", "why_other",
 )  # fmt: skip

@@ -18,7 +18,7 @@ from mi_llm.apps import web
 from mi_llm.apps.desk import agreement, overview, saving, settling
 from mi_llm.apps.desk.drift import KAPPA, drift
 from mi_llm.apps.desk.store import SESSION_DAYS, Desk, Part, Store
-from mi_llm.apps.desk.words import KEYS, SCRIPT, WORDS
+from mi_llm.apps.desk.words import KEY_HELP, KEYS, SCRIPT, WORDS
 from mi_llm.codebook.coding import BEHAVIORS, GLOBALS, THRESHOLDS, Global, rating
 from mi_llm.codebook.consensus import differences
 from mi_llm.codebook.packets import COORDINATOR, Packets
@@ -27,7 +27,7 @@ from mi_llm.miti.summary import SUMMARIES
 
 SITE = web.Site(__package__, WORDS, forms="'none'")
 SITE.templates.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys in the codebook's order
-SITE.templates.globals.update(behaviors=BEHAVIORS, keys=KEYS, globals=GLOBALS, answers=ANSWERS)
+SITE.templates.globals.update(behaviors=BEHAVIORS, keys=KEYS, key_help=KEY_HELP, globals=GLOBALS, answers=ANSWERS)
 
 
 @dataclass(frozen=True)

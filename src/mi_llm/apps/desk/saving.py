@@ -126,7 +126,7 @@ def _fits(packet: Packet, desk: Desk, kind: str, key: str, value: Value) -> bool
         "shown": volley and desk.part == "training" and value is True,
         "global": key in set(Global) and (value is None or rating),
         "note": isinstance(value, str),
-        "guess": desk.part == "packets" and packet.guess and (value is None or value in ANSWERS),
+        "guess": packet.guess and (value is None or value in ANSWERS),
         "done": value is True or value is None,
     }
     return fits[kind]
@@ -148,7 +148,7 @@ def missing(packet: Packet, desk: Desk, state: State) -> list[str]:
     needed = [f"volley-{number}" for number in packet.volleys] + [f"global-{code}" for code in Global]
     if desk.part == "training":
         needed += [f"shown-{number}" for number in packet.volleys]
-    elif packet.guess:
+    if packet.guess:
         needed.append("guess")
     return [item for item in needed if state.get(item, Held()).value is None]
 

@@ -31,7 +31,7 @@ WORDS = {
         "have finished it.",
         "请按此顺序编码，尽量一次编完一份。所有编码者完成之前，请勿讨论。",
     ),
-    "place": Text("{a} of {b}", "第 {a} 份，共 {b} 份"),
+    "place": Text("Transcript {a} of {b}", "第 {a} 份，共 {b} 份"),
     "begin_here": Text("Begin with the training", "先做练习"),
     "go_next_training": Text("Next exercise ({a} of {b})", "下一份练习（{a} / {b}）"),
     "go_next_packets": Text("Next transcript ({a} of {b})", "下一份文本（{a} / {b}）"),
@@ -59,7 +59,7 @@ WORDS = {
     "nothing": Text("Nothing to code", "无可编码"),
     "undo": Text("Undo", "撤销"),
     "next": Text("Next uncoded", "下一处未编码"),
-    "compare": Text("Compare with the gold codes", "与专家比对"),
+    "compare": Text("Compare with the experts", "与专家比对"),
     "rules": Text("Rules", "规则"),
     "rules_of": Text("Rules of the codebook", "编码规则"),
     "close": Text("Close", "关闭"),
@@ -68,15 +68,18 @@ WORDS = {
         "simple, persuading with permission replaces persuading. Code what you see; the program does the counting.",
         "一次发言之内每种行为只计一次，反映、劝说各至多一个：复杂反映盖过简单反映，经许可的劝说盖过劝说。看到什么就编什么，计数由程序完成。",
     ),
-    "help": Text(
-        "A letter assigns a code to the marked volley; the same letter removes it. ↓ or j: next volley, ↑ or k: previous, "
-        "Enter: next uncoded, n: nothing to code, u or Ctrl+Z: undo, ?: rules. At the globals, 1 to 5 rate, and letters "
-        "do nothing.",
-        "字母键为当前发言编码，再按取消。↓ 或 j 下一次发言，↑ 或 k 上一次，Enter 下一处未编码，n 无可编码，"
-        "u 或 Ctrl+Z 撤销，? 规则。到整体评分时，数字 1 至 5 打分，字母键不起作用。",
-    ),
+    "a_letter": Text("a letter", "字母"),
+    "codes_marked": Text("codes the marked volley; pressed again, removes the code", "为当前发言编码，再按取消"),
+    "next_volley": Text("next volley", "下一次发言"),
+    "previous_volley": Text("previous volley", "上一次发言"),
+    "compare_then_next": Text("compare with the experts, then the next uncoded volley", "先与专家比对，再到下一处未编码"),
+    "rates": Text("rate, at the globals, where letters have no effect", "整体评分时打分，此时字母键不起作用"),
+    "in_transcript": Text("so far in this transcript", "全文合计"),
+    "none_short": Text("None", "无"),
+    "not_counted": Text("not counted", "不计"),
+    "comma": Text(", ", "、"),
     "letters_rest": Text(
-        "Here 1 to 5 rate the marked global; letters do nothing. ↑ leads back to the volleys.",
+        "Here 1 to 5 rate the marked global; letters have no effect. ↑ leads back to the volleys.",
         "这里用数字 1 至 5 为当前项打分，字母键不起作用；按 ↑ 回到发言。",
     ),
     "out_of_sight": Text(
@@ -170,14 +173,17 @@ WORDS = {
     "none_yet": Text("No transcript has been finished by two raters yet.", "还没有两位编码者都完成的文本。"),
     "export": Text("Export", "导出"),
     "export_more": Text(
-        "Finished by all their raters: {a} of {b}. The export contains these.",
+        "Transcripts finished by all their raters: {a} of {b}. Only these are exported.",
         "{b} 份文本中，{a} 份已由所有编码者完成；导出只含这些。",
     ),
     "packets_done": Text("{a} of {b} done", "完成 {a} / {b}"),
     "bar": Text("{rater}: {a} of {b} done, {c} started", "{rater}：完成 {a} / {b}，进行中 {c}"),
     "rater": Text("Rater", "编码者"),
     "time_per": Text("Time per transcript", "每份用时"),
-    "time_rest": Text("Left", "还需"),
+    "time_rest": Text("Time left", "还需"),
+    "kappa_training": Text("κ in training", "练习 κ"),
+    "guesses": Text("Guesses", "猜测"),
+    "settled_values": Text("Settled differences", "已商定的分歧"),
     "time_more": Text(
         "Time per transcript is the median of the finished ones: the time between changes, each at most five minutes. "
         "Reading before the first change is not counted.",
@@ -232,6 +238,11 @@ WORDS = {
         "已完成的文本若有分歧，请写明理由后商定；结果写入 consensus.csv。也可在同一页重新打开文本。",
     ),
     "settle_of": Text("{a} of {b} settled", "已商定 {a} / {b}"),
+    "settle_first": Text("to the first open one ↓", "到第一处 ↓"),
+    "settle_counted": Text(
+        "Codes stand as the codebook counts them: complex reflections replace simple ones, for example.",
+        "编码按规则计数后列出，例如复杂反映盖过简单反映。",
+    ),
     "no_difference": Text("no difference", "无分歧"),
     "none_finished": Text("No transcript is finished yet.", "还没有已完成的文本。"),
     "settled_as": Text("Settled", "已商定"),
@@ -246,6 +257,7 @@ WORDS = {
     "log": Text("Opened again", "重新打开的记录"),
     "not_sent": Text("Not saved. Reload the page and try again.", "未保存。请刷新本页后再试。"),
     "needs_reason": Text("Please give a reason.", "请写明理由。"),
+    "needs_value": Text("Please choose the codes, or “Nothing to code”.", "请选择编码，或选“无可编码”。"),
     "scores": Text("Summary scores", "汇总得分"),
     "scores_more": Text(
         "Of finished transcripts, the mean over their raters. The manual calls its thresholds expert opinion.",
@@ -259,10 +271,16 @@ WORDS = {
     "no_notes": Text("None on finished transcripts.", "已完成的文本没有备注。"),
 }
 
+# keys beside what they do
+KEY_HELP = (
+    ("a–z", "codes_marked"), ("↓ j", "next_volley"), ("↑ k", "previous_volley"), ("Enter", "next"), ("n", "nothing"),
+    ("u Ctrl+Z", "undo"), ("1–5", "rates"), ("?", "rules"),
+)  # fmt: skip
+
 # what the page's script says
 SCRIPT = (
     "saved", "saving", "offline", "unkept", "signed_out", "rejected", "conflict", "here", "there", "keep_here", "take_there",
     "refused", "reason_unknown", "reason_done", "reason_closed", "reason_incomplete", "reason_shown", "unreadable", "dismiss",
     "uncoded", "nothing_here", "undone", "gold", "agree", "missed", "extra", "volley", "note", "guess", "volleys", "globals",
-    "not_sent", "needs_reason", "letters_rest", "out_of_sight",
+    "not_sent", "needs_reason", "needs_value", "letters_rest", "out_of_sight", "comma", "not_counted",
 )  # fmt: skip

@@ -61,7 +61,8 @@ function showTalk() {
   at("new").hidden = talk === null;
   document.body.className = talk === null ? "" : two() ? "two" : "one";
   const way = talk && (talk.way === null ? words.study_talk : two() ? words[`way_${talk.way}`] : words[talk.sides[0]]);
-  at("which").textContent = talk === null ? words.none_yet : `${talk.model}, ${way}`;
+  at("answering").hidden = talk === null;
+  at("which").textContent = talk === null ? "" : `${talk.model}${words.comma}${way}`;
   for (const card of document.querySelectorAll(".card")) card.hidden = talk === null || card.dataset.profile !== talk.profile;
   at("rounds").replaceChildren(...(talk?.rounds ?? []).map(showRound));
   showStarters();
@@ -109,8 +110,9 @@ function showRound(round, place) {
   const item = make("li", "round");
   const helped = (name) => {
     const card = at(name).content.cloneNode(true);
-    // on the English page, lines that are answered in Chinese are among the others
-    card.querySelector(".far").open = document.documentElement.lang === "en" && /\p{Script=Han}/u.test(round.client);
+    // on the English page, lines that are answered in Chinese come from among the others
+    const chinese = card.querySelector(".far [data-region=cn]");
+    if (chinese && /\p{Script=Han}/u.test(round.client)) card.querySelector(".far").before(chinese);
     return card;
   };
   const client = make("div", "client");
@@ -171,6 +173,7 @@ function showCodes(codes) {
     chip.type = "button";
     chip.dataset.code = code;
     chip.classList.toggle("measured", at(`code-${code}`).dataset.kappa !== undefined);
+    chip.classList.toggle("against", at(`code-${code}`).dataset.against !== undefined);
     chip.setAttribute("popovertarget", `code-${code}`);
     row.append(chip);
   }
@@ -350,8 +353,8 @@ async function speak(path, body, fresh = false) {
       busy = false;
       showTalk();
       const card = at("rounds").lastElementChild.querySelector(".found");
+      card.style.scrollMarginTop = `${document.querySelector(".top").offsetHeight + 16}px`;
       card.scrollIntoView({ block: "start" });
-      window.scrollBy(0, -document.querySelector(".top").offsetHeight - 16);
       announce(card.textContent.replace(/\s+/g, " "));
       release();
       return true;

@@ -45,7 +45,7 @@ function label(name) {
 function spoken(name, given) {
   if (given === null) return words.uncoded;
   if (!Array.isArray(given)) return String(given);
-  return given.length ? given.map((code) => names[code]).join(", ") : words.nothing_here;
+  return given.length ? given.map((code) => names[code]).join(words.comma) : words.nothing_here;
 }
 
 function announce(text) { byId("say").textContent = text; }
@@ -392,7 +392,9 @@ function renderVolley(volley) {
   const held = value(item(volley));
   const place = byId(`codes-${volley.dataset.volley}`);
   volley.classList.toggle("coded", held !== null);
-  const chips = held?.length ? held.map((behavior) => chip(names[behavior])) : [chip(held ? words.nothing_here : words.uncoded, "open")];
+  const counts = counted(held);
+  const coded = (behavior) => (counts.includes(behavior) ? chip(names[behavior]) : chip(`${names[behavior]} (${words.not_counted})`, "covered"));
+  const chips = held?.length ? held.map(coded) : [chip(held ? words.nothing_here : words.uncoded, "open")];
   document.querySelector(`[data-codes="${volley.dataset.volley}"]`).replaceChildren(...chips.map((one) => one.cloneNode(true)));
   place.replaceChildren(...chips);
   if (training) renderGold(volley, held);
@@ -409,7 +411,7 @@ function renderGold(volley, held) {
     [words.missed, "missed", theirs.filter((one) => !mine.includes(one))],
     [words.extra, "extra", mine.filter((one) => !theirs.includes(one))],
   ];
-  const told = rows.filter(([, , list]) => list.length).map(([title, kind, list]) => `${title}: ${list.map((one) => names[one]).join(", ")}`);
+  const told = rows.filter(([, , list]) => list.length).map(([title, kind, list]) => `${title}: ${list.map((one) => names[one]).join(words.comma)}`);
   if (!told.length) told.push(`${words.agree}: ${words.nothing_here}`);
   if (place.textContent !== told.join("")) {
     place.replaceChildren(...told.map((text, at) => chip(text, rows.filter(([, , list]) => list.length)[at]?.[1] ?? "agree")));
@@ -419,7 +421,7 @@ function renderGold(volley, held) {
 
 function renderPalette() {
   const held = value(item(current));
-  byId("now").textContent = `${label(item(current))} · ${spoken(item(current), held)}`;
+  byId("now").textContent = done() ? "" : `${label(item(current))} · ${spoken(item(current), held)}`;
   const fixed = done() || shown(current);
   for (const button of behaviors) {
     button.setAttribute("aria-pressed", String((held ?? []).includes(button.dataset.code)));
@@ -449,7 +451,8 @@ function renderProgress() {
   const fill = (text, a, b) => text.replace("{a}", a).replace("{b}", b);
   byId("progress").textContent = `${fill(words.volleys, coded, volleys.length)} · ${fill(words.globals, rated, globals.size)}`;
   document.body.classList.toggle("done", done());
-  byId("finished").hidden = byId("onward").hidden = !done();
+  byId("finished").hidden = byId("onward").hidden = byId("beside-done").hidden = !done();
+  byId("next").hidden = done();
   byId("finish").hidden = done();
   byId("finish-more").hidden = done();
   const complete = coded === volleys.length && rated === globals.size;

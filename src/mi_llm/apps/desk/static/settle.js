@@ -11,10 +11,15 @@ function content(form) {
 }
 
 for (const form of document.querySelectorAll("form[data-post]")) {
+  form.addEventListener("change", ({ target }) => { // a volley has codes, or nothing to code
+    if (!target.checked || target.type !== "checkbox") return;
+    for (const box of form.querySelectorAll("[type=checkbox]")) if ((box.name === "nothing") !== (target.name === "nothing")) box.checked = false;
+  });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const status = form.querySelector("[role=status]");
     const body = content(form);
+    if (form.querySelector("[name=nothing]") && !body.value.length && !form.querySelector("[name=nothing]:checked")) { status.textContent = words.needs_value; return; }
     if (!body.reason) { status.textContent = words.needs_reason; return; }
     const headers = { "Content-Type": "application/json" };
     const answer = await fetch(form.dataset.post, { method: "POST", headers, body: JSON.stringify(body) }).catch(() => null);
