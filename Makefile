@@ -3,6 +3,7 @@
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+unexport PYTHONDONTWRITEBYTECODE  # hundreds of processes would each compile every module again
 
 # Three workers for two cores, since some wait; the tests of a module run in one, the longest modules first (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder

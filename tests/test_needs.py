@@ -14,7 +14,7 @@ from tiny import set_models
 
 from mi_llm import storage
 from mi_llm.corpora.fetch import sources
-from mi_llm.doctor import Machine, fitting
+from mi_llm.doctor import Machine, fitting, main_memory
 from mi_llm.llm.cassette import Cassette, Question
 from mi_llm.llm.record import record_of
 from mi_llm.needs import PARTS, listed, needs, outlook
@@ -127,6 +127,7 @@ def test_without_a_gpu_a_model_of_the_hub_needs_float32_and_main_memory(paper: S
     assert [line.split()[0] for line in lacking] == [*paper.models]
     assert all(line.endswith("and 24 GB are there") for line in lacking)
     assert fitting(in_float32, replace(BARE, memory=200), []) == []
+    assert all(24e9 < need < 200e9 for need in main_memory(in_float32).values())
 
 
 def test_all_licences_are_accepted_before_anything_is_fetched(paper: Study, monkeypatch: pytest.MonkeyPatch) -> None:

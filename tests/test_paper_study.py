@@ -29,6 +29,7 @@ from mi_llm import storage
 from mi_llm.codebook.coding import Global
 from mi_llm.dialog import read_dialogs
 
+pytestmark = pytest.mark.slow
 MI_LLM = str(PROGRAMS / "mi-llm")
 MODEL = "tiny-glm4"
 JUDGE = "llm:gpt-4"  # the root's language model as a rater
@@ -233,7 +234,6 @@ def code_packets(folder: Path, out: Path) -> None:
     storage.write_text(out / "globals.csv", "\n".join(ratings) + "\n")
 
 
-@pytest.mark.slow
 def test_with_recorded_clients_and_two_raters_the_manual_evaluation_is_filled(bundle: Bundle) -> None:
     if not bundle.locks:
         bundle.reproduce()
@@ -293,7 +293,6 @@ def shown_client_language(bundle: Bundle) -> None:
     assert bundle.table("readiness").loc[f"{MODEL} base", ["Before", "After"]].tolist() == ["4.00; 4.00", "4.00; 4.00"]
 
 
-@pytest.mark.slow
 def test_runs_killed_at_any_moment_end_in_the_same_locks(
     bundle: Bundle, tmp_path: Path, clients: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -310,7 +309,6 @@ def test_runs_killed_at_any_moment_end_in_the_same_locks(
     assert other.lock == bundle.locks[1]
 
 
-@pytest.mark.slow
 def test_without_the_training_file_the_released_dialogs_train_one_model_and_another_stays_untuned(
     tmp_path: Path, clients: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:

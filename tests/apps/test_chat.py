@@ -342,7 +342,7 @@ def test_help_for_the_persons_place_stands_on_the_page_whatever_happens(
 ) -> None:
     with shared.client() as client:
         line = client.get("/", headers={"Accept-Language": language}).text
-    line = line[line.index('<span class="now">') : line.index("</span>", line.index('<span class="now">'))]
+    line = line[line.index('<span class="now">') : line.index("</p>", line.index('<span class="now">'))]
     assert ("现在就打电话" if language.startswith("zh") else "Call now") in line
     assert re.findall(r'<a href="tel:[0-9]+">([0-9 -]+)</a>', line) == numbers
 
@@ -1146,7 +1146,7 @@ def test_people_talk_compare_and_take_it_away(
         assert len(set(lengths)) >= 4, lengths
         assert lengths == sorted(lengths)
         page.wait_for_selector("#stop", state="hidden")
-        assert page.inner_text("#which") == "tiny, 前后对照"
+        assert page.inner_text("#which") == "tiny，前后对照"
         assert page.is_visible(".card[data-profile=night-snacks]")
         assert page.locator(".reply .who").all_inner_texts() == ["微调前", "微调后"]
         assert "那一会儿对你意味着什么" in page.inner_text("#live")  # for who hears the page
@@ -1178,7 +1178,7 @@ def test_people_talk_compare_and_take_it_away(
         page.click("#new")
         page.click("#end button[value=end]")
         page.wait_for_selector("#setup")
-        assert page.inner_text("#which") == "not started"
+        assert not page.is_visible("#answering")
 
 
 @SIZES
@@ -1254,8 +1254,7 @@ def test_the_guard_is_seen(
         assert answer.locator(f"a[href='tel:{number}']").is_visible()
         assert title in page.inner_text("#live")
         seen.shot(f"{size}-guard-{locale[:2]}")
-        if locale.startswith("zh") or text.isascii():  # after Chinese on the English page it is open, for the lines in Chinese
-            answer.locator("details.far summary").click()
+        answer.locator("details.far summary").click()
         assert answer.locator("a[href='https://findahelpline.com']").is_visible()
         assert len(unhurried.asked()) == before
         seen.send("说：好，我们先谈谈睡眠，慢慢来。")

@@ -84,6 +84,25 @@ def test_a_clients_card_is_in_the_pages_language_and_offers_sentences(
         assert page.locator("#say").bounding_box()["y"] < PHONE[1]
 
 
+@pytest.mark.parametrize("locale", ["en", "zh-CN"])
+def test_danger_in_chinese_is_answered_with_lines_in_chinese_and_offers_no_role(
+    browser: Any, served: Served, tmp_path: Path, locale: str
+) -> None:
+    with browsing(browser, served, tmp_path, *PHONE, locale) as seen:
+        page = seen.page
+        page.check("input[value=night-snacks]")
+        seen.send("我晚上总是吃零食")
+        assert page.is_visible("#starters")
+        seen.send("我不想活了", wait=False)
+        page.wait_for_selector(".found")
+        assert page.is_visible(".found a[href='tel:12356']")
+        assert page.is_hidden(".found details.far section")
+        assert page.is_hidden("#starters")
+        heading = page.locator(".found h2").bounding_box()
+        header = page.locator(".top").bounding_box()
+        assert header["y"] + header["height"] <= heading["y"] < PHONE[1], "the answer's title is in sight"
+
+
 def test_every_card_has_its_english() -> None:
     for card in cards("zh").values():
         for text in (card.behavior, card.manifestation, card.reason, *card.starters):
@@ -148,6 +167,7 @@ def test_codes_stand_under_each_reply_with_what_they_are_worth(browser: Any, ser
         assert "Asking questions" in tuned
         page.locator(".chip[data-code=Q]").last.click()
         assert "κ = 0.80 [0.75, 0.85]" in page.inner_text("#code-Q")
+        assert page.locator(".chip.measured[data-code=Q]").count() == page.locator(".chip[data-code=Q]").count()
         page.keyboard.press("Escape")
         page.wait_for_selector("#code-Q", state="hidden")
         assert "reflections per question" in page.inner_text("#tally-line")
@@ -157,6 +177,10 @@ def test_codes_stand_under_each_reply_with_what_they_are_worth(browser: Any, ser
         page.click("#tally tr[data-score=RQ] button")
         assert "0.50 is chance" in page.inner_text("#code-RQ")
         page.keyboard.press("Escape")
+        seen.send("说：您应该马上戒酒。您很努力，这很不容易。")
+        marks = {chip.get_attribute("data-code"): chip.get_attribute("class").split() for chip in page.locator(".chip").all()}
+        assert marks["AF"] == ["chip"], "not measured, and not against MI"
+        assert "against" in marks["PERS"]
         seen.send("还有呢")
         assert page.locator("#tally tr[data-count=Q] td:visible").all_inner_texts()[1] == "2"
 
@@ -226,6 +250,17 @@ def test_a_talk_is_taken_away_as_text(served: Served) -> None:
         assert any(re.fullmatch(r" +\[.*\bAsking questions\b.*\]", line) for line in lines)
         assert lines[-1].startswith("In brackets: MI codes"), "what the brackets are"
         assert "不想活" not in answer.text
+
+
+def test_half_a_reply_has_no_codes_and_the_export_says_that_it_is_half(served: Served) -> None:
+    with served.client(**{"Accept-Language": "en"}) as client:
+        talk = begin(client)
+        half = final(say(client, talk, "#cut 说：您觉得少喝一点会给您带来什么？听起来您很累。"))
+        assert half["text"]
+        assert half["codes"] == []
+        lines = client.get(f"/talks/{talk}/text").text.splitlines()
+        assert lines[lines.index(f"Counselor: {half['text']}") + 1] == "    [The reply was interrupted.]"
+        assert not any(line.startswith("In brackets") for line in lines)
 
 
 # ---- codes

@@ -718,6 +718,7 @@ def test_pages_and_scripts_say_only_words_that_exist() -> None:
         | {"is_done", "begun", "not_begun", *get_args(Rating)}
         | {"finish_more", "finish_after_guess"}
         | {f"guess_{answer}" for answer in ANSWERS}
+        | {what for _, what in words.KEY_HELP}
         | {f"go_next_{part}" for part in get_args(Part)}
         | {f"except_{kind}" for kind in get_args(overview.Kind)}
     )
@@ -818,7 +819,7 @@ def test_two_raters_code_in_a_browser_and_the_export_is_what_they_typed(desk: Ru
     assert page.url == f"{desk.url}/packets/{SHARED}"
     assert marked(page) == 2
     press(page, "q", "s", "c")
-    assert chips(page, 2) == ["Asking questions", "Simple reflections", "Complex reflections"]
+    assert chips(page, 2) == ["Asking questions", "Simple reflections (not counted)", "Complex reflections"]
     assert page.inner_text("[data-count=SR]") == "0"  # complex stands for simple
     assert page.inner_text("[data-count=CR]") == "1"
     assert page.inner_text("#say") == "Volley 2: Asking questions, Simple reflections, Complex reflections"
@@ -847,7 +848,7 @@ def test_two_raters_code_in_a_browser_and_the_export_is_what_they_typed(desk: Ru
     assert not lost
     page = open_packet(context, desk, "rater-1", SHARED)
     saved(page)
-    assert chips(page, 8) == ["Persuading with permission", "Persuading"]
+    assert chips(page, 8) == ["Persuading with permission", "Persuading (not counted)"]
 
     assert marked(page) == 10
     press(page, "n", "Enter")

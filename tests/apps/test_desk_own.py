@@ -164,6 +164,7 @@ def test_the_coordinators_page_shows_icc_scores_drift_and_a_warning(desk: Runnin
     warned = page.partition('id="warnings"')[2].partition("</section>")[0]
     assert re.findall(r"<li>(.*?), ([\d–]+(?:-W\d\d)?): κ", warned)[0][0] == "rater-1 – rater-2"
     assert "Gold – rater-1" in warned
+    assert "Transcripts: 1, volleys: 5" in warned, "what a warning rests on"
     for path in ("/", f"/packets/{SHARED}"):
         seen = desk.client("rater-1").get(path, headers={"Accept-Language": "en"}).text.rpartition("</script>")[2]
         assert not re.search("gold", seen, re.IGNORECASE), "raters do not know which packets have gold codes"
@@ -184,8 +185,12 @@ def test_settling_in_a_browser(desk: Running, browser: Any) -> None:
     page.goto(desk.links["coordinator"])
     page.click(f"text=Settle next >> xpath=.. >> a[href='/settle/{SHARED}']")
     form = "form[data-item=volley-2]"
-    page.check(f"{form} input[value=CR]")
     page.fill(f"{form} input[name=reason]", "adds a feeling")
+    page.click(f"{form} button")
+    page.wait_for_selector(f"{form} [role=status]:has-text('or “Nothing to code”')")
+    page.check(f"{form} input[name=nothing]")
+    page.check(f"{form} input[value=CR]")
+    assert not page.is_checked(f"{form} input[name=nothing]")
     page.click(f"{form} button")
     page.wait_for_selector("text=1 of 1 settled")
     assert axe.run(page).violations_count == 0

@@ -61,7 +61,7 @@ def test_letters_rest_at_the_globals_and_digits_rate(desk: Running, browser: Any
     coded = page.locator(".talk .codes").all_inner_texts()
     press(page, "f", "n", "g")
     assert page.locator(".talk .codes").all_inner_texts() == coded
-    assert "letters do nothing" in page.inner_text("#hint")
+    assert "letters have no effect" in page.inner_text("#hint")
     assert page.is_visible(".palette .tally")
     assert page.inner_text(".palette [data-count=Q]") == "1"
     assert TALK[-2][1] in page.inner_text(".copy")

@@ -1,8 +1,11 @@
 """What the apps share, where no running app shows it: whom an address stands for, which proxies and names are known."""
 
+import asyncio
 import socket
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
 
 from mi_llm.apps import web
 from mi_llm.problem import Problem
@@ -21,6 +24,22 @@ def test_proxies_are_addresses_and_networks() -> None:
     for wrong in ("*", "nginx", "172.16.0.1/12"):
         with pytest.raises(Problem, match="--proxies"):
             web.trusted(wrong)
+
+
+def test_a_server_says_that_it_is_open_when_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = web.Server(uvicorn.Config(FastAPI(), lifespan="off", log_level="error"), "open")
+    served: dict[str, bool] = {}
+    monkeypatch.setattr("builtins.print", lambda text, **_: served.update({text: server.started}))
+
+    async def run(listening: socket.socket) -> None:
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup([listening])
+        await server.shutdown([listening])
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        asyncio.run(run(listening))
+    assert served == {"open": True}
 
 
 def test_a_server_knows_its_names_and_every_address() -> None:

@@ -335,6 +335,7 @@ Path(f"found.{processes.rank}.json").write_text(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_follow_the_curve_of_one_whether_or_not_they_divide_the_base(ready: Study) -> None:
     options = changed(ready.finetune, batch=1, accumulation=4)
     model, tokenizer = load(checkpoint(ready, "tiny-glm4"), "float32")

@@ -240,6 +240,7 @@ def test_killed_at_any_moment_the_same_file_and_no_round_twice(ready: Study) -> 
     assert lines_of(journals) == []
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_file_as_one(ready: Study) -> None:
     assert ended([start(partial(respond, ready, "tiny-glm4"))]) == [0]
     whole = outputs(ready, "tiny-glm4")

@@ -198,12 +198,12 @@ def test_pages_load_nothing_and_every_link_leads_somewhere(scored: Study) -> Non
 
 def test_the_first_page_says_what_the_numbers_are_not(scored: Study) -> None:
     page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert "numbers are not the paper" in page.split("<h2", 1)[0]
+    assert "not how the paper&#39;s models do" in page.split("<h2", 1)[0]
     assert page.count("<svg") == 7
     assert "<text" not in page  # letters are shapes
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
-    assert "不是论文的数字" in (scored.folder / "report" / "index.zh.html").read_text(encoding="utf-8").split("<h2", 1)[0]
+    assert "不能说明论文的模型如何" in (scored.folder / "report" / "index.zh.html").read_text(encoding="utf-8").split("<h2", 1)[0]
 
 
 def numbers(text: str) -> list[str]:
@@ -231,7 +231,7 @@ def test_the_first_screen_says_what_was_found(scored: Study, end: str) -> None:
     first = page[page.index('<section id="abstract"') : page.index("</section>", page.index('<section id="abstract"'))]
     numbers = storage.read_json(scored.path("score", "metrics.json"))
     for model in scored.tuned:
-        said = [f"{numbers[model][arm]['bleu_4']:.1f}" for arm in ("base", "tuned")]
+        said = [f"{numbers[model][arm]['bleu_4']:.2f}" for arm in ("base", "tuned")]
         assert all(number in first for number in said)
     assert "<svg" in first
     audited = storage.read_json(scored.path("audit", "metrics.json"))
@@ -475,10 +475,10 @@ def test_globals_by_a_model_are_named_in_captions_with_their_own_worth(scored: S
     said = manual.worth(scored, "en", str)
     of_words, of_model = said.split(" | ")
     assert "globals" not in of_words
-    assert of_model == "llm:some-model: globals, Krippendorff's α with experts: not known"
+    assert of_model == f"llm:some-model: globals, Krippendorff's α with experts: not known{manual.SAMPLE['en']}"
     alpha = {"measure": "alpha", "code": "EMP", "raters": "expert, llm:some-model", "n": 9, "value": 0.5, "lo": 0.2, "hi": 0.7}
     storage.write_table(scored.folder / "miti/globals_validation.csv", pd.DataFrame([alpha]))
-    assert manual.worth(scored, "en", str).endswith("with experts: Empathy 0.50 [0.20, 0.70], n = 9")
+    assert "with experts: Empathy 0.50 [0.20, 0.70], n = 9" in manual.worth(scored, "en", str)
     assert manual.coders(scored, "en").endswith("; globals by llm:some-model")
 
 
@@ -538,6 +538,17 @@ def test_doctor_says_what_is_missing_for_which_study() -> None:
     released = load(ROOT / "released/params.yaml")
     poor = machine().__class__(**{**vars(machine()), "mirror": None})
     assert any("MI_LLM_MIRROR" in line for line in fitting(released, poor, needs(released, poor)))
+
+
+def test_doctor_says_what_to_do_where_a_models_files_are_not_known_yet(tmp_path: Path) -> None:
+    for name in ("params.yaml", "mini", "data", "src", "pins.yaml", "licenses.yaml", "docs", "CITATION.cff", "questions"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "small", tmp_path / "small", ignore=shutil.ignore_patterns("pins.yaml"))
+    command = [str(PROGRAMS / "mi-llm"), "doctor", "--study", "small"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "✗ study small: cannot say yet" in shown.stdout, shown.stdout + shown.stderr
+    assert "mi-llm pin Qwen/Qwen2.5-0.5B-Instruct" in shown.stdout
+    assert shown.returncode == 1
 
 
 def test_unknown_studies_and_options_are_refused_in_words() -> None:

@@ -44,8 +44,8 @@ def opponent(light: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures as they are before they are written."""
+def drawn(scored: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures as they are before they are written, once the report that all tests share is made."""
     monkeypatch.setattr(figures, "svg", lambda figure: figure)
 
 
@@ -126,7 +126,7 @@ def test_no_two_labels_run_together(scored: Study) -> None:
 
 @pytest.mark.parametrize("end", SUFFIXES.values())
 def test_captions_name_n_interval_and_who_coded_with_what_worth(scored: Study, end: str) -> None:
-    page = (scored.folder / f"report/index{end}.html").read_text(encoding="utf-8")
+    page = (scored.folder / f"report/index{end}.html").read_text(encoding="utf-8").replace("&nbsp;", " ").replace("\xa0", " ")
     captions = dict(
         zip(("abstract", "1", "2", "loss", "3", "arms"), re.findall(r"<figcaption>(.*?)</figcaption>", page), strict=False)
     )

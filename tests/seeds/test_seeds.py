@@ -83,6 +83,7 @@ def test_two_seeds_are_two_adapters_and_a_stopped_run_goes_on(ready: Study, monk
     assert list((ready.folder / "seeds").glob(".*")) == []
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(ready: Study) -> None:
     stage.seeds(ready, MODEL, 7)
     alone = storage.read_json(of(ready, 7) / "metrics.json")
