@@ -125,4 +125,4 @@ print([spoken(text, "qx").language.code for text in ("Qua quo, it hurts.", "It h
     assert "Klient" in (runs / "screen/dialogs.html").read_text(encoding="utf-8")
     assert "AnnoMI in Quux" in set(pd.read_csv(runs / "report/tables/not-had.csv")["What"]), "nobody has translated it"
     assert "AnnoMI 的奎语译文" in cells(runs / "report/index.zh.html")
-    assert '<p lang="qx"><span class="who">Klient</span>' in (runs / "report/index.html").read_text(encoding="utf-8")
+    assert '<p lang="qx"><span class="who">Client</span>' in (runs / "report/index.html").read_text(encoding="utf-8")
