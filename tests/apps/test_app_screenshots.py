@@ -3,13 +3,12 @@
 The pictures go into the folder that MI_LLM_SCREENSHOTS names; without it, into the test's own.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from looks import WIDTHS, problems
+from looks import WIDTHS, photograph, problems
 from test_chat import Served, serving
 from test_desk import CODED, FIRST, SECOND, SHARED, Running, change, code_all, lay, lay_training, running, send
 
@@ -39,11 +38,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield open_desk
 
 
-def photograph(page: Any, name: str, locale: str, scheme: str, tmp_path: Path) -> None:
-    folder = Path(os.environ.get("MI_LLM_SCREENSHOTS", tmp_path / "screenshots"))
+def look(page: Any, name: str, scheme: str, tmp_path: Path) -> None:
+    photograph(page, name, scheme, tmp_path)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
-        page.screenshot(path=folder / f"{name}.{locale}.{width}.{scheme}.png")
         assert problems(page) == [], (name, width)
 
 
@@ -58,12 +56,12 @@ def test_the_chat_is_photographed(chat: Served, browser: Any, tmp_path: Path, lo
     context = browser.new_context(locale=locale, color_scheme=scheme)
     page = context.new_page()
     page.goto(chat.url)
-    photograph(page, "chat-start", locale, scheme, tmp_path)
+    look(page, f"chat-start.{locale}", scheme, tmp_path)
     for text in ("#eos 说：少喝一点，会给您带来什么？", "#eos 说：听起来，您一边想睡好，一边累的时候离不开那口酒。"):
         say(page, text)
-    photograph(page, "chat-talk", locale, scheme, tmp_path)
+    look(page, f"chat-talk.{locale}", scheme, tmp_path)
     say(page, "我不想活了")
-    photograph(page, "chat-danger", locale, scheme, tmp_path)
+    look(page, f"chat-danger.{locale}", scheme, tmp_path)
     context.close()
 
 
@@ -85,5 +83,5 @@ def test_the_desk_is_photographed(
     page = context.new_page()
     page.goto(desk.links[person])
     page.goto(f"{desk.url}{path}")
-    photograph(page, f"desk-{name}", locale, scheme, tmp_path)
+    look(page, f"desk-{name}.{locale}", scheme, tmp_path)
     context.close()

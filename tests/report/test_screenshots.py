@@ -3,12 +3,11 @@
 The pictures go into the folder that MI_LLM_SCREENSHOTS names; without it, into the test's own.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from looks import WIDTHS
+from looks import WIDTHS, photograph
 
 from mi_llm.certificate.certify import certify
 from mi_llm.report.page import PAGES
@@ -24,7 +23,6 @@ def test_every_page_is_photographed_and_has_the_theme_that_was_asked_for(
     scored: Study, browser: Any, tmp_path: Path, scheme: str
 ) -> None:
     certify(scored)
-    folder = Path(os.environ.get("MI_LLM_SCREENSHOTS", tmp_path / "screenshots"))
     context = browser.new_context(color_scheme=scheme)
     for name in SITE:
         for end in ("", ".zh"):
@@ -32,9 +30,7 @@ def test_every_page_is_photographed_and_has_the_theme_that_was_asked_for(
             page.goto((scored.folder / f"{name}{end}.html").resolve().as_uri())
             ground = sum(page.evaluate(GROUND)) / 3
             assert ground < 60 if scheme == "dark" else ground > 200, name
-            for width in WIDTHS:
-                page.set_viewport_size({"width": width, "height": 900})
-                page.screenshot(path=folder / f"{name.replace('/', '-')}{end}.{width}.{scheme}.png")
+            folder = photograph(page, f"{name.replace('/', '-')}{end}", scheme, tmp_path)
             page.close()
     context.close()
     assert len(list(folder.glob(f"*.{scheme}.png"))) == len(SITE) * 2 * len(WIDTHS)

@@ -1,5 +1,7 @@
 """What a page looks like, asked of a browser: what sticks out, which words are broken, what a checker of accessibility finds."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 WIDTHS = (390, 820, 1280, 1440)
@@ -19,6 +21,15 @@ BROKEN = """(() => {
   }
   return broken;
 })()"""
+
+
+def photograph(page: Any, name: str, scheme: str, tmp_path: Path) -> Path:
+    """A picture of what is in view, at every width; returns their folder: MI_LLM_SCREENSHOTS, or one of the test's own."""
+    folder = Path(os.environ.get("MI_LLM_SCREENSHOTS", tmp_path / "screenshots"))
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        page.screenshot(path=folder / f"{name}.{width}.{scheme}.png")
+    return folder
 
 
 def problems(page: Any) -> list[str]:
