@@ -36,7 +36,10 @@ settings.register_profile("repeatable", derandomize=True)  # a commit that was g
 settings.register_profile("explore", max_examples=2000)  # pytest --hypothesis-profile explore: new examples each time
 settings.load_profile("repeatable")
 
-LONGEST = ["test_reproduce", "test_paper_study", "test_respond", "test_finetune", "test_serving", "test_chat", "test_desk"]
+LONGEST = [
+    *("test_reproduce", "test_paper_study", "test_chat", "test_desk", "test_report", "test_respond"),
+    *("test_chat_page", "test_serving", "test_report_pages", "test_finetune", "test_recording", "test_audit_page"),
+]
 SHARED = ["test_docs", "test_digests", "test_extending"]  # the miniature's run, which the first module makes
 
 

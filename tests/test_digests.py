@@ -122,6 +122,7 @@ def test_stages_without_an_item_have_a_folder_that_is_not_empty(study: Study) ->
         assert f"`{stage}.models`" in about.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_what_a_stage_opens_is_in_its_digest(scored: object) -> None:
     """The package's data files that the report opens, as the interpreter tells it, are all among those that count for it."""
     opened = subprocess.run(

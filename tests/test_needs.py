@@ -140,6 +140,7 @@ def test_all_licences_are_accepted_before_anything_is_fetched(paper: Study, monk
     assert acceptance not in states(paper, BARE)  # remembered
 
 
+@pytest.mark.slow
 def test_the_papers_study_stops_at_once_on_a_machine_without_any_of_it(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "bundle")], check=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MI_LLM_")}

@@ -111,6 +111,7 @@ def test_a_run_waits_for_other_runs_and_not_for_an_open_desk(clone: Path, tmp_pa
                 process.wait()
 
 
+@pytest.mark.slow
 def test_a_lock_torn_anywhere_is_mended(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(quick)
     study, lock = load(Path("quick/params.yaml")), Path("quick/dvc.lock")
@@ -277,6 +278,7 @@ PIPELINE = """stages:
 """
 
 
+@pytest.mark.slow
 def test_of_a_remote_that_lacks_a_file_everything_else_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("dvc.yaml").write_text(PIPELINE, encoding="utf-8")

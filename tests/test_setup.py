@@ -36,6 +36,7 @@ def wheel(folder: Path, name: str, version: str, code: str = "", requires: str =
         file.writestr(f"{about}/RECORD", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cuda", "added"), [("'13.0'", {"bitsandbytes": "0.50.2", "nvidia-nvjitlink": "13.0.88"}), ("None", {})], ids=["CUDA", "CPU"]
 )

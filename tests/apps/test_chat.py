@@ -947,6 +947,7 @@ def test_on_a_full_disk_no_acknowledged_vote_is_lost(tmp_path: Path) -> None:
     assert {json.loads(line)["talk"] for line in path.read_bytes().splitlines()} == acknowledged
 
 
+@pytest.mark.slow
 def test_many_chatters_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, delay=0.1) as served:
         memory = psutil.Process(served.process.pid).memory_info
@@ -974,7 +975,7 @@ def test_many_chatters_at_once(tmp_path: Path) -> None:
         assert all(one["ended"] == "whole" for one in served.asked())
 
 
-@pytest.mark.parametrize("addresses", [1, 8])
+@pytest.mark.parametrize("addresses", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_connections_that_ask_for_nothing_keep_nobody_out(tmp_path: Path, addresses: int) -> None:
     halves = ((600, b""), (1100, half_open.HEAD), (300, half_open.HEAD + b"\r\n"))
     with serving(tmp_path) as served, half_open.held(served.port, *halves, addresses=addresses):
@@ -995,6 +996,7 @@ def test_what_does_not_arrive_or_is_not_read_is_given_up(tmp_path: Path) -> None
         assert "Disconnect" not in served.out.read_text()
 
 
+@pytest.mark.slow
 def test_no_address_has_all_replies(tmp_path: Path) -> None:
     with serving(tmp_path, delay=60) as served, ExitStack() as stack:
 

@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-m", "mi_llm", "chat", "--study", "mini/params.yaml"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "no_proxy": "*"}
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_the_chat_serves_the_studys_models_while_it_is_open(tmp_path: Path, end: signal.Signals) -> None:
     study_in(tmp_path)
     with subprocess.Popen(COMMAND, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as chat:

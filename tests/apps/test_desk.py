@@ -537,6 +537,7 @@ def test_the_desk_says_that_it_is_open(desk: Running) -> None:
     assert (answer.status_code, answer.text) == (200, "open\n")
 
 
+@pytest.mark.slow
 def test_fifty_raters_saving_at_once_lose_nothing(tmp_path: Path) -> None:
     each, people = 20, [f"rater-{number}" for number in range(1, 51)]
     folder = lay(tmp_path / "blind" / "packets", {rater: [SHARED] for rater in people})

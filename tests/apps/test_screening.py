@@ -176,6 +176,7 @@ def test_a_decision_file_that_is_wrong_is_told_before_anything_is_lost(transcrib
     assert decisions(Path("mini/decisions"), set()) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_the_pages_fit_and_can_be_read_in_either_theme(transcribed: Study, browser: Any, lang: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()

@@ -397,6 +397,7 @@ def test_nothing_said_is_logged(server: Server) -> None:
     assert "王" not in logged + server.get("/metrics").text
 
 
+@pytest.mark.slow
 def test_a_fuzzer_finds_no_server_error(server: Server) -> None:
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]

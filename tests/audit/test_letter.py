@@ -18,6 +18,7 @@ LETTER = ROOT / "docs" / "letter-to-the-authors.md"
 BEHIND_IT = ("release", "cpsycound", "annomi")  # the corpora that findings rest on
 
 
+@pytest.mark.slow
 def test_the_committed_letter_is_the_audits(workspace: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MI_LLM_MIRROR", str(mirror))
     for name in ("params.yaml", "dvc.yaml"):

@@ -135,6 +135,7 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", CURVES["curves"])
 def test_training_follows_its_committed_curve_and_that_of_llamafactory(model: str, curves: dict[str, list[float]]) -> None:
     reference = CURVES["curves"][model]

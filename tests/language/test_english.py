@@ -60,6 +60,7 @@ def cells(page: Path) -> set[str]:
     return {cell for table in Page(page).tables for row in table for cell in row}
 
 
+@pytest.mark.slow
 def test_the_english_miniature_runs_to_the_report(bundle: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     untrained(bundle / "pretrain/models", tokenizer)
     python(

@@ -650,6 +650,7 @@ def test_memory_holds_one_shard_at_a_time(kind: str, pieces: bytes, tmp_path: Pa
     assert grown < 3 * max(sizes)
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_leaves_no_folder_that_looks_complete(pieces: bytes, tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     baichuan2(source, pieces, settings=LARGE, shards=12)

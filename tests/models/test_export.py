@@ -215,6 +215,7 @@ def checked(folder: Path, base: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_an_exported_adapter_answers_the_golden_prompts_alone_as_it_did_in_the_study(study: Study, checkpoints: Path) -> None:
     for model in study.models:
         give_adapter(study, model, strength=0.5)

@@ -75,7 +75,10 @@ def served(study: Study, model: str, asked_chats: list[list[Message]], most: int
     return [texts[id(reply)].strip() for reply in asked], [reply.words.ids for reply in asked]
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "windowed"])
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "qwen2"]
+
+
+@pytest.mark.parametrize("name", ["qwen2", "windowed", *OTHERS])
 def test_a_family_goes_through_every_stage(
     name: str, workspace: Path, sample_dialogs: list[Dialog], monkeypatch: pytest.MonkeyPatch
 ) -> None:

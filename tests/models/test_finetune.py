@@ -435,6 +435,7 @@ def with_settings(**changes: int) -> Study:
     return load_study(path)
 
 
+@pytest.mark.slow
 def test_more_processes_than_records_of_a_step_are_refused(ready: Study) -> None:
     assert ended(together(tuning(with_settings(batch=1)), 2)) == [2, 2]
     said = Path("said.0").read_text(encoding="utf-8")

@@ -251,6 +251,7 @@ def test_two_processes_give_the_same_file_as_one(ready: Study) -> None:
     assert outputs(ready, "tiny-glm4") == whole
 
 
+@pytest.mark.slow
 def test_more_processes_than_dialogs_are_refused(ready: Study) -> None:
     write_rounds(ready.folder / "split" / "test_rounds.jsonl", [one for one in rounds_of(ready) if one.dialog == "case_1"])
     assert ended(together(partial(respond, ready, "tiny-glm4"), 2)) == [2, 2]

@@ -86,6 +86,7 @@ def test_sections_are_those_of_what_the_study_has(own: Study) -> None:
     assert "<em>Sample</em>" not in data
 
 
+@pytest.mark.slow
 def test_a_corpus_that_has_a_reader_only_has_to_be_named(own: Study) -> None:
     edit(PARAMS, {"\ncorpora: ": "\ncorpora:\n  annomi: {} "})
     other = load(PARAMS).model_copy(update={"out": "runs/other"})

@@ -58,6 +58,7 @@ def test_nothing_is_clipped_and_nothing_is_asked_for(scored: Study, browser: Any
     page.close()
 
 
+@pytest.mark.slow
 def test_the_checker_finds_no_serious_fault(scored: Study, browser: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
     page = browser.new_page(viewport={"width": 390, "height": 860})
