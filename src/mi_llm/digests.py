@@ -16,9 +16,9 @@ import gc
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import grimp
 from ruamel.yaml import YAML
@@ -50,7 +50,7 @@ def digests(study: Study) -> None:
 
 def digest(stage: str) -> str:
     """SHA-256 of all code and package data that can change a stage's output."""
-    code_hash = hashlib.sha256("\n".join(map(text_of, command(stage))).encode())
+    code_hash = hashlib.sha256("\n".join(code_of(function).text for function in command(stage)).encode())
     for path in closure(stage):
         code_hash.update(f"\n{path.relative_to(PACKAGE).as_posix()} {meaning(path.suffix, path.read_bytes())}".encode())
     return code_hash.hexdigest()
@@ -156,17 +156,31 @@ def file_of(module: str) -> Path:
 
 
 @cache
-def data_files() -> dict[str, list[Path]]:
-    """The package's data files, by each name under which a module may open them: `hub.yaml`, `templates/glm4.jinja`, …
+def data_files() -> list[Path]:
+    """The package's data files, sorted."""
+    return [path for path in sorted(PACKAGE.rglob("*.*")) if path.suffix not in (".py", ".pyc")]
+
+
+@cache
+def by_folder() -> dict[Path, list[Path]]:
+    """The data files of each folder."""
+    folders: dict[Path, list[Path]] = {}
+    for path in data_files():
+        folders.setdefault(path.parent, []).append(path)
+    return folders
+
+
+@cache
+def by_name() -> dict[str, list[Path]]:
+    """The data files by each name under which a module may open them: `hub.yaml`, `templates/glm4.jinja`, …
 
     Each language has files of the same names, so that a name may mean several.
     """
     files: dict[str, list[Path]] = {}
-    for path in sorted(PACKAGE.rglob("*.*")):
-        if path.suffix not in (".py", ".pyc"):
-            for folder in path.parents:
-                if folder.is_relative_to(PACKAGE):
-                    files.setdefault(path.relative_to(folder).as_posix(), []).append(path)
+    for path in data_files():
+        parts = path.relative_to(PACKAGE).parts
+        for depth in range(len(parts)):
+            files.setdefault("/".join(parts[depth:]), []).append(path)
     return files
 
 
@@ -180,18 +194,10 @@ def data_of(modules: Iterable[Path]) -> set[Path]:
 @cache
 def named_in(module: bytes, folder: Path) -> frozenset[Path]:
     """The data files that a module names: in a string, or by an f-string's pattern among the files of the module's folder."""
-    named, patterns, files = set[Path](), list[str](), data_files()
-    every = [path for paths in files.values() for path in paths]
-    mentions = any(suffix.encode() in module for suffix in {path.suffix for path in every})  # most name none
-    for node in ast.walk(parsed(module)) if mentions else ():
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in files:
-            named.update(files[node.value])
-        elif isinstance(node, ast.JoinedStr):
-            parts = [re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in node.values]
-            if "." in parts[-1].removeprefix(".+"):
-                patterns.append("".join(parts))
-    beside = [path for path in every if path.parent in (folder, folder / "templates")] if patterns else []
-    return frozenset(named | {path for path in beside for pattern in patterns if re.fullmatch(pattern, path.name)})
+    code = read(module)
+    named = {path for name in code.strings & by_name().keys() for path in by_name()[name]}
+    beside = [path for parent in (folder, folder / "templates") for path in by_folder().get(parent, ())] if code.patterns else []
+    return frozenset(named | {path for path in beside for pattern in code.patterns if re.fullmatch(pattern, path.name)})
 
 
 # What counts
@@ -202,39 +208,61 @@ def meaning(suffix: str, content: bytes) -> str:
     """SHA-256 of what counts in a file: Python's syntax tree, YAML's values, otherwise the bytes."""
     match suffix:
         case ".py":
-            content = text_of(parsed(content)).encode()
+            content = read(content).text.encode()
         case ".yaml":
             content = repr(YAML(typ="safe").load(content)).encode()
     return hashlib.sha256(content).hexdigest()
 
 
-def text_of(tree: ast.AST) -> str:
-    """A syntax tree as text, without docstrings, positions and empty fields: the same for every version of Python."""
-    words: list[str] = []
+@dataclass(frozen=True)
+class Code:
+    """What a digest needs of a syntax tree."""
 
-    def say(value: Any) -> None:
-        if isinstance(value, ast.AST):
-            words.append(f"({type(value).__name__}")
-            for name in value._fields:
-                field = getattr(value, name, None)
-                if field is not None and field != []:
-                    words.append(name)
-                    say(field)
-            words.append(")")
-        elif isinstance(value, list):
-            for part in value:
-                if not is_docstring(part):
-                    say(part)
-            words.append("]")
-        else:
-            words.append(repr(value))
-
-    say(tree)
-    return "\n".join(words)
+    text: str  # without docstrings, positions and empty fields: the same for every version of Python
+    strings: frozenset[str]
+    patterns: tuple[str, ...]  # of the file names that its f-strings can make
 
 
-def is_docstring(statement: Any) -> bool:
+@cache
+def read(source: bytes) -> Code:
+    """A module's code."""
+    return code_of(parsed(source))
+
+
+def code_of(tree: ast.AST) -> Code:
+    """A syntax tree's text, strings and file name patterns, in one pass: trees are large, and every run reads all of them."""
+    words, strings, patterns = list[str](), set[str](), list[str]()
+
+    def add(node: ast.AST) -> None:
+        words.append(f"({type(node).__name__}")
+        if isinstance(node, ast.Constant):
+            strings.update([node.value] if isinstance(node.value, str) else ())
+        elif isinstance(node, ast.JoinedStr):
+            parts = [re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in node.values]
+            if "." in parts[-1].removeprefix(".+"):
+                patterns.append("".join(parts))
+        for name in node._fields:
+            field = getattr(node, name, None)
+            if field is None or field == []:
+                continue
+            words.append(name)
+            if isinstance(field, ast.AST):
+                add(field)
+            elif type(field) is list:
+                for part in field:
+                    if not isinstance(part, ast.AST):
+                        words.append(repr(part))
+                    elif not is_docstring(part):
+                        add(part)
+                words.append("]")
+            else:
+                words.append(repr(field))
+        words.append(")")
+
+    add(tree)
+    return Code("\n".join(words), frozenset(strings), tuple(patterns))
+
+
+def is_docstring(statement: ast.AST) -> bool:
     """Whether a statement is a string alone."""
-    return (
-        isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
-    )
+    return type(statement) is ast.Expr and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
