@@ -58,7 +58,7 @@ def job(model: Path, rounds: Sequence[Round], instruction: str, most: int, folde
             "instruction": instruction,
             "input": sample.client,
             "output": sample.counselor,
-            "history": [[asked.text, said.text] for asked, said in zip(sample.history[::2], sample.history[1::2], strict=True)],
+            "history": [[asked.text, reply.text] for asked, reply in zip(sample.history[::2], sample.history[1::2], strict=True)],
             "system": "",
         }
         for sample in rounds
@@ -74,40 +74,40 @@ def job(model: Path, rounds: Sequence[Round], instruction: str, most: int, folde
 
 def one_by_one(model: Any, asked: Sequence[list[int]], stops: list[int], most: int) -> Iterator[tuple[int, list[int]]]:
     """Transformers' `generate`, a prompt at a time."""
-    for place in range(len(asked)):
-        yield from generated(model, asked, [place], stops, most)
+    for index in range(len(asked)):
+        yield from generated(model, asked, [index], stops, most)
 
 
 def batched(model: Any, asked: Sequence[list[int]], stops: list[int], most: int) -> Iterator[tuple[int, list[int]]]:
     """Transformers' `generate`, prompts of similar length together."""
-    places = sorted(range(len(asked)), key=lambda place: -len(asked[place]))
-    for start in range(0, len(places), BATCH):
-        yield from generated(model, asked, places[start : start + BATCH], stops, most)
+    indices = sorted(range(len(asked)), key=lambda index: -len(asked[index]))
+    for start in range(0, len(indices), BATCH):
+        yield from generated(model, asked, indices[start : start + BATCH], stops, most)
 
 
 def generated(
-    model: Any, asked: Sequence[list[int]], places: Sequence[int], stops: list[int], most: int
+    model: Any, asked: Sequence[list[int]], indices: Sequence[int], stops: list[int], most: int
 ) -> Iterator[tuple[int, list[int]]]:
     """One call of `generate`: each place with its tokens up to the stop token."""
-    width = max(len(asked[place]) for place in places)
-    ids = torch.tensor([[0] * (width - len(asked[place])) + asked[place] for place in places])
-    mask = torch.tensor([[0] * (width - len(asked[place])) + [1] * len(asked[place]) for place in places])
+    width = max(len(asked[index]) for index in indices)
+    ids = torch.tensor([[0] * (width - len(asked[index])) + asked[index] for index in indices])
+    mask = torch.tensor([[0] * (width - len(asked[index])) + [1] * len(asked[index]) for index in indices])
     settings = GenerationConfig(do_sample=False, max_new_tokens=most, eos_token_id=stops, pad_token_id=0)
     with torch.inference_mode():
         out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[:, width:].tolist()
-    for place, row in zip(places, out, strict=True):
-        yield place, row[: next((end for end, token in enumerate(row) if token in stops), len(row))]
+    for index, row in zip(indices, out, strict=True):
+        yield index, row[: next((end for end, token in enumerate(row) if token in stops), len(row))]
 
 
-def here(side: str, given: Job) -> dict[str, Any]:
+def here(side: str, work: Job) -> dict[str, Any]:
     """One side of this environment, in this process: token ids, seconds of answering, tokens read and written, memory."""
-    torch.set_num_threads(given["threads"])
-    rounds = [Round.model_validate(record) for record in given["rounds"]]
-    model, tokenizer = load(Path(given["model"]), given["precision"])
-    form, most = FORMATS[given["template"]], given["max_new_tokens"]
+    torch.set_num_threads(work["threads"])
+    rounds = [Round.model_validate(record) for record in work["rounds"]]
+    model, tokenizer = load(Path(work["model"]), work["precision"])
+    form, most = FORMATS[work["template"]], work["max_new_tokens"]
     stops = form.stop_ids(tokenizer)
     chats = [
-        messages([*sample.history, Turn(role="client", text=sample.client)], given["instruction"], "query") for sample in rounds
+        messages([*sample.history, Turn(role="client", text=sample.client)], work["instruction"], "query") for sample in rounds
     ]
     asked = [prompt(tokenizer, form, chat) for chat in chats]
     if side == "ours":
@@ -116,37 +116,37 @@ def here(side: str, given: Job) -> dict[str, Any]:
     read = sum(map(len, asked))
     if side == "ours":
         branching = Branching(model, stops, ROUNDS_AT_A_TIME, most, greedy)
-        said = {place: ids for place, ids, _ in branching.answers(plans(rounds, asked, {}))}
+        replies = {index: ids for index, ids, _ in branching.answers(plans(rounds, asked, {}))}
         read = branching.prefilled
     else:
-        said = dict({"generate": one_by_one, "generate_batched": batched}[side](model, asked, stops, most))
+        replies = dict({"generate": one_by_one, "generate_batched": batched}[side](model, asked, stops, most))
     return {
         "seconds": time.perf_counter() - began,
-        "ids": [said[place] for place in range(len(rounds))],
+        "ids": [replies[index] for index in range(len(rounds))],
         "read": read,
-        "written": sum(map(len, said.values())),
+        "written": sum(map(len, replies.values())),
         "stops": stops,
         "memory_mb": peak_memory(),
     }
 
 
-def apart(side: str, given: Job) -> dict[str, Any]:
+def apart(side: str, work: Job) -> dict[str, Any]:
     """One side, in a process of its own."""
     if side == "do_predict":
-        return peers.exchanged(given, lambda asked, answer: peers.run("predict.py", asked, answer, threads=given["threads"]))
+        return peers.exchanged(work, lambda asked, answer: peers.run("predict.py", asked, answer, threads=work["threads"]))
     return peers.exchanged(
-        given,
+        work,
         lambda asked, answer: subprocess.run([sys.executable, __file__, side, asked, answer], check=True, env=peers.ON_PROCESSOR),
     )
 
 
-def compare(given: Job, repetitions: int) -> dict[str, Any]:
+def compare(work: Job, repetitions: int) -> dict[str, Any]:
     """Run all sides in turn and compare their medians and their tokens."""
     sides = ("ours", "generate_batched", "generate", "do_predict")
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(repetitions):
         for side in sides:
-            runs[side].append(apart(side, given))
+            runs[side].append(apart(side, work))
     plain = runs["generate"][0]["ids"]
     seconds = {side: spread([run["seconds"] for run in done]) for side, done in runs.items()}
     return {
@@ -155,7 +155,7 @@ def compare(given: Job, repetitions: int) -> dict[str, Any]:
             side: {
                 "seconds": seconds[side],
                 "memory_mb": spread([run["memory_mb"] for run in done]),
-                "equal_to_one_by_one": sum(mine == one for mine, one in zip(done[0]["ids"], plain, strict=True)),
+                "equal_to_one_by_one": sum(mine == theirs for mine, theirs in zip(done[0]["ids"], plain, strict=True)),
             }
             for side, done in runs.items()
         },
@@ -169,11 +169,11 @@ def compare(given: Job, repetitions: int) -> dict[str, Any]:
     }
 
 
-def equal_in_bfloat16(given: Job) -> int:
+def equal_in_bfloat16(work: Job) -> int:
     """Rounds whose tokens are those of one-by-one generation in bfloat16 too, where sums in another order may choose another."""
-    rough = given | {"precision": "bfloat16"}
+    rough = work | {"precision": "bfloat16"}
     pairs = zip(apart("ours", rough)["ids"], apart("generate", rough)["ids"], strict=True)
-    return sum(mine == one for mine, one in pairs)
+    return sum(mine == theirs for mine, theirs in pairs)
 
 
 def works(folder: Path, dialogs: int | None) -> dict[str, Job]:
@@ -197,13 +197,13 @@ def main(repetitions: int = REPETITIONS, dialogs: int | None = None) -> Result:
     peers.python()
     with tempfile.TemporaryDirectory() as scratch:
         jobs = works(Path(scratch), dialogs)
-        compared = {name: compare(given, repetitions) for name, given in jobs.items()}
+        compared = {name: compare(work, repetitions) for name, work in jobs.items()}
         tiny = next(iter(jobs))
         compared[tiny]["equal_in_bfloat16"] = equal_in_bfloat16(jobs[tiny])
     least = min(compared, key=lambda name: compared[name]["ratios"]["do_predict"])
     shown = compared[least]["sides"]
-    reached = all(one["ratios"][side] >= goal for one in compared.values() for side, goal in GOALS.items())
-    same = all(one["sides"]["ours"]["equal_to_one_by_one"] == one["rounds"] for one in compared.values())
+    reached = all(comparison["ratios"][side] >= goal for comparison in compared.values() for side, goal in GOALS.items())
+    same = all(comparison["sides"]["ours"]["equal_to_one_by_one"] == comparison["rounds"] for comparison in compared.values())
     return {
         "id": "P1",
         "work": f"answering {compared[least]['rounds']} rounds in float32 on {THREADS} threads; shown: {least}",
@@ -223,8 +223,8 @@ if __name__ == "__main__":
     else:
         outcome = main(*map(int, sys.argv[1:]))
         show(outcome)
-        for work, one in outcome["details"].items():
-            print(f"  {work}: {one['rounds']} rounds, {one['ratios']}, {one['tokens']}")
-            if "equal_in_bfloat16" in one:
-                print(f"   equal in bfloat16: {one['equal_in_bfloat16']} of {one['rounds']}")
-        print("   equal to one by one:", {side: found["equal_to_one_by_one"] for side, found in one["sides"].items()})
+        for work, comparison in outcome["details"].items():
+            print(f"  {work}: {comparison['rounds']} rounds, {comparison['ratios']}, {comparison['tokens']}")
+            if "equal_in_bfloat16" in comparison:
+                print(f"   equal in bfloat16: {comparison['equal_in_bfloat16']} of {comparison['rounds']}")
+        print("   equal to one by one:", {side: numbers["equal_to_one_by_one"] for side, numbers in comparison["sides"].items()})

@@ -55,13 +55,13 @@ def main() -> None:
         made = jobs(Path(scratch))
         theirs = {name: training.theirs(job) for name, job in made.items()}
         ours = {name: training.ours(job)["losses"] for name, job in made.items()}
-        given = digest(made)
-    one = next(iter(made.values()))
+        inputs_sha256 = digest(made)
+    first_job = next(iter(made.values()))
     reference = {
         "made_by": f"benchmarks/curves.py with llamafactory {next(iter(theirs.values()))['version']}",
         "how_settings_were_made_equal": HOW,
-        "settings": one["settings"],
-        "inputs_sha256": given,
+        "settings": first_job["settings"],
+        "inputs_sha256": inputs_sha256,
         "curves": {name: {"ours": ours[name], "llamafactory": theirs[name]["losses"]} for name in made},
     }
     storage.write_json(REFERENCE, reference)
@@ -73,8 +73,8 @@ def main() -> None:
 def digest(made: dict[str, training.Job]) -> str:
     """SHA-256 of the dialogs, the instruction and the models: others have another curve."""
     told = hashlib.sha256()
-    for name, given in made.items():
-        told.update(json.dumps([given["dialogs"], given["instruction"]], ensure_ascii=False).encode("utf-8"))
+    for name, job in made.items():
+        told.update(json.dumps([job["dialogs"], job["instruction"]], ensure_ascii=False).encode("utf-8"))
         told.update((training.MODELS / name / "model.safetensors").read_bytes())
     return told.hexdigest()
 

@@ -200,13 +200,13 @@ def gib(usage: resource.struct_rusage) -> float:
 def disk_used(folder: Path) -> int:
     """Bytes that the files of a folder take on the disk; one with several names counts once."""
     blocks = {}
-    for place, _, names in os.walk(folder):
+    for directory, _, names in os.walk(folder):
         for name in names:
             try:
-                found = os.lstat(f"{place}/{name}")
+                status = os.lstat(f"{directory}/{name}")
             except FileNotFoundError:  # renamed or removed a moment ago
                 continue
-            blocks[found.st_ino] = found.st_blocks * 512
+            blocks[status.st_ino] = status.st_blocks * 512
     return sum(blocks.values())
 
 

@@ -17,10 +17,10 @@ ON_PROCESSOR = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # where both sides of
 
 def python() -> Path:
     """LLaMA-Factory's interpreter: of the environment that MI_LLM_PEERS names, or `.peers/llamafactory/`."""
-    found = Path(os.environ.get("MI_LLM_PEERS", ROOT / ".peers" / "llamafactory")) / "bin" / "python"
-    if not found.exists():
-        raise Skipped(f"no {found}; make it with benchmarks/peers.sh, or name an environment in MI_LLM_PEERS")
-    return found
+    interpreter = Path(os.environ.get("MI_LLM_PEERS", ROOT / ".peers" / "llamafactory")) / "bin" / "python"
+    if not interpreter.exists():
+        raise Skipped(f"no {interpreter}; make it with benchmarks/peers.sh, or name an environment in MI_LLM_PEERS")
+    return interpreter
 
 
 def run(script: str, *arguments: Path | str, threads: int) -> None:

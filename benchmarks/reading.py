@@ -55,19 +55,19 @@ def main() -> Result:
     archive = Path(os.environ.get("MI_LLM_MIRROR", ".")) / source.archive(source.commit)
     if not archive.exists():
         raise Skipped(f"no {archive.name} in the folder that MI_LLM_MIRROR names")
-    found: dict[str, list[tuple[float, float, int]]] = {"ours": [], "parse": []}
+    measurements: dict[str, list[tuple[float, float, int]]] = {"ours": [], "parse": []}
     for repetition in range(ROUNDS):
         for side in ("parse", "ours") if repetition % 2 == 0 else ("ours", "parse"):
-            found[side].append(measure(side, archive))
+            measurements[side].append(measure(side, archive))
     measured = {
         side: {
             "seconds": spread([seconds for seconds, _, _ in runs]),
             "memory_mb": spread([memory for _, memory, _ in runs]),
             "dialogs": runs[0][2],
         }
-        for side, runs in found.items()
+        for side, runs in measurements.items()
     }
-    medians = {side: statistics.median(seconds for seconds, _, _ in runs) for side, runs in found.items()}
+    medians = {side: statistics.median(seconds for seconds, _, _ in runs) for side, runs in measurements.items()}
     ratio = medians["ours"] / medians["parse"]
     return {
         "id": "P5",

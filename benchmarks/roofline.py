@@ -47,8 +47,8 @@ TRIAL = Shape(
 
 def ways(shape: Shape, options: Finetune, card: Card) -> list[Plan]:
     """With and without checkpointing: one process, and one a card, each with the base or with a share of it; what should fit."""
-    found = [way for way in plans(shape, options, card.memory, card.count) if way.fits and not way.four_bit]
-    return sorted(found, key=lambda way: (way.checkpointing, way.processes, way.shared))
+    fitting = [way for way in plans(shape, options, card.memory, card.count) if way.fits and not way.four_bit]
+    return sorted(fitting, key=lambda way: (way.checkpointing, way.processes, way.shared))
 
 
 def paper_settings() -> Finetune:
@@ -102,8 +102,8 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
     study = load_study(peers.ROOT / "params.yaml")
     prepare_torch(study.model_copy(update={"threads": max(1, (os.cpu_count() or 1) // processes.beside)}))
     rate = product_rate(processes.device, job["product"])
-    place = processes.device if job["whole_fits"] else torch.device("cpu")
-    adapted = adapt(random_model(shape, options.precision, place), options, SEED)
+    device = processes.device if job["whole_fits"] else torch.device("cpu")
+    adapted = adapt(random_model(shape, options.precision, device), options, SEED)
     if job["shared"]:
         share_out(adapted)
     on_gpu = processes.device.type == "cuda"
@@ -151,23 +151,23 @@ def compare(way: Plan, shape: Shape, options: Finetune, card: Card, product: int
         "whole_fits": weight_bytes(shape, options.precision) < 0.9 * card.memory,
         "product": product,
     }
-    found = run(job, way.processes)
-    if "failed" in found:
-        print(f"P4: {way.name} failed:\n{found['failed']}", file=sys.stderr)
-        return found
+    measurement = run(job, way.processes)
+    if "failed" in measurement:
+        print(f"P4: {way.name} failed:\n{measurement['failed']}", file=sys.stderr)
+        return measurement
     tokens = options.batch * options.accumulation * options.cutoff
-    speeds = [tokens / seconds for seconds in found["seconds"]]
+    speeds = [tokens / seconds for seconds in measurement["seconds"]]
     not_done = 4 * shape.embedding * (1 - LABELED)  # logits of tokens without a label are not computed
     rates = [speed * (way.flops - not_done) / way.processes for speed in speeds]
-    peak = card.peak or found["product_rate"]
+    peak = card.peak or measurement["product_rate"]
     return {
         "tokens_per_second": spread(speeds),
         "tflops_a_card": spread([rate / 1e12 for rate in rates]),
         "peak_tflops": round(peak / 1e12, 3),
-        "product_tflops": round(found["product_rate"] / 1e12, 3),
+        "product_tflops": round(measurement["product_rate"] / 1e12, 3),
         "share_of_peak": spread([rate / peak for rate in rates]),
-        "share_of_products": spread([rate / found["product_rate"] for rate in rates]),
-        "memory_gib": round(found["memory"] / 2**30, 3),
+        "share_of_products": spread([rate / measurement["product_rate"] for rate in rates]),
+        "memory_gib": round(measurement["memory"] / 2**30, 3),
         # what PyTorch's own counter does not see is left out of both
         "estimated_memory_gib": round((way.memory.total - way.memory.workspace) / 2**30, 3),
     }
@@ -179,12 +179,12 @@ def compare_all(shape: Shape, options: Finetune, card: Card, product: int) -> Re
     if not chosen:
         raise Skipped(f"no way to train {shape.parameters / 1e9:.1f}e9 parameters in BF16 fits {card.name}")
     everything = {way.name: compare(way, shape, options, card, product) for way in chosen}
-    compared = {name: one for name, one in everything.items() if "failed" not in one}
+    compared = {name: numbers for name, numbers in everything.items() if "failed" not in numbers}
     if not compared:
         raise RuntimeError("every way to train failed; see above")
     least = min(compared, key=lambda name: compared[name]["share_of_peak"]["median"])
     share = compared[least]["share_of_peak"]["median"]
-    within = all(one["memory_gib"] <= ROOM * one["estimated_memory_gib"] for one in compared.values())
+    within = all(numbers["memory_gib"] <= ROOM * numbers["estimated_memory_gib"] for numbers in compared.values())
     return {
         "id": "P4",
         "work": f"LoRA of {shape.parameters:,} random parameters, {card.count} x {card.name}; shown: {least}",
@@ -220,8 +220,11 @@ if __name__ == "__main__":
     else:
         outcome = trial()
         show(outcome)
-        for name, one in outcome["details"].items():
-            if "failed" in one:
+        for name, numbers in outcome["details"].items():
+            if "failed" in numbers:
                 sys.exit(f"{name} failed")
-            print(f"  {name}: {one['tokens_per_second']['median']:,.0f} tokens/s, {one['memory_gib']:.1f} GiB held,", end=" ")
-            print(f"{one['estimated_memory_gib']:.1f} GiB estimated")
+            print(
+                f"  {name}: {numbers['tokens_per_second']['median']:,.0f} tokens/s, {numbers['memory_gib']:.1f} GiB held,",
+                end=" ",
+            )
+            print(f"{numbers['estimated_memory_gib']:.1f} GiB estimated")

@@ -54,13 +54,13 @@ def typical_replies(count: int) -> list[str]:
     dialogs = smilechat.read(mirrored("smilechat"), Repairs())
     volleys = (turn.text for dialog in dialogs for turn in dialog.turns if turn.role == "counselor")
     fewest, most = TYPICAL
-    found: dict[str, None] = {}
+    chosen: dict[str, None] = {}
     for text in volleys:
         if fewest <= len(text) <= most:
-            found[text] = None
-            if len(found) == count:
+            chosen[text] = None
+            if len(chosen) == count:
                 break
-    return random.Random(SEED).sample(list(found), count)
+    return random.Random(SEED).sample(list(chosen), count)
 
 
 def works(most: int) -> dict[str, Pairs]:
@@ -78,9 +78,9 @@ def ours(pairs: Pairs, processes: int | None = None) -> dict[str, Any]:
     """Score with the bundle: seconds, and the scores as LLaMA-Factory names them."""
     jieba.initialize()
     began = time.perf_counter()
-    found = all_scores([reply for reply, _ in pairs], [reference for _, reference in pairs], processes)
+    rows = all_scores([reply for reply, _ in pairs], [reference for _, reference in pairs], processes)
     seconds = time.perf_counter() - began
-    return {"seconds": seconds, "scores": {theirs: [row[name] for row in found] for name, theirs in NAMES.items()}}
+    return {"seconds": seconds, "scores": {theirs: [row[name] for row in rows] for name, theirs in NAMES.items()}}
 
 
 def apart(side: str, pairs: Pairs) -> dict[str, Any]:
@@ -105,9 +105,9 @@ def compare(pairs: Pairs, repetitions: int) -> dict[str, Any]:
             runs[side].append(apart(side, pairs))
     seconds = {side: spread([run["seconds"] for run in done]) for side, done in runs.items()}
     unequal = sum(
-        one != another
+        our_score != their_score
         for name in NAMES.values()
-        for one, another in zip(runs["ours"][0]["scores"][name], runs["llamafactory"][0]["scores"][name], strict=True)
+        for our_score, their_score in zip(runs["ours"][0]["scores"][name], runs["llamafactory"][0]["scores"][name], strict=True)
     )
     return {
         "seconds": seconds,
@@ -132,7 +132,7 @@ def main(repetitions: int = ROUNDS, most: int = MANY) -> Result:
         "peers": {"llamafactory": {"seconds": seconds["llamafactory"]}},
         "ratio": compared[least]["ratio"],
         "goal": "no slower, with scores equal to 4 decimals, for all",
-        "met": all(one["ratio"] >= 1 and one["unequal"] == 0 for one in compared.values()),
+        "met": all(comparison["ratio"] >= 1 and comparison["unequal"] == 0 for comparison in compared.values()),
         "details": compared,
     }
 
@@ -152,7 +152,7 @@ def reference_pairs() -> dict[str, Pairs]:
         "他说：“戒烟很难。”我说：“是的！”……", "张医生和李护士在乌鲁木齐的家里谈戒烟", "𠀀𠀁𪚥鿕鿖㐀㐁龘靐齉", "龘龘龘龘靐靐齉",
     ]  # fmt: skip
     return {
-        "odd texts": [(one, another) for one in odd for another in odd],
+        "odd texts": [(reply, reference) for reply in odd for reference in odd],
         "5,000 characters": [(long, plain), (plain, long), (long, "烟"), (long, long[::-1])],
         "sample dialogs": list(zip(replies[1:160], replies, strict=False)),
     }
@@ -162,16 +162,16 @@ def references() -> None:
     """Write the reference: texts once, and for each pair of their numbers what LLaMA-Factory's metric gives."""
     pairs = [pair for some in reference_pairs().values() for pair in some]
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-    place = {text: number for number, text in enumerate(texts)}
+    numbers = {text: number for number, text in enumerate(texts)}
     result = apart("llamafactory", pairs)
     rows = zip(*(result["scores"][name] for name in NAMES.values()), strict=True)
-    found = {
+    content = {
         "made_by": f"benchmarks/scoring.py with llamafactory {result['version']}",
         "texts": texts,
         "columns": ["reply", "reference", *NAMES],
-        "scores": [[place[reply], place[reference], *row] for (reply, reference), row in zip(pairs, rows, strict=True)],
+        "scores": [[numbers[reply], numbers[reference], *row] for (reply, reference), row in zip(pairs, rows, strict=True)],
     }
-    lines = json.dumps(found, ensure_ascii=False, separators=(",", ":")).replace("],[", "],\n[").replace('","', '",\n"')
+    lines = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("],[", "],\n[").replace('","', '",\n"')
     REFERENCE.write_text(lines + "\n", encoding="utf-8")
 
 
@@ -185,6 +185,9 @@ if __name__ == "__main__":
     else:
         outcome = main(*map(int, sys.argv[1:]))
         show(outcome)
-        for work, one in outcome["details"].items():
-            print(f"  {work}: {one['ratio']:.2f} times as fast ({one['ratio_in_one_process']:.2f} in one process),", end=" ")
-            print(f"{one['unequal']} of {one['scores']} scores unequal")
+        for work, numbers in outcome["details"].items():
+            print(
+                f"  {work}: {numbers['ratio']:.2f} times as fast ({numbers['ratio_in_one_process']:.2f} in one process),",
+                end=" ",
+            )
+            print(f"{numbers['unequal']} of {numbers['scores']} scores unequal")

@@ -85,8 +85,8 @@ def started(command: Sequence[str], folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     url, log = f"http://127.0.0.1:{port}", folder / "server.log"
     environment = {**peers.ON_PROCESSOR, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
-    with log.open("wb") as said:
-        process = subprocess.Popen([*command, str(port)], cwd=folder, env=environment, stdout=said, stderr=said)
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, str(port)], cwd=folder, env=environment, stdout=output, stderr=output)
     try:
         while not healthy(url):
             if process.poll() is not None:
@@ -133,24 +133,24 @@ async def streamed(client: httpx2.AsyncClient, body: dict[str, Any]) -> Said:
 
 async def paced(url: str, model: str, at_once: int) -> tuple[float, list[str]]:
     """Send all requests, so many at once; returns tokens per second, and the replies."""
-    said: dict[int, Said] = {}
+    answers: dict[int, Said] = {}
     numbers = iter(range(REQUESTS))
 
     async def one_after_the_other(client: httpx2.AsyncClient) -> None:
         for number in numbers:
-            said[number] = await streamed(client, asked(model, number))
+            answers[number] = await streamed(client, asked(model, number))
 
     async with httpx2.AsyncClient(base_url=url, timeout=600) as client:
         await streamed(client, asked(model, 0))  # the first is slower everywhere
         began = time.perf_counter()
         await asyncio.gather(*(one_after_the_other(client) for _ in range(at_once)))
         seconds = time.perf_counter() - began
-    return sum(tokens for _, tokens in said.values()) / seconds, [said[number][0] for number in range(REQUESTS)]
+    return sum(tokens for _, tokens in answers.values()) / seconds, [answers[number][0] for number in range(REQUESTS)]
 
 
 def throughput(folder: Path, model: str, repetitions: int) -> dict[str, Any]:
     """Tokens per second of all servers with one model, one by one and with all streams, and how many replies agree with ours."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for side, command in commands(folder, model).items():
         name = model if side == "ours" else str(checkpoint(folder, model))
         rates: dict[int, list[float]] = {1: [], STREAMS: []}
@@ -161,17 +161,17 @@ def throughput(folder: Path, model: str, repetitions: int) -> dict[str, Any]:
                         rate, replies = asyncio.run(paced(url, name, at_once))
                         kept.append(rate)
         except (RuntimeError, httpx2.HTTPError) as error:
-            found[side] = {"cannot": str(error)[:500]}
+            results[side] = {"cannot": str(error)[:500]}
             continue
-        found.setdefault("replies", replies)
-        found[side] = {
+        results.setdefault("replies", replies)
+        results[side] = {
             "tokens_per_s_one_by_one": spread(rates[1]),
             f"tokens_per_s_{STREAMS}_streams": spread(rates[STREAMS]),
             "gain": round(statistics.median(rates[STREAMS]) / statistics.median(rates[1]), 2),
-            "replies_like_ours": sum(mine == one for mine, one in zip(found["replies"], replies, strict=True)),
+            "replies_like_ours": sum(mine == theirs for mine, theirs in zip(results["replies"], replies, strict=True)),
         }
-    del found["replies"]
-    return found
+    del results["replies"]
+    return results
 
 
 def numbers(url: str) -> dict[str, float]:

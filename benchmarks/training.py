@@ -77,11 +77,11 @@ def random_model(name: str, folder: Path, **shape: int) -> Path:
 
 def records(dialogs: Sequence[Dialog], options: Finetune) -> list[Rounds]:
     """What is trained on: the dialogs, or twice as many of their rounds with history, drawn with a seed; steps come out even."""
-    found = [[(sample.client, sample.counselor) for sample in dialog.rounds()] for dialog in dialogs]
+    chats = [[(sample.client, sample.counselor) for sample in dialog.rounds()] for dialog in dialogs]
     if options.records == "round":
-        rounds = [told[: number + 1] for told in found for number in range(len(told))]
-        found = random.Random(SEED).sample(rounds, min(len(rounds), 2 * len(dialogs)))
-    return found[: len(found) - len(found) % (options.batch * options.accumulation)]
+        rounds = [told[: number + 1] for told in chats for number in range(len(told))]
+        chats = random.Random(SEED).sample(rounds, min(len(rounds), 2 * len(dialogs)))
+    return chats[: len(chats) - len(chats) % (options.batch * options.accumulation)]
 
 
 def job(model: Path, template: str, dialogs: Sequence[Dialog], options: Finetune, *, folder: Path, threads: int) -> Job:
@@ -98,24 +98,24 @@ def job(model: Path, template: str, dialogs: Sequence[Dialog], options: Finetune
     }
 
 
-def encoded(given: Job, tokenizer: Any, options: Finetune) -> list[Encoded]:
+def encoded(work: Job, tokenizer: Any, options: Finetune) -> list[Encoded]:
     """A job's training records as tokens."""
     chats = []
-    for rounds in given["dialogs"]:
+    for rounds in work["dialogs"]:
         turns = []
         for client, counselor in rounds:
             turns += [Turn(role="client", text=client), Turn(role="counselor", text=counselor)]
-        chats.append(messages(turns, given["instruction"], options.instruction_placement))
-    return encode(tokenizer, FORMATS[given["template"]], chats, options.cutoff, last_only=options.loss == "last")
+        chats.append(messages(turns, work["instruction"], options.instruction_placement))
+    return encode(tokenizer, FORMATS[work["template"]], chats, options.cutoff, last_only=options.loss == "last")
 
 
-def ours(given: Job) -> dict[str, Any]:
+def ours(work: Job) -> dict[str, Any]:
     """Train one job with the bundle; what is measured is what llamafactory/train.py measures on the other side."""
     began = time.perf_counter()
-    prepare_torch(load_study(peers.ROOT / "mini" / "params.yaml").model_copy(update={"threads": given["threads"]}))
-    options = Finetune.model_validate(given["settings"])
-    model, tokenizer = load(Path(given["model"]), options.precision)
-    taught = encoded(given, tokenizer, options)
+    prepare_torch(load_study(peers.ROOT / "mini" / "params.yaml").model_copy(update={"threads": work["threads"]}))
+    options = Finetune.model_validate(work["settings"])
+    model, tokenizer = load(Path(work["model"]), options.precision)
+    taught = encoded(work, tokenizer, options)
     adapted = adapt(model, options, SEED)
     before = peak_memory()
     start = time.perf_counter()
@@ -140,28 +140,28 @@ def ours(given: Job) -> dict[str, Any]:
     }
 
 
-def theirs(given: Job) -> dict[str, Any]:
+def theirs(work: Job) -> dict[str, Any]:
     """Train one job with LLaMA-Factory."""
-    return peers.exchanged(given, lambda asked, answer: peers.run("train.py", asked, answer, threads=given["threads"]))
+    return peers.exchanged(work, lambda asked, answer: peers.run("train.py", asked, answer, threads=work["threads"]))
 
 
-def ours_apart(given: Job) -> dict[str, Any]:
+def ours_apart(work: Job) -> dict[str, Any]:
     """Train one job with the bundle, in a process of its own."""
     command = [sys.executable, __file__, "ours"]
     return peers.exchanged(
-        given,
+        work,
         lambda asked, answer: subprocess.run([*command, asked, answer], check=True, capture_output=True, env=peers.ON_PROCESSOR),
     )
 
 
-def compare(given: Job, repetitions: int) -> dict[str, Any]:
+def compare(work: Job, repetitions: int) -> dict[str, Any]:
     """Run both sides in turn, a few times, and compare their medians and their loss curves."""
     runs: dict[str, list[dict[str, Any]]] = {"ours": [], "llamafactory": []}
     for repetition in range(repetitions):
         sides = [("ours", ours_apart), ("llamafactory", theirs)]
         for name, side in sides if repetition % 2 == 0 else reversed(sides):
-            runs[name].append(side(given))
-    found: dict[str, Any] = {
+            runs[name].append(side(work))
+    measured: dict[str, Any] = {
         name: {
             "tokens_per_second": spread([run["tokens"] / run["seconds"] for run in done]),
             "memory_mb": spread([run["memory_mb"] for run in done]),
@@ -171,13 +171,13 @@ def compare(given: Job, repetitions: int) -> dict[str, Any]:
         }
         for name, done in runs.items()
     }
-    mine, other = found["ours"], found["llamafactory"]
+    mine, other = measured["ours"], measured["llamafactory"]
     speed = [run["tokens_per_second"]["median"] for run in (mine, other)]
     held = [run["memory_mb"]["median"] for run in (mine, other)]
     curves = [run["losses"] for run in (mine, other)]
-    difference = max(abs(one - another) for one, another in zip(*curves, strict=True))
+    difference = max(abs(our_loss - their_loss) for our_loss, their_loss in zip(*curves, strict=True))
     return {
-        **found,
+        **measured,
         "ratio": round(speed[0] / speed[1], 3),
         "memory_ratio": round(held[0] / held[1], 3),
         "largest_loss_difference": difference,
@@ -216,7 +216,7 @@ def main(repetitions: int = ROUNDS, most: int | None = None) -> Result:
     """Compare all works; the ratio is that of the work where we gain least."""
     peers.python()
     with tempfile.TemporaryDirectory() as scratch:
-        compared = {name: compare(given, repetitions) for name, given in works(Path(scratch), most).items()}
+        compared = {name: compare(work, repetitions) for name, work in works(Path(scratch), most).items()}
     least = min(compared, key=lambda name: compared[name]["ratio"])
     shown = ("tokens_per_second", "memory_mb", "memory_for_training_mb")
     return {
@@ -226,7 +226,7 @@ def main(repetitions: int = ROUNDS, most: int | None = None) -> Result:
         "peers": {"llamafactory": {name: compared[least]["llamafactory"][name] for name in shown}},
         "ratio": compared[least]["ratio"],
         "goal": f"at least {GOAL:g} times the tokens/s for every work, with no more memory",
-        "met": all(one["ratio"] >= GOAL and one["memory_ratio"] <= 1 for one in compared.values()),
+        "met": all(numbers["ratio"] >= GOAL and numbers["memory_ratio"] <= 1 for numbers in compared.values()),
         "details": compared,
     }
 
@@ -238,6 +238,8 @@ if __name__ == "__main__":
     else:
         outcome = main(*map(int, sys.argv[1:]))
         show(outcome)
-        for work, one in outcome["details"].items():
-            print(f"  {work}: {one['ratio']:.2f} times the tokens/s, {one['memory_ratio']:.2f} times the memory,", end=" ")
-            print(f"losses within {one['largest_loss_difference']:.1e}")
+        for work, numbers in outcome["details"].items():
+            print(
+                f"  {work}: {numbers['ratio']:.2f} times the tokens/s, {numbers['memory_ratio']:.2f} times the memory,", end=" "
+            )
+            print(f"losses within {numbers['largest_loss_difference']:.1e}")

@@ -189,8 +189,8 @@ def same_gradients(training: Training) -> dict[str, Any]:
         except RuntimeError as error:
             return {"raises": str(error)[:300]}
     differences = [(gradients[0] - other).abs().max().item() for other in gradients[1:]]
-    said = sorted({str(warning.message).splitlines()[0][:140] for warning in caught})
-    return {"same": max(differences) == 0, "largest_difference": max(differences), "warnings": said}
+    messages = sorted({str(warning.message).splitlines()[0][:140] for warning in caught})
+    return {"same": max(differences) == 0, "largest_difference": max(differences), "warnings": messages}
 
 
 def attention() -> None:
@@ -286,8 +286,8 @@ def keys_and_values() -> None:
     weights = most_memory()
     plans = []
     for dialog in range(DIALOGS):
-        said, question = random_ids(TURN * ROUNDS, shape.vocabulary, chance), random_ids(40, shape.vocabulary, chance)
-        prompts = [said[: TURN * (number + 1)] + question for number in range(ROUNDS)]
+        dialog_ids, question = random_ids(TURN * ROUNDS, shape.vocabulary, chance), random_ids(40, shape.vocabulary, chance)
+        prompts = [dialog_ids[: TURN * (number + 1)] + question for number in range(ROUNDS)]
         plans.append(plan(range(dialog * ROUNDS, (dialog + 1) * ROUNDS), prompts))
 
     def milliseconds(tokens: int) -> float:

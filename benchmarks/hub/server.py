@@ -81,7 +81,7 @@ class Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Take the faults that are to happen."""
         listed = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.faults = sorted((int(place), str(fault)) for place, fault in listed)
+        self.server.faults = sorted((int(position), str(fault)) for position, fault in listed)
         self.send_json(self.server.faults)
 
     def do_HEAD(self) -> None:

@@ -56,12 +56,12 @@ class Span:
 
     def put(self, target: bytearray, offset: int) -> None:
         """Fill in what this part holds of `target`, which begins at byte `offset` of the file."""
-        place, end = max(self.start, offset), min(self.start + self.length, offset + len(target))
-        while place < end:
-            begin = (place - self.start + self.phase) % len(self.pool)
-            count = min(end - place, len(self.pool) - begin)
-            target[place - offset : place - offset + count] = self.pool[begin : begin + count]
-            place += count
+        position, end = max(self.start, offset), min(self.start + self.length, offset + len(target))
+        while position < end:
+            begin = (position - self.start + self.phase) % len(self.pool)
+            count = min(end - position, len(self.pool) - begin)
+            target[position - offset : position - offset + count] = self.pool[begin : begin + count]
+            position += count
 
 
 def random_bytes(values: int, mean: float, deviation: float) -> bytes:
@@ -92,8 +92,8 @@ class Weights:
 
     def chunks(self, start: int = 0) -> Iterator[bytearray]:
         """Read the file from a byte on, part by part."""
-        for place in range(start, self.size, CHUNK):
-            yield self.read(place, CHUNK)
+        for position in range(start, self.size, CHUNK):
+            yield self.read(position, CHUNK)
 
     def sha256(self) -> str:
         """SHA-256 of the whole file; kept beside it."""
@@ -117,17 +117,17 @@ def write_sparse(path: Path, shape: Shape) -> None:
 def spans_of(path: Path, names: list[str]) -> list[Span]:
     """The tensors, as random values, and what lies between them, in the order of the file."""
     matrices, norms = random_bytes(MATRIX_VALUES, 0, STANDARD_DEVIATION), random_bytes(NORM_VALUES, 1, 0.1)
-    spans, place = list[Span](), 0
+    spans, position = list[Span](), 0
     with path.open("rb") as file:
         for number, (name, (start, length)) in enumerate(zip(names, tensor_places(path), strict=True)):
-            file.seek(place)
-            spans.append(Span(place, start - place, file.read(start - place)))
+            file.seek(position)
+            spans.append(Span(position, start - position, file.read(start - position)))
             pool = norms if "norm" in name else matrices
             spans.append(Span(start, length, pool, number * PHASE % len(pool)))
-            place = start + length
-        file.seek(place)
+            position = start + length
+        file.seek(position)
         rest = file.read()
-    return [*spans, Span(place, len(rest), rest)]
+    return [*spans, Span(position, len(rest), rest)]
 
 
 def tensor_places(path: Path) -> list[tuple[int, int]]:

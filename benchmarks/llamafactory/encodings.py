@@ -50,27 +50,27 @@ def encoded(template: str, record: dict[str, Any], cutoff: int, last_only: bool,
 def main() -> None:
     """Encode every case for every template."""
     preparing.know_baichuan2()
-    given = json.loads((FOLDER / "dialogs.json").read_text(encoding="utf-8"))
+    inputs = json.loads((FOLDER / "dialogs.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as scratch:
         for template in preparing.SPECIAL:
             preparing.model_folder(TOKENIZER, template, Path(scratch) / template)
 
         def case(template: str, name: str, placement: str, cutoff: int, last_only: bool) -> dict[str, Any]:
-            record = preparing.alpaca(given["dialogs"][name], given["instruction"], placement)
+            record = preparing.alpaca(inputs["dialogs"][name], inputs["instruction"], placement)
             about = {"template": template, "dialog": name, "placement": placement, "cutoff": cutoff, "last_only": last_only}
-            found = encoded(template, record, cutoff, last_only, Path(scratch))
+            encoding = encoded(template, record, cutoff, last_only, Path(scratch))
             if cutoff < LONG or last_only:  # the study never cuts a prompt, and knows only one
-                found.pop("prompt")
-            return {**about, **found}
+                encoding.pop("prompt")
+            return {**about, **encoding}
 
         cases = []
         for template in preparing.SPECIAL:
             for last_only in (False, True):
                 for placement in ("query", "system"):
-                    cases += [case(template, name, placement, LONG, last_only) for name in given["dialogs"]]
-                whole = case(template, given["cut"], "system", LONG, last_only)
+                    cases += [case(template, name, placement, LONG, last_only) for name in inputs["dialogs"]]
+                whole = case(template, inputs["cut"], "system", LONG, last_only)
                 cutoffs = range(1, len(whole["ids"]) + 2)
-                cases += [case(template, given["cut"], "system", cutoff, last_only) for cutoff in cutoffs]
+                cases += [case(template, inputs["cut"], "system", cutoff, last_only) for cutoff in cutoffs]
     reference = {
         "made_by": f"benchmarks/llamafactory/encodings.py with llamafactory {version('llamafactory')}",
         "tokenizer": {"model": TOKENIZER.name, "sha256": hashlib.sha256((TOKENIZER / "tokenizer.json").read_bytes()).hexdigest()},

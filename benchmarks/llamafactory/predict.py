@@ -60,7 +60,7 @@ class Recording:
 
     def cut(self, row: list[int]) -> list[int]:
         """An answer up to its stop token."""
-        return row[: next((place for place, token in enumerate(row) if token in self.stops), len(row))]
+        return row[: next((index for index, token in enumerate(row) if token in self.stops), len(row))]
 
 
 def arguments(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
