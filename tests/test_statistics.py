@@ -35,8 +35,8 @@ Chance = np.random.Generator
 
 def test_the_interval_is_over_dialogs_not_rounds() -> None:
     values = [0.0] * 50 + [10.0] * 50
-    clustered = DialogBootstrap([str(place // 10) for place in range(100)], 4000, 0.95, seed=1).estimate(values)
-    independent = DialogBootstrap([str(place) for place in range(100)], 4000, 0.95, seed=1).estimate(values)
+    clustered = DialogBootstrap([str(index // 10) for index in range(100)], 4000, 0.95, seed=1).estimate(values)
+    independent = DialogBootstrap([str(index) for index in range(100)], 4000, 0.95, seed=1).estimate(values)
     assert clustered.mean == 5
     assert clustered.hi - clustered.lo > 3 * (independent.hi - independent.lo)
     assert independent.lo == pytest.approx(4.0, abs=0.2)
@@ -44,7 +44,7 @@ def test_the_interval_is_over_dialogs_not_rounds() -> None:
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
-    dialogs, values = [str(place // 3) for place in range(60)], [place**0.5 for place in range(60)]
+    dialogs, values = [str(index // 3) for index in range(60)], [index**0.5 for index in range(60)]
     first = DialogBootstrap(dialogs, 500, 0.95, seed=7).estimate(values)
     assert first == DialogBootstrap(dialogs, 500, 0.95, seed=7).estimate(values)
     assert first != DialogBootstrap(dialogs, 500, 0.95, seed=8).estimate(values)
@@ -62,11 +62,11 @@ def test_swapping_dialogs_a_worked_example() -> None:
 
 
 def test_drawn_swaps_come_near_all_swaps() -> None:
-    differences, dialogs = np.random.default_rng(3).normal(0.6, 1, size=9).tolist(), [str(place) for place in range(9)]
+    differences, dialogs = np.random.default_rng(3).normal(0.6, 1, size=9).tolist(), [str(index) for index in range(9)]
     drawn = p_of_swaps(differences, dialogs, 511, seed=1)
     assert drawn == p_of_swaps(differences, dialogs, 511, seed=1) != p_of_swaps(differences, dialogs, 511, seed=2)
     assert drawn == pytest.approx(p_of_swaps(differences, dialogs, 512, seed=1), abs=0.06)
-    assert p_of_swaps([1.0] * 100, [str(place) for place in range(100)], 999, seed=1) == 1 / 1000  # never 0
+    assert p_of_swaps([1.0] * 100, [str(index) for index in range(100)], 999, seed=1) == 1 / 1000  # never 0
 
 
 def test_holms_correction_of_holms_kind() -> None:
@@ -84,14 +84,14 @@ def test_effect_sizes_of_hand_worked_differences() -> None:
 
 def interval_of(values: Numbers) -> tuple[float, float]:
     """The interval of the mean of independent values."""
-    found = DialogBootstrap([str(index) for index in range(len(values))], 1000, 0.95, seed=1).estimate(values.tolist())
-    return found.lo, found.hi
+    estimate = DialogBootstrap([str(index) for index in range(len(values))], 1000, 0.95, seed=1).estimate(values.tolist())
+    return estimate.lo, estimate.hi
 
 
 def test_few_dialogs_have_a_mean_and_no_interval() -> None:
     values = np.array([1.0, 2.0, 4.0, 8.0])
-    found = DialogBootstrap(list("abcd"), 100, 0.95, seed=1).estimate(values.tolist())
-    assert (found.mean, math.isnan(found.lo), math.isnan(found.hi)) == (3.75, True, True)
+    estimate = DialogBootstrap(list("abcd"), 100, 0.95, seed=1).estimate(values.tolist())
+    assert (estimate.mean, math.isnan(estimate.lo), math.isnan(estimate.hi)) == (3.75, True, True)
     assert not math.isnan(interval_of(np.append(values, 3.0))[0])
     assert math.isnan(interval_of(np.full(10, 0.1))[0])  # equal values: no interval either
 
@@ -180,31 +180,35 @@ def sums_of_squares(cells: Numbers) -> tuple[float, float, float]:
 def test_seeds_and_dialogs_apart_as_least_squares_finds_them() -> None:
     of_seeds, of_dialogs, rest = sums_of_squares(DESIGN)
     means = of_seeds / 1, of_dialogs / 5, rest / 5
-    found = spread(DESIGN, list("abcdef"), 0.95)
-    assert found.seeds**2 == pytest.approx((means[0] - means[2]) / 6)
-    assert found.dialogs**2 == pytest.approx((means[1] - means[2]) / 2)
-    assert found.rest**2 == pytest.approx(means[2])
-    variance = found.seeds**2 / 2 + found.dialogs**2 / 6 + found.rest**2 / 12
-    half = found.estimate.hi - DESIGN.mean()
-    assert found.estimate.lo == pytest.approx(DESIGN.mean() - half)
+    components = spread(DESIGN, list("abcdef"), 0.95)
+    assert components.seeds**2 == pytest.approx((means[0] - means[2]) / 6)
+    assert components.dialogs**2 == pytest.approx((means[1] - means[2]) / 2)
+    assert components.rest**2 == pytest.approx(means[2])
+    variance = components.seeds**2 / 2 + components.dialogs**2 / 6 + components.rest**2 / 12
+    half = components.estimate.hi - DESIGN.mean()
+    assert components.estimate.lo == pytest.approx(DESIGN.mean() - half)
     assert half > 2 * variance**0.5  # few degrees of freedom
     # Repeating each dialog's score in three rounds changes nothing: the dialog is the unit.
-    assert vars(spread(np.repeat(DESIGN, 3, axis=1), list("aaabbbcccdddeeefff"), 0.95))["seeds"] == pytest.approx(found.seeds)
+    assert vars(spread(np.repeat(DESIGN, 3, axis=1), list("aaabbbcccdddeeefff"), 0.95))["seeds"] == pytest.approx(
+        components.seeds
+    )
 
 
 def test_without_a_seeds_share_the_interval_is_students_over_dialogs() -> None:
     dialogs = np.random.default_rng(1).normal(size=9)
-    found = spread(np.stack([dialogs] * 3), [str(index) for index in range(9)], 0.95)
-    assert (found.estimate.lo, found.estimate.hi) == pytest.approx(tuple(stats.ttest_1samp(dialogs, 0).confidence_interval()))
-    assert (found.seeds, found.seeds_lo, found.seeds_hi, found.rest) == pytest.approx((0, 0, 0, 0), abs=1e-9)
-    assert found.dialogs == pytest.approx(dialogs.std(ddof=1))
+    components = spread(np.stack([dialogs] * 3), [str(index) for index in range(9)], 0.95)
+    assert (components.estimate.lo, components.estimate.hi) == pytest.approx(
+        tuple(stats.ttest_1samp(dialogs, 0).confidence_interval())
+    )
+    assert (components.seeds, components.seeds_lo, components.seeds_hi, components.rest) == pytest.approx((0, 0, 0, 0), abs=1e-9)
+    assert components.dialogs == pytest.approx(dialogs.std(ddof=1))
 
 
 def test_a_mean_over_rounds_counts_dialogs_by_their_rounds() -> None:
     values = np.random.default_rng(2).normal(size=(3, 12))
     dialogs = list("aaabbcccddef")
-    found = spread(values, dialogs, 0.95)
-    assert found.estimate.mean == pytest.approx(values.mean())
+    components = spread(values, dialogs, 0.95)
+    assert components.estimate.mean == pytest.approx(values.mean())
     assert math.isnan(spread(values[:1], dialogs, 0.95).estimate.lo)  # one seed tells nothing of others
     assert math.isnan(spread(values[:, :9], dialogs[:9], 0.95).seeds)  # four dialogs
 
@@ -284,8 +288,8 @@ def held(name: str, n: int, monkeypatch: pytest.MonkeyPatch) -> float:
         draw, true = MEANS[name]
         bootstrap = DialogBootstrap([str(index) for index in range(n)], 1000, 0.95, seed=1)
         for _ in range(EXPERIMENTS):
-            found = bootstrap.estimate(draw(chance, n).tolist())
-            inside += [found.lo <= true <= found.hi] if not math.isnan(found.lo) else []
+            interval = bootstrap.estimate(draw(chance, n).tolist())
+            inside += [interval.lo <= true <= interval.hi] if not math.isnan(interval.lo) else []
     else:
         draw, score = MEASURES[name]
         true = float(score(draw(np.random.default_rng(0), 200_000).sum(axis=0)))
@@ -321,9 +325,9 @@ def held_of_crossed(between: float, runs: int, count: int) -> tuple[float, float
     inside = []
     for _ in range(EXPERIMENTS):
         cells = crossed(chance, runs, count, between)
-        found, alone = spread(cells, names, 0.95), bootstrap.estimate(cells[0].tolist())
-        limits = found.seeds_lo <= between <= found.seeds_hi
-        inside.append((found.estimate.lo <= 0 <= found.estimate.hi, alone.lo <= 0 <= alone.hi, limits))
+        components, alone = spread(cells, names, 0.95), bootstrap.estimate(cells[0].tolist())
+        limits = components.seeds_lo <= between <= components.seeds_hi
+        inside.append((components.estimate.lo <= 0 <= components.estimate.hi, alone.lo <= 0 <= alone.hi, limits))
     mean, alone_mean, limit = (100 * float(share) for share in np.mean(inside, axis=0))
     return mean, alone_mean, limit
 
@@ -331,11 +335,11 @@ def held_of_crossed(between: float, runs: int, count: int) -> tuple[float, float
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHARES)
 def test_intervals_over_seeds_and_dialogs_hold_the_truth_as_often_as_the_page_says(name: str) -> None:
-    found = [held_of_crossed(SHARES[name], runs, count) for runs, count in CROSSED]
+    percentages = [held_of_crossed(SHARES[name], runs, count) for runs, count in CROSSED]
     for column, title in enumerate(("", ", one seed's", ", SD between seeds")):
-        assert [row[column] for row in found] == pytest.approx(documented(f"{name}{title}"), abs=0.1)
-    assert min(row[0] for row in found) >= 92.5
-    assert min(row[2] for row in found) >= 94
+        assert [row[column] for row in percentages] == pytest.approx(documented(f"{name}{title}"), abs=0.1)
+    assert min(row[0] for row in percentages) >= 92.5
+    assert min(row[2] for row in percentages) >= 94
 
 
 ASKED = (40, 200, 1346)  # questions: ours, an example, C-Eval's
@@ -345,17 +349,17 @@ CHANGES = [(0.02, 0.02), (0.05, 0.05), (0.10, 0.02), (0.30, 0.20)]  # shares gai
 @pytest.mark.slow
 @pytest.mark.parametrize(("gain", "loss"), CHANGES)
 def test_intervals_of_a_changed_accuracy_hold_it_as_often_as_the_page_says(gain: float, loss: float) -> None:
-    found = []
+    percentages = []
     for n in ASKED:
         drawn = np.random.default_rng(n).multinomial(n, [gain, loss, 1 - gain - loss], size=EXPERIMENTS)
         intervals = [changed_shares(int(gained), int(lost), n, 0.95) for gained, lost, _ in drawn]
-        found.append(100 * float(np.mean([lo <= gain - loss <= hi for lo, hi in intervals])))
-    assert found == pytest.approx(documented(f"{100 * gain:.0f} % gained, {100 * loss:.0f} % lost"), abs=0.1)
-    assert min(found) >= 94
+        percentages.append(100 * float(np.mean([lo <= gain - loss <= hi for lo, hi in intervals])))
+    assert percentages == pytest.approx(documented(f"{100 * gain:.0f} % gained, {100 * loss:.0f} % lost"), abs=0.1)
+    assert min(percentages) >= 94
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tests", [1, 11, 22])
 def test_power_of_ten_pairs_is_as_the_page_says(tests: int) -> None:
-    found = [100 * power(10, None, effect, 0.05 / tests) for effect in (0.5, 0.8, 1.0, 1.5, 2.0, 3.0)]
-    assert found == pytest.approx(documented(f"10 pairs, {tests} test{'s' * (tests > 1)}"), abs=0.1)
+    percentages = [100 * power(10, None, effect, 0.05 / tests) for effect in (0.5, 0.8, 1.0, 1.5, 2.0, 3.0)]
+    assert percentages == pytest.approx(documented(f"10 pairs, {tests} test{'s' * (tests > 1)}"), abs=0.1)

@@ -217,8 +217,8 @@ def test_every_behavior_is_reached_in_both_languages(chinese: bool) -> None:
 
 
 def test_counts_take_each_volley_with_the_client_before_it() -> None:
-    said = [("counselor", "你好。"), ("client", "我想少抽烟。"), ("counselor", "听起来你想少抽烟。什么时候最想抽？为什么呢？")]
-    dialog = Dialog(id="a", source="b", turns=tuple(Turn.model_validate({"role": role, "text": text}) for role, text in said))
+    volleys = [("counselor", "你好。"), ("client", "我想少抽烟。"), ("counselor", "听起来你想少抽烟。什么时候最想抽？为什么呢？")]
+    dialog = Dialog(id="a", source="b", turns=tuple(Turn.model_validate({"role": role, "text": text}) for role, text in volleys))
     assert lexical.counts(dialog) == {Behavior.SIMPLE: 1, Behavior.QUESTION: 1}
 
 
@@ -325,11 +325,11 @@ def test_a_coder_is_told_by_what_annomi_would_say() -> None:
 
 def test_separation_is_the_share_of_pairs_in_their_order() -> None:
     high, low = [3.0, 2.0, 2.0, 5.0, 1.0], [1.0, 2.0, 4.0, 0.0, 1.0, 2.0]
-    found = validation.separation(high, low, 0.95)
-    assert found.value == pytest.approx(stats.mannwhitneyu(high, low).statistic / 30)
-    assert 0 < found.lo < found.value < found.hi < 1
+    estimate = validation.separation(high, low, 0.95)
+    assert estimate.value == pytest.approx(stats.mannwhitneyu(high, low).statistic / 30)
+    assert 0 < estimate.lo < estimate.value < estimate.hi < 1
     reverse = validation.separation(low, high, 0.95)
-    assert (reverse.lo, reverse.hi) == pytest.approx((1 - found.hi, 1 - found.lo))
+    assert (reverse.lo, reverse.hi) == pytest.approx((1 - estimate.hi, 1 - estimate.lo))
     for higher, lower in (([2.0, 3.0], [0.0, 1.0]), (high[:4], low), ([3.0] * 5, [1.0] * 5), ([2.0, 3.0], [1.0])):
         assert math.isnan(validation.separation(higher, lower, 0.95).lo)  # too few on one side, or perfect
 
@@ -349,13 +349,13 @@ def test_a_translated_volley_has_the_labels_of_all_its_utterances() -> None:
     dialog = Dialog(
         id=session.name, source="annomi-zh", turns=tuple(Turn.model_validate({"role": r, "text": t}) for r, t in turns)
     )
-    (found,) = validation.translated([session], [dialog])
-    (expert,) = found.experts.values()
-    assert found.turns == list(dialog.turns)
+    (translated,) = validation.translated([session], [dialog])
+    (expert,) = translated.experts.values()
+    assert translated.turns == list(dialog.turns)
     assert set(expert) == {2}
     assert (expert[2]["question"], expert[2]["reflection"], expert[2]["complex reflection"]) == ("True", "True", "simple")
     assert expert[2]["main behavior"] == "question"
-    assert [labels[validation.CLIENT] for labels in found.heard["a"].values()] == ["sustain"]  # the later of one and one
+    assert [labels[validation.CLIENT] for labels in translated.heard["a"].values()] == ["sustain"]  # the later of one and one
     cut = dialog.model_copy(update={"turns": dialog.turns[:2]})
     assert validation.translated([session], [cut]) == []
 
@@ -363,11 +363,11 @@ def test_a_translated_volley_has_the_labels_of_all_its_utterances() -> None:
 def test_totals_are_told_a_volley_and_ratios_only_where_they_exist() -> None:
     b = Behavior
     seen = {1: frozenset({b.QUESTION, b.SIMPLE}), 2: frozenset({b.COMPLEX}), 4: frozenset({b.AFFIRM}), 6: frozenset[Behavior]()}
-    found = validation.scores(seen)
-    assert found["CRR", "ratio"] == 0.5
-    assert found["RQ", "ratio"] == 2
-    assert found["TR", "per volley"] == 0.5
-    assert found["MIA", "per volley"] == 0.25
+    scores = validation.scores(seen)
+    assert scores["CRR", "ratio"] == 0.5
+    assert scores["RQ", "ratio"] == 2
+    assert scores["TR", "per volley"] == 0.5
+    assert scores["MIA", "per volley"] == 0.25
     assert validation.scores({1: frozenset()})["RQ", "ratio"] is None
     assert set(validation.scores(seen, validation.TOLD_BY_EXPERTS)) == {("CRR", "ratio"), ("RQ", "ratio"), ("TR", "per volley")}
 
@@ -387,19 +387,19 @@ def tables(study: Study) -> dict[str, pd.DataFrame]:
 def test_the_miniature_is_validated_on_its_sample(study: Study) -> None:
     translate(acquired(study))
     validation.miti(study)
-    found = tables(study)
-    assert list(found["coder_validation"]) == ["coder", "language", "code", "kappa", "lo", "hi", "n", "note"]
-    of_clients = found["coder_validation"]["code"].isin(validation.CLIENT_CODES)
-    coders = found["coder_validation"][~of_clients].groupby(["coder", "language"])["n"].max()
-    of_clients = found["coder_validation"][of_clients].set_index(["coder", "language"])
+    results = tables(study)
+    assert list(results["coder_validation"]) == ["coder", "language", "code", "kappa", "lo", "hi", "n", "note"]
+    of_clients = results["coder_validation"]["code"].isin(validation.CLIENT_CODES)
+    coders = results["coder_validation"][~of_clients].groupby(["coder", "language"])["n"].max()
+    of_clients = results["coder_validation"][of_clients].set_index(["coder", "language"])
     absent = [("llm:bundle-author", language) for language in ("en", "zh")]
     assert set(of_clients.index) == {*coders.index, *absent}
     assert set(of_clients.loc[absent, "note"]) == {"not recorded"}
     assert coders.to_dict() == {("experts", "en"): 22, ("lexical", "en"): 48, ("lexical", "zh"): 42}
-    assert found["coder_validation"].query("language == 'zh'")["lo"].isna().all()  # four sessions are translated
-    assert set(zip(found["released"]["source"], found["released"]["arm"], strict=True)) == {("annomi", "real")}
-    assert set(found["released"]["rater"]) == {"lexical"}
-    assert len(found["features"]) == 0
+    assert results["coder_validation"].query("language == 'zh'")["lo"].isna().all()  # four sessions are translated
+    assert set(zip(results["released"]["source"], results["released"]["arm"], strict=True)) == {("annomi", "real")}
+    assert set(results["released"]["rater"]) == {"lexical"}
+    assert len(results["features"]) == 0
     written = {path.name: path.read_bytes() for path in (study.folder / "miti").iterdir()}
     validation.miti(study)
     assert {path.name: path.read_bytes() for path in (study.folder / "miti").iterdir()} == written
@@ -418,8 +418,8 @@ def test_experts_words_and_the_authors_dialogs(workspace: Path, mirror: Path, mo
     began = time.process_time()
     validation.miti(study)
     assert time.process_time() - began < 60
-    found = tables(study)
-    kappa = found["coder_validation"].set_index(["coder", "code"])
+    results = tables(study)
+    kappa = results["coder_validation"].set_index(["coder", "code"])
     evidence = Evidence(study)
     audited = audit_annomi.agreement(evidence).set_index("code")["kappa_mean"]
     names = {"main_behavior": "main behavior", "question_present": "question", "reflection_present": "reflection"}
@@ -432,7 +432,7 @@ def test_experts_words_and_the_authors_dialogs(workspace: Path, mirror: Path, mo
     assert (words["kappa"] < words["hi"]).all()
     least = {"question": 0.78, "reflection": 0.42, "main behavior": 0.58, "input": 0.39, "complex reflection": 0.05}
     assert all(words.loc[code, "kappa"] > value for code, value in least.items())
-    auc = found["quality"].set_index(["coder", "measure"])
+    auc = results["quality"].set_index(["coder", "measure"])
     for row in (("experts", "RQ"), ("experts", "TR"), ("lexical", "ADH")):
         assert auc.loc[row, "lo"] > 0.5, row
     for code, measured in storage.read_yaml(resources.files("mi_llm.miti") / "validity.yaml")["lexical"].items():
@@ -442,10 +442,10 @@ def test_experts_words_and_the_authors_dialogs(workspace: Path, mirror: Path, mo
             assert [round(row[name], 3) for name in (kind, "lo", "hi")] == pytest.approx(measured[kind], abs=1.1e-3), code
         assert measured.get("of", names.get(code)) == names.get(code)
         assert "n" not in measured or words.loc[names[code], "n"] == measured["n"]
-    counts = found["released"].query("code == 'Q'").set_index(["source", "arm"])["n"]
+    counts = results["released"].query("code == 'Q'").set_index(["source", "arm"])["n"]
     assert counts.xs("tuned", level="arm").sum() == 29
     assert counts.xs("base", level="arm").sum() == 30
     assert counts["annomi", "real"] == 133
-    features = found["features"].set_index(["source", "arm"]).drop(columns="n").round(2)
+    features = results["features"].set_index(["source", "arm"]).drop(columns="n").round(2)
     for model, printed in TABLE_4.items():
         assert features.loc[(model, "tuned")].tolist() == printed

@@ -51,8 +51,8 @@ HEARD = "change: [闲下来]\nsustain: [戒烟]\n"
 def blinded(study: Study) -> Study:
     """The miniature with two packets."""
     folder = study.folder / "blind" / "packets"
-    for name, said in SAID.items():
-        turns = [{"role": role, "text": text} for role, text in said]
+    for name, volleys in SAID.items():
+        turns = [{"role": role, "text": text} for role, text in volleys]
         storage.write_json(folder / f"{name}.json", {"packet": name, "turns": turns})
     storage.write_json(folder / "raters.json", {"rater-1": list(SAID)})
     return study
@@ -83,8 +83,8 @@ def test_the_lexical_coder_codes_every_counselor_volley_as_it_counts(blinded: St
     ]
     assert written(blinded, "globals") == ["rater,packet,code,rating"]
 
-    for name, said in SAID.items():
-        turns = tuple(Turn.model_validate({"role": role, "text": text}) for role, text in said)
+    for name, volleys in SAID.items():
+        turns = tuple(Turn.model_validate({"role": role, "text": text}) for role, text in volleys)
         counts = lexical.counts(Dialog(id=name, source="x", turns=turns))
         assert counts == Counter(Behavior(row.split(",")[3]) for row in rows if name in row and not row.endswith(","))
     numbers = storage.read_json(blinded.folder / "code/metrics.json")
@@ -181,9 +181,9 @@ def test_what_people_guessed_is_kept_and_read_strictly(human: Study) -> None:
     path.write_text("rater,packet,guess\nr2,aaaaaa,tuned\nr1,bbbbbb,unsure\n")
     stage.code(human)
     assert written(human, "guesses") == ["rater,packet,guess", "r1,bbbbbb,unsure", "r2,aaaaaa,tuned"]
-    for row, said in (("r2,aaaaaa,model", "the guess 'model'"), ("r1,bbbbbb,real", "a second guess")):
+    for row, problem_text in (("r2,aaaaaa,model", "the guess 'model'"), ("r1,bbbbbb,real", "a second guess")):
         path.write_text(f"rater,packet,guess\nr1,bbbbbb,unsure\n{row}\n")
-        with pytest.raises(Problem, match=f"guesses.csv, row 3: {said}"):
+        with pytest.raises(Problem, match=f"guesses.csv, row 3: {problem_text}"):
             stage.code(human)
 
 
@@ -195,7 +195,7 @@ def test_before_anybody_has_coded_there_are_no_codes(human: Study, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "problem_text"),
     [
         ("r2,aaaaaa,6,PERS", "r2,nobody,6,PERS", "codes.csv, row 6: the packet 'nobody'"),
         ("r2,aaaaaa,6,PERS", "r2,aaaaaa,5,PERS", "codes.csv, row 6: the volley '5'"),
@@ -226,11 +226,11 @@ def test_before_anybody_has_coded_there_are_no_codes(human: Study, capsys: pytes
         ("r2,aaaaaa,PAR,5", "", "globals.csv: no PAR by r2 on packet aaaaaa"),
     ],
 )
-def test_a_row_that_cannot_be_is_refused_by_file_and_row(human: Study, old: str, new: str, said: str) -> None:
+def test_a_row_that_cannot_be_is_refused_by_file_and_row(human: Study, old: str, new: str, problem_text: str) -> None:
     put(human, CODES.replace(old, new), RATINGS.replace(old, new))
     with pytest.raises(Problem) as refusal:
         stage.code(human)
-    assert f"{human.code.human}/{said}" in str(refusal.value)
+    assert f"{human.code.human}/{problem_text}" in str(refusal.value)
     assert not (human.folder / "code/codes.csv").exists()
 
 
@@ -376,13 +376,13 @@ def test_where_a_model_codes_it_is_held_against_the_experts(study: Study, coder:
     asked = validation.questions(validating)
     validation.miti(validating)
     assert len(coder.asked) == len({question.key for question in asked})
-    found = pd.read_csv(study.folder / "miti/coder_validation.csv").set_index(["coder", "code"])
-    assert set(found["language"]) == {"en"}, "nothing is translated"
-    assert found.loc[("llm:some-model", "question"), "kappa"] > 0.8
-    assert found.loc[("llm:some-model", "question"), "n"] == found.loc[("lexical", "question"), "n"]
-    assert found.loc[("experts", "client talk"), "n"] > 0
-    assert found.loc[("llm:some-model", "client talk"), "kappa"] == 0, "the same code for everything"
-    assert found.loc[("lexical", "client talk"), "n"] == found.loc[("lexical", "change talk"), "n"] > 0
+    agreement = pd.read_csv(study.folder / "miti/coder_validation.csv").set_index(["coder", "code"])
+    assert set(agreement["language"]) == {"en"}, "nothing is translated"
+    assert agreement.loc[("llm:some-model", "question"), "kappa"] > 0.8
+    assert agreement.loc[("llm:some-model", "question"), "n"] == agreement.loc[("lexical", "question"), "n"]
+    assert agreement.loc[("experts", "client talk"), "n"] > 0
+    assert agreement.loc[("llm:some-model", "client talk"), "kappa"] == 0, "the same code for everything"
+    assert agreement.loc[("lexical", "client talk"), "n"] == agreement.loc[("lexical", "change talk"), "n"] > 0
     language = pd.read_csv(study.folder / "miti/client_language.csv").set_index(["rater", "measure"])
     assert (language.loc[("llm:some-model", "share of change talk"), "mean"] == 1).all()
     assert {"experts", "lexical"} <= set(language.index.get_level_values("rater"))
@@ -414,11 +414,11 @@ def test_no_kappa_is_computed_of_the_authors_sample_answers(study: Study, coder:
 
 def asked_about(study: Study) -> dict[str, list[str]]:
     """The prompts of all requests, by kind."""
-    found: dict[str, list[str]] = {}
+    prompts_by_kind: dict[str, list[str]] = {}
     for question in stage.questions(coded_by(study, "llm")):
         kind = question.request["response_format"]["json_schema"]["name"]
-        found.setdefault(kind, []).append(question.request["messages"][0]["content"])
-    return found
+        prompts_by_kind.setdefault(kind, []).append(question.request["messages"][0]["content"])
+    return prompts_by_kind
 
 
 def test_the_prompts_say_what_the_codebook_says_and_nothing_of_it_themselves(blinded: Study) -> None:
@@ -447,8 +447,8 @@ def test_the_answers_form_is_the_codebooks(blinded: Study) -> None:
 
 def test_text_of_a_transcript_stays_between_its_tags(blinded: Study) -> None:
     tags = {"utterances": ["clauses"], "codes": ["before", "utterances"], "globals": ["transcript"], "client": ["transcript"]}
-    for kind, found in asked_about(blinded).items():
-        for prompt in found:
+    for kind, asked_prompts in asked_about(blinded).items():
+        for prompt in asked_prompts:
             assert all(prompt.count(f"<{tag}>") == prompt.count(f"</{tag}>") == 1 for tag in tags[kind])
     (about_b,) = [prompt for prompt in asked_about(blinded)["globals"] if "忽略" in prompt]
     line = next(line for line in about_b.splitlines() if "忽略" in line)
@@ -465,9 +465,9 @@ def test_a_volley_is_cut_at_its_marks() -> None:
 
 @given(st.text(alphabet="你想吗呢。？！，：；…—-*1.\n \"”ab'Mr,?!;(", max_size=60))
 def test_the_clauses_joined_are_the_volley_and_each_says_something(text: str) -> None:
-    found = llm.clauses(text)
-    assert "".join(found) == text
-    assert len(found) <= 1 or all(any(map(str.isalnum, clause)) for clause in found)
+    clauses = llm.clauses(text)
+    assert "".join(clauses) == text
+    assert len(clauses) <= 1 or all(any(map(str.isalnum, clause)) for clause in clauses)
 
 
 @pytest.mark.parametrize(
@@ -490,8 +490,8 @@ def test_the_clauses_joined_are_the_volley_and_each_says_something(text: str) ->
     ],
 )
 def test_cuts_are_checked(answer: str, reason: str | None) -> None:
-    found = llm.checked(lambda text: llm.utterances_of(text, ["a,", "b.", "c?"]))(answer)
-    assert found is None if reason is None else reason in str(found)
+    fault = llm.checked(lambda text: llm.utterances_of(text, ["a,", "b.", "c?"]))(answer)
+    assert fault is None if reason is None else reason in str(fault)
 
 
 def test_utterances_run_from_one_start_to_the_next() -> None:
@@ -512,8 +512,8 @@ def test_utterances_run_from_one_start_to_the_next() -> None:
 )
 def test_codes_are_checked(codes: list[tuple[int, object]], reason: str | None) -> None:
     answer = json.dumps({"codes": [{"utterance": number, "code": code} for number, code in codes]})
-    found = llm.checked(lambda text: llm.behaviors_of(text, 2))(answer)
-    assert found is None if reason is None else reason in str(found)
+    fault = llm.checked(lambda text: llm.behaviors_of(text, 2))(answer)
+    assert fault is None if reason is None else reason in str(fault)
 
 
 @pytest.mark.parametrize(
@@ -522,26 +522,26 @@ def test_codes_are_checked(codes: list[tuple[int, object]], reason: str | None) 
      ({"PAR": 3.5}, "no PAR"), ({"PAR": None}, "no PAR")],
 )  # fmt: skip
 def test_ratings_are_checked(change: dict[str, object], reason: str | None) -> None:
-    found = llm.checked(llm.ratings_of)(json.dumps(dict.fromkeys(Global, 3) | change))
-    assert found is None if reason is None else reason in str(found)
+    fault = llm.checked(llm.ratings_of)(json.dumps(dict.fromkeys(Global, 3) | change))
+    assert fault is None if reason is None else reason in str(fault)
 
 
 # Packets
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "problem_text"),
     [
         ({"packet": "aaaaaa"}, "turns: Field required"),
         ({"packet": "aaaaaa", "turns": [{"role": "therapist", "text": "x"}]}, "turns.0.role: Input should be"),
         ({"packet": "aaaaaa", "turns": [{"role": "client", "text": "x"}], "arm": "tuned"}, "arm: Extra inputs"),
     ],
 )
-def test_what_is_no_packet_is_refused_by_name(blinded: Study, content: object, said: str) -> None:
+def test_what_is_no_packet_is_refused_by_name(blinded: Study, content: object, problem_text: str) -> None:
     storage.write_json(blinded.folder / "blind/packets/aaaaaa.json", content)
     with pytest.raises(Problem, match=r"aaaaaa\.json") as refusal:
         stage.code(blinded)
-    assert said in str(refusal.value)
+    assert problem_text in str(refusal.value)
 
 
 def test_the_tables_are_read_as_they_were_written(blinded: Study) -> None:

@@ -51,14 +51,14 @@ def talk(profile: int, reply: Callable[[int], str], rounds: int = 30) -> list[Tu
     """A scripted client's talk with a counselor that answers by the number of the round."""
     client, turns = Scripted(PROFILES[profile], COMMON), list[Turn]()
     for number in range(rounds):
-        said = client.say(turns)
-        if said is None:
+        text = client.say(turns)
+        if text is None:
             break
-        turns += [Turn(role="client", text=said), Turn(role="counselor", text=reply(number))]
+        turns += [Turn(role="client", text=text), Turn(role="counselor", text=reply(number))]
     return turns
 
 
-def said(turns: list[Turn]) -> list[str]:
+def client_texts(turns: list[Turn]) -> list[str]:
     return [turn.text for turn in turns if turn.role == "client"]
 
 
@@ -66,7 +66,7 @@ def said(turns: list[Turn]) -> list[str]:
 def test_a_client_who_is_heard_tells_the_reason_and_makes_a_plan(profile: int) -> None:
     lines = PROFILES[profile].says
     assert lines is not None
-    words = said(talk(profile, lambda _: REFLECTS))
+    words = client_texts(talk(profile, lambda _: REFLECTS))
     assert words[0] == lines.opening
     assert words[-2:] == [lines.plan, COMMON.goodbye]
     places = [words.index(line) for line in (*lines.manifestation[:2], *lines.reason, lines.change[0])]
@@ -75,7 +75,7 @@ def test_a_client_who_is_heard_tells_the_reason_and_makes_a_plan(profile: int) -
 
 
 def test_a_client_who_is_pushed_defends_themselves_and_breaks_off() -> None:
-    words = said(talk(0, lambda _: PUSHES))
+    words = client_texts(talk(0, lambda _: PUSHES))
     assert words[1:4] == list(COMMON.sustain[:3])
     assert words[-1] == COMMON.break_off
     assert not set(words) & set(PROFILES[0].says.reason if PROFILES[0].says else ())
@@ -95,7 +95,7 @@ def test_readiness_is_noted_at_both_ends(study: Study) -> None:
 def test_without_its_reason_addressed_motivation_does_not_rise() -> None:
     lines = PROFILES[0].says
     assert lines is not None
-    words = said(talk(0, lambda _: "后来怎么样呢？"))
+    words = client_texts(talk(0, lambda _: "后来怎么样呢？"))
     assert not set(words) & {*lines.change, lines.plan}
 
 
@@ -184,8 +184,8 @@ def test_talks_of_people_are_read(ready: Study) -> None:
     turns = (Turn(role="client", text="我想戒烟"), Turn(role="counselor", text="你想戒烟。"))
     write_dialogs(folder / "tuned.jsonl", [Dialog(id="1", source="chat", turns=turns, meta={"profile": "night-snacks"})])
     simulate(study, "tiny-glm4")
-    (found,) = read_dialogs(study.folder / "simulate/tiny-glm4/tuned.jsonl")
-    assert (found.id, found.turns, found.meta["client"]) == ("tiny-glm4-tuned-1", turns, "person")
+    (dialog,) = read_dialogs(study.folder / "simulate/tiny-glm4/tuned.jsonl")
+    assert (dialog.id, dialog.turns, dialog.meta["client"]) == ("tiny-glm4-tuned-1", turns, "person")
     assert read_dialogs(study.folder / "simulate/tiny-glm4/base.jsonl") == []
     write_dialogs(folder / "base.jsonl", [Dialog(id="2", source="chat", turns=turns[:1])])
     with pytest.raises(Problem, match=r"base\.jsonl, line 1"):
@@ -258,12 +258,12 @@ def test_all_transcripts_have_one_format() -> None:
 
 def test_raters_share_what_they_should_share() -> None:
     packets = [f"p{number}" for number in range(10)]
-    found = assigned(packets, 3, 0.4, random.Random(1))
-    mine = [set(one) for one in found.values()]
+    by_rater = assigned(packets, 3, 0.4, random.Random(1))
+    mine = [set(share) for share in by_rater.values()]
     assert set.union(*mine) == set(packets)
     assert len(set.intersection(*mine)) == 4
-    assert [len(one) for one in mine] == [6, 6, 6]
-    assert all(one & other == set.intersection(*mine) for one in mine for other in mine if one is not other)
+    assert [len(share) for share in mine] == [6, 6, 6]
+    assert all(share & other == set.intersection(*mine) for share in mine for other in mine if share is not other)
     assert assigned(packets, 2, 1.0, random.Random(1))["rater-1"] != packets
 
 
@@ -302,21 +302,21 @@ def test_packets_do_not_tell_where_they_come_from(ready: Study) -> None:
 def test_a_phrase_that_tells_the_arm_is_found() -> None:
     chance = random.Random(1)
     arms = ["base"] * 12 + ["tuned"] * 12
-    key = pd.DataFrame({"packet": [str(place) for place in range(24)], "arm": arms})
+    key = pd.DataFrame({"packet": [str(index) for index in range(24)], "arm": arms})
     packets = {
-        str(place): [
+        str(index): [
             Turn(role="client", text="我想戒烟" * chance.randint(1, 5)),
             Turn(role="counselor", text="抱歉，我无法" if arm == "base" else "慢慢来，我们" + "一起" * chance.randint(1, 5)),
         ]
-        for place, arm in enumerate(arms)
+        for index, arm in enumerate(arms)
     }
-    found = leaks(packets, key.assign(source="m", profile=[str(place % 12) for place in range(24)]), 1).set_index("what")
-    assert found.loc["抱歉", "auc"] == 0
-    assert found.loc["抱歉", "p"] == pytest.approx(2 / 2**12, abs=6e-4)
-    assert found.loc["characters per client volley", "p"] > 0.05
-    assert found.loc["慢慢来", "auc"] == 1
-    assert 0.2 < found.loc["characters per client volley", "auc"] < 0.8
-    assert found.loc["all measures together", "auc"] > 0.9
+    measures = leaks(packets, key.assign(source="m", profile=[str(index % 12) for index in range(24)]), 1).set_index("what")
+    assert measures.loc["抱歉", "auc"] == 0
+    assert measures.loc["抱歉", "p"] == pytest.approx(2 / 2**12, abs=6e-4)
+    assert measures.loc["characters per client volley", "p"] > 0.05
+    assert measures.loc["慢慢来", "auc"] == 1
+    assert 0.2 < measures.loc["characters per client volley", "auc"] < 0.8
+    assert measures.loc["all measures together", "auc"] > 0.9
 
 
 def test_the_auc_is_that_of_mann_and_whitney() -> None:
@@ -328,24 +328,24 @@ def test_the_auc_is_that_of_mann_and_whitney() -> None:
 
 def test_a_packet_is_not_judged_by_itself_nor_by_the_talks_of_its_client() -> None:
     values, second, groups = np.random.default_rng(2).normal(size=(20, 4)), np.arange(20) < 9, np.arange(20) // 2
-    found = classified(values, second[None], groups)[0]
+    scores = classified(values, second[None], groups)[0]
     spread = (values - values.mean(axis=0)) / values.std(axis=0)
     design = np.column_stack([spread, np.ones(20)])
     target = np.where(second, 1 / 9, -1 / 11)
-    for place in range(20):
-        rest = groups != groups[place]
+    for index in range(20):
+        rest = groups != groups[index]
         ridge = np.diag([1.0, 1.0, 1.0, 1.0, 1e-9])
         weights = np.linalg.solve(design[rest].T @ design[rest] + ridge, design[rest].T @ target[rest])
-        assert found[place] == pytest.approx(design[place] @ weights)
+        assert scores[index] == pytest.approx(design[index] @ weights)
 
 
 def keyed(arms: list[str], profiles: list[str]) -> pd.DataFrame:
-    return pd.DataFrame({"packet": [str(place) for place in range(len(arms))], "source": "m", "arm": arms, "profile": profiles})
+    return pd.DataFrame({"packet": [str(index) for index in range(len(arms))], "source": "m", "arm": arms, "profile": profiles})
 
 
 def test_labels_move_within_a_client_and_clients_keep_together() -> None:
     chance = np.random.default_rng(1)
-    met_both = keyed(["base", "tuned"] * 6, [str(place // 2) for place in range(12)])
+    met_both = keyed(["base", "tuned"] * 6, [str(index // 2) for index in range(12)])
     labels = relabeled((met_both["arm"] == "tuned").to_numpy(), met_both, 200, chance)
     assert (labels.reshape(200, 6, 2).sum(axis=2) == 1).all()
     assert 0.4 < labels[:, 0].mean() < 0.6
@@ -359,7 +359,7 @@ def test_labels_move_within_a_client_and_clients_keep_together() -> None:
 def test_where_nothing_tells_one_leak_in_twenty_passes_five_percent(paired: bool) -> None:
     """Mann and Whitney's P of the same left-out scores passed in 18 to 20 % of cases."""
     chance = np.random.default_rng(3)
-    profiles = [str(place // 2) for place in range(20)] if paired else [""] * 20
+    profiles = [str(index // 2) for index in range(20)] if paired else [""] * 20
     key = keyed(["base", "tuned"] * 10, profiles)
     second, passed = (key["arm"] == "tuned").to_numpy(), []
     for _ in range(400):
@@ -393,9 +393,9 @@ def code(
     folder.mkdir(parents=True, exist_ok=True)
     key = pd.read_csv(study.folder / "blind/key.csv", keep_default_na=False)
     with (folder / "codes.csv").open("w", newline="") as codes, (folder / "globals.csv").open("w", newline="") as ratings:
-        rows, given = csv.writer(codes), csv.writer(ratings)
+        rows, rating_rows = csv.writer(codes), csv.writer(ratings)
         rows.writerow(["rater", "packet", "volley", "code"])
-        given.writerow(["rater", "packet", "code", "rating"])
+        rating_rows.writerow(["rater", "packet", "code", "rating"])
         (folder / "guesses.csv").write_text("rater,packet,guess\n")
         transcripts = transcripts_of(study.folder / "blind/packets")
         heard = [client.ClientCoding("lexical", packet, client.by_words(turns)) for packet, turns in transcripts.items()]
@@ -409,7 +409,7 @@ def code(
                             rows.writerow([rater, packet, number, behavior])
                 if globals_:
                     for name in ("CCT", "SST", "EMP", "PAR"):
-                        given.writerow([rater, packet, name, globals_(arm) + (rater == raters[1])])
+                        rating_rows.writerow([rater, packet, name, globals_(arm) + (rater == raters[1])])
 
 
 def test_the_tables_of_hand_made_codes(ready: Study) -> None:
@@ -449,10 +449,10 @@ def test_the_tables_of_hand_made_codes(ready: Study) -> None:
     assert table.loc[("CCT", "annomi", "real"), ["lo", "hi"]].isna().all()
     against_real = tested.loc["tuned against real"]
     assert (against_real["p"].isna() & (against_real["note"] == "no test: fewer than 5 sessions")).all()
-    (found,) = pd.read_csv(folder / "power.csv").to_dict("records")
-    assert found["contrast"] == "tuned against base"
-    assert found["smallest_p_holm"] == min(1, found["tests"] * 2 / 2**5)
-    assert math.isnan(found["detectable"])  # five pairs cannot give a P below .05
+    (power,) = pd.read_csv(folder / "power.csv").to_dict("records")
+    assert power["contrast"] == "tuned against base"
+    assert power["smallest_p_holm"] == min(1, power["tests"] * 2 / 2**5)
+    assert math.isnan(power["detectable"])  # five pairs cannot give a P below .05
     topics = pd.read_csv(folder / "table_5.csv")
     assert topics[topics["arm"] == "real"]["topic"].tolist() == ["Quitting smoking"]
 
@@ -466,12 +466,12 @@ def test_programs_are_not_tested_where_their_validity_is_chance() -> None:
 def test_guesses_are_counted_against_chance() -> None:
     key = keyed(["base"] * 6 + ["tuned"] * 6 + ["real"], [""] * 13)
     guess = ["base"] * 5 + ["tuned"] + ["tuned"] * 3 + ["base"] * 3 + ["unsure"]
-    found = guessing(pd.DataFrame({"rater": "r", "packet": key["packet"], "guess": guess}), key, 0.95).set_index("arm")
-    assert found.loc["base", ["n", "right", "unsure", "share"]].tolist() == [6, 5, 0, 0.8333]
-    assert found.loc["real", ["n", "unsure"]].tolist() == [0, 1]
-    assert found.loc["all", ["n", "right"]].tolist() == [12, 8]
-    assert found.loc["all", "by_chance"] == 0.5  # 8 of 12 guesses say base, 4 tuned: (6 * 8 / 12 + 6 * 4 / 12) / 12
-    assert found.loc["all", ["lo", "hi"]].tolist() == pytest.approx([0.3489, 0.9008], abs=1e-4)
+    guesses = guessing(pd.DataFrame({"rater": "r", "packet": key["packet"], "guess": guess}), key, 0.95).set_index("arm")
+    assert guesses.loc["base", ["n", "right", "unsure", "share"]].tolist() == [6, 5, 0, 0.8333]
+    assert guesses.loc["real", ["n", "unsure"]].tolist() == [0, 1]
+    assert guesses.loc["all", ["n", "right"]].tolist() == [12, 8]
+    assert guesses.loc["all", "by_chance"] == 0.5  # 8 of 12 guesses say base, 4 tuned: (6 * 8 / 12 + 6 * 4 / 12) / 12
+    assert guesses.loc["all", ["lo", "hi"]].tolist() == pytest.approx([0.3489, 0.9008], abs=1e-4)
 
 
 def test_two_of_two_raters_count_by_their_mean(ready: Study) -> None:
@@ -523,9 +523,9 @@ def coded_by_words(study: Study) -> pd.DataFrame:
     blinded(study)
     coders.code(study)
     summary(study)
-    found = pd.read_csv(study.folder / "summary/tests.csv").set_index(["contrast", "indicator"])
-    assert "tuned against real" in found.index.get_level_values("contrast")
-    return found[found.index.get_level_values("contrast") == "tuned against base"].droplevel("contrast")
+    tests = pd.read_csv(study.folder / "summary/tests.csv").set_index(["contrast", "indicator"])
+    assert "tuned against real" in tests.index.get_level_values("contrast")
+    return tests[tests.index.get_level_values("contrast") == "tuned against base"].droplevel("contrast")
 
 
 @pytest.mark.parametrize("base", [5, 4])
@@ -540,12 +540,12 @@ def test_a_pair_is_a_profile_however_many_talks_it_had(ready: Study) -> None:
     study = study_with(simulate_client="person")
     had(study, "base", [("a", REFLECTS), ("a", "嗯。"), ("b", "嗯。"), ("", REFLECTS), ("c", REFLECTS)])
     had(study, "tuned", [("b", "你抽了多久？"), ("a", "你抽了多久？"), ("", "嗯。"), ("d", REFLECTS)])
-    found = coded_by_words(study)
-    assert set(found["n"]) == {2}
-    assert found["p"].isna().all()
-    assert found.loc["Q", "difference"] == 1
+    tests = coded_by_words(study)
+    assert set(tests["n"]) == {2}
+    assert tests["p"].isna().all()
+    assert tests.loc["Q", "difference"] == 1
     assert (
-        found.loc["SR", "difference"] + found.loc["CR", "difference"] == -0.25
+        tests.loc["SR", "difference"] + tests.loc["CR", "difference"] == -0.25
     )  # a: one reflection in two talks, none in the other arm; b: none
 
 

@@ -166,7 +166,7 @@ scores_of = st.integers(2, 4).flatmap(
 def analysis_of_variance(scores: Numbers) -> tuple[float, float, float]:
     """The mean squares of transcripts, raters and rest, from least squares on indicators: what adding each factor explains."""
     n, k = scores.shape
-    rows, columns = (place.ravel() for place in np.indices(scores.shape))
+    rows, columns = (indices.ravel() for indices in np.indices(scores.shape))
 
     def unexplained(*factors: tuple[Places, int]) -> float:
         design = np.column_stack([np.ones(n * k), *(factor[:, None] == np.arange(size) for factor, size in factors)])
@@ -208,28 +208,28 @@ def test_an_interval_is_made_of_the_measure_without_each_transcript() -> None:
     chance = np.random.default_rng(7)
     transcripts = [chance.integers(0, 2, size=(size, 2)) for size in (5, 9, 4, 12, 4, 8)]
     tables = np.zeros((6, 2, 2))
-    for place, pairs in enumerate(transcripts):
-        np.add.at(tables[place], tuple(pairs.T), 1)
-    found = estimate(tables, kappas, 0.9)
+    for index, pairs in enumerate(transcripts):
+        np.add.at(tables[index], tuple(pairs.T), 1)
+    kappa = estimate(tables, kappas, 0.9)
     without = []
     for left_out in range(6):
-        pairs = np.concatenate([pairs for place, pairs in enumerate(transcripts) if place != left_out])
+        pairs = np.concatenate([pairs for index, pairs in enumerate(transcripts) if index != left_out])
         without.append(cohen(pairs[:, 0].tolist(), pairs[:, 1].tolist()))
     error = math.sqrt(5 / 6 * sum((value - sum(without) / 6) ** 2 for value in without))
-    half = stats.t.ppf(0.95, 5) * error / (1 - found.value)
-    assert found.value == pytest.approx(cohen(*np.concatenate(transcripts).T.tolist()))
-    assert (found.lo, found.hi) == pytest.approx(tuple(1 - (1 - found.value) * math.exp(side * half) for side in (1, -1)))
-    assert estimate(tables, kappas, 0.9, least=0.0).lo == max(found.lo, 0.0)
+    half = stats.t.ppf(0.95, 5) * error / (1 - kappa.value)
+    assert kappa.value == pytest.approx(cohen(*np.concatenate(transcripts).T.tolist()))
+    assert (kappa.lo, kappa.hi) == pytest.approx(tuple(1 - (1 - kappa.value) * math.exp(side * half) for side in (1, -1)))
+    assert estimate(tables, kappas, 0.9, least=0.0).lo == max(kappa.lo, 0.0)
 
 
 def test_an_interval_that_does_not_exist_says_why() -> None:
     agree = np.tile(np.diag([2.0, 3.0]), (6, 1, 1))
     assert estimate(agree, kappas, 0.95).note == f"no interval: {EQUAL}"
     assert estimate(np.tile([[2.0, 1.0], [1.0, 3.0]], (4, 1, 1)), kappas, 0.95).note == f"no interval: {FEW}"
-    one = np.tile(np.array([[2.0, 0.0], [0.0, 0.0]]), (6, 1, 1))
-    one[0] = [[1.0, 1.0], [0.0, 1.0]]  # without it, there is a single code
-    found = estimate(one, kappas, 0.95)
-    assert (math.isnan(found.value), math.isnan(found.lo), found.note) == (False, True, f"no interval: {HANGS}")
+    tables = np.tile(np.array([[2.0, 0.0], [0.0, 0.0]]), (6, 1, 1))
+    tables[0] = [[1.0, 1.0], [0.0, 1.0]]  # without it, there is a single code
+    kappa = estimate(tables, kappas, 0.95)
+    assert (math.isnan(kappa.value), math.isnan(kappa.lo), kappa.note) == (False, True, f"no interval: {HANGS}")
 
 
 def frames(rows: list[tuple[str, str, int, str]], ratings: dict[tuple[str, str], str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -244,8 +244,8 @@ def frames(rows: list[tuple[str, str, int, str]], ratings: dict[tuple[str, str],
 def spread(rater: str, packet: str, volleys: str) -> list[tuple[str, str, int, str]]:
     """`Q+SR - Q` as rows: the volleys 2, 4, 6."""
     return [
-        (rater, packet, 2 * place, "" if code == "-" else code)
-        for place, codes in enumerate(volleys.split(), 1)
+        (rater, packet, 2 * number, "" if code == "-" else code)
+        for number, codes in enumerate(volleys.split(), 1)
         for code in codes.split("+")
     ]
 
@@ -272,10 +272,10 @@ TWO = frames(
 
 
 def test_the_table_holds_what_the_functions_give_of_what_both_coded() -> None:
-    found = table(*TWO)
-    assert list(found.columns) == COLUMNS
-    assert set(found["raters"]) == {"r1, r2"}
-    value = {(row.measure, row.code): (row.value, row.n) for row in found.itertuples()}
+    measures = table(*TWO)
+    assert list(measures.columns) == COLUMNS
+    assert set(measures["raters"]) == {"r1, r2"}
+    value = {(row.measure, row.code): (row.value, row.n) for row in measures.itertuples()}
     seen = {  # in the ten volleys that both coded
         "Q": ([1, 1, 0, 0, 0, 0, 1, 1, 0, 1], [1, 0, 0, 0, 0, 1, 1, 1, 0, 1]),
         "SR": ([1, 0, 0, 0, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0, 0, 0, 0, 0]),
@@ -300,7 +300,7 @@ def test_the_table_holds_what_the_functions_give_of_what_both_coded() -> None:
     assert value["pearson", "CCT"] == (pytest.approx(stats.pearsonr(*ratings).statistic, abs=1e-4), 3)
     told = [[3, 3, 4, 5, 2, 2, 2, 2, 5, 4, 4, 4], [3, 3, 5, 5, 3, 2, 2, 2, 4, 4, 4, 4]]
     assert value["pearson", "globals"] == (pytest.approx(stats.pearsonr(*told).statistic, abs=1e-4), 12)
-    known = found.dropna()
+    known = measures.dropna()
     assert ((known["lo"] <= known["value"]) & (known["value"] <= known["hi"])).all()
 
 
@@ -316,22 +316,22 @@ def test_what_does_not_exist_is_said_with_the_reason_beside_the_share_of_equal_d
     always = [row for packet in "pqst" for rater in ("r1", "r2") for row in spread(rater, packet, "Q Q Q")]
     pairs = {"p": ("3333", "3333"), "q": ("3333", "3333"), "s": ("3333", "4333"), "t": ("4333", "3333")}
     ratings = {(rater, packet): rated[index] for packet, rated in pairs.items() for index, rater in enumerate(("r1", "r2"))}
-    found = table(*frames(always, ratings)).set_index(["measure", "code"])
+    measures = table(*frames(always, ratings)).set_index(["measure", "code"])
     for measure, why in (("kappa", "both raters always gave the same single code"), ("alpha", "the codes do not vary")):
         for code in ("Q", "SR"):  # seen always, and never
-            row = found.loc[(measure, code)]
+            row = measures.loc[(measure, code)]
             assert math.isnan(row["value"])
             assert (row["agreement"], row["note"]) == (1, f"no value: {why}")
-    assert found.loc[("ICC(2,1)", "SST"), ["agreement", "note"]].tolist() == [1, "no value: no variance"]
-    assert found.loc[("pearson", "SST"), "note"] == "no value: one rater's numbers do not vary"
-    icc_of_mean = found.loc[("ICC(2,k)", "CCT")]  # 3 3, 3 3, 3 4, 4 3: half are equal, and the rest is swapped
+    assert measures.loc[("ICC(2,1)", "SST"), ["agreement", "note"]].tolist() == [1, "no value: no variance"]
+    assert measures.loc[("pearson", "SST"), "note"] == "no value: one rater's numbers do not vary"
+    icc_of_mean = measures.loc[("ICC(2,k)", "CCT")]  # 3 3, 3 3, 3 4, 4 3: half are equal, and the rest is swapped
     assert icc_of_mean["value"] == -2
     assert icc_of_mean["agreement"] == 0.5
     assert icc_of_mean["note"].startswith(
         "below 0: the raters differ more within a transcript than the transcripts do; no interval"
     )
-    assert (found["note"] != "")[found["value"].isna() | found["lo"].isna()].all()
-    assert found.loc[("alpha", "CCT"), "agreement"] == found.loc[("pearson", "CCT"), "agreement"] == 0.5
+    assert (measures["note"] != "")[measures["value"].isna() | measures["lo"].isna()].all()
+    assert measures.loc[("alpha", "CCT"), "agreement"] == measures.loc[("pearson", "CCT"), "agreement"] == 0.5
 
 
 def test_a_reason_is_said_in_chinese_too() -> None:
@@ -346,8 +346,8 @@ def test_without_two_raters_of_one_packet_the_table_is_empty() -> None:
     empty = frames([], {})
     apart = frames([*spread("r1", "p", "Q"), *spread("r2", "q", "Q")], {("r1", "p"): "3333", ("r2", "q"): "3333"})
     for codes, ratings in (empty, apart):
-        found = table(codes, ratings)
-        assert (list(found.columns), len(found)) == (COLUMNS, 0)
+        measures = table(codes, ratings)
+        assert (list(measures.columns), len(measures)) == (COLUMNS, 0)
 
 
 def test_a_single_transcript_has_values_and_no_interval() -> None:
@@ -360,17 +360,19 @@ def test_a_single_transcript_has_values_and_no_interval() -> None:
 
 
 def test_three_raters_are_compared_two_by_two_and_all_together() -> None:
-    said = {"a": "Q SR - Q", "b": "Q - - Q", "c": "- SR - Q"}
-    rows = [row for packet in ("p", "q", "s") for rater, volleys in said.items() for row in spread(rater, packet, volleys)]
+    codes_by_rater = {"a": "Q SR - Q", "b": "Q - - Q", "c": "- SR - Q"}
+    rows = [
+        row for packet in ("p", "q", "s") for rater, volleys in codes_by_rater.items() for row in spread(rater, packet, volleys)
+    ]
     rows += [*spread("a", "more", "SR"), *spread("c", "more", "Q")]
-    found = table(*frames(rows, {}))
+    measures = table(*frames(rows, {}))
     raters = ["a, b", "a, c", "b, c", "a, b, c"]
-    assert list(dict.fromkeys(found["raters"])) == raters
-    n = found[found["code"] == "Q"].pivot_table(index="raters", columns="measure", values="n", aggfunc="first")
+    assert list(dict.fromkeys(measures["raters"])) == raters
+    n = measures[measures["code"] == "Q"].pivot_table(index="raters", columns="measure", values="n", aggfunc="first")
     assert n.loc[raters, "alpha"].tolist() == [12, 13, 12, 13]
     assert n.loc[raters[:3], "kappa"].tolist() == [12, 13, 12]
     assert n.loc[raters, "ICC(2,k)"].tolist() == [3, 4, 3, 3]
-    assert "a, b, c" not in set(found[found["measure"].isin(["kappa", "pearson"])]["raters"])
+    assert "a, b, c" not in set(measures[measures["measure"].isin(["kappa", "pearson"])]["raters"])
 
 
 def test_sixty_packets_of_two_raters_take_seconds() -> None:
@@ -385,11 +387,11 @@ def test_sixty_packets_of_two_raters_take_seconds() -> None:
     ]
     ratings = {(rater, name): "".join(map(str, chance.integers(1, 6, 4))) for rater in ("r1", "r2") for name in names}
     began = time.process_time()
-    found = table(*frames(rows, ratings))
+    measures = table(*frames(rows, ratings))
     assert time.process_time() - began < 20
-    assert len(found) == 2 * 11 + 3 * 10 + 4 * 4 + 1
-    inside = found.dropna()
-    assert len(inside) == len(found)
+    assert len(measures) == 2 * 11 + 3 * 10 + 4 * 4 + 1
+    inside = measures.dropna()
+    assert len(inside) == len(measures)
     assert ((inside["lo"] <= inside["value"]) & (inside["value"] <= inside["hi"])).mean() > 0.9
 
 
