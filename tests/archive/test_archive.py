@@ -198,16 +198,16 @@ def test_what_is_not_committed_is_refused(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "content", "said"),
+    ("path", "content", "problem_text"),
     [
         ("runs/mini/score/metrics.json", '{"bleu": 2}\n', "runs/mini/score: MD5"),
         ("runs/mini/score/more.json", "{}\n", "runs/mini/score: MD5"),
         ("data/cassettes/rate.jsonl", "\n", "data: MD5"),
     ],
 )
-def test_outputs_of_another_run_are_refused(copy: Path, path: str, content: str, said: str) -> None:
+def test_outputs_of_another_run_are_refused(copy: Path, path: str, content: str, problem_text: str) -> None:
     (copy / path).write_text(content)
-    assert said in refusal(lambda: build(Path("dist"), None))
+    assert problem_text in refusal(lambda: build(Path("dist"), None))
 
 
 def test_a_study_that_has_not_run_is_refused(copy: Path) -> None:
@@ -276,10 +276,10 @@ def test_an_image_may_come_with_it(copy: Path, tmp_path: Path) -> None:
         assert "container image" not in opened.read("left-out.csv").decode()
 
 
-def flipped(archive: Path, place: int, target: Path) -> Path:
+def flipped(archive: Path, index: int, target: Path) -> Path:
     """The archive with one bit of one byte changed."""
     content = bytearray(archive.read_bytes())
-    content[place] ^= 1 << (place % 8)
+    content[index] ^= 1 << (index % 8)
     target.write_bytes(content)
     return target
 
@@ -299,13 +299,13 @@ def structure(archive: Path) -> list[int]:
 
 
 def test_a_changed_byte_of_the_structure_is_found(archive: Path, tmp_path: Path) -> None:
-    missed = [place for place in structure(archive) if not examine(flipped(archive, place, tmp_path / "other.zip"))]
+    missed = [index for index in structure(archive) if not examine(flipped(archive, index, tmp_path / "other.zip"))]
     assert missed == []
 
 
 def test_a_changed_byte_anywhere_is_found(archive: Path, tmp_path: Path) -> None:
     places = random.Random(20261124).sample(range(archive.stat().st_size), 200)
-    missed = [place for place in places if not examine(flipped(archive, place, tmp_path / "other.zip"))]
+    missed = [index for index in places if not examine(flipped(archive, index, tmp_path / "other.zip"))]
     assert missed == []
 
 
@@ -359,7 +359,7 @@ def forged(archive: Path, target: Path, changes: dict[str, bytes | None]) -> Pat
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "problem_text"),
     [
         ({"code/LICENSE": b"none"}, "code/LICENSE: not as in code.bundle"),
         ({"code/more.py": b"print()"}, "code/more.py: not as in code.bundle"),
@@ -376,10 +376,10 @@ def forged(archive: Path, target: Path, changes: dict[str, bytes | None]) -> Pat
     ],
 )
 def test_an_archive_that_is_not_what_it_says_is_found(
-    archive: Path, tmp_path: Path, changes: dict[str, bytes | None], said: str
+    archive: Path, tmp_path: Path, changes: dict[str, bytes | None], problem_text: str
 ) -> None:
     faults = examine(forged(archive, tmp_path / "other.zip", changes))
-    assert [fault for fault in faults if said in fault], faults
+    assert [fault for fault in faults if problem_text in fault], faults
 
 
 def test_forging_nothing_changes_nothing(archive: Path, tmp_path: Path) -> None:

@@ -68,21 +68,21 @@ assert "lm_eval" not in import_module("mi_llm.certificate.circumstances").circum
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
+def big_folder(tmp_path: Path) -> Iterator[Path]:
     """A folder for gigabytes, gone afterward."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 
 
 @pytest.mark.slow
-def test_the_whole_environment_is_installed_from_the_listed_files(place: Path) -> None:
-    wheels = fetched([row.package for row in ROWS], place / "wheels")
+def test_the_whole_environment_is_installed_from_the_listed_files(big_folder: Path) -> None:
+    wheels = fetched([row.package for row in ROWS], big_folder / "wheels")
     if not list(wheels.glob("torch-*+cpu-*")):
         pytest.skip("a CUDA build of torch needs packages that packages.csv does not list")
     for name in ("setup.sh", "requirements.lock", "requirements-cuda.lock", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, place)
-    shutil.copytree(ROOT / "src", place / "src")
-    offline(place, "./setup.sh")
-    offline(place, ".venv/bin/python", "-m", "pip", "check")
-    offline(place, ".venv/bin/mi-llm", "--help")
-    offline(place, ".venv/bin/python", "-c", WITHOUT_OPTIONAL_PACKAGES)
+        shutil.copy(ROOT / name, big_folder)
+    shutil.copytree(ROOT / "src", big_folder / "src")
+    offline(big_folder, "./setup.sh")
+    offline(big_folder, ".venv/bin/python", "-m", "pip", "check")
+    offline(big_folder, ".venv/bin/mi-llm", "--help")
+    offline(big_folder, ".venv/bin/python", "-c", WITHOUT_OPTIONAL_PACKAGES)

@@ -69,11 +69,11 @@ def test_what_was_printed_from_real_codes_is_possible(ratings: list[int], raters
 @given(st.integers(100, 500), st.integers(0, 200))
 def test_possible_agrees_with_all_data_sets(mean: int, sd: int) -> None:
     printed, deviation = Printed.of(f"{mean / 100:.2f}"), Printed.of(f"{sd / 100:.2f}")
-    found = [
+    samples = [
         (statistics.fmean(values), statistics.stdev(values)) for values in itertools.combinations_with_replacement(range(1, 6), 7)
     ]
-    means = any(printed.shows(one) for one, _ in found)
-    both = any(printed.shows(one) and deviation.shows(other) for one, other in found)
+    means = any(printed.shows(possible_mean) for possible_mean, _ in samples)
+    both = any(printed.shows(possible_mean) and deviation.shows(possible_sd) for possible_mean, possible_sd in samples)
     assert codes.possible(printed, deviation, 7, 1, True) == (means, both)
 
 
@@ -87,8 +87,10 @@ def test_grim_and_grimmer_on_published_cases() -> None:
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40)), min_size=10, max_size=10))
 def test_a_mean_of_ratios_lies_within_its_bounds(pairs: list[tuple[int, int]]) -> None:
-    simple, complex_ = ([float(pair[place]) for pair in pairs] for place in (0, 1))
-    ratios = [two / (one + two) for one, two in zip(simple, complex_, strict=True)]
+    simple, complex_ = ([float(pair[index]) for pair in pairs] for index in (0, 1))
+    ratios = [
+        complex_count / (simple_count + complex_count) for simple_count, complex_count in zip(simple, complex_, strict=True)
+    ]
 
     def printed(name: str, values: list[float]) -> Claim:
         return Claim(name, "", "", f"{statistics.fmean(values):.2f}", f"{statistics.stdev(values):.2f}", "10", "")
@@ -141,9 +143,9 @@ def released(dialogs: list[list[tuple[str, str]]]) -> list[File]:
     rounds = []
     for dialog in dialogs:
         texts = [text for _, text in dialog]
-        for place in range(0, len(texts) - 1, 2):
-            history = [[texts[before], texts[before + 1]] for before in range(0, place, 2)]
-            rounds.append({"instruction": "二十年", "input": texts[place], "output": texts[place + 1], "history": history})
+        for index in range(0, len(texts) - 1, 2):
+            history = [[texts[before], texts[before + 1]] for before in range(0, index, 2)]
+            rounds.append({"instruction": "二十年", "input": texts[index], "output": texts[index + 1], "history": history})
     return [
         File(release.DIALOGS, json.dumps(conversations, ensure_ascii=False).encode()),
         File(release.ROUNDS, json.dumps(rounds, ensure_ascii=False).encode()),
@@ -160,8 +162,8 @@ def workbook(dialogs: int) -> File:
     sheet = book.create_sheet("微调后对话GLM-4")
     sheet.append([None, *range(1, dialogs + 1)])
     for row, label in enumerate(["来访者", "咨询师", None, None, None]):
-        said = ["我的运动量太少。", "你想多动一些。", "是的。", "那从哪里开始？", "(PS:就到这里)"][row]
-        sheet.append([label, *([said] * dialogs if row < 4 else [said])])
+        text = ["我的运动量太少。", "你想多动一些。", "是的。", "那从哪里开始？", "(PS:就到这里)"][row]
+        sheet.append([label, *([text] * dialogs if row < 4 else [text])])
     path = Path("book.xlsx")
     book.save(path)
     return File(release.SIMULATED, path.read_bytes())
@@ -221,9 +223,9 @@ def test_the_miniature_checks_the_papers_arithmetic_alone(study: Study) -> None:
         acquire(study, corpus)
         read(study, corpus)
     audit(study)
-    found = rows(study)
-    assert found["T6-SST-Baichuan"]["verdict"] == "inconsistent"
-    assert found["X-40"]["verdict"] == "not recomputable"
+    verdicts = rows(study)
+    assert verdicts["T6-SST-Baichuan"]["verdict"] == "inconsistent"
+    assert verdicts["X-40"]["verdict"] == "not recomputable"
     missing = pd.read_csv(study.folder / "audit/missing.csv")
     assert set(missing["corpus"]) == {*study.corpora, "release"}
 
@@ -237,7 +239,7 @@ def test_shifted_samples_are_found_and_the_repaired_rounds_align(public: Study) 
     }  # fmt: skip
     assert table.loc["eval-2#1", "reason"] == "the dialog opens with the counselor"
     aligned = [json.loads(line) for line in (folder / "aligned.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [(one["client"], one["counselor"]) for one in aligned if one["dialog"] == "eval-2"] == [
+    assert [(sample["client"], sample["counselor"]) for sample in aligned if sample["dialog"] == "eval-2"] == [
         ("我睡得很晚。", "你常常睡得晚。")
     ]
     outlines = storage.read_json(folder / "outlines.json")
@@ -271,8 +273,8 @@ def test_the_training_file_is_read_in_whichever_shape(records: list[object], sha
     from mi_llm.corpora.reading import Repairs
 
     file = File(release.TRAINING, json.dumps(records, ensure_ascii=False).encode())
-    found, read_dialogs = release.read_training([file], Repairs())
-    assert shape in found
+    description, read_dialogs = release.read_training([file], Repairs())
+    assert shape in description
     assert len(read_dialogs) == dialogs
 
 
@@ -296,19 +298,24 @@ def test_the_real_release_reproduces_tables_3_and_4(workspace: Path, mirror: Pat
         acquire(study, corpus)
         read(study, corpus)
     audit(study)
-    found = rows(study)
+    verdicts = rows(study)
     cells = [f"T4-{row}-{feature}" for row in ("glm", "lla") for feature in ("n", "rounds", "counselor", "client")]
     for name in ("T3-test-rounds", *cells):
-        assert found[name]["verdict"] == "reproduced", found[name]
-        assert (found[name]["recomputed"], found[name]["recomputed_sd"]) == (found[name]["reported"], found[name]["reported_sd"])
+        assert verdicts[name]["verdict"] == "reproduced", verdicts[name]
+        assert (verdicts[name]["recomputed"], verdicts[name]["recomputed_sd"]) == (
+            verdicts[name]["reported"],
+            verdicts[name]["reported_sd"],
+        )
     numbers = {
         role: (row["verdict"], row["recomputed"], row["recomputed_sd"])
         for role in ("counselor", "client")
-        if (row := found[f"T3-test-{role}"])
+        if (row := verdicts[f"T3-test-{role}"])
     }
     assert numbers == {"counselor": ("inconsistent", "56.42", "15.93"), "client": ("inconsistent", "29.21", "18.62")}
-    assert "reproduces as the client's number, 29.21 (18.62)" in found["T3-test-counselor"]["note"]
-    assert found["X-4asp"]["verdict"] == "reproduced"
+    assert "reproduces as the client's number, 29.21 (18.62)" in verdicts["T3-test-counselor"]["note"]
+    assert verdicts["X-4asp"]["verdict"] == "reproduced"
     titles = [finding["en"]["title"] for finding in storage.read_json(study.folder / "audit" / "findings.json")]
     assert any("missing from the workbook" in title for title in titles), titles
-    assert {found[f"X-hp-{name}"]["verdict"] for name in ("learning_rate", "scheduler", "epochs", "precision")} == {"reproduced"}
+    assert {verdicts[f"X-hp-{name}"]["verdict"] for name in ("learning_rate", "scheduler", "epochs", "precision")} == {
+        "reproduced"
+    }

@@ -61,7 +61,7 @@ def test_the_example_of_codes_matches_all_that_is_printed_and_gives_persuading_t
         for first, second in by_dialog.values():
             for name in first:
                 values[name].append((first[name] + second[name]) / 2)
-            ratios = [(one["SEEK"] + one["AF"] + one["EA"]) / sum(one.values()) for one in (first, second)]
+            ratios = [(counts["SEEK"] + counts["AF"] + counts["EA"]) / sum(counts.values()) for counts in (first, second)]
             values["ADH"].append(statistics.fmean(ratios))
         for name, numbers in values.items():
             printed = claims()[f"T6-{name}-{column}"]
@@ -167,10 +167,10 @@ def test_the_papers_own_ratio_is_compared_with_what_its_text_makes_it_of(evidenc
 
 
 def test_preference_data_are_pairs_in_a_dated_source(evidence: Evidence) -> None:
-    found = result("X-100k", evidence)
-    assert (found.verdict, found.cause) == ("differs", "pairs")
-    assert "update of 2024-04-29" in found.note
-    assert "Meta-Llama-3-8B-Instruct" in found.note
+    outcome = result("X-100k", evidence)
+    assert (outcome.verdict, outcome.cause) == ("differs", "pairs")
+    assert "update of 2024-04-29" in outcome.note
+    assert "Meta-Llama-3-8B-Instruct" in outcome.note
 
 
 def test_cited_and_seen_sources_of_table_1_are_named_apart(evidence: Evidence) -> None:
@@ -188,8 +188,8 @@ def test_a_number_under_the_other_head_is_inconsistent() -> None:
     features = {"rounds": (9.0, 1.0), "counselor": (56.4152, 15.9301), "client": (29.2124, 18.6156)}
 
     def judged(feature: str, mean: str, sd: str) -> tuple[str, str, str]:
-        found = dialogs.under_heads(Claim("", "", "", mean, sd, "", ""), feature, features)
-        return found.verdict, found.cause, found.recomputed
+        outcome = dialogs.under_heads(Claim("", "", "", mean, sd, "", ""), feature, features)
+        return outcome.verdict, outcome.cause, outcome.recomputed
 
     assert judged("counselor", "56.42", "15.93") == ("reproduced", "", "56.42")
     assert judged("counselor", "29.21", "18.62") == ("inconsistent", "swapped", "56.42")
@@ -201,13 +201,13 @@ def test_a_number_under_the_other_head_is_inconsistent() -> None:
 
 def talk(name: str, lengths: list[int]) -> Dialog:
     """A dialog with volleys of these numbers of characters; the client begins."""
-    turns = [Turn(role="counselor" if place % 2 else "client", text="说" * length) for place, length in enumerate(lengths)]
+    turns = [Turn(role="counselor" if index % 2 else "client", text="说" * length) for index, length in enumerate(lengths)]
     return Dialog(id=name, source="release", turns=tuple(turns), meta={"model": "baichuan2-7b", "arm": "tuned", "number": 1})
 
 
 def test_the_sizes_of_a_missing_dialog_are_found() -> None:
     chance = random.Random(7)
-    made = [talk(f"d{place}", [chance.randint(3, 60) for _ in range(2 * chance.randint(8, 27))]) for place in range(10)]
+    made = [talk(f"d{index}", [chance.randint(3, 60) for _ in range(2 * chance.randint(8, 27))]) for index in range(10)]
     lost = made.pop(4)
     everything = [*made, lost]
     rounds = [len(dialog.turns) // 2 for dialog in everything]
@@ -233,8 +233,8 @@ def test_a_topic_is_quoted_by_its_word_alone(evidence: Evidence, monkeypatch: py
     assert topic_and_word("我想减肥，运动量也少", words) == ("Weight loss or diet management", "减肥")
     assert topic_and_word("我不开心", words) == ("Other", "")
     turns = (Turn(role="client", text="医生说我的运动量太少，我很烦。"),)
-    said = Dialog(id="a", source="release", meta={"model": "glm-4-9b", "arm": "tuned"}, turns=turns)
-    monkeypatch.setattr(evidence, "simulated", [said], raising=False)
+    dialog = Dialog(id="a", source="release", meta={"model": "glm-4-9b", "arm": "tuned"}, turns=turns)
+    monkeypatch.setattr(evidence, "simulated", [dialog], raising=False)
     table = dialogs.simulated_topics(evidence)
     assert table.to_dict("records") == [{"dialog": "a", "model": "glm-4-9b", "topic": "Increasing exercise", "word": "运动量"}]
 
@@ -243,8 +243,8 @@ def test_dialogs_with_other_labels_count_as_no_rounds(evidence: Evidence, monkey
     plain = [("client", "甲"), ("counselor", "乙")] * 8
     other = [("user", "甲"), ("assistant", "乙")] * 6
     monkeypatch.setattr(evidence, "published", [plain, plain, plain, other], raising=False)
-    found = dialogs.unlabelled(evidence)
-    assert (found["others"], found["their_samples"], found["rounds"], found["all_mean"], found["labelled_mean"]) == (
+    counts = dialogs.unlabelled(evidence)
+    assert (counts["others"], counts["their_samples"], counts["rounds"], counts["all_mean"], counts["labelled_mean"]) == (
         1,
         6,
         24,
@@ -312,19 +312,19 @@ def test_every_finding_has_all_its_parts_in_both_languages() -> None:
 def test_the_papers_arithmetic_alone_gives_findings_and_a_letter_with_all_of_them(evidence: Evidence) -> None:
     paper = claims()
     results = check(paper, evidence)
-    found = findings(paper, results, evidence, {"grim": codes.grid(paper)})
-    kinds = [finding.kind for finding in found]
+    all_findings = findings(paper, results, evidence, {"grim": codes.grid(paper)})
+    kinds = [finding.kind for finding in all_findings]
     assert kinds[:5] == ["reflections", "nine_dialogs", "adherence", "persuading", "untuned"]
-    assert found[0].claims == ("T6-TR-Baichuan", "T4-bai-rounds", "T6-TR-GLM", "T4-glm-rounds")
-    assert "1.5 to 2.4 times" in found[3].words("en")["title"]
-    text = letter(found, rows(paper, results))
-    for finding in found:
+    assert all_findings[0].claims == ("T6-TR-Baichuan", "T4-bai-rounds", "T6-TR-GLM", "T4-glm-rounds")
+    assert "1.5 to 2.4 times" in all_findings[3].words("en")["title"]
+    text = letter(all_findings, rows(paper, results))
+    for finding in all_findings:
         words = finding.words("en")
         assert words["title"] in text
         flat = " ".join(text.split())
         assert all(" ".join(words[part].split()) in flat for part in ("found", "implies", "otherwise", "check"))
     assert max(map(len, text.splitlines())) <= 120
-    assert {finding.kind for finding in found} <= set(every_sentence())
+    assert {finding.kind for finding in all_findings} <= set(every_sentence())
 
 
 def test_numbers_at_the_beginning_of_a_sentence_are_words() -> None:
@@ -339,4 +339,4 @@ def test_printed_numbers_allow_for_rounding() -> None:
 
 
 def test_every_result_has_a_basis(evidence: Evidence) -> None:
-    assert {found.basis for found in check(claims(), evidence).values()} == {"data", "paper", "cited"}
+    assert {outcome.basis for outcome in check(claims(), evidence).values()} == {"data", "paper", "cited"}
