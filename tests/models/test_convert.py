@@ -414,8 +414,8 @@ def test_generation_ends_at_each_stop_token(
     convert(tmp_path / "source", tmp_path / "target")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "target")
     says = Says([300, 301, stop, 302, 303], prompt=4)
-    said = model.generate(torch.tensor([[260, 261, 262, 263]]), do_sample=False, max_new_tokens=5, logits_processor=[says])
-    assert said[0, 4:].tolist() == [300, 301, stop]
+    generated = model.generate(torch.tensor([[260, 261, 262, 263]]), do_sample=False, max_new_tokens=5, logits_processor=[says])
+    assert generated[0, 4:].tolist() == [300, 301, stop]
 
 
 # Tokenizers

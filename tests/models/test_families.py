@@ -40,12 +40,12 @@ def elsewhere(study: Study, model: str, folder: Path) -> list[str]:
     """What the exported folder says under plain transformers and peft: its template, its tokenizer, its stops."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(checkpoint(study, model)), folder).eval()
-    stops, said = storage.read_json(folder / "generation_config.json")["eos_token_id"], []
+    stops, texts = storage.read_json(folder / "generation_config.json")["eos_token_id"], []
     for chat in chats(rounds_of(study), study):
         inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         out = tuned.generate(**inputs, do_sample=False, max_new_tokens=MOST, eos_token_id=stops, pad_token_id=0)[0]
-        said.append(tokenizer.decode(out[inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
-    return said
+        texts.append(tokenizer.decode(out[inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+    return texts
 
 
 def served(study: Study, model: str, asked_chats: list[list[Message]], most: int) -> tuple[list[str], list[list[int]]]:
@@ -96,11 +96,11 @@ def test_a_family_goes_through_every_stage(
     rounds = sum(len([*dialog.rounds()]) for dialog in sample_dialogs[:2])
     assert numbers["records"] == (rounds if name == "qwen3" else 2)
     respond(study, name)
-    said = replies(study, name, "tuned")
-    assert said != replies(study, name, "base")
+    texts = replies(study, name, "tuned")
+    assert texts != replies(study, name, "base")
     export(study, name, Path("dist/mi"))
-    assert elsewhere(study, name, Path("dist/mi")) == said
-    assert served(study, name, chats(rounds_of(study), study), MOST)[0] == said
+    assert elsewhere(study, name, Path("dist/mi")) == texts
+    assert served(study, name, chats(rounds_of(study), study), MOST)[0] == texts
     golden = storage.read_json(Path("dist/mi/golden.json"))
     asked = [prompt["messages"] for prompt in golden["prompts"]]
     assert served(study, name, asked, golden["max_new_tokens"])[1] == [prompt["reply"] for prompt in golden["prompts"]]
@@ -112,4 +112,4 @@ def test_a_family_goes_through_every_stage(
     assert "the chat format of the base model itself" in card
 
     respond(study_with(adapter="merged"), name)
-    assert replies(study, name, "tuned") == said
+    assert replies(study, name, "tuned") == texts

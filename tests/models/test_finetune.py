@@ -91,9 +91,9 @@ def test_records_by_dialog_and_by_round(study: Study, tokenizer: PreTrainedToken
 
 def test_records_as_the_authors_file_has_them(study: Study, tokenizer: PreTrainedTokenizerFast) -> None:
     options = changed(study.finetune, records="release")
-    one = Dialog(id="1", source="release", turns=TALK, meta={"records": "round"})
-    other = Dialog(id="2", source="release", turns=TALK, meta={"records": "dialog"})
-    assert records([one, other], tokenizer, LLAMA3, options, "指示").names == ["1#1", "1#2", "2"]
+    by_round = Dialog(id="1", source="release", turns=TALK, meta={"records": "round"})
+    by_dialog = Dialog(id="2", source="release", turns=TALK, meta={"records": "dialog"})
+    assert records([by_round, by_dialog], tokenizer, LLAMA3, options, "指示").names == ["1#1", "1#2", "2"]
     with pytest.raises(Problem, match=r"3: meta.records is None"):
         records([Dialog(id="3", source="cpsycound", turns=TALK)], tokenizer, LLAMA3, options, "指示")
 
@@ -105,16 +105,16 @@ def test_only_the_first_so_many_records_are_taken(study: Study, tokenizer: PreTr
 
 
 def test_loss_on_the_last_reply_only(study: Study, tokenizer: PreTrainedTokenizerFast) -> None:
-    taken = records([Dialog(id="1", source="test", turns=TALK)], tokenizer, LLAMA3, changed(study.finetune, loss="last"), "指示")
-    assert tokenizer.decode([label for label in taken.encoded[0].labels if label != IGNORED]) == "你想戒烟<|eot_id|>"
+    taught = records([Dialog(id="1", source="test", turns=TALK)], tokenizer, LLAMA3, changed(study.finetune, loss="last"), "指示")
+    assert tokenizer.decode([label for label in taught.encoded[0].labels if label != IGNORED]) == "你想戒烟<|eot_id|>"
 
 
 def test_an_instruction_stands_before_the_last_client_turn_that_is_answered(
     study: Study, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     dialog = Dialog(id="1", source="test", turns=(*TALK, Turn(role="client", text="谢谢")))
-    taken = records([dialog], tokenizer, LLAMA3, changed(study.finetune, instruction_placement="query"), "指示")
-    assert tokenizer.decode(taken.encoded[0].ids).endswith(
+    taught = records([dialog], tokenizer, LLAMA3, changed(study.finetune, instruction_placement="query"), "指示")
+    assert tokenizer.decode(taught.encoded[0].ids).endswith(
         "user<|end_header_id|>\n\n指示\n我想戒烟<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n你想戒烟<|eot_id|>"
     )
 
@@ -216,8 +216,8 @@ def test_every_layout_has_the_loss_and_gradients_of_one_record_at_a_time(
     encoded = records(sample_dialogs[:5], tokenizer, FORMATS[study.models[model].chat_format], options, "指示").encoded
     loss, expected = one_by_one(checkpoints / model, encoded, options)
     for way in ({"packed": True}, {"packed": False}, {"packed": True, "checkpointing": True}):
-        found, grads = one_step(checkpoints / model, encoded, changed(options, **way))
-        assert found == pytest.approx(loss, rel=1e-6), way
+        step_loss, grads = one_step(checkpoints / model, encoded, changed(options, **way))
+        assert step_loss == pytest.approx(loss, rel=1e-6), way
         assert grads.keys() == expected.keys()
         for name, grad in grads.items():
             assert (grad - expected[name]).abs().max() <= 1e-5 * expected[name].abs().max(), (way, name)
@@ -298,10 +298,10 @@ def test_training_killed_at_any_moment_ends_in_the_same_bytes(ready: Study) -> N
 
 def taken_away(folder: Path) -> dict[str, bytes]:
     """The files of a folder, which are then removed."""
-    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    for name in found:
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    for name in files:
         (folder / name).unlink()
-    return found
+    return files
 
 
 # ---- many processes
@@ -339,20 +339,20 @@ Path(f"found.{processes.rank}.json").write_text(json.dumps(found))
 def test_two_processes_follow_the_curve_of_one_whether_or_not_they_divide_the_base(ready: Study) -> None:
     options = changed(ready.finetune, batch=1, accumulation=4)
     model, tokenizer = load(checkpoint(ready, "tiny-glm4"), "float32")
-    taken, adapted = records_of(ready, "tiny-glm4", tokenizer), adapt(model, options, 1)
+    taught, adapted = records_of(ready, "tiny-glm4", tokenizer), adapt(model, options, 1)
     sizes = {weight.requires_grad: 0 for weight in adapted.parameters()}
     for weight in adapted.parameters():
         sizes[weight.requires_grad] += weight.numel()
     resume, places = Resume(Path("none"), ""), [*range(8), 0]
-    alone = fit(adapted, taken.encoded, options, indices=places, padding=1, resume=resume, title="one")
+    alone = fit(adapted, taught.encoded, options, indices=places, padding=1, resume=resume, title="one")
     Path("two.py").write_text(SHARED)
     done = subprocess.run([*TORCHRUN, "two.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = [json.loads(Path(f"found.{rank}.json").read_text()) for rank in (0, 1)]
+    reports = [json.loads(Path(f"found.{rank}.json").read_text()) for rank in (0, 1)]
     for way in ("whole", "shared", "shared, checkpointing"):
-        assert found[0][way]["losses"] == pytest.approx([row["loss"] for row in alone.log], abs=1e-5)
-        assert found[0][way]["adapter"] == found[1][way]["adapter"]
-        held = [one[way]["held"] - sizes[True] for one in found]
+        assert reports[0][way]["losses"] == pytest.approx([row["loss"] for row in alone.log], abs=1e-5)
+        assert reports[0][way]["adapter"] == reports[1][way]["adapter"]
+        held = [report[way]["held"] - sizes[True] for report in reports]
         if way == "whole":
             assert held == [sizes[False]] * 2
         else:
@@ -371,9 +371,9 @@ def test_when_one_of_two_processes_dies_the_other_says_so_and_the_next_run_goes_
     until_saved(state, processes[0])
     processes[1].kill()
     assert ended(processes) == [2, -signal.SIGKILL]
-    said = Path("said.0").read_text(encoding="utf-8")
-    assert "mi-llm: finetune tiny-llama3, process 0 of 2: another process has ended" in said
-    assert "run the same command again: it continues from the last saved step" in said
+    errors = Path("said.0").read_text(encoding="utf-8")
+    assert "mi-llm: finetune tiny-llama3, process 0 of 2: another process has ended" in errors
+    assert "run the same command again: it continues from the last saved step" in errors
     saved = torch.load(state)["progress"]["step"]
     assert 2 <= saved < 24
 
@@ -390,9 +390,9 @@ def test_torchrun_ends_with_a_sentence_when_a_process_dies(ready: Study) -> None
     until_saved(state, torchrun)
     (victim,) = [child for child in psutil.Process(torchrun.pid).children() if child.environ()["RANK"] == "1"]
     victim.kill()
-    _, said = torchrun.communicate()
+    _, errors = torchrun.communicate()
     assert torchrun.returncode == 1
-    assert "mi-llm: finetune tiny-llama3, process 0 of 2: " in said
+    assert "mi-llm: finetune tiny-llama3, process 0 of 2: " in errors
     assert not (ready.folder / "finetune" / "tiny-llama3" / "metrics.json").exists()
 
 
@@ -438,8 +438,8 @@ def with_settings(**changes: int) -> Study:
 @pytest.mark.slow
 def test_more_processes_than_records_of_a_step_are_refused(ready: Study) -> None:
     assert ended(together(tuning(with_settings(batch=1)), 2)) == [2, 2]
-    said = Path("said.0").read_text(encoding="utf-8")
-    assert "mi-llm: finetune tiny-llama3: 2 processes\n  expected: at most 1: they share the 1 records of a step" in said
+    errors = Path("said.0").read_text(encoding="utf-8")
+    assert "mi-llm: finetune tiny-llama3: 2 processes\n  expected: at most 1: they share the 1 records of a step" in errors
     assert not (ready.folder / "finetune").exists()
 
 
@@ -479,16 +479,16 @@ def test_a_model_of_another_architecture_is_refused_in_words(ready: Study) -> No
 
 def test_a_dry_run_counts_and_estimates_and_writes_nothing(ready: Study, capsys: pytest.CaptureFixture[str]) -> None:
     dry_run(ready, "tiny-glm4")
-    said = capsys.readouterr().out
-    assert "finetune tiny-glm4: 8 records, 3 epochs" in said
-    assert "steps     6 of 4 records (for at most 4 processes)" in said
+    printed = capsys.readouterr().out
+    assert "finetune tiny-glm4: 8 records, 3 epochs" in printed
+    assert "steps     6 of 4 records (for at most 4 processes)" in printed
     assert not (ready.folder / "finetune").exists()
 
 
 def head(text: str) -> dict[str, Any]:
     _, front, _ = text.split("---\n", 2)
-    found: dict[str, Any] = YAML(typ="safe").load(front)
-    return found
+    front_matter: dict[str, Any] = YAML(typ="safe").load(front)
+    return front_matter
 
 
 def test_the_card_beside_the_adapter_tells_how_to_load_it_and_holds_no_path_of_this_machine(ready: Study) -> None:

@@ -44,13 +44,13 @@ def ready(workspace: Path, sample_dialogs: list[Dialog]) -> Study:
 
 @pytest.mark.skipif(HERE, reason="here a base can be in 4 bits")
 def test_without_bitsandbytes_every_stage_says_the_same(ready: Study) -> None:
-    said = set()
+    problem_texts = set()
     for run in STAGES:
         with pytest.raises(Problem) as caught:
             run(ready, MODEL)
-        said.add(str(caught.value))
-    assert len(said) == 1
-    assert said.pop().startswith("finetune.four_bit: true\n  expected: the package bitsandbytes\n")
+        problem_texts.add(str(caught.value))
+    assert len(problem_texts) == 1
+    assert problem_texts.pop().startswith("finetune.four_bit: true\n  expected: the package bitsandbytes\n")
 
 
 @pytest.mark.skipif(not HERE, reason="bitsandbytes, which is not in the lock, is not installed")

@@ -58,7 +58,7 @@ class Hub(ThreadingHTTPServer):
 
     def asked_for(self, name: str) -> list[str]:
         """The ranges that were asked for of one file."""
-        return [place for asked, place in self.asked if asked == name]
+        return [asked_range for asked, asked_range in self.asked if asked == name]
 
 
 def blob(content: bytes) -> str:
@@ -75,16 +75,16 @@ class Answer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        place = self.path.partition("?")[0]
-        if place in (f"/api/models/{REPOSITORY}/revision/{REVISION}", f"/api/models/{REPOSITORY}"):
+        path = self.path.partition("?")[0]
+        if path in (f"/api/models/{REPOSITORY}/revision/{REVISION}", f"/api/models/{REPOSITORY}"):
             siblings = [sibling(name, content) for name, content in self.server.files.items()]
             card = {"license": self.server.license}
             content = {"id": REPOSITORY, "sha": self.server.commit, "siblings": siblings, "cardData": card}
             self.send({}, json.dumps(content).encode())
-        elif place.startswith(f"/{REPOSITORY}/resolve/{REVISION}/"):
-            self.resolve(place.rpartition("/")[2])
-        elif place.startswith("/elsewhere/"):
-            self.file(place.rpartition("/")[2])
+        elif path.startswith(f"/{REPOSITORY}/resolve/{REVISION}/"):
+            self.resolve(path.rpartition("/")[2])
+        elif path.startswith("/elsewhere/"):
+            self.file(path.rpartition("/")[2])
         else:
             self.send({"X-Error-Code": "RepoNotFound"}, b"", 404)
 
@@ -103,21 +103,21 @@ class Answer(BaseHTTPRequestHandler):
             self.send(head | {"ETag": f'"{blob(content)}"'}, content)
 
     def file(self, name: str) -> None:
-        place, content = self.headers.get("Range", ""), self.server.files[name]
-        self.server.asked.append((name, place))
+        asked_range, content = self.headers.get("Range", ""), self.server.files[name]
+        self.server.asked.append((name, asked_range))
         if self.server.denied:
             self.send({}, b"", 403)
             return
         if self.server.instead.get(name):
             content = self.server.instead[name].pop(0)
-        start = int(place.removeprefix("bytes=").removesuffix("-")) if place else 0
-        said = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if place else {}
+        start = int(asked_range.removeprefix("bytes=").removesuffix("-")) if asked_range else 0
+        headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if asked_range else {}
         if self.server.cuts and name == "more.bin":
             self.server.cuts -= 1
             self.close_connection = True
-            self.send(said, content[start:], 206 if place else 200, most=(len(content) - start) // 2)
+            self.send(headers, content[start:], 206 if asked_range else 200, most=(len(content) - start) // 2)
         else:
-            self.send(said, content[start:], 206 if place else 200)
+            self.send(headers, content[start:], 206 if asked_range else 200)
 
     def send(self, head: dict[str, str], content: bytes, status: int = 200, most: int | None = None) -> None:
         self.send_response(status)
@@ -441,7 +441,7 @@ def test_a_copy_is_checked_against_pins_and_notes(server: Hub, tmp_path: Path, m
 
 @pytest.mark.usefixtures("accepted")
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "problem_text"),
     [
         (lambda shard: shard.write_bytes(shard.read_bytes()[:-4]), r"00002\.safetensors: cannot be read .*not fully covered"),
         (lambda shard: shard.write_bytes(b"junk"), r"00002\.safetensors: cannot be read"),
@@ -455,7 +455,7 @@ def test_a_copy_is_checked_against_pins_and_notes(server: Hub, tmp_path: Path, m
     ],
 )
 def test_a_checkpoint_that_lacks_a_weight_is_refused(
-    fault: Any, said: str, server: Hub, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+    fault: Any, problem_text: str, server: Hub, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, folder = checkpoints / "tiny-llama3", Path("mine/tiny-llama3")
     AutoModelForCausalLM.from_pretrained(whole).save_pretrained(folder, max_shard_size="100KB")
@@ -467,7 +467,7 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(
     (shard,) = folder.glob("*-00002-of-*.safetensors")
     base(study, "tiny-llama3")
     fault(shard)
-    with pytest.raises(Problem, match=said):
+    with pytest.raises(Problem, match=problem_text):
         base(study, "tiny-llama3")
 
 
@@ -478,7 +478,7 @@ def test_a_checkpoint_of_another_size_is_refused(server: Hub) -> None:
 
 @pytest.mark.usefixtures("accepted")
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "problem_text"),
     [
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, "rope_theta 10000.0"),
         ({"rope_parameters": None, "rope_theta": 10000}, "rope_theta 10000"),
@@ -493,13 +493,13 @@ def test_a_checkpoint_of_another_size_is_refused(server: Hub) -> None:
     ],
 )
 def test_a_configuration_that_contradicts_the_original_is_refused_before_weights_are_fetched(
-    written: dict[str, Any], said: str, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written: dict[str, Any], problem_text: str, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = {**json.loads(server.files["config.json"]), **written}
     server.files["config.json"] = json.dumps({key: value for key, value in config.items() if value is not None}).encode()
     study = pinned(server, original={"repository": "its-makers/tiny", "rope_theta": 500000, "rms_norm_eps": 1e-6})
     problem = refusal(study)
-    assert problem.found == said
+    assert problem.found == problem_text
     assert problem.expected.endswith(", as its-makers/tiny has it")
     assert "use the original repository, its-makers/tiny" in problem.remedy
     assert "its commit into models, and the SHA-256 of its weight files into pins.yaml" in problem.remedy
@@ -509,7 +509,7 @@ def test_a_configuration_that_contradicts_the_original_is_refused_before_weights
     for name, content in server.files.items():
         (folder / name).write_bytes(content)
     monkeypatch.setenv("MI_LLM_MODELS", str(tmp_path / "mine"))
-    assert refusal(study).found == said
+    assert refusal(study).found == problem_text
 
 
 @pytest.mark.usefixtures("accepted")

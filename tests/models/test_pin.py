@@ -48,11 +48,11 @@ def test_one_command_names_a_model_of_the_hub_beside_the_others(
     assert (entry.hub, entry.revision, entry.chat_format, entry.license) == (REPOSITORY, REVISION, "checkpoint", "apache-2.0")
     pins = storage.read_yaml(Path("mini/pins.yaml"))[f"{REPOSITORY}@{REVISION}"]
     assert {*pins["files"]} == {*qwen.files} - {"modeling_tiny.py"}
-    for name, said in pins["files"].items():
+    for name, known_file in pins["files"].items():
         content = qwen.files[name]
         is_large = name.endswith((".safetensors", "tokenizer.json"))
         known = {"sha256": hashlib.sha256(content).hexdigest()} if is_large else {"git": blob(content)}
-        assert said == {"bytes": len(content), **known}
+        assert known_file == {"bytes": len(content), **known}
     assert {name for name, _ in qwen.asked} == {"config.json"}
     text = PARAMS.read_text(encoding="utf-8")
     before = (ROOT / PARAMS).read_text(encoding="utf-8").splitlines()

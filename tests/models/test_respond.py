@@ -72,11 +72,11 @@ def prompts_of(study: Study, model: str, placement: Placement) -> list[list[int]
 def one_by_one(model: torch.nn.Module, asked: Sequence[list[int]], stops: list[int]) -> list[list[int]]:
     """What transformers' own generation says to each prompt alone."""
     settings = GenerationConfig(do_sample=False, max_new_tokens=MOST, eos_token_id=stops, pad_token_id=0)
-    said = []
+    replies = []
     for ids in asked:
         out = model.generate(input_ids=torch.tensor([ids]), generation_config=settings)[0, len(ids) :].tolist()
-        said.append([token for token in out if token not in stops])
-    return said
+        replies.append([token for token in out if token not in stops])
+    return replies
 
 
 @pytest.mark.parametrize(("model", "placement"), [*product(MODELS, ["query"]), ("tiny-glm4", "system")])
@@ -86,12 +86,12 @@ def test_the_tokens_are_those_of_plain_generation(ready: Study, model: str, plac
     adapted = PeftModel.from_pretrained(loaded, ready.folder / "finetune" / model / "adapter").eval()
     plain = one_by_one(adapted, asked, stops)
     branching_attention(loaded)
-    found = plans(rounds_of(ready), asked, {})
+    dialog_plans = plans(rounds_of(ready), asked, {})
     for most in (1, 7, 1000):
         branching = Branching(adapted, stops, most, MOST, greedy)
-        said = {place: ids for place, ids, _ in branching.answers(found)}
-        assert [said[place] for place in range(len(asked))] == plain
-        assert branching.prefilled == sum(one.prefilled for one in found)
+        replies = {index: ids for index, ids, _ in branching.answers(dialog_plans)}
+        assert [replies[index] for index in range(len(asked))] == plain
+        assert branching.prefilled == sum(dialog_plan.prefilled for dialog_plan in dialog_plans)
     assert branching.prefilled < sum(map(len, asked)) / 2
 
 
@@ -118,9 +118,9 @@ def test_a_model_that_is_not_tuned_is_answered_without_an_adapter(ready: Study) 
 
 
 def test_a_dialog_is_read_once_and_each_round_from_its_fork() -> None:
-    found = plan([3, 4, 5], [[1, 2, 9], [1, 2, 3, 4, 9, 8], [1, 2, 3, 4, 5, 6, 9]])
-    assert found == Plan((3, 4, 5), [1, 2, 3, 4], [2, 4, 4], [[9], [9, 8], [5, 6, 9]])
-    assert found.prefilled == 4 + 1 + 2 + 3
+    dialog_plan = plan([3, 4, 5], [[1, 2, 9], [1, 2, 3, 4, 9, 8], [1, 2, 3, 4, 5, 6, 9]])
+    assert dialog_plan == Plan((3, 4, 5), [1, 2, 3, 4], [2, 4, 4], [[9], [9, 8], [5, 6, 9]])
+    assert dialog_plan.prefilled == 4 + 1 + 2 + 3
 
 
 @pytest.mark.parametrize(
@@ -128,24 +128,24 @@ def test_a_dialog_is_read_once_and_each_round_from_its_fork() -> None:
     [([[1, 2, 3]], []), ([[1, 2], [1, 2]], [1]), ([[1], [2]], []), ([[1, 2], [1, 2, 3]], [1])],
 )
 def test_every_prompt_keeps_a_token_of_its_own(prompts: list[list[int]], trunk: list[int]) -> None:
-    found = plan(range(len(prompts)), prompts)
-    assert found.trunk == trunk
-    assert [found.trunk[:fork] + own for fork, own in zip(found.forks, found.suffixes, strict=True)] == prompts
-    assert all(found.suffixes)
+    dialog_plan = plan(range(len(prompts)), prompts)
+    assert dialog_plan.trunk == trunk
+    assert [dialog_plan.trunk[:fork] + own for fork, own in zip(dialog_plan.forks, dialog_plan.suffixes, strict=True)] == prompts
+    assert all(dialog_plan.suffixes)
 
 
 def test_a_round_that_ends_leaves_and_the_others_go_on(ready: Study) -> None:
     asked = prompts_of(ready, "tiny-llama3", "system")
     loaded, _ = load(checkpoint(ready, "tiny-llama3"), "float32")
-    counts = Counter(token for said in one_by_one(loaded, asked, []) for token in set(said))
+    counts = Counter(token for reply in one_by_one(loaded, asked, []) for token in set(reply))
     stops = [min(token for token, count in counts.items() if 0 < count < len(asked))]
     plain = one_by_one(loaded, asked, stops)
     branching_attention(loaded)
     branching = Branching(loaded, stops, 1000, MOST, greedy)
-    said = {place: (ids, finish) for place, ids, finish in branching.answers(plans(rounds_of(ready), asked, {}))}
-    assert [said[place][0] for place in range(len(asked))] == plain
-    assert {finish for _, finish in said.values()} == {"stop", "length"}
-    assert branching.decoded == sum(len(ids) - (finish == "length") for ids, finish in said.values())
+    replies = {index: (ids, finish) for index, ids, finish in branching.answers(plans(rounds_of(ready), asked, {}))}
+    assert [replies[index][0] for index in range(len(asked))] == plain
+    assert {finish for _, finish in replies.values()} == {"stop", "length"}
+    assert branching.decoded == sum(len(ids) - (finish == "length") for ids, finish in replies.values())
 
 
 class Weighed(Branching):
@@ -166,19 +166,19 @@ class Weighed(Branching):
 def test_keys_and_values_take_what_is_estimated(ready: Study, model: str, asked: Answering) -> None:
     loaded, _ = load(checkpoint(ready, model), "float32")
     branching_attention(loaded)
-    shape, found = shape_of(loaded.config), []
+    shape, dialog_plans = shape_of(loaded.config), []
     for dialog in range(asked.dialogs):
         trunk, places = [20 + dialog] * asked.trunk, range(dialog * asked.rounds, (dialog + 1) * asked.rounds)
-        found.append(plan(places, [[*trunk, 50 + number, *[9] * (asked.own - 1)] for number in range(asked.rounds)]))
+        dialog_plans.append(plan(places, [[*trunk, 50 + number, *[9] * (asked.own - 1)] for number in range(asked.rounds)]))
     branching = Weighed(loaded, [], asked.dialogs * asked.rounds, asked.reply, greedy)
-    assert len(list(branching.answers(found))) == asked.dialogs * asked.rounds
+    assert len(list(branching.answers(dialog_plans))) == asked.dialogs * asked.rounds
     assert branching.held == pytest.approx(keys_and_values(shape, "float32", asked), rel=0.01)
 
 
 def sampled(model: PreTrainedModel, study: Study, asked: Sequence[list[int]], most: int, only: int) -> dict[int, list[int]]:
     choose = sampler(study.respond.sampling, rounds_of(study), study, "base", MOST)
     branching = Branching(model, [], most, MOST, choose)
-    return {place: ids for place, ids, _ in branching.answers(plans(rounds_of(study), asked, {})[only:])}
+    return {index: ids for index, ids, _ in branching.answers(plans(rounds_of(study), asked, {})[only:])}
 
 
 def test_a_sampled_answer_does_not_depend_on_its_company(ready: Study) -> None:
@@ -187,7 +187,7 @@ def test_a_sampled_answer_does_not_depend_on_its_company(ready: Study) -> None:
     branching_attention(loaded)
     together = sampled(loaded, ready, asked, 1000, 0)
     alone = sampled(loaded, ready, asked, 1, 2)
-    assert alone == {place: together[place] for place in alone}
+    assert alone == {index: together[index] for index in alone}
     assert len({tuple(ids) for ids in together.values()}) > 1
 
 
@@ -207,11 +207,11 @@ def outputs(study: Study, model: str) -> dict[str, bytes]:
 
 def lines_of(journals: Sequence[Path]) -> list[list[bytes]]:
     """The whole lines of the journals that are there."""
-    found = []
+    lines = []
     for path in journals:
         with suppress(FileNotFoundError):  # a run that ends removes its journals
-            found.append(path.read_bytes().split(b"\n")[:-1])
-    return found
+            lines.append(path.read_bytes().split(b"\n")[:-1])
+    return lines
 
 
 @pytest.mark.slow
@@ -253,7 +253,9 @@ def test_two_processes_give_the_same_file_as_one(ready: Study) -> None:
 
 @pytest.mark.slow
 def test_more_processes_than_dialogs_are_refused(ready: Study) -> None:
-    write_rounds(ready.folder / "split" / "test_rounds.jsonl", [one for one in rounds_of(ready) if one.dialog == "case_1"])
+    write_rounds(
+        ready.folder / "split" / "test_rounds.jsonl", [sample for sample in rounds_of(ready) if sample.dialog == "case_1"]
+    )
     assert ended(together(partial(respond, ready, "tiny-glm4"), 2)) == [2, 2]
     refusal = "mi-llm: respond tiny-glm4: 2 processes\n  expected: at most 1: they share 1 dialogs"
     assert refusal in Path("said.0").read_text(encoding="utf-8")
@@ -284,8 +286,8 @@ def test_a_process_that_comes_late_finds_its_share(ready: Study) -> None:
         (ready.folder / "respond" / "tiny-glm4" / name).unlink()
     Path("late.py").write_text(LATE, encoding="utf-8")
     assert ended(together(partial(runpy.run_path, "late.py"), 2)) == [0, 0]
-    said = [Path(f"said.{rank}").read_text(encoding="utf-8") for rank in (0, 1)]
-    assert "".join(said).count("respond@tiny-glm4: done in") == 1
+    messages = [Path(f"said.{rank}").read_text(encoding="utf-8") for rank in (0, 1)]
+    assert "".join(messages).count("respond@tiny-glm4: done in") == 1
     assert outputs(ready, "tiny-glm4") == whole
 
 
@@ -324,12 +326,12 @@ def answered_well(log: Path) -> list[str]:
 
 def interrupted(study: Study, at: str) -> None:
     """Answer, without the outputs of a run before, until one cannot be written."""
-    place = study.folder / "respond/tiny-llama3" / at
-    shutil.rmtree(place.parent, ignore_errors=True)
-    place.mkdir(parents=True)
+    output = study.folder / "respond/tiny-llama3" / at
+    shutil.rmtree(output.parent, ignore_errors=True)
+    output.mkdir(parents=True)
     with pytest.raises(Problem, match="could not be written"):
         respond(study, "tiny-llama3")
-    place.rmdir()
+    output.rmdir()
 
 
 def test_a_server_can_answer_and_is_asked_for_each_round_once(ready: Study, tmp_path: Path) -> None:

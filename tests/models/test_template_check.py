@@ -39,9 +39,9 @@ def test_a_models_own_format_is_equal_on_every_way(
     make(workspace / "mine" / name, name, sample_dialogs)
     study = ready(study_of(name, instruction_placement=FAMILIES[name].placement), sample_dialogs[3:])
     assert check(study, name) == 0
-    said = capsys.readouterr().out
-    assert said.count("tokens, equal") == 3
-    assert ("<think>\\n\\n</think>\\n\\n'" in said) == (name == "qwen3")
+    printed = capsys.readouterr().out
+    assert printed.count("tokens, equal") == 3
+    assert ("<think>\\n\\n</think>\\n\\n'" in printed) == (name == "qwen3")
 
 
 def test_a_difference_is_shown_as_text(workspace: Path, sample_dialogs: list[Dialog], capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,8 +94,8 @@ def test_every_weight_of_an_adapter_for_vllm_has_a_name_and_shape_that_vllm_expe
     export(tuned, model, Path("dist/mi"))
     exported = Path("dist/mi/vllm") if Path("dist/mi/vllm").is_dir() else Path("dist/mi")
     for folder in (tuned.folder / "finetune" / model / "vllm", exported):
-        found = load_file(folder / "adapter_model.safetensors")
-        assert {name: tuple(weight.shape) for name, weight in found.items()} == expected
+        weights = load_file(folder / "adapter_model.safetensors")
+        assert {name: tuple(weight.shape) for name, weight in weights.items()} == expected
         settings = storage.read_json(folder / "adapter_config.json")
         assert settings["target_modules"] == sorted(settings["target_modules"])
         assert {name.rsplit(".", 1)[-1] for name in settings["target_modules"]} == {*shapes}
@@ -128,9 +128,9 @@ def test_the_halves_add_to_gate_and_up_what_the_fused_adapter_adds(tuned: Study)
     merged = PeftModel.from_pretrained(glm, folder / "adapter").merge_and_unload()
     halves = PeftModel.from_pretrained(llama, folder / "vllm").merge_and_unload()
     assert not torch.equal(merged.model.layers[0].mlp.gate_up_proj.weight, before)
-    for one, other in zip(merged.model.layers, halves.model.layers, strict=True):
-        both = torch.cat([other.mlp.gate_proj.weight, other.mlp.up_proj.weight])
-        torch.testing.assert_close(both, one.mlp.gate_up_proj.weight, rtol=0, atol=1e-7)
+    for fused_layer, split_layer in zip(merged.model.layers, halves.model.layers, strict=True):
+        both = torch.cat([split_layer.mlp.gate_proj.weight, split_layer.mlp.up_proj.weight])
+        torch.testing.assert_close(both, fused_layer.mlp.gate_up_proj.weight, rtol=0, atol=1e-7)
 
 
 # ---- the command line
@@ -140,7 +140,7 @@ def compose(settings: dict[str, str]) -> dict[str, Any]:
     """The service `model` of the GPU file, its variables filled in as Compose does."""
 
     def filled(text: str) -> str:
-        return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: settings.get(found[1]) or found[2], text)
+        return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: settings.get(match[1]) or match[2], text)
 
     service: dict[str, Any] = GPU.load(filled((ROOT / "docker-compose.gpu.yml").read_text(encoding="utf-8")))["services"]["model"]
     return service
@@ -182,11 +182,11 @@ def test_the_container_serves_each_model_of_the_paper_as_the_study_has_it(model:
     service = compose({"MI_LLM_MODEL": model, "MI_LLM_CHAT_FORMAT": form})
     assert service["image"].startswith(f"vllm/vllm-openai:v{FACTS['version']}@sha256:")
     assert service["command"][0] == f"/study/{checkpoint(study, model)}"
-    found = options_of(service["command"])
-    assert found["--lora-modules"] == f"{model}+mi=/study/{study.folder / 'finetune' / model / 'vllm'}"
-    assert (found["--served-model-name"], found["--generation-config"]) == (model, "vllm")
-    assert (ROOT / found["--chat-template"].removeprefix("/study/")).read_text(encoding="utf-8") == FORMATS[form].template
-    assert int(found["--max-lora-rank"]) >= study.finetune.lora.rank
+    options = options_of(service["command"])
+    assert options["--lora-modules"] == f"{model}+mi=/study/{study.folder / 'finetune' / model / 'vllm'}"
+    assert (options["--served-model-name"], options["--generation-config"]) == (model, "vllm")
+    assert (ROOT / options["--chat-template"].removeprefix("/study/")).read_text(encoding="utf-8") == FORMATS[form].template
+    assert int(options["--max-lora-rank"]) >= study.finetune.lora.rank
     names = {line.partition("=")[0] for line in service["environment"]}
     assert {name for name in names if name.startswith("VLLM_")} == {*FACTS["environment"]}
 
@@ -222,8 +222,8 @@ def test_a_checkpoint_names_the_stop_tokens_of_its_chat_format_whatever_it_came_
     came = checkpoints / "tiny-llama3/generation_config.json"
     storage.write_json(came, {"eos_token_id": tokenizer.convert_tokens_to_ids("<|eot_id|>"), "top_k": 5})
     base(study, "tiny-llama3")
-    found = storage.read_json(checkpoint(study, "tiny-llama3") / "generation_config.json")
-    assert found == {"eos_token_id": LLAMA3.stop_ids(tokenizer), "top_k": 5}
+    written = storage.read_json(checkpoint(study, "tiny-llama3") / "generation_config.json")
+    assert written == {"eos_token_id": LLAMA3.stop_ids(tokenizer), "top_k": 5}
 
 
 def test_a_server_fills_the_exported_template_in_as_golden_prompts(tuned: Study) -> None:
@@ -256,11 +256,11 @@ def test_a_template_that_a_server_fills_in_gives_the_tokens_of_respond(
 
 def under_vllm(job: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """What vLLM's own code says to a job (`under_vllm.py`)."""
-    place = os.environ.get("MI_LLM_VLLM", "")
-    if not place and not find_spec("vllm"):
+    vllm_path = os.environ.get("MI_LLM_VLLM", "")
+    if not vllm_path and not find_spec("vllm"):
         pytest.skip("no vLLM here (MI_LLM_VLLM)")
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": place, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    environment = os.environ | {"PYTHONPATH": vllm_path, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     script = [sys.executable, str(ROOT / "tests/support/under_vllm.py"), str(folder / "job.json"), str(folder)]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -311,16 +311,16 @@ def test_vllm_takes_our_command_line_adapters_requests_and_templates(
     assert answers["version"] == FACTS["version"]
     chosen = tuned.respond.sampling
     for entry in job:
-        model, found = entry["name"], answers["models"][entry["name"]]
+        model, answer = entry["name"], answers["models"][entry["name"]]
         _, tokenizer = load(checkpoint(tuned, model), "float32")
         form = chat_format(tuned, model)
-        assert found["lora_modules"] == [[f"{model}+mi", entry["adapters"][1]]]
-        assert found["served_model_name"] == [model]
-        refused = found["refused"]
+        assert answer["lora_modules"] == [[f"{model}+mi", entry["adapters"][1]]]
+        assert answer["served_model_name"] == [model]
+        refused = answer["refused"]
         assert ("gate_up_proj" in refused[entry["adapters"][0]]) == (model == "tiny-glm4")
         assert refused[entry["adapters"][1]] == ""
         theirs, ours = load_file(tmp_path / f"{model}.safetensors"), added_by(folders[model] / "vllm")
-        for module, parts in FACTS["layers"][found["architecture"]].items():
+        for module, parts in FACTS["layers"][answer["architecture"]].items():
             names = [name for name in ours if name.rsplit(".", 1)[-1] == parts[0]]
             assert names
             for name in names:
@@ -329,7 +329,7 @@ def test_vllm_takes_our_command_line_adapters_requests_and_templates(
                     added = ours.pop(f"{layer}.{module.split('.')[0]}.{part}")
                     torch.testing.assert_close(theirs.pop(f"{layer}.{module}.{number}"), added, rtol=1e-5, atol=1e-8)
         assert (ours, theirs) == ({}, {})
-        for request, sampling in zip(entry["requests"], found["sampling"], strict=True):
+        for request, sampling in zip(entry["requests"], answer["sampling"], strict=True):
             drawn = request["temperature"] > 0
             assert sampling.pop("stops") == sorted(form.stop_ids(tokenizer))
             assert sampling == FACTS["sampling"] | {
@@ -338,5 +338,5 @@ def test_vllm_takes_our_command_line_adapters_requests_and_templates(
                 "top_p": chosen.top_p if drawn else 1.0,
                 "max_tokens": tuned.respond.max_new_tokens,
             } | ({"seed": request["seed"]} if drawn else {})
-        for request, ids in zip(entry["requests"], found["prompts"], strict=True):
+        for request, ids in zip(entry["requests"], answer["prompts"], strict=True):
             assert ids == prompt(tokenizer, form, request["messages"])

@@ -97,12 +97,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
     [(COMPLEX, 2), (SIMPLE, 1), (AUTONOMY, 1), (PERSUADING, -2), (SIMPLE + COMPLEX, 2), (COMPLEX + AUTONOMY, 3), ("嗯。", 0)],
 )
 def test_a_reply_is_worth_what_the_rule_says(text: str, merit: int) -> None:
-    (found,) = judge(asking(), [answer(text)], cutoff=1000)
-    assert found.merit == merit
+    (judged,) = judge(asking(), [answer(text)], cutoff=1000)
+    assert judged.merit == merit
 
 
 def test_replies_that_are_no_replies_are_out() -> None:
-    said = [Turn(role="client", text="你好。"), Turn(role="counselor", text=AUTONOMY)]
+    history = [Turn(role="client", text="你好。"), Turn(role="counselor", text=AUTONOMY)]
     answers = [
         answer(COMPLEX),
         answer(COMPLEX),  # once is enough
@@ -114,16 +114,16 @@ def test_replies_that_are_no_replies_are_out() -> None:
         answer(CLIENT),
         answer(SIMPLE, tokens=950),  # with its prompt longer than the records of fine-tuning
     ]
-    assert [found.text for found in judge(asking(history=said), answers, cutoff=1000)] == [COMPLEX]
+    assert [reply.text for reply in judge(asking(history=history), answers, cutoff=1000)] == [COMPLEX]
 
 
 def test_best_and_worst_are_a_pair_if_they_differ_enough() -> None:
     sample = asking()
-    found = judge(sample, [answer(text) for text in (SIMPLE, PERSUADING, COMPLEX, AUTONOMY)], cutoff=1000)
-    (pair,) = pairs_of([sample], [found], margin=4)
+    judged = judge(sample, [answer(text) for text in (SIMPLE, PERSUADING, COMPLEX, AUTONOMY)], cutoff=1000)
+    (pair,) = pairs_of([sample], [judged], margin=4)
     assert (pair.chosen.text, pair.rejected.text) == (COMPLEX, PERSUADING)
-    assert pairs_of([sample], [found], margin=5) == []
-    assert pairs_of([sample, sample], [[], found[:1]], margin=1) == []
+    assert pairs_of([sample], [judged], margin=5) == []
+    assert pairs_of([sample, sample], [[], judged[:1]], margin=1) == []
     assert pair.record() == {
         "round": "d#1",
         "dialog": "d",
@@ -146,8 +146,8 @@ def test_trl_is_given_the_tokens_of_fine_tuning(tiny_models: Path, model: str, p
     _, tokenizer = load(checkpoint(study, model), "float32")
     turns = (Turn(role="client", text="你好。"), Turn(role="counselor", text="你好，想聊些什么？"))
     sample = asking(history=turns)
-    (found,) = tokens_of(study, tokenizer, form, [pair_of(sample, COMPLEX, PERSUADING)])
-    assert found["prompt_ids"] == prompt(tokenizer, form, chats([sample], study)[0])
+    (tokens,) = tokens_of(study, tokenizer, form, [pair_of(sample, COMPLEX, PERSUADING)])
+    assert tokens["prompt_ids"] == prompt(tokenizer, form, chats([sample], study)[0])
     end = tokenizer.convert_tokens_to_ids(form.eos)
     assert end in form.stop_ids(tokenizer)
     for name, text in (("chosen", COMPLEX), ("rejected", PERSUADING)):
@@ -155,12 +155,12 @@ def test_trl_is_given_the_tokens_of_fine_tuning(tiny_models: Path, model: str, p
             id="d", source="test", turns=(*turns, Turn(role="client", text=CLIENT), Turn(role="counselor", text=text))
         )
         record = records([taught], tokenizer, form, study.finetune, instruction(study)).encoded[0]
-        said = found[f"{name}_ids"]
-        assert found["prompt_ids"] + said == record.ids
-        assert said == record.labels[-len(said) :]  # fine-tuning's loss sees just this reply, and its end
-        assert said.count(end) == 1
-        assert said[-1] == end
-        assert tokenizer.decode(said[:-1], skip_special_tokens=True).strip() == text
+        reply = tokens[f"{name}_ids"]
+        assert tokens["prompt_ids"] + reply == record.ids
+        assert reply == record.labels[-len(reply) :]  # fine-tuning's loss sees just this reply, and its end
+        assert reply.count(end) == 1
+        assert reply[-1] == end
+        assert tokenizer.decode(reply[:-1], skip_special_tokens=True).strip() == text
 
 
 def test_trl_trains_on_these_tokens_and_starts_at_ln_2(ready: Study, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_trl_trains_on_these_tokens_and_starts_at_ln_2(ready: Study, tmp_path: P
     hook = trainer.model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].clone()))
     trainer.train()
     hook.remove()
-    expected = sorted(one["prompt_ids"] + one[f"{side}_ids"] for one in wanted for side in ("chosen", "rejected"))
+    expected = sorted(tokens["prompt_ids"] + tokens[f"{side}_ids"] for tokens in wanted for side in ("chosen", "rejected"))
     for rows in seen:  # a step has all four pairs, each side once; the policy reads them, then the reference
         longest = rows.shape[1]
         padded = [ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids in expected]
@@ -184,20 +184,22 @@ def test_trl_trains_on_these_tokens_and_starts_at_ln_2(ready: Study, tmp_path: P
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
 
     batch = next(iter(trainer.get_train_dataloader()))
-    found = float(trainer.compute_loss(trainer.model, batch).detach())
+    loss = float(trainer.compute_loss(trainer.model, batch).detach())
     reference = PeftModel.from_pretrained(loaded, ready.folder / "finetune" / MODEL / "adapter").eval()
     margins = []
-    for one in wanted:
-        sides = [log_ratio(trainer.model, reference, one["prompt_ids"], one[f"{side}_ids"]) for side in ("chosen", "rejected")]
+    for tokens in wanted:
+        sides = [
+            log_ratio(trainer.model, reference, tokens["prompt_ids"], tokens[f"{side}_ids"]) for side in ("chosen", "rejected")
+        ]
         margins.append(sides[0] - sides[1])
     by_formula = -logsigmoid(ready.prefer.beta * torch.tensor(margins)).mean()
-    assert found == pytest.approx(float(by_formula), abs=1e-4)
-    assert found < losses[0] - 0.01
+    assert loss == pytest.approx(float(by_formula), abs=1e-4)
+    assert loss < losses[0] - 0.01
 
 
-def log_ratio(policy: torch.nn.Module, reference: torch.nn.Module, put: list[int], said: list[int]) -> float:
+def log_ratio(policy: torch.nn.Module, reference: torch.nn.Module, put: list[int], reply: list[int]) -> float:
     """How much likelier the policy finds a reply than the reference does, in nats."""
-    ids = torch.tensor([put + said])
+    ids = torch.tensor([put + reply])
     sums = []
     for model in (policy, reference):
         with torch.no_grad():
@@ -217,8 +219,8 @@ def test_joined_adapters_are_one_plain_adapter(ready: Study, tmp_path: Path) -> 
 
     def logits(model: torch.nn.Module) -> torch.Tensor:
         with torch.no_grad():
-            found: torch.Tensor = model.eval()(input_ids=ids).logits
-        return found
+            values: torch.Tensor = model.eval()(input_ids=ids).logits
+        return values
 
     plain = load(checkpoint(ready, MODEL), "float32")[0]
     joined = logits(PeftModel.from_pretrained(plain, tmp_path / "joined"))
@@ -245,31 +247,31 @@ def test_the_stage_from_pairs_to_tables(ready: Study) -> None:
     assert numbers["candidates"] == 40
     for pair in pairs:
         assert pair["chosen_merit"] - pair["rejected_merit"] >= 1
-        assert "".join(one["text"] for one in pair["chosen_codes"]) == pair["chosen"]
+        assert "".join(utterance["text"] for utterance in pair["chosen_codes"]) == pair["chosen"]
     assert numbers["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert numbers["last_loss"] < numbers["first_loss"]
 
     rounds = read_rounds(ready.folder / "split" / "test_rounds.jsonl")
-    said = {
+    replies_by_arm = {
         arm: [entry["text"] for entry in storage.read_lines(path)]
         for arm, path in {
             **{arm: ready.folder / "respond" / MODEL / f"{arm}.jsonl" for arm in ("base", "tuned")},
             "preferred": out / "preferred.jsonl",
         }.items()
     }
-    assert len({tuple(replies) for replies in said.values()}) == 3
+    assert len({tuple(replies) for replies in replies_by_arm.values()}) == 3
     scores, codes = (pd.read_csv(out / f"{name}.csv").set_index(["arm", "measure"]) for name in ("scores", "codes"))
     bootstrap = DialogBootstrap([sample.dialog for sample in rounds], 500, 0.95, ready.seed_of("score"))
-    likeness = {arm: all_scores(replies, [sample.counselor for sample in rounds]) for arm, replies in said.items()}
-    for arm, found in likeness.items():
-        estimate = bootstrap.estimate([one["rouge_l"] for one in found]).rounded()
+    likeness = {arm: all_scores(replies, [sample.counselor for sample in rounds]) for arm, replies in replies_by_arm.items()}
+    for arm, rows in likeness.items():
+        estimate = bootstrap.estimate([row["rouge_l"] for row in rows]).rounded()
         assert scores.loc[(arm, "rouge_l"), ["mean", "lo", "hi"]].to_dict() == pytest.approx(estimate, nan_ok=True)
         informs = [
-            Behavior.INFORMATION in volley(one.behavior for one in lexical.code(sample.client, reply))
-            for sample, reply in zip(rounds, said[arm], strict=True)
+            Behavior.INFORMATION in volley(utterance.behavior for utterance in lexical.code(sample.client, reply))
+            for sample, reply in zip(rounds, replies_by_arm[arm], strict=True)
         ]
         assert codes.loc[(arm, "GI"), "mean"] == round(sum(informs) / len(informs), 4)
-        assert codes.loc[(arm, "characters"), "mean"] == round(sum(map(len, said[arm])) / len(rounds), 4)
+        assert codes.loc[(arm, "characters"), "mean"] == round(sum(map(len, replies_by_arm[arm])) / len(rounds), 4)
     difference = scores.loc[("preferred", "rouge_l"), "difference_mean"]
     assert difference == pytest.approx(scores["mean"]["preferred", "rouge_l"] - scores["mean"]["tuned", "rouge_l"], abs=2e-4)
     assert len({sample.dialog for sample in rounds}) < FEWEST
