@@ -76,7 +76,7 @@ def release_of(folder: Path, tested: list[Dialog]) -> None:
     for number, dialog in enumerate(tested, 1):
         volleys = [turn for turn in dialog.turns if turn.role == "client"][:-1]
         spoken = [Turn(role="client", text=f"嗯，{volleys[0].text}"), *volleys[1:]]
-        turns = tuple(turn for one in spoken for turn in (one, Turn(role="counselor", text="您愿意多说一些吗？")))
+        turns = tuple(turn for of_client in spoken for turn in (of_client, Turn(role="counselor", text="您愿意多说一些吗？")))
         made.append(Dialog(id=f"eval-{number}", source="mi-llm-release", turns=turns))
     write_dialogs(folder / "dialogs.jsonl", made)
     for name in ("rounds", "aligned"):
@@ -143,10 +143,10 @@ def test_a_missing_answer_names_the_dialog_and_how_to_record_it(corpora: Path, s
     shipped(name, corpora, 3)
     with pytest.raises(Problem) as refusal:
         ASKING[name](study)
-    said = str(refusal.value)
-    assert "no recorded answer of bundle-author for " in said
-    assert " and 2 others" in said
-    assert f"OPENAI_API_KEY=… mi-llm {name} --study mini/params.yaml --mode record" in said
+    problem_text = str(refusal.value)
+    assert "no recorded answer of bundle-author for " in problem_text
+    assert " and 2 others" in problem_text
+    assert f"OPENAI_API_KEY=… mi-llm {name} --study mini/params.yaml --mode record" in problem_text
 
 
 def test_without_any_recorded_answer_ratings_and_translations_are_empty_and_transcription_refuses(
@@ -176,7 +176,7 @@ def test_recording_from_a_server_gives_what_was_shipped(corpora: Path, author: s
     assert answer["prompt"] == {"name": prompt.as_posix(), "sha256": storage.sha256(prompt)}
 
 
-def said(*pairs: tuple[str, str]) -> str:
+def answer_of(*pairs: tuple[str, str]) -> str:
     """An answer of these roles and texts."""
     return json.dumps([{"role": role, "content": text} for role, text in pairs], ensure_ascii=False)
 
@@ -192,20 +192,20 @@ WELL = [
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (said(*WELL), None),
-        (f"```json\n{said(*WELL)}\n```", None),
-        (said(*WELL, ("client", "谢谢。")), None),
+        (answer_of(*WELL), None),
+        (f"```json\n{answer_of(*WELL)}\n```", None),
+        (answer_of(*WELL, ("client", "谢谢。")), None),
         ("对不起，我不能", "not JSON"),
         ("{}", "not a list of turns"),
         ('[{"role": "therapist", "content": "a"}]', "turn 1 has no role client or counselor"),
         ('[{"role": "client", "content": " "}]', "turn 1 has no text"),
-        (said(*WELL[1:]), "does not start with the client"),
-        (said(*WELL[:2]), "1 rounds, not 2 to 40"),
-        (said(WELL[0], *WELL), "roles do not alternate"),
-        (said(*WELL[:3], ("counselor", "好" * 601)), "a volley of 601 characters"),
-        (said(*[(role, "hello there") for role, _ in WELL]), "only 0% of the letters are Chinese"),
+        (answer_of(*WELL[1:]), "does not start with the client"),
+        (answer_of(*WELL[:2]), "1 rounds, not 2 to 40"),
+        (answer_of(WELL[0], *WELL), "roles do not alternate"),
+        (answer_of(*WELL[:3], ("counselor", "好" * 601)), "a volley of 601 characters"),
+        (answer_of(*[(role, "hello there") for role, _ in WELL]), "only 0% of the letters are Chinese"),
         (
-            said(
+            answer_of(
                 *WELL[:3],
                 (
                     "counselor",
@@ -217,8 +217,8 @@ WELL = [
     ],
 )
 def test_transcriptions_are_checked(corpora: Path, study: Study, answer: str, reason: str | None) -> None:
-    found = transcribe.questions(study)[0].check(answer)
-    assert found is None if reason is None else reason in str(found)
+    fault = transcribe.questions(study)[0].check(answer)
+    assert fault is None if reason is None else reason in str(fault)
 
 
 RATING = {
@@ -300,9 +300,9 @@ def test_the_authors_prompts_are_read_from_their_release(workspace: Path, study:
     with pytest.raises(Problem, match="the authors' appendix is not here"):
         prompts.load(with_release, "rate")
     path.write_text("Evaluate {{ nothing }}\n", encoding="utf-8")
-    found = prompts.load(with_release, "rate")
-    assert found.render(turns=[Turn(role="client", text="你好")]) == "Evaluate {{ nothing }}\n\n来访者：你好"
-    assert found.provenance == {"name": "runs/mini/read/release/prompts/rating.txt", "sha256": storage.sha256(path)}
+    prompt = prompts.load(with_release, "rate")
+    assert prompt.render(turns=[Turn(role="client", text="你好")]) == "Evaluate {{ nothing }}\n\n来访者：你好"
+    assert prompt.provenance == {"name": "runs/mini/read/release/prompts/rating.txt", "sha256": storage.sha256(path)}
 
 
 def test_a_prompt_of_ones_own_is_asked_and_named_in_the_record(workspace: Path, study: Study) -> None:
@@ -343,8 +343,8 @@ def test_the_training_file_is_read_in_either_shape(
         for dialog in made_up_release.authored(Path("data"))[4:16]
     ]
     options = study.finetune.model_copy(update={"records": "release"})
-    taken = [sample for dialog in train for sample in samples_of(dialog, options)]
-    assert len(taken) == (records or sum(len(list(dialog.rounds())) for dialog in train))
+    samples = [sample for dialog in train for sample in samples_of(dialog, options)]
+    assert len(samples) == (records or sum(len(list(dialog.rounds())) for dialog in train))
 
 
 def without_training_file(study: Study, **changes: dict[str, object]) -> Study:
@@ -426,13 +426,13 @@ def test_dialogs_of_one_source_are_on_one_side(workspace: Path, study: Study) ->
         split.split(divided.model_copy(update={"split": divided.split.model_copy(update={"test_dialogs": 4})}))
 
 
-def turns(*said: str) -> list[Turn]:
+def turns(*texts: str) -> list[Turn]:
     roles = {"来": "client", "咨": "counselor"}
-    return [Turn(role=roles[text[0]], text=text[1:]) for text in said]  # type: ignore[arg-type]
+    return [Turn(role=roles[text[0]], text=text[1:]) for text in texts]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("texts", "reason"),
     [
         (["来你好", "咨你好", "来嗯", "咨再见。"], None),
         (["咨你好", "来你好", "咨好", "来嗯", "咨好。"], "form: does not start with the client"),
@@ -455,13 +455,13 @@ def turns(*said: str) -> list[Turn]:
         (["来你好", "咨你应该戒烟。", "来你好难", "咨你好好想。"], None),
     ],
 )
-def test_screening_reasons(study: Study, said: list[str], reason: str | None) -> None:
-    found = [f"{reason.kind}: {reason.seen}" for reason in screen.reasons(turns(*said), study.screen, language.load("zh"))]
-    assert found == [] if reason is None else any(text.startswith(reason) for text in found), found
+def test_screening_reasons(study: Study, texts: list[str], reason: str | None) -> None:
+    seen = [f"{reason.kind}: {reason.seen}" for reason in screen.reasons(turns(*texts), study.screen, language.load("zh"))]
+    assert seen == [] if reason is None else any(text.startswith(reason) for text in seen), seen
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("texts", "reason"),
     [
         (["来I want to quit smoking.", "咨You want to quit smoking.", "来Yes.", "咨What would help you quit?"], None),
         (
@@ -482,9 +482,9 @@ def test_screening_reasons(study: Study, said: list[str], reason: str | None) ->
         (["来I drink.", "咨You drink, and", "来I drink.", "咨You drink, and"], "incoherent: breaks off"),
     ],
 )
-def test_english_is_screened_by_its_own_words(study: Study, said: list[str], reason: str | None) -> None:
-    found = [f"{reason.kind}: {reason.seen}" for reason in screen.reasons(turns(*said), study.screen, language.load("en"))]
-    assert found == [] if reason is None else any(text.startswith(reason) for text in found), found
+def test_english_is_screened_by_its_own_words(study: Study, texts: list[str], reason: str | None) -> None:
+    seen = [f"{reason.kind}: {reason.seen}" for reason in screen.reasons(turns(*texts), study.screen, language.load("en"))]
+    assert seen == [] if reason is None else any(text.startswith(reason) for text in seen), seen
 
 
 def test_a_study_in_english_takes_annomis_sessions_as_they_are(corpora: Path) -> None:

@@ -115,16 +115,16 @@ INSIDE = "我睡不着。支持者：听起来很累。求助者：是的。"
 )
 def test_a_label_inside_a_volley_splits_it(corpus: str, file: File) -> None:
     (dialog,), repairs = dialogs_of(corpus, file)
-    said = [("client", "我睡不着。"), ("counselor", "听起来很累。"), ("client", "是的。"), ("counselor", ASKED)]
-    assert [(turn.role, turn.text) for turn in dialog.turns] == said
+    volleys = [("client", "我睡不着。"), ("counselor", "听起来很累。"), ("client", "是的。"), ("counselor", ASKED)]
+    assert [(turn.role, turn.text) for turn in dialog.turns] == volleys
     assert repairs == {"label inside a volley: split or removed": 1}
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(ROLES)), st.text("天气很好说a,，", min_size=1)), min_size=1))
-def test_volleys_that_were_run_together_come_apart_at_their_labels(said: list[tuple[str, str]]) -> None:
-    label, _ = said[0]
-    text = "".join(f"{label.upper()}：{words}。" for label, words in said)
-    assert split_volley(ROLES[label], text) == [(ROLES[label], f"{words}。") for label, words in said]
+def test_volleys_that_were_run_together_come_apart_at_their_labels(volleys: list[tuple[str, str]]) -> None:
+    label, _ = volleys[0]
+    text = "".join(f"{label.upper()}：{words}。" for label, words in volleys)
+    assert split_volley(ROLES[label], text) == [(ROLES[label], f"{words}。") for label, words in volleys]
 
 
 @pytest.mark.parametrize(

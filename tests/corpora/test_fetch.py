@@ -50,13 +50,13 @@ class Answer(BaseHTTPRequestHandler):
     server: Files
 
     def do_GET(self) -> None:
-        place, wanted = self.headers.get("Range", ""), self.headers.get("If-Range")
-        self.server.asked.append(place)
+        requested, wanted = self.headers.get("Range", ""), self.headers.get("If-Range")
+        self.server.asked.append(requested)
         content = self.server.content.get(self.path)
         if content is None:
             self.send_error(404)
             return
-        start = int(place.removeprefix("bytes=").removesuffix("-")) if place and wanted == self.server.tag else 0
+        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested and wanted == self.server.tag else 0
         self.send_response(206 if start else 200)
         self.send_header("ETag", self.server.tag)
         self.send_header("Content-Length", str(len(content) - start))
@@ -225,11 +225,11 @@ def sample(corpus: str) -> File:
     return next(file for file in from_folder(ROOT / "data/corpora" / corpus) if SAMPLES[corpus] in file.name)
 
 
-def mutate(content: bytes, how: str, place: float, junk: bytes) -> bytes:
+def mutate(content: bytes, how: str, share: float, junk: bytes) -> bytes:
     """One of the ways in which files go wrong."""
-    at = int(place * len(content))
+    at = int(share * len(content))
     lines = content.split(b"\n")
-    line = int(place * (len(lines) - 1))
+    line = int(share * (len(lines) - 1))
     return {
         "cut": lambda: content[:at],
         "junk": lambda: content[:at] + junk + content[at:],
@@ -257,11 +257,11 @@ HOW = ("cut", "junk", "nul", "bom", "crlf", "cr", "label", "type", "line", "list
     st.floats(0, 1),
     st.binary(max_size=8),
 )
-def test_a_mutated_corpus_gives_dialogs_or_one_clear_error(corpus: str, ways: list[str], place: float, junk: bytes) -> None:
+def test_a_mutated_corpus_gives_dialogs_or_one_clear_error(corpus: str, ways: list[str], share: float, junk: bytes) -> None:
     file, repairs = sample(corpus), Repairs()
     content = gzip.decompress(file.content) if file.name.endswith(".gz") else file.content
     for how in ways:
-        content = mutate(content, how, place, junk)
+        content = mutate(content, how, share, junk)
     name = file.name.removesuffix(".gz")
     dialogs, problem = outcome(lambda: list(READERS[corpus]([File(name, content)], repairs)))
     if problem:
@@ -294,9 +294,9 @@ def test_a_damaged_archive_gives_its_files_or_one_clear_error(
     content = content[:at] if cut else content[:at] + bytes([value]) + content[at + 1 :]
     path = tmp_path_factory.mktemp("damaged") / "a.tar.gz"
     path.write_bytes(content)
-    found, problem = outcome(lambda: list(from_archive(path)))
+    members, problem = outcome(lambda: list(from_archive(path)))
     assert problem is None or str(path) in str(problem)
-    assert all(len(file.content) <= 900 for file in found)
+    assert all(len(file.content) <= 900 for file in members)
 
 
 def test_an_archive_that_unpacks_too_large_is_refused(tmp_path: Path) -> None:

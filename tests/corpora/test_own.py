@@ -53,8 +53,8 @@ def lines(name: str, *records: object) -> File:
     return text(name, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
-def said(found: Understood) -> list[list[tuple[str, str]]]:
-    return [[(turn.role, turn.text) for turn in dialog.turns] for dialog in found.dialogs]
+def talks(understood: Understood) -> list[list[tuple[str, str]]]:
+    return [[(turn.role, turn.text) for turn in dialog.turns] for dialog in understood.dialogs]
 
 
 def labels(client: str, counselor: str, form: str = "{}：{}\n", talk: list[tuple[str, str]] = TALK) -> str:
@@ -94,8 +94,8 @@ def workbook(**sheets: list[tuple[str, ...]]) -> bytes:
 
 def paragraphs(*texts: str, cells: list[tuple[str, ...]] | None = None) -> bytes:
     document, content = docx.Document(), io.BytesIO()
-    for one in texts:
-        document.add_paragraph(one)
+    for paragraph in texts:
+        document.add_paragraph(paragraph)
     if cells:
         inside = document.add_table(len(cells), len(cells[0]))
         for row, values in zip(inside.rows, cells, strict=True):
@@ -117,7 +117,8 @@ FORMATS: Mapping[str, File] = {
     "ShareGPT": data("a.json", [{"id": "7", "conversations": [{"from": "system", "value": PROMPT}, *SHAREGPT]}]),
     "OpenAI": lines("a.jsonl", {"messages": [{"role": "system", "content": PROMPT}, *OPENAI]}),
     "OpenAI in parts": lines(
-        "a.jsonl", {"messages": [{"role": one["role"], "content": [{"type": "text", "text": one["content"]}]} for one in OPENAI]}
+        "a.jsonl",
+        {"messages": [{"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]} for turn in OPENAI]},
     ),
     "a call of a tool": lines(
         "a.jsonl",
@@ -217,10 +218,10 @@ FORMATS: Mapping[str, File] = {
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_is_read_as_the_same_talk(name: str) -> None:
-    found = read(FORMATS[name])
-    (dialog,) = said(found)
+    understood = read(FORMATS[name])
+    (dialog,) = talks(understood)
     assert [(role, spoken.replace("\n", "")) for role, spoken in dialog] == TALK
-    assert contradiction(found.speakers) is None
+    assert contradiction(understood.speakers) is None
 
 
 @pytest.mark.parametrize("name", ["ShareGPT", "Excel", "GBK", "SRT", "Word"])
@@ -242,9 +243,9 @@ def test_of_transcripts_times_are_left_out_and_stage_directions_stay(tmp_path: P
 @pytest.mark.parametrize("client", ["A", "B", "Kim", "Speaker 2"])
 def test_english_speakers_are_known_by_their_words(client: str) -> None:
     other = {"A": "B", "B": "A", "Kim": "Lee", "Speaker 2": "Speaker 1"}[client]
-    found = read(text("a.txt", labels(client, other, "{}: {}\n", ENGLISH * 2)))
-    assert said(found) == [ENGLISH * 2]
-    assert {one.label: (one.part, one.reason) for one in found.speakers} == {
+    understood = read(text("a.txt", labels(client, other, "{}: {}\n", ENGLISH * 2)))
+    assert talks(understood) == [ENGLISH * 2]
+    assert {speaker.label: (speaker.part, speaker.reason) for speaker in understood.speakers} == {
         client: ("client", "by their words"),
         other: ("counselor", "by their words"),
     }
@@ -283,10 +284,12 @@ FAULTS = (
 
 @pytest.mark.parametrize(("content", "repair", "dialogs"), FAULTS, ids=[fault[1] for fault in FAULTS])
 def test_a_fault_of_a_text_is_repaired_and_counted(content: str, repair: str, dialogs: list[str]) -> None:
-    found = read(text("a.txt", content))
-    assert [", ".join(f"{role} {spoken}" for role, spoken in dialog).replace("\n", "+") for dialog in said(found)] == dialogs
-    assert found.repairs.counts[repair] >= 1
-    assert found.repairs.examples[repair].startswith("a")
+    understood = read(text("a.txt", content))
+    assert [
+        ", ".join(f"{role} {spoken}" for role, spoken in dialog).replace("\n", "+") for dialog in talks(understood)
+    ] == dialogs
+    assert understood.repairs.counts[repair] >= 1
+    assert understood.repairs.examples[repair].startswith("a")
 
 
 @pytest.mark.parametrize(
@@ -302,31 +305,31 @@ def test_a_fault_of_a_text_is_repaired_and_counted(content: str, repair: str, di
 def test_a_fault_of_records_is_repaired_and_counted(
     records: list[tuple[str, Any]], repair: str, dialogs: list[list[tuple[str, str]]]
 ) -> None:
-    found = read(lines("a.jsonl", *({"id": name, "messages": messages} for name, messages in records)))
-    assert said(found) == dialogs
-    assert found.repairs.counts[repair] == 1
+    understood = read(lines("a.jsonl", *({"id": name, "messages": messages} for name, messages in records)))
+    assert talks(understood) == dialogs
+    assert understood.repairs.counts[repair] == 1
 
 
 def test_timestamps_and_stage_directions_are_left_out_if_parameters_say_so() -> None:
     file = text("a.txt", "来访者：我（笑）不行（其实行）[00:12]。\n咨询师：您[沉默10秒]愿意吗？（点头）")
-    assert said(read(file)) == [[("client", "我（笑）不行（其实行）[00:12]。"), ("counselor", "您[沉默10秒]愿意吗？（点头）")]]
-    found = read(file, drop=["timestamps", "stage-directions"])
-    assert said(found) == [[("client", "我不行（其实行）。"), ("counselor", "您愿意吗？")]]
-    assert found.repairs.counts == {"timestamp left out": 1, "stage direction left out": 3}
+    assert talks(read(file)) == [[("client", "我（笑）不行（其实行）[00:12]。"), ("counselor", "您[沉默10秒]愿意吗？（点头）")]]
+    understood = read(file, drop=["timestamps", "stage-directions"])
+    assert talks(understood) == [[("client", "我不行（其实行）。"), ("counselor", "您愿意吗？")]]
+    assert understood.repairs.counts == {"timestamp left out": 1, "stage direction left out": 3}
 
 
 def test_parameters_say_who_speaks_and_which_columns_count() -> None:
     third = labels("来访者", "咨询师") + "妈妈：他总熬夜。\n旁白：三天后。\n"
     with pytest.raises(Problem, match=r"a.txt, line 5: the unknown speaker '妈妈', and 1 more: 旁白"):
         read(text("a.txt", third))
-    (dialog,) = said(read(text("a.txt", third), speakers={"妈妈": "client", "旁白": "drop"}))
+    (dialog,) = talks(read(text("a.txt", third), speakers={"妈妈": "client", "旁白": "drop"}))
     assert dialog[-1] == ("client", "他总熬夜。")
-    (dialog,) = said(read(text("a.txt", third), speakers={"妈妈": "speech", "旁白": "speech"}))
+    (dialog,) = talks(read(text("a.txt", third), speakers={"妈妈": "speech", "旁白": "speech"}))
     assert dialog[-1] == ("counselor", f"{TALK[-1][1]}\n妈妈：他总熬夜。\n旁白：三天后。")
     swapped = read(text("a.txt", labels("来访者", "咨询师")), speakers={"来访者": "counselor", "咨询师": "client"})
     assert "the words speak against this" in (contradiction(swapped.speakers) or "")
     odd = text("a.csv", table(("x", "y", "z"), *((r[2], r[3], r[0]) for r in ROWS)))
-    (dialog,) = said(read(odd, columns={"speaker": "x", "text": "y", "dialog": "z"}))
+    (dialog,) = talks(read(odd, columns={"speaker": "x", "text": "y", "dialog": "z"}))
     assert dialog == TALK
 
 
@@ -364,9 +367,9 @@ def test_recordings_and_hidden_files_beside_the_transcripts_are_left_out_and_cou
     (tmp_path / "a/s2.mp3").write_bytes(b"ID3")
     (tmp_path / ".DS_Store").write_bytes(b"\0")
     corpus = Corpus(path=str(tmp_path))
-    found = understand(files_of(corpus), "x", corpus, Repairs())
-    assert [dialog.id for dialog in found.dialogs] == ["a-s2", "b-s2", "b-s10"]
-    assert found.repairs.counts == {"file left out: a recording, a picture, or hidden": 1}
+    understood = understand(files_of(corpus), "x", corpus, Repairs())
+    assert [dialog.id for dialog in understood.dialogs] == ["a-s2", "b-s2", "b-s10"]
+    assert understood.repairs.counts == {"file left out: a recording, a picture, or hidden": 1}
 
 
 @given(st.text(min_size=1), st.sampled_from(["utf-8-sig", "utf-16", "utf-32"]))
