@@ -69,8 +69,8 @@ def answered(model: PeftModel, asked: Sequence[list[int]]) -> list[list[int]]:
     """What we say to them, the rounds of each dialog together."""
     branching_attention(model.get_base_model())
     dialogs = [plan(range(start, start + 3), asked[start : start + 3]) for start in (0, 3)]
-    said = {index: ids for index, ids, _ in Branching(model, [5], 4, MOST, greedy).answers(dialogs)}
-    return [said[index] for index in range(len(asked))]
+    replies = {index: ids for index, ids, _ in Branching(model, [5], 4, MOST, greedy).answers(dialogs)}
+    return [replies[index] for index in range(len(asked))]
 
 
 def plain_loss(model: PeftModel, records: Sequence[Encoded]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -84,9 +84,9 @@ def plain_loss(model: PeftModel, records: Sequence[Encoded]) -> tuple[float, dic
 
 
 def gradients_of(model: PeftModel) -> dict[str, torch.Tensor]:
-    found = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad()
-    return found
+    return gradients
 
 
 def our_loss(model: PeftModel, records: Sequence[Encoded], study: Study) -> tuple[float, dict[str, torch.Tensor]]:
@@ -117,9 +117,9 @@ def alike(study: Study, name: str, folder: Path, dialogs: Sequence[Dialog]) -> N
     for weight, gradient in plain_gradients.items():
         torch.testing.assert_close(our_gradients[weight], gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max().item())
     asked = prompts_of(name, folder, dialogs)
-    said = answered(model.eval(), asked)
-    assert said == generated(changing(study, folder), asked)
-    assert len({tuple(ids) for ids in said}) > 1
+    replies = answered(model.eval(), asked)
+    assert replies == generated(changing(study, folder), asked)
+    assert len({tuple(ids) for ids in replies}) > 1
 
 
 @families
@@ -128,9 +128,9 @@ def test_losses_and_answers_are_those_of_plain_transformers(
 ) -> None:
     folder = make(tmp_path / name, name, sample_dialogs)
     alike(study, name, folder, sample_dialogs)
-    said = capsys.readouterr().err
-    assert ("gradients of GemmaRMSNorm are left to autograd" in said) == (name == "gemma")
-    assert "its attention has" not in said
+    printed = capsys.readouterr().err
+    assert ("gradients of GemmaRMSNorm are left to autograd" in printed) == (name == "gemma")
+    assert "its attention has" not in printed
 
 
 @peculiar
@@ -140,9 +140,9 @@ def test_what_our_attention_does_not_know_falls_back_and_says_so(
     settings, why = PECULIAR[name]
     folder = make(tmp_path / name, name, sample_dialogs, **settings)
     alike(study, name, folder, sample_dialogs)
-    said = capsys.readouterr().err
-    assert f"its attention has {why}; records are padded" in said
-    assert f"its attention has {why}; each reply is written alone" in said
+    printed = capsys.readouterr().err
+    assert f"its attention has {why}; records are padded" in printed
+    assert f"its attention has {why}; each reply is written alone" in printed
 
 
 @families

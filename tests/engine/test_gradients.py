@@ -14,25 +14,25 @@ from mi_llm.engine.gradients import cross_entropy, write_out
 
 def both(plain: nn.Module, x: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
     """Output, and gradients of the input and of whatever is trained, before and after `write_out`."""
-    written, found = deepcopy(plain), []
+    written, results = deepcopy(plain), []
     write_out(written)
     for module in (plain, written):
-        given = x.clone().requires_grad_()
+        inputs = x.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.bfloat16):  # as in training
-            out = module(given)
+            out = module(inputs)
         (out.float() * torch.arange(out.numel()).view_as(out).sin()).sum().backward()
-        found.append((out, [weight.grad for weight in (given, *module.parameters()) if weight.grad is not None]))
-    return found
+        results.append((out, [weight.grad for weight in (inputs, *module.parameters()) if weight.grad is not None]))
+    return results
 
 
-def alike(found: list[tuple[Tensor, list[Tensor]]], within: float, count: int) -> None:
-    (plain, plain_grads), (written, written_grads) = found
+def alike(results: list[tuple[Tensor, list[Tensor]]], within: float, count: int) -> None:
+    (plain, plain_grads), (written, written_grads) = results
     assert written.dtype == plain.dtype
     assert len(written_grads) == len(plain_grads) == count
-    for one, other in zip([plain, *plain_grads], [written, *written_grads], strict=True):
-        assert one.dtype == other.dtype
-        assert 0 < one.abs().max() < torch.inf
-        assert (one - other).abs().max() <= within * one.abs().max()
+    for plain_value, written_value in zip([plain, *plain_grads], [written, *written_grads], strict=True):
+        assert plain_value.dtype == written_value.dtype
+        assert 0 < plain_value.abs().max() < torch.inf
+        assert (plain_value - written_value).abs().max() <= within * plain_value.abs().max()
 
 
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
@@ -58,10 +58,10 @@ def test_norm(dtype: torch.dtype, within: float) -> None:
     layer = LlamaRMSNorm(256, eps=1e-5)
     with torch.no_grad():
         layer.weight.normal_()
-    found = both(layer.to(dtype).requires_grad_(False), 3 * torch.randn(2, 7, 256, dtype=dtype))
-    alike(found, within, count=1)
+    results = both(layer.to(dtype).requires_grad_(False), 3 * torch.randn(2, 7, 256, dtype=dtype))
+    alike(results, within, count=1)
     if dtype == torch.bfloat16:  # rounded once, at the end
-        assert (found[0][0] != found[1][0]).float().mean() < 0.01
+        assert (results[0][0] != results[1][0]).float().mean() < 0.01
 
 
 def test_a_norm_that_is_trained_is_left_to_autograd() -> None:
@@ -74,12 +74,12 @@ def test_a_norm_that_is_trained_is_left_to_autograd() -> None:
 def test_cross_entropy(size: float) -> None:
     torch.manual_seed(1)
     logits, labels = size * torch.randn(30, 50), torch.randint(50, (30,))
-    one, other = (logits.clone().requires_grad_() for _ in range(2))
-    plain = functional.cross_entropy(one, labels, reduction="sum")
-    written = cross_entropy(other.clone(), labels)
+    plain_logits, written_logits = (logits.clone().requires_grad_() for _ in range(2))
+    plain = functional.cross_entropy(plain_logits, labels, reduction="sum")
+    written = cross_entropy(written_logits.clone(), labels)
     (plain / 7).backward()
     (written / 7).backward()
     assert written.item() == pytest.approx(plain.item(), rel=1e-6)
-    assert one.grad is not None
-    assert other.grad is not None
-    assert (one.grad - other.grad).abs().max() <= 1e-7
+    assert plain_logits.grad is not None
+    assert written_logits.grad is not None
+    assert (plain_logits.grad - written_logits.grad).abs().max() <= 1e-7

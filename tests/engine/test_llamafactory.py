@@ -40,16 +40,16 @@ def shipped() -> PreTrainedTokenizerFast:
 
 
 def turns(dialog: str) -> list[Turn]:
-    said = []
+    volleys = []
     for client, counselor in GIVEN["dialogs"][dialog]:
-        said += [Turn(role="client", text=client), Turn(role="counselor", text=counselor)]
-    return said
+        volleys += [Turn(role="client", text=client), Turn(role="counselor", text=counselor)]
+    return volleys
 
 
 def cases(form: ChatFormat, dialog: str) -> list[dict[str, Any]]:
-    found = [case for case in ENCODINGS["cases"] if (case["template"], case["dialog"]) == (form.name, dialog)]
-    assert len(found) >= 4
-    return found
+    matching = [case for case in ENCODINGS["cases"] if (case["template"], case["dialog"]) == (form.name, dialog)]
+    assert len(matching) >= 4
+    return matching
 
 
 def test_the_reference_was_made_with_the_shipped_tokenizer() -> None:
@@ -75,7 +75,9 @@ def test_tokens_and_labels_are_those_of_llamafactory(form: ChatFormat, dialog: s
 def test_a_prompt_is_that_of_llamafactory(form: ChatFormat, dialog: str, shipped: PreTrainedTokenizerFast) -> None:
     expected = {case["placement"]: case["prompt"] for case in cases(form, dialog) if "prompt" in case}
     asked = turns(dialog)[:-1]
-    assert {place: prompt(shipped, form, messages(asked, GIVEN["instruction"], place)) for place in PLACEMENTS} == expected
+    assert {
+        placement: prompt(shipped, form, messages(asked, GIVEN["instruction"], placement)) for placement in PLACEMENTS
+    } == expected
 
 
 @formats
@@ -90,7 +92,7 @@ def test_cut_offs_go_through_every_token_of_a_dialog(form: ChatFormat) -> None:
 @formats
 def test_a_client_turn_that_nobody_answers_is_left_out_of_training(form: ChatFormat, tokenizer: PreTrainedTokenizerFast) -> None:
     unanswered = [*TALK, Turn(role="client", text="谢谢")]
-    records = encode(tokenizer, form, [messages(said, "指示", "system") for said in (TALK, unanswered, TALK[:1])], 1000)
+    records = encode(tokenizer, form, [messages(talk, "指示", "system") for talk in (TALK, unanswered, TALK[:1])], 1000)
     assert records[0] == records[1]
     assert records[2].ids == []
 
@@ -131,8 +133,8 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
     result = json.loads(file.read_text(encoding="utf-8"))
     renew = "other dialogs or models than those of the reference; renew it: python benchmarks/curves.py"
     assert result["inputs_sha256"] == CURVES["inputs_sha256"], renew
-    found: dict[str, list[float]] = result["curves"]
-    return found
+    losses: dict[str, list[float]] = result["curves"]
+    return losses
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_a_prompt_is_the_beginning_of_the_training_record(form: ChatFormat, toke
     chat = messages(TALK[:3], "指示", "query")
     (record,) = encode(tokenizer, form, [[*chat, {"role": "assistant", "content": "你想戒烟"}]], 10_000)
     assert record.ids[: len(asked)] == asked
-    assert all(label == IGNORED or place < len(asked) for place, label in enumerate(record.labels[: len(asked)]))
+    assert all(label == IGNORED or index < len(asked) for index, label in enumerate(record.labels[: len(asked)]))
 
 
 def test_any_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:

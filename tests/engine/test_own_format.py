@@ -56,9 +56,9 @@ def test_each_reply_follows_the_prompt_that_asks_for_it_and_its_end_is_taught(
             assert record.ids[: len(asked)] == asked
             served = tokenizer.apply_chat_template(chat[:number], chat_template=form.template, add_generation_prompt=True)
             assert served["input_ids"] == asked
-            said = tokenizer.decode(record.ids[len(asked) :])
+            reply = tokenizer.decode(record.ids[len(asked) :])
             assert (
-                said.removeprefix("\n" if name == "glm4-0414" else "").lstrip(" ").startswith(chat[number]["content"] + form.eos)
+                reply.removeprefix("\n" if name == "glm4-0414" else "").lstrip(" ").startswith(chat[number]["content"] + form.eos)
             )
         assert record.labels[-1] == tokenizer.convert_tokens_to_ids(form.eos)
 

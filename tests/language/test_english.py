@@ -86,8 +86,8 @@ def test_the_english_miniature_runs_to_the_report(bundle: Path, tokenizer: PreTr
     assert "as they are" in page
     assert "AnnoMI transcripts" in cells(runs / "report/index.html") | cells(runs / "report/data.html")
     assert "language: en" in (runs / f"finetune/{MODEL}/adapter/README.md").read_text(encoding="utf-8")
-    said = [runs / "report/index.html", runs / "report/rounds.html", runs / "report/safety.html"]
-    assert not [path.name for path in said if "来访者" in path.read_text(encoding="utf-8")]
+    pages = [runs / "report/index.html", runs / "report/rounds.html", runs / "report/safety.html"]
+    assert not [path.name for path in pages if "来访者" in path.read_text(encoding="utf-8")]
 
 
 @pytest.mark.slow

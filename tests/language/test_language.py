@@ -46,8 +46,8 @@ def test_what_a_language_says_is_written_in_its_script(code: str) -> None:
     speech = load(code)
     profiles, common = read_profiles(ROOT / bundled(code))
     assert common
-    said = [text for profile in profiles if profile.says for text in (profile.says.opening, *profile.says.change)]
-    assert min(map(speech.share, [*said, *common.sustain, speech.any_reply])) > 0.9
+    lines = [text for profile in profiles if profile.says for text in (profile.says.opening, *profile.says.change)]
+    assert min(map(speech.share, [*lines, *common.sustain, speech.any_reply])) > 0.9
     assert speech.any_reply.endswith(tuple(speech.ends))
     assert len({profile.id for profile in profiles}) == len(profiles) >= 10
     assert {persona.risk for persona in personas(FOLDER / code / "personas.yaml")} == {"none", "low", "high", "imminent"}

@@ -163,7 +163,7 @@ def test_a_model_without_a_price_shows_no_cost(start: Start, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "spoken"),
     [
         ("<think>嗯</think>\n你好", "你好"),
         ("嗯，她累了。</think>\n\n你好", "你好"),
@@ -173,8 +173,8 @@ def test_a_model_without_a_price_shows_no_cost(start: Start, tmp_path: Path, cap
         (" 我想 <b> 一想 ", " 我想 <b> 一想 "),
     ],
 )
-def test_thoughts_are_no_part_of_what_is_said(text: str, said: str) -> None:
-    assert answer.without_thoughts(text) == said
+def test_thoughts_are_no_part_of_what_is_said(text: str, spoken: str) -> None:
+    assert answer.without_thoughts(text) == spoken
 
 
 @pytest.mark.parametrize(

@@ -151,9 +151,9 @@ def test_two_processes_share_the_work_without_asking_twice(
 ) -> None:
     study = two_hundred(start(delay=0.02))
     runs = [subprocess.Popen(command(), stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [run.communicate()[1] for run in runs]
+    errors = [run.communicate()[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
-    assert "another process records into" in "".join(said)
+    assert "another process records into" in "".join(errors)
     assert Counter(entry["answered"] for entry in served(tmp_path)) == {"good": 200}
     assert len(Cassette.open(study.folder / "transcribe/cassette.jsonl").records) == 200
 
@@ -164,7 +164,7 @@ def small(study: Study, **changes: object) -> Study:
 
 
 @pytest.mark.parametrize(
-    ("budget", "said"),
+    ("budget", "limit"),
     [
         (Budget(requests=30, tokens=10**9, usd=1e9), "requests: 30 of 30"),
         (Budget(requests=10**6, tokens=100_000, usd=1e9), "tokens: "),
@@ -173,11 +173,11 @@ def small(study: Study, **changes: object) -> Study:
     ],
 )
 def test_a_budget_stops_the_recording_and_keeps_what_was_paid_for(
-    start: Start, two_hundred: Callable[[str], Study], tmp_path: Path, budget: Budget, said: str
+    start: Start, two_hundred: Callable[[str], Study], tmp_path: Path, budget: Budget, limit: str
 ) -> None:
     study = small(two_hundred(start()), mode="record", budget=budget, prices={"some-model": Price(input=1, output=1)})
     for _ in range(2):  # the second run may find room for an answer that the first one, with others on their way, did not
-        with pytest.raises(Problem, match=f"stopped \\({said}"):
+        with pytest.raises(Problem, match=f"stopped \\({limit}"):
             transcribe.transcribe(study)
         cassette = Cassette.open(study.folder / "transcribe/cassette.jsonl")
         assert 0 < len(cassette.good) < 200

@@ -38,23 +38,23 @@ TEXTS = st.one_of(st.lists(st.sampled_from(PARTS), max_size=40).map("".join), st
 
 def by_the_libraries(reply: str, reference: str) -> dict[str, float]:
     """What LLaMA-Factory does with jieba, rouge_chinese and NLTK."""
-    said, wanted = (" ".join(jieba.cut(side)) for side in (reply, reference))
+    reply_words, reference_words = (" ".join(jieba.cut(side)) for side in (reply, reference))
     rouge = {name: {"f": 0.0} for name in ("rouge-1", "rouge-2", "rouge-l")}
-    if said.split() and wanted.split():
-        rouge = Rouge().get_scores(said, wanted)[0]
+    if reply_words.split() and reference_words.split():
+        rouge = Rouge().get_scores(reply_words, reference_words)[0]
     bleu = sentence_bleu([list(reference)], list(reply), smoothing_function=SmoothingFunction().method3)
     shares = (bleu, *(rouge[name]["f"] for name in ("rouge-1", "rouge-2", "rouge-l")))
     return dict(zip(LLAMA_FACTORY, (round(share * 100, 4) for share in shares), strict=True))
 
 
 def test_scores_equal_llama_factorys_own() -> None:
-    given_ = json.loads(REFERENCE.read_text(encoding="utf-8"))
-    assert given_["made_by"] == "benchmarks/scoring.py with llamafactory 0.9.5"
-    texts, rows = given_["texts"], given_["scores"]
-    found = all_scores([texts[row[0]] for row in rows], [texts[row[1]] for row in rows])
-    assert len(found) > 900
-    assert {max(len(texts[place]) for place in row[:2]) for row in rows} >= {0, 1, 5000}
-    wrong = [(row, list(scores.values())) for row, scores in zip(rows, found, strict=True) if list(scores.values()) != row[2:]]
+    committed = json.loads(REFERENCE.read_text(encoding="utf-8"))
+    assert committed["made_by"] == "benchmarks/scoring.py with llamafactory 0.9.5"
+    texts, rows = committed["texts"], committed["scores"]
+    scored = all_scores([texts[row[0]] for row in rows], [texts[row[1]] for row in rows])
+    assert len(scored) > 900
+    assert {max(len(texts[column]) for column in row[:2]) for row in rows} >= {0, 1, 5000}
+    wrong = [(row, list(scores.values())) for row, scores in zip(rows, scored, strict=True) if list(scores.values()) != row[2:]]
     assert wrong == []
 
 
@@ -86,36 +86,36 @@ def test_scores_of_any_pair_equal_the_libraries(reply: str, reference: str) -> N
     ],
 )
 def test_scores_of_simple_pairs(reply: str, reference: str, expected: dict[str, float]) -> None:
-    found = sample_scores(reply, reference)
+    scores = sample_scores(reply, reference)
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=1e-3)
+        assert scores[name] == pytest.approx(value, abs=1e-3)
 
 
 def test_a_worked_example() -> None:
     # jieba cuts 医生 让 我 戒烟 and 老师 让 我 戒烟: 3 of 4 words agree, 2 of 3 pairs, and a common subsequence of 3.
     # Characters: 4 of 6, 3 of 5 pairs, 2 of 4 triples, 1 of 3 quadruples.
     assert list(jieba.cut("医生让我戒烟")) == ["医生", "让", "我", "戒烟"]
-    found = sample_scores("医生让我戒烟", "老师让我戒烟")
-    assert found["rouge_1"] == pytest.approx(75.0, abs=1e-3)
-    assert found["rouge_2"] == pytest.approx(200 / 3, abs=1e-3)
-    assert found["rouge_l"] == pytest.approx(75.0, abs=1e-3)
-    assert found["bleu_4"] == pytest.approx(100 * (4 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25, abs=1e-3)
+    scores = sample_scores("医生让我戒烟", "老师让我戒烟")
+    assert scores["rouge_1"] == pytest.approx(75.0, abs=1e-3)
+    assert scores["rouge_2"] == pytest.approx(200 / 3, abs=1e-3)
+    assert scores["rouge_l"] == pytest.approx(75.0, abs=1e-3)
+    assert scores["bleu_4"] == pytest.approx(100 * (4 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25, abs=1e-3)
 
 
 def test_no_common_quadruple_is_smoothed() -> None:
     # 0 of 2 quadruples agree: NLTK's method 3 takes 1 / (2¹ · 2) in its place
-    found = sample_scores("我很想戒烟", "我不想戒烟")
-    assert found["bleu_4"] == pytest.approx(100 * (4 / 5 * 2 / 4 * 1 / 3 * 1 / 4) ** 0.25, abs=1e-3)
+    scores = sample_scores("我很想戒烟", "我不想戒烟")
+    assert scores["bleu_4"] == pytest.approx(100 * (4 / 5 * 2 / 4 * 1 / 3 * 1 / 4) ** 0.25, abs=1e-3)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 6), max_size=40), st.lists(st.integers(0, 6), max_size=40), st.sampled_from([1, 2, 7, 64]))
 def test_the_common_subsequence_is_the_longest(first: list[int], second: list[int], block: int) -> None:
     table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
-    for row, one in enumerate(first, 1):
-        for column, other in enumerate(second, 1):
+    for row, left in enumerate(first, 1):
+        for column, right in enumerate(second, 1):
             table[row][column] = (
-                table[row - 1][column - 1] + 1 if one == other else max(table[row - 1][column], table[row][column - 1])
+                table[row - 1][column - 1] + 1 if left == right else max(table[row - 1][column], table[row][column - 1])
             )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "BLOCK", block)
@@ -126,8 +126,8 @@ def test_long_texts_need_little_time_and_memory() -> None:
     sample_scores("先", "读词典")
     sides = ["听起来你很想戒烟，又担心自己坚持不下来。" * 5000, "你愿意说说，上一次戒烟时发生了什么吗？" * 5000]
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = sample_scores(*(side[:100_000] for side in sides))
-    assert 0 < found["rouge_l"] < 50
+    scores = sample_scores(*(side[:100_000] for side in sides))
+    assert 0 < scores["rouge_l"] < 50
     assert time.monotonic() - began < 30
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 300_000  # KiB; the libraries' table of all pairs of words would have 3.5e9 entries
@@ -137,9 +137,9 @@ def test_the_number_of_processes_does_not_matter(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(text, "CHUNK", 100)
     references = [f"你想戒烟{number % 5}次了，很不容易。" for number in range(40)]
     replies = [f"听起来戒烟{number % 7}次很难。" for number in range(40)]
-    one = all_scores(replies, references, processes=1)
-    assert one == [sample_scores(*pair) for pair in zip(replies, references, strict=True)]
-    assert all_scores(replies, references, processes=2) == one
+    in_one_process = all_scores(replies, references, processes=1)
+    assert in_one_process == [sample_scores(*pair) for pair in zip(replies, references, strict=True)]
+    assert all_scores(replies, references, processes=2) == in_one_process
 
 
 def test_helping_processes_end_with_a_killed_one(tmp_path: Path) -> None:
@@ -171,11 +171,11 @@ def state(process: int) -> str:
 
 
 def test_every_other_score_carries_its_signature() -> None:
-    found = corpus_scores(["我想戒烟"], ["我想戒烟。"])
-    assert set(found) == {"sacrebleu_zh", "chrf", "rouge_score_1", "rouge_score_2", "rouge_score_l"}
-    assert "tok:zh" in found["sacrebleu_zh"].signature
-    assert "nc:6" in found["chrf"].signature
-    assert found["rouge_score_1"].value == pytest.approx(100 * 2 * 4 / 9)
+    scores = corpus_scores(["我想戒烟"], ["我想戒烟。"])
+    assert set(scores) == {"sacrebleu_zh", "chrf", "rouge_score_1", "rouge_score_2", "rouge_score_l"}
+    assert "tok:zh" in scores["sacrebleu_zh"].signature
+    assert "nc:6" in scores["chrf"].signature
+    assert scores["rouge_score_1"].value == pytest.approx(100 * 2 * 4 / 9)
 
 
 @settings(max_examples=50, deadline=None)
@@ -192,16 +192,16 @@ def test_a_pooled_scores_interval_is_made_of_the_score_without_each_dialog() -> 
     )
     dialogs = ["a", "b", "a", "c", "d", "e"]
     pooled = pooled_scores(replies, references)["chrf"]
-    found = DialogBootstrap(dialogs, 400, 0.95, seed=1).estimate_pooled(pooled.counts, pooled.score)
-    assert found.mean == pytest.approx(corpus_scores(replies, references)["chrf"].value)
+    estimate = DialogBootstrap(dialogs, 400, 0.95, seed=1).estimate_pooled(pooled.counts, pooled.score)
+    assert estimate.mean == pytest.approx(corpus_scores(replies, references)["chrf"].value)
     rest = [[index for index, name in enumerate(dialogs) if name != dialog] for dialog in "abcde"]
     without = [corpus_scores([replies[i] for i in kept], [references[i] for i in kept])["chrf"].value for kept in rest]
-    assert (found.lo, found.hi) == pytest.approx(jackknife_interval(found.mean, [np.array(without)], 0.95), abs=1e-6)
+    assert (estimate.lo, estimate.hi) == pytest.approx(jackknife_interval(estimate.mean, [np.array(without)], 0.95), abs=1e-6)
 
 
 def test_all_comparisons_take_a_second_or_so() -> None:
     chance = np.random.default_rng(1)
-    dialogs = [str(place % 40) for place in range(367)]
+    dialogs = [str(index % 40) for index in range(367)]
     began = time.process_time()
     bootstrap = DialogBootstrap(dialogs, 10_000, 0.95, seed=1)
     for _ in range(24):
@@ -214,12 +214,12 @@ def test_all_comparisons_take_a_second_or_so() -> None:
 def test_diagnostics_of_a_few_replies() -> None:
     assert repeated_4grams("戒烟很难戒烟很难") == pytest.approx(1 / 5)  # 戒烟很难 comes twice among five
     assert repeated_4grams("戒烟") == 0
-    found = diagnostics(["戒烟很难", "戒烟很难", "", "我"])
-    assert found["replies"] == 4
-    assert found["characters_mean"] == 9 / 4
-    assert (found["empty"], found["duplicate"]) == (0.25, 0.5)
-    assert found["distinct_1"] == 3 / 5  # 戒烟 很难 戒烟 很难 我
-    assert found["distinct_2"] == 1 / 2
+    numbers = diagnostics(["戒烟很难", "戒烟很难", "", "我"])
+    assert numbers["replies"] == 4
+    assert numbers["characters_mean"] == 9 / 4
+    assert (numbers["empty"], numbers["duplicate"]) == (0.25, 0.5)
+    assert numbers["distinct_1"] == 3 / 5  # 戒烟 很难 戒烟 很难 我
+    assert numbers["distinct_2"] == 1 / 2
 
 
 def test_one_dialog_has_no_reference_of_another() -> None:
