@@ -35,16 +35,16 @@ def sentences() -> list[dict[str, str]]:
 
 def test_the_guard_finds_what_it_must_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     tried, wrong = Counter[tuple[str, str, str]](), []
-    for one in sentences():
-        found = plain([one["text"]])
-        kind = (one["language"], "must not" if one["expect"] == "none" else "must", one["about"])
+    for sentence in sentences():
+        dangers = plain([sentence["text"]])
+        kind = (sentence["language"], "must not" if sentence["expect"] == "none" else "must", sentence["about"])
         tried[kind] += 1
-        if (found != ()) if one["expect"] == "none" else (one["expect"] not in found):
-            wrong.append((kind, one["text"], found))
+        if (dangers != ()) if sentence["expect"] == "none" else (sentence["expect"] not in dangers):
+            wrong.append((kind, sentence["text"], dangers))
     with capsys.disabled():
         print("\ncrisis guard, wrong of tried:")
         for kind, number in sorted(tried.items()):
-            print(f"  {kind[0]} {kind[1]:8} {kind[2]:10} {sum(one[0] == kind for one in wrong)} of {number}")
+            print(f"  {kind[0]} {kind[1]:8} {kind[2]:10} {sum(sentence[0] == kind for sentence in wrong)} of {number}")
     assert sum(tried.values()) >= 150
     for language in ("zh", "en"):
         for side in ("must", "must not"):
@@ -55,14 +55,14 @@ def test_the_guard_finds_what_it_must_and_nothing_else(capsys: pytest.CaptureFix
 def test_traditional_characters_are_read_like_simplified_ones() -> None:
     """The Chinese sentences as OpenCC 1.4.2 writes them (s2t, s2tw, s2hk), where that is another text."""
     lines = (Path(__file__).parent / "guard_traditional.jsonl").read_text(encoding="utf-8").splitlines()
-    pairs = [(one["text"], written) for one in map(json.loads, lines) for written in one["traditional"]]
-    assert {text for text, _ in pairs} <= {one["text"] for one in sentences()}
+    pairs = [(sentence["text"], written) for sentence in map(json.loads, lines) for written in sentence["traditional"]]
+    assert {text for text, _ in pairs} <= {sentence["text"] for sentence in sentences()}
     assert len(pairs) >= 216
     assert [(written, text) for text, written in pairs if plain([written]) != plain([text])] == []
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "danger"),
     [
         ("我想尋死", "self_harm"),
         ("我要尋短見", "self_harm"),
@@ -84,8 +84,8 @@ def test_traditional_characters_are_read_like_simplified_ones() -> None:
         ("姊姊又打我了", "abuse"),
     ],
 )
-def test_danger_in_traditional_characters_is_found(text: str, found: str) -> None:
-    assert found in plain([text])
+def test_danger_in_traditional_characters_is_found(text: str, danger: str) -> None:
+    assert danger in plain([text])
 
 
 def test_no_expression_holds_a_character_that_is_folded_away() -> None:
@@ -381,21 +381,21 @@ def test_a_short_reply_that_says_little_is_not_withheld(reply: str) -> None:
 
 
 def test_every_help_line_says_where_it_is_known_from() -> None:
-    found = help.bundled()
-    for region in found.regions:
+    directory = help.bundled()
+    for region in directory.regions:
         for line in region.lines:
             assert line.source
             assert line.checked.how == "no" or line.source.startswith("http")
     for tongue in ("zh", "en"):
-        near, far = found.near(tongue)
+        near, far = directory.near(tongue)
         assert near
-        assert {region.id for region in (*near, *far)} == {region.id for region in found.regions}
+        assert {region.id for region in (*near, *far)} == {region.id for region in directory.regions}
         for danger in guard.CATEGORIES:
-            assert all(any(danger in line.dangers for line in region.lines) for region in found.regions)
-            assert getattr(found.answers[danger].text, tongue)
-    numbers = {line.call for region in found.regions for line in region.lines}
+            assert all(any(danger in line.dangers for line in region.lines) for region in directory.regions)
+            assert getattr(directory.answers[danger].text, tongue)
+    numbers = {line.call for region in directory.regions for line in region.lines}
     assert {"12356", "120", "110", "988", "116 123"} <= numbers
-    assert any(line.site == "https://findahelpline.com" for region in found.regions for line in region.lines)
+    assert any(line.site == "https://findahelpline.com" for region in directory.regions for line in region.lines)
 
 
 def test_no_client_card_alarms_the_guard() -> None:
@@ -463,7 +463,7 @@ def test_a_labeled_set_is_measured_by_group_and_added_to_the_table(tmp_path: Pat
         ("good replies", "held", "all", ""): ("0", "1"),
     }
     turns = "talks of high or imminent risk"
-    assert [rows[turns, found, "all", ""]["count"] for found in ("by the message that tells", "by the next message")] == [
+    assert [rows[turns, how, "all", ""]["count"] for how in ("by the message that tells", "by the next message")] == [
         "0",
         "1",
     ]

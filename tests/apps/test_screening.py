@@ -61,10 +61,10 @@ def running(study: Study) -> Iterator[str]:
         try:
             assert process.stdout
             line = process.stdout.readline()
-            found = re.match(r"Screening is open: (\S+) .* Decisions: mini/decisions/decisions\.csv", line)
-            assert found, line
-            httpx2.get(found[1], timeout=30)
-            yield found[1]
+            announced = re.match(r"Screening is open: (\S+) .* Decisions: mini/decisions/decisions\.csv", line)
+            assert announced, line
+            httpx2.get(announced[1], timeout=30)
+            yield announced[1]
         finally:
             process.send_signal(signal.SIGINT)
 
@@ -94,8 +94,8 @@ def test_what_a_check_saw_is_marked_in_place() -> None:
     assert kinds["personal data"] == "13812345678"
     assert kinds["against MI"] == "你应该"
     assert "慢慢来吧" in kinds["repetitive"]
-    said = Turn(role="client", text="你应该早睡。")
-    assert segments(said, language.load("zh")) == [(said.text, "")]  # what clients say is no cue
+    client_turn = Turn(role="client", text="你应该早睡。")
+    assert segments(client_turn, language.load("zh")) == [(client_turn.text, "")]  # what clients say is no cue
 
 
 def test_a_person_decides_by_keys_and_the_stage_takes_it(transcribed: Study, browser: Any) -> None:

@@ -25,9 +25,9 @@ def test_the_examples_run_and_show_what_they_show(tmp_path: Path, monkeypatch: p
     examples = "\n".join(fence.content for fence in FENCES if fence.info.startswith("python "))
     test = doctest.DocTestParser().get_doctest(examples, {}, "docs/api.md", "docs/api.md", 0)
     assert len(test.examples) > 15
-    said: list[str] = []
-    doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(test, out=said.append)
-    assert "".join(said) == ""
+    printed: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(test, out=printed.append)
+    assert "".join(printed) == ""
 
 
 def test_every_function_is_named_and_says_what_it_takes_and_gives() -> None:

@@ -50,8 +50,8 @@ def lines(path: Path, *rows: Any) -> Path:
     return path
 
 
-def means(said: str) -> dict[str, float]:
-    return {row["metric"]: row["mean"] for row in json.loads(said)}
+def means(printed: str) -> dict[str, float]:
+    return {row["metric"]: row["mean"] for row in json.loads(printed)}
 
 
 # ---- score
@@ -60,15 +60,15 @@ def means(said: str) -> dict[str, float]:
 def test_replies_are_scored_the_same_from_text_json_lines_and_llamafactorys_file(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n".join(REPLIES) + "\n", encoding="utf-8-sig")
     (tmp_path / "b.txt").write_text("\r\n".join(REFERENCES), encoding="utf-8")
-    both = [{"prompt": "", "predict": one, "label": other} for one, other in zip(REPLIES, REFERENCES, strict=True)]
+    both = [{"prompt": "", "predict": reply, "label": reference} for reply, reference in zip(REPLIES, REFERENCES, strict=True)]
     predictions = lines(tmp_path / "generated_predictions.jsonl", *both)
     asked = lines(tmp_path / "rounds.jsonl", *({"id": str(n), "counselor": text} for n, text in enumerate(REFERENCES)))
-    given = lines(tmp_path / "replies.jsonl", *reversed([{"round": n, "text": text} for n, text in enumerate(REPLIES)]))
+    replies = lines(tmp_path / "replies.jsonl", *reversed([{"round": n, "text": text} for n, text in enumerate(REPLIES)]))
 
     from_text = tool("score", tmp_path / "a.txt", tmp_path / "b.txt", "--json")
     assert tool("score", predictions, "--json") == from_text
-    assert tool("score", given, asked, "--json") == from_text
-    expected = [sample_scores(one, other)["bleu_4"] for one, other in zip(REPLIES, REFERENCES, strict=True)]
+    assert tool("score", replies, asked, "--json") == from_text
+    expected = [sample_scores(reply, reference)["bleu_4"] for reply, reference in zip(REPLIES, REFERENCES, strict=True)]
     assert means(from_text)["bleu_4"] == pytest.approx(sum(expected) / 3, abs=1e-4)
     assert [row["metric"] for row in csv.DictReader(io.StringIO(tool("score", predictions, "--csv")))] == [*means(from_text)]
     assert "3 replies; 95% intervals as if each were a dialog" in tool("score", predictions)
@@ -76,30 +76,32 @@ def test_replies_are_scored_the_same_from_text_json_lines_and_llamafactorys_file
 
 def test_english_is_scored_in_words_with_stems(tmp_path: Path) -> None:
     replies = lines(tmp_path / "replies.jsonl", *ENGLISH)
-    found = means(tool("score", replies, lines(tmp_path / "references.jsonl", *ENGLISH_REFERENCES), "--language", "en", "--json"))
-    assert set(found) == {"bleu_4", "rouge_1", "rouge_2", "rouge_l", "sacrebleu_13a", "chrf"}
+    scores = means(
+        tool("score", replies, lines(tmp_path / "references.jsonl", *ENGLISH_REFERENCES), "--language", "en", "--json")
+    )
+    assert set(scores) == {"bleu_4", "rouge_1", "rouge_2", "rouge_l", "sacrebleu_13a", "chrf"}
     expected = BLEU(tokenize="13a").corpus_score(ENGLISH, [ENGLISH_REFERENCES]).score
-    assert found["sacrebleu_13a"] == pytest.approx(expected, abs=1e-4)
+    assert scores["sacrebleu_13a"] == pytest.approx(expected, abs=1e-4)
     sentences = [
         BLEU(tokenize="13a", effective_order=True).sentence_score(*pair).score
         for pair in zip(ENGLISH, [[text] for text in ENGLISH_REFERENCES], strict=True)
     ]
-    assert found["bleu_4"] == pytest.approx(sum(sentences) / len(sentences), abs=1e-4)
+    assert scores["bleu_4"] == pytest.approx(sum(sentences) / len(sentences), abs=1e-4)
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
     rows = [scorer.score(reference, reply) for reply, reference in zip(ENGLISH, ENGLISH_REFERENCES, strict=True)]
-    assert found["rouge_1"] == pytest.approx(50 * sum(row["rouge1"].fmeasure for row in rows), abs=1e-4)
-    assert found["rouge_l"] == pytest.approx(50 * sum(row["rougeL"].fmeasure for row in rows), abs=1e-4)
+    assert scores["rouge_1"] == pytest.approx(50 * sum(row["rouge1"].fmeasure for row in rows), abs=1e-4)
+    assert scores["rouge_l"] == pytest.approx(50 * sum(row["rougeL"].fmeasure for row in rows), abs=1e-4)
     assert rows[0]["rouge1"].fmeasure > 0.6, "worried and worry, drinking and drink are one word"
 
 
 def test_intervals_are_over_dialogs_where_the_files_name_them(tmp_path: Path) -> None:
     texts = zip("abcdef", [*REPLIES, *REPLIES], [*REFERENCES, *reversed(REPLIES)], strict=True)
-    rows = [{"dialog": name, "reply": one, "reference": other} for name, one, other in texts for _ in range(3)]
-    said = {row["metric"]: row for row in json.loads(tool("score", lines(tmp_path / "all.jsonl", *rows), "--json"))}
+    rows = [{"dialog": name, "reply": reply, "reference": reference} for name, reply, reference in texts for _ in range(3)]
+    scores = {row["metric"]: row for row in json.loads(tool("score", lines(tmp_path / "all.jsonl", *rows), "--json"))}
     values = [sample_scores(row["reply"], row["reference"])["rouge_1"] for row in rows]
     estimate = DialogBootstrap([row["dialog"] for row in rows], 2000, 0.95, 1).estimate(values).rounded()
-    assert {name: said["rouge_1"][name] for name in ("mean", "lo", "hi", "note")} == estimate | {"note": ""}
-    assert said["chrf"]["lo"] < said["chrf"]["mean"] < said["chrf"]["hi"]
+    assert {name: scores["rouge_1"][name] for name in ("mean", "lo", "hi", "note")} == estimate | {"note": ""}
+    assert scores["chrf"]["lo"] < scores["chrf"]["mean"] < scores["chrf"]["hi"]
     four = json.loads(tool("score", lines(tmp_path / "four.jsonl", *rows[:12]), "--json"))
     assert {(row["lo"], row["hi"], row["note"]) for row in four} == {(None, None, "no interval: fewer than 5 dialogs")}
     alike = lines(tmp_path / "alike.jsonl", *({"reply": "一", "reference": "一", "dialog": n} for n in range(6)))
@@ -144,14 +146,14 @@ def sessions(tmp_path: Path) -> Path:
 
 
 def test_transcripts_are_coded_by_words_alone(sessions: Path, tmp_path: Path) -> None:
-    said = tool("code", sessions, "--out", tmp_path / "coded")
-    assert "2 transcripts, 0 repairs; coded by the lexical coder, which knows words and not meaning" in said
+    printed = tool("code", sessions, "--out", tmp_path / "coded")
+    assert "2 transcripts, 0 repairs; coded by the lexical coder, which knows words and not meaning" in printed
     written = (tmp_path / "coded" / "codes.csv").read_text(encoding="utf-8")
     assert tool("code", sessions, "--csv") == written
-    found = list(csv.DictReader(io.StringIO(written)))
-    assert {(row["packet"], row["volley"]) for row in found} == {("a2", "2"), ("a2", "4"), ("a10", "2")}
-    assert {row["code"] for row in found if row["volley"] == "4"} == {""}, "nothing to code has an empty row"
-    assert {"Q", "SR"} <= {row["code"] for row in found if row["packet"] == "a2"}
+    rows = list(csv.DictReader(io.StringIO(written)))
+    assert {(row["packet"], row["volley"]) for row in rows} == {("a2", "2"), ("a2", "4"), ("a10", "2")}
+    assert {row["code"] for row in rows if row["volley"] == "4"} == {""}, "nothing to code has an empty row"
+    assert {"Q", "SR"} <= {row["code"] for row in rows if row["packet"] == "a2"}
 
 
 def test_any_format_is_coded_and_equal_transcripts_stay_apart(tmp_path: Path) -> None:
@@ -162,21 +164,21 @@ def test_any_format_is_coded_and_equal_transcripts_stay_apart(tmp_path: Path) ->
     (tmp_path / "raters.json").write_text('{"A": ["p3"]}', encoding="utf-8")
     with pytest.raises(Problem, match=r"(?s)the unknown speaker 'Kim'.*--speaker Kim=client"):
         tool("code", tmp_path)
-    said = tool("code", tmp_path, "--speaker", "Kim=client", "--speaker", "Lee=counselor", "--json")
-    assert sorted(row["packet"] for row in json.loads(said)) == ["p1", "p2", "p3"]
+    printed = tool("code", tmp_path, "--speaker", "Kim=client", "--speaker", "Lee=counselor", "--json")
+    assert sorted(row["packet"] for row in json.loads(printed)) == ["p1", "p2", "p3"]
 
 
 def test_transcripts_are_coded_by_a_model_at_an_address_once(workspace: Path, sessions: Path) -> None:
     with coding() as model:
         words = ("code", sessions, "--model-url", model.url, "--model", "some-model", "--out", "coded", "--yes", "--json")  # type: ignore[attr-defined]
-        said = tool(*words)
+        printed = tool(*words)
         asked = model.asked.total()
-        assert tool(*words) == said
+        assert tool(*words) == printed
         assert model.asked.total() == asked, "the cassette has the answers"
-    found = json.loads(said)
-    assert {row["rater"] for row in found["codes"]} == {"llm:some-model"}
-    assert {"Q", "SR"} <= {row["code"] for row in found["codes"]}
-    assert [row["rating"] for row in found["globals"]] == [3] * 2 * len(Global)
+    codings = json.loads(printed)
+    assert {row["rater"] for row in codings["codes"]} == {"llm:some-model"}
+    assert {"Q", "SR"} <= {row["code"] for row in codings["codes"]}
+    assert [row["rating"] for row in codings["globals"]] == [3] * 2 * len(Global)
     with pytest.raises(Problem, match="all three of them"):
         tool("code", sessions, "--model-url", "http://127.0.0.1:9/v1")
 
@@ -206,47 +208,52 @@ def table(path: Path, header: str, *rows: str) -> Path:
 
 
 def test_codes_of_any_name_are_compared_by_code_and_as_names(tmp_path: Path) -> None:
-    given = {"A": ["yes", "no", "yes", "maybe"], "B": ["yes", "no", "no", "maybe"]}
-    rows = [f"{rater},p{n // 2},{n},{code},remark" for rater, codes in given.items() for n, code in enumerate(codes)]
+    codes_by_rater = {"A": ["yes", "no", "yes", "maybe"], "B": ["yes", "no", "no", "maybe"]}
+    rows = [f"{rater},p{n // 2},{n},{code},remark" for rater, codes in codes_by_rater.items() for n, code in enumerate(codes)]
     header = "rater,packet,volley,code,note"
     first, second = table(tmp_path / "A.csv", header, *rows[:4]), table(tmp_path / "B.csv", header, *rows[4:])
-    found = pd.DataFrame(json.loads(tool("agree", first, second, "--json"))).set_index(["measure", "code"])["value"]
-    numbers = [[["no", "yes", "maybe"].index(code) for code in codes] for codes in given.values()]
+    agreement = pd.DataFrame(json.loads(tool("agree", first, second, "--json"))).set_index(["measure", "code"])["value"]
+    numbers = [[["no", "yes", "maybe"].index(code) for code in codes] for codes in codes_by_rater.values()]
     expected = krippendorff.alpha(reliability_data=numbers, level_of_measurement="nominal")
-    assert found["alpha", "which code"] == pytest.approx(expected, abs=1e-4)
-    assert found["kappa", "which code"] == pytest.approx((3 / 4 - 5 / 16) / (1 - 5 / 16), abs=1e-4)
-    assert found["kappa", "maybe"] == 1
-    assert found["kappa", "yes"] == pytest.approx((3 / 4 - 1 / 2) / (1 - 1 / 2), abs=1e-4)
-    assert "ICC(2,1)" in found.index.get_level_values(0)
+    assert agreement["alpha", "which code"] == pytest.approx(expected, abs=1e-4)
+    assert agreement["kappa", "which code"] == pytest.approx((3 / 4 - 5 / 16) / (1 - 5 / 16), abs=1e-4)
+    assert agreement["kappa", "maybe"] == 1
+    assert agreement["kappa", "yes"] == pytest.approx((3 / 4 - 1 / 2) / (1 - 1 / 2), abs=1e-4)
+    assert "ICC(2,1)" in agreement.index.get_level_values(0)
 
 
 def test_ratings_on_any_scale_are_ordinal(tmp_path: Path) -> None:
-    given = {"A": [0.5, 7, 10, 7], "B": [0.5, 7, 10, 10]}
-    rows = [f"{rater},p{n},warmth,{value}" for rater, values in given.items() for n, value in enumerate(values)]
-    found = json.loads(tool("agree", table(tmp_path / "r.csv", "rater,packet,code,rating", *rows), "--json"))
-    ranks = [[[0.5, 7, 10].index(value) for value in values] for values in given.values()]
+    ratings_by_rater = {"A": [0.5, 7, 10, 7], "B": [0.5, 7, 10, 10]}
+    rows = [f"{rater},p{n},warmth,{value}" for rater, values in ratings_by_rater.items() for n, value in enumerate(values)]
+    agreement = json.loads(tool("agree", table(tmp_path / "r.csv", "rater,packet,code,rating", *rows), "--json"))
+    ranks = [[[0.5, 7, 10].index(value) for value in values] for values in ratings_by_rater.values()]
     expected = krippendorff.alpha(reliability_data=ranks, level_of_measurement="ordinal")
-    (alpha,) = [row["value"] for row in found if row["measure"] == "alpha"]
+    (alpha,) = [row["value"] for row in agreement if row["measure"] == "alpha"]
     assert alpha == pytest.approx(expected, abs=1e-4)
 
 
 def test_what_does_not_exist_says_why(tmp_path: Path) -> None:
     rows = [f"{rater},p,{n},yes" for rater in "AB" for n in range(3)]
     file = table(tmp_path / "codes.csv", "Rater, Packet,Volley,Code", *rows)
-    found = json.loads(tool("agree", file, "--json"))
-    (kappa,) = [row for row in found if (row["measure"], row["code"]) == ("kappa", "yes")]
+    agreement = json.loads(tool("agree", file, "--json"))
+    (kappa,) = [row for row in agreement if (row["measure"], row["code"]) == ("kappa", "yes")]
     assert (kappa["value"], kappa["agreement"]) == (None, 1)
     assert kappa["note"] == "no value: both raters always gave the same single code"
     assert "no value: both raters always gave the same single code" in tool("agree", file)
 
 
 def test_agreement_has_intervals_from_five_packets_on_and_says_why_there_is_none(tmp_path: Path) -> None:
-    given = {"A": ["yes", "no", "yes", "no", "yes", "no"] * 2, "B": ["yes", "no", "no", "no", "yes", "yes"] * 2}
+    codes_by_rater = {"A": ["yes", "no", "yes", "no", "yes", "no"] * 2, "B": ["yes", "no", "no", "no", "yes", "yes"] * 2}
 
     def kappa(packets: int) -> dict[str, Any]:
-        rows = [f"{rater},p{n // 2},{n},{code}" for rater in given for n, code in enumerate(given[rater]) if n < 2 * packets]
-        found = json.loads(tool("agree", table(tmp_path / "codes.csv", "rater,packet,volley,code", *rows), "--json"))
-        return dict(next(row for row in found if (row["measure"], row["code"]) == ("kappa", "which code")))
+        rows = [
+            f"{rater},p{n // 2},{n},{code}"
+            for rater in codes_by_rater
+            for n, code in enumerate(codes_by_rater[rater])
+            if n < 2 * packets
+        ]
+        agreement = json.loads(tool("agree", table(tmp_path / "codes.csv", "rater,packet,volley,code", *rows), "--json"))
+        return dict(next(row for row in agreement if (row["measure"], row["code"]) == ("kappa", "which code")))
 
     assert [kappa(4)[name] for name in ("lo", "hi", "note")] == [None, None, "no interval: fewer than 5 transcripts"]
     assert kappa(6)["note"] == ""
@@ -311,8 +318,10 @@ def test_table_6_of_any_arms_by_mean_and_by_consensus(coded: Path, tmp_path: Pat
 def test_table_6_has_intervals_from_five_transcripts_on_and_says_why_there_is_none(tmp_path: Path) -> None:
     counts = {"before": [0, 1, 1, 3], "after": [2, 2, 3, 4, 6, 1]}
     packets = [(f"{arm}{n}", arm, count) for arm, values in counts.items() for n, count in enumerate(values)]
-    given = [f"A,{packet},{number},{'Q' if number <= count else ''}" for packet, _, count in packets for number in range(1, 7)]
-    codes = table(tmp_path / "codes.csv", "rater,packet,volley,code", *given)
+    coded_rows = [
+        f"A,{packet},{number},{'Q' if number <= count else ''}" for packet, _, count in packets for number in range(1, 7)
+    ]
+    codes = table(tmp_path / "codes.csv", "rater,packet,volley,code", *coded_rows)
     key = table(tmp_path / "key.csv", "packet,arm", *(f"{packet},{arm}" for packet, arm, _ in packets))
     made = {(row["arm"], row["indicator"]): row for row in json.loads(tool("tables", codes, key, "--json"))}
     few, enough, none, alike = (made[key] for key in (("before", "Q"), ("after", "Q"), ("after", "CR"), ("before", "CR")))
@@ -321,17 +330,17 @@ def test_table_6_has_intervals_from_five_transcripts_on_and_says_why_there_is_no
     assert (enough["lo"], enough["hi"], enough["note"]) == (round(estimate.lo, 4), round(estimate.hi, 4), "")
     assert (none["lo"], none["hi"]) == (0, round(limit_of_none(6, 0.95), 4)), "nothing counted has an exact limit"
     assert alike["note"] == "no interval: fewer than 5 transcripts"
-    said = tool("tables", codes, key)
-    assert "1.25 (1.26) of 0.00; 1.00; 1.00; 3.00" in said
-    assert f"3.00 (1.79) [{estimate.lo:.2f}, {estimate.hi:.2f}]" in said
+    printed = tool("tables", codes, key)
+    assert "1.25 (1.26) of 0.00; 1.00; 1.00; 3.00" in printed
+    assert f"3.00 (1.79) [{estimate.lo:.2f}, {estimate.hi:.2f}]" in printed
 
 
 def test_table_4_needs_the_transcripts(coded: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     for name in ("p1", "p2"):
         (tmp_path / "texts" / f"{name}.txt").write_text(SESSION, encoding="utf-8")
-    said = tool("tables", coded, tmp_path / "key.csv", "--transcripts", tmp_path / "texts", "--json")
-    rows = json.loads(said)["Table 4"]
+    printed = tool("tables", coded, tmp_path / "key.csv", "--transcripts", tmp_path / "texts", "--json")
+    rows = json.loads(printed)["Table 4"]
     assert [(row["arm"], row["n"], row["rounds_mean"], row["rounds_sd"]) for row in rows] == [
         ("before", 1, 2, None),
         ("after", 1, 2, None),
@@ -362,8 +371,8 @@ def test_a_study_makes_table_6_by_consensus_too(study: Study, coded: Path) -> No
     study = study.model_copy(update={"code": study.code.model_copy(update={"coder": "human", "human": str(coded)})})
     turns = [{"role": role, "text": "好的"} for role in ("client", "counselor", "client", "counselor")]
     blind = study.folder / "blind"
-    for name, said in (("p1", turns), ("p2", turns[:2])):
-        storage.write_json(blind / "packets" / f"{name}.json", {"packet": name, "turns": said})
+    for name, volleys in (("p1", turns), ("p2", turns[:2])):
+        storage.write_json(blind / "packets" / f"{name}.json", {"packet": name, "turns": volleys})
     storage.write_text(
         blind / "key.csv", "packet,source,arm,dialog,profile,topic\np1,tiny-glm4,tuned,d,p,t\np2,annomi,real,e,,t\n"
     )
