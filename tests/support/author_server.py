@@ -58,8 +58,10 @@ def ratings(data: Path) -> Iterator[tuple[str, str]]:
     """Each rating prompt about a rated dialog, with its points and their sums."""
     for row in csv.DictReader(storage.read_text(data / "authored" / "ratings.csv").splitlines()):
         points = {aspect: {name: float(row[name]) for name in criteria} for aspect, criteria in ASPECTS.items()}
-        totals = {aspect: sum(given.values()) for aspect, given in points.items()}
-        answer: dict[str, object] = {aspect: given | {"Total": totals[aspect]} for aspect, given in points.items()}
+        totals = {aspect: sum(aspect_points.values()) for aspect, aspect_points in points.items()}
+        answer: dict[str, object] = {
+            aspect: aspect_points | {"Total": totals[aspect]} for aspect, aspect_points in points.items()
+        }
         answer["Total Score"] = sum(totals.values())
         yield asked("rate", turns=dialogs(data, row["corpus"])[row["dialog"]].turns), json.dumps(answer)
 

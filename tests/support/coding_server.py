@@ -41,14 +41,14 @@ class Coder(BaseHTTPRequestHandler):
             return dict.fromkeys(Global, 3)
         if kind == "client":
             turns = prompt.partition("<transcript>\n")[2].splitlines()[:-1]
-            said = [line.split(" ", 2) for line in turns]
-            return {"codes": [{"volley": int(n), "code": "change"} for n, role, _ in said if role == "client"]}
+            volleys = [line.split(" ", 2) for line in turns]
+            return {"codes": [{"volley": int(n), "code": "change"} for n, role, _ in volleys if role == "client"]}
         tag = "clauses" if kind == "utterances" else "utterances"
         texts = [json.loads(line.split(" ", 1)[1]) for line in prompt.partition(f"<{tag}>\n")[2].splitlines()[:-1]]
         if kind == "utterances":
             return {"starts": list(range(1, len(texts) + 1))}
         codes = ["none" if "嗯" in text or "你好" in text else "Q" if "？" in text or "?" in text else "SR" for text in texts]
-        return {"codes": [{"utterance": place, "code": code} for place, code in enumerate(codes, 1)]}
+        return {"codes": [{"utterance": number, "code": code} for number, code in enumerate(codes, 1)]}
 
     def log_message(self, format: str, *args: object) -> None:
         pass

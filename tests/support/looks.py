@@ -43,4 +43,8 @@ def problems(page: Any) -> list[str]:
 def serious_faults(page: Any, axe: Any) -> list[tuple[str, str]]:
     """What a checker of accessibility calls serious or critical, contrast among it: rule and element."""
     violations = axe.run(page).response["violations"]
-    return [(one["id"], one["nodes"][0]["html"][:160]) for one in violations if one["impact"] in ("serious", "critical")]
+    return [
+        (violation["id"], violation["nodes"][0]["html"][:160])
+        for violation in violations
+        if violation["impact"] in ("serious", "critical")
+    ]

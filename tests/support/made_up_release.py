@@ -62,8 +62,8 @@ def rounds(dialogs: Sequence[Messages]) -> bytes:
         texts = [text for _, text in dialog]
         pairs = [[texts[index], texts[index + 1]] for index in range(0, len(texts) - 1, 2)]
         entries += [
-            {"instruction": INSTRUCTION, "input": said, "output": reply, "history": pairs[:number]}
-            for number, (said, reply) in enumerate(pairs)
+            {"instruction": INSTRUCTION, "input": asked, "output": reply, "history": pairs[:number]}
+            for number, (asked, reply) in enumerate(pairs)
         ]
     return json.dumps(entries, ensure_ascii=False).encode()
 

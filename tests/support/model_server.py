@@ -183,8 +183,8 @@ class Server:
                 self.note(body, "batch", time.time())
                 return 200, self.batches[name]
             case "GET", ["batches"]:
-                found = list(self.batches.values())[::-1]
-                return 200, {"object": "list", "data": found, "has_more": False, "first_id": None, "last_id": None}
+                newest_first = list(self.batches.values())[::-1]
+                return 200, {"object": "list", "data": newest_first, "has_more": False, "first_id": None, "last_id": None}
             case "GET", ["batches", name]:
                 batch = self.batches[name]
                 batch["looks"] += 1

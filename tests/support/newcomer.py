@@ -83,7 +83,7 @@ def excel(folder: Path, talks: tuple[Talk, ...]) -> None:
 
 def turns(talk: Talk, who: str, what: str, names: tuple[str, str]) -> list[dict[str, str]]:
     """A talk as a list of turns."""
-    return [{who: name, what: said} for pair in talk for name, said in zip(names, pair, strict=True)]
+    return [{who: name, what: words} for pair in talk for name, words in zip(names, pair, strict=True)]
 
 
 def openai(folder: Path, talks: tuple[Talk, ...]) -> None:

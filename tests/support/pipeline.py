@@ -1,7 +1,7 @@
 """What DVC says of a pipeline."""
 
 
-def ran(said: str) -> list[str]:
+def ran(printed: str) -> list[str]:
     """The stages that DVC ran, by what it printed; not `digests`, which runs every time."""
-    stages = [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
+    stages = [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
     return [stage for stage in stages if not stage.endswith(":digests")]

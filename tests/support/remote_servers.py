@@ -73,10 +73,10 @@ class Relay:
 
     def cut(self) -> None:
         """Break all connections, and serve new ones without a limit."""
-        for one in self.sockets:
+        for connection in self.sockets:
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)  # close alone would wait for the thread that reads
-            one.close()
+                connection.shutdown(socket.SHUT_RDWR)  # close alone would wait for the thread that reads
+            connection.close()
         self.sockets.clear()
         self.limit = 0
         self.held.clear()
@@ -155,7 +155,7 @@ class Ssh(Server):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name], check=True)
 
     def command(self) -> list[str]:
-        return [found("sshd"), "-D", "-e", "-f", f"{self.folder}/sshd_config"]
+        return [path_of("sshd"), "-D", "-e", "-f", f"{self.folder}/sshd_config"]
 
     def url(self, port: int) -> str:
         return f"ssh://{getuser()}@127.0.0.1:{port}{self.folder}/files"
@@ -181,7 +181,7 @@ class Http(Server):
         (self.folder / "users").write_text(f"{USER}:{{PLAIN}}{PASSWORD}\n")
 
     def command(self) -> list[str]:
-        return [found("nginx"), "-p", str(self.folder), "-c", f"{self.folder}/nginx.conf", "-g", "daemon off;"]
+        return [path_of("nginx"), "-p", str(self.folder), "-c", f"{self.folder}/nginx.conf", "-g", "daemon off;"]
 
     def url(self, port: int) -> str:
         return f"http://127.0.0.1:{port}"
@@ -249,7 +249,7 @@ class StrictS3(S3):
 KINDS: dict[str, type[Server]] = {"ssh": Ssh, "http": Http, "webdav": Webdav, "s3": S3}
 
 
-def found(program: str) -> str:
+def path_of(program: str) -> str:
     """The program's path; servers lie in folders that not everybody searches."""
     path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     assert path is not None

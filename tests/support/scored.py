@@ -102,15 +102,15 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {name: value or "" for name, value in attrs}
-        if tag == "a" and "href" in found:
-            self.targets.append(found["href"])
+        attributes = {name: value or "" for name, value in attrs}
+        if tag == "a" and "href" in attributes:
+            self.targets.append(attributes["href"])
         if tag in ("img", "script", "link", "iframe", "source", "video", "audio"):
-            self.loads += [found[name] for name in ("src", "href") if name in found]
-        if "id" in found and not (tag == "g" or self.in_figure):
-            self.ids.append(found["id"])
+            self.loads += [attributes[name] for name in ("src", "href") if name in attributes]
+        if "id" in attributes and not (tag == "g" or self.in_figure):
+            self.ids.append(attributes["id"])
         if tag == "html":
-            self.language = found["lang"]
+            self.language = attributes["lang"]
         self.figures += tag == "svg"
         self.in_figure = tag == "svg" or (self.in_figure and tag != "figcaption")
         if tag == "table":
@@ -147,12 +147,12 @@ def site(first: Path) -> dict[Path, Page]:
         for target in page.targets:
             if target.startswith("https://"):
                 continue
-            name, _, place = unquote(target).partition("#")
+            name, _, anchor = unquote(target).partition("#")
             there = (path.parent / name).resolve() if name else path
             assert there.is_file(), f"{path.name}: {target}"
             if there.suffix == ".html" and there.parent.name in ("report", "audit", "screen", "certificate"):
                 todo.append(there)
-                places.append((path.name, there, place))
-    for name, there, place in places:
-        assert not place or "=" in place or place in seen[there].ids, f"{name}: {there.name}#{place}"  # views have no place
+                places.append((path.name, there, anchor))
+    for name, there, anchor in places:
+        assert not anchor or "=" in anchor or anchor in seen[there].ids, f"{name}: {there.name}#{anchor}"  # views have no place
     return seen

@@ -43,10 +43,10 @@ class Server:
                         length = int(head.partition(":")[2])
                 body = await reader.readexactly(length)
                 if method == "GET" and path == "/v1/models":
-                    found = [
+                    models = [
                         {"id": name, "object": "model", "created": 0, "owned_by": "me"} for name in self.options.models.split(",")
                     ]
-                    self.send(writer, 200, {"object": "list", "data": found})
+                    self.send(writer, 200, {"object": "list", "data": models})
                 elif path == "/v1/chat/completions":
                     await self.chat(json.loads(body), reader, writer)
                 else:
@@ -66,39 +66,41 @@ class Server:
 
     async def chat(self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Stream one reply, two characters a piece."""
-        said = request["messages"][-1]["content"]
-        status = re.search(r"#(429|500|400|413)", said)
-        if status or "#long" in said:
+        message = request["messages"][-1]["content"]
+        status = re.search(r"#(429|500|400|413)", message)
+        if status or "#long" in message:
             self.note(request, 0, "refused")
-            code = "context_length_exceeded" if "#long" in said else None
-            return self.send(writer, int(status[1]) if status else 400, {"error": {"message": f"you said {said}", "code": code}})
+            code = "context_length_exceeded" if "#long" in message else None
+            return self.send(
+                writer, int(status[1]) if status else 400, {"error": {"message": f"you said {message}", "code": code}}
+            )
         arm = "tuned" if request["model"].endswith("+mi") else "base"
-        told = re.search(r"说：(.+)", said, re.DOTALL)
-        text = "" if "#silent" in said else told[1] if told else REPLIES[arm]
+        told = re.search(r"说：(.+)", message, re.DOTALL)
+        text = "" if "#silent" in message else told[1] if told else REPLIES[arm]
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         sent = 0
         left = asyncio.create_task(reader.read(1))
         try:
-            for place in range(0, len(text), 2):
-                await asyncio.wait([left], timeout=0.4 if "#slow" in said else self.options.delay)
+            for start in range(0, len(text), 2):
+                await asyncio.wait([left], timeout=0.4 if "#slow" in message else self.options.delay)
                 if left.done():
                     return self.note(request, sent, "left")
-                self.piece(writer, request, {"content": text[place : place + 2]}, None)
+                self.piece(writer, request, {"content": text[start : start + 2]}, None)
                 await writer.drain()
                 sent += 1
-                if sent == 6 and "#cut" in said:
+                if sent == 6 and "#cut" in message:
                     self.note(request, sent, "cut")
                     raise ConnectionError
-                if sent == 6 and "#junk" in said:
+                if sent == 6 and "#junk" in message:
                     self.chunk(writer, b"data: {broken\n\n")
         except ConnectionError:
-            if "#cut" not in said:
+            if "#cut" not in message:
                 self.note(request, sent, "left")
             raise
         left.cancel()
         await asyncio.gather(left, return_exceptions=True)
         self.note(request, sent, "whole")
-        self.piece(writer, request, {}, "" if "#eos" in said else "stop")
+        self.piece(writer, request, {}, "" if "#eos" in message else "stop")
         self.chunk(writer, b"data: [DONE]\n\n")
         self.chunk(writer, b"")
         return None

@@ -30,8 +30,8 @@ def study_with(**changes: str) -> Study:
         start, key = (sections[section], key) if section in sections else (0, name)
         places = [number for number, line in enumerate(lines) if number >= start and line.strip().startswith(f"{key}:")]
         assert start or len(places) == 1, f"several sections have {name}"
-        place = places[0]
-        lines[place] = f"{lines[place].split(':')[0]}: {value}"
+        index = places[0]
+        lines[index] = f"{lines[index].split(':')[0]}: {value}"
     Path("mini/params.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return load_study(Path("mini/params.yaml"))
 

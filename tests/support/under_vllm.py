@@ -38,10 +38,10 @@ def parsed(command: list[str]) -> Any:
     parser = FlexibleArgumentParser(prog="vllm")
     serve = ServeSubcommand()
     serve.subparser_init(parser.add_subparsers(dest="subparser"))
-    found = parser.parse_args(["serve", *command])
-    serve.validate(found)
-    found.model = found.model_tag  # as `serve` does
-    return found
+    arguments = parser.parse_args(["serve", *command])
+    serve.validate(arguments)
+    arguments.model = arguments.model_tag  # as `serve` does
+    return arguments
 
 
 def sampling(config: VllmConfig, request: dict[str, Any], eos: int) -> dict[str, Any]:
@@ -78,14 +78,14 @@ def answer(entry: dict[str, Any], out: Path) -> dict[str, Any]:
     engine.enforce_eager = True
     config = engine.create_engine_config()
     tokenizer = get_tokenizer(args.model)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "lora_modules": [[module.name, module.path] for module in args.lora_modules],
         "served_model_name": args.served_model_name,
         "architecture": config.model_config.architecture,
         "sampling": [sampling(config, request, tokenizer.eos_token_id) for request in entry["requests"]],
     }
     template = Path(args.chat_template).read_text(encoding="utf-8")
-    found["prompts"] = [
+    result["prompts"] = [
         safe_apply_chat_template(
             config.model_config, tokenizer, request["messages"], chat_template=template, tokenize=True, add_generation_prompt=True
         )
@@ -98,19 +98,19 @@ def answer(entry: dict[str, Any], out: Path) -> dict[str, Any]:
         model = initialize_model(config)
         manager = WorkerLoRAManager(config, torch.device("cpu"), model.embedding_modules)
         manager.create_lora_manager(model, config)
-        found["refused"] = {}
+        result["refused"] = {}
         for number, path in enumerate(entry["adapters"], 1):
-            found["refused"][path], added = loaded(manager, number, path)
+            result["refused"][path], added = loaded(manager, number, path)
             if added:
                 save_file(added, out / f"{entry['name']}.safetensors")
-    return found
+    return result
 
 
 def main() -> None:
     """Do the job."""
     job, out = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
-    found = {"version": vllm.__version__, "models": {entry["name"]: answer(entry, out) for entry in job}}
-    (out / "answers.json").write_text(json.dumps(found), encoding="utf-8")
+    results = {"version": vllm.__version__, "models": {entry["name"]: answer(entry, out) for entry in job}}
+    (out / "answers.json").write_text(json.dumps(results), encoding="utf-8")
 
 
 if __name__ == "__main__":
