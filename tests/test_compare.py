@@ -225,9 +225,9 @@ def test_who_checked_is_never_made_up(bundle: Path) -> None:
     assert compare(bundle).content["codechecker"] == [{"name": "FIXME"}]
     git(bundle, "config", "user.name", "Person of the Repository")
     assert compare(bundle).content["codechecker"] == [{"name": "Person of the Repository"}]
-    said = compare(bundle, "--codechecker", "Josiah Carberry <0000-0002-1825-0097>")
-    assert said.content["codechecker"] == [{"name": "Josiah Carberry", "ORCID": "0000-0002-1825-0097"}]
-    assert "Josiah Carberry (ORCID 0000-0002-1825-0097)" in said.page
+    certificate = compare(bundle, "--codechecker", "Josiah Carberry <0000-0002-1825-0097>")
+    assert certificate.content["codechecker"] == [{"name": "Josiah Carberry", "ORCID": "0000-0002-1825-0097"}]
+    assert "Josiah Carberry (ORCID 0000-0002-1825-0097)" in certificate.page
     wrong = compare(bundle, "--codechecker", "Josiah Carberry <0000-0002-1825-0098>")
     assert wrong.status == 2
     assert "--codechecker" in wrong.errors
@@ -318,12 +318,12 @@ def test_a_damaged_output_differs(bundle: Path, name: str, content: bytes, why: 
     assert run.lines[-1] == "compared with the committed lock: 12 identical, 0 within tolerance, 1 differ"
 
 
-@pytest.mark.parametrize(("torn", "found"), [("outs:\n  - path: [", "not YAML"), ("outs:\n    - path:", "expected str")])
-def test_a_torn_lock_is_a_sentence(bundle: Path, torn: str, found: str) -> None:
+@pytest.mark.parametrize(("torn", "problem_text"), [("outs:\n  - path: [", "not YAML"), ("outs:\n    - path:", "expected str")])
+def test_a_torn_lock_is_a_sentence(bundle: Path, torn: str, problem_text: str) -> None:
     (bundle / "mini/dvc.lock").write_text(f"schema: '2.0'\nstages:\n  read@annomi:\n    {torn}", encoding="utf-8")
     run = compare(bundle)
     assert run.status == 2
-    assert run.errors.startswith(f"mi-llm: dvc.lock: {found}")
+    assert run.errors.startswith(f"mi-llm: dvc.lock: {problem_text}")
 
 
 def test_an_output_that_is_not_here(bundle: Path) -> None:
@@ -334,7 +334,7 @@ def test_an_output_that_is_not_here(bundle: Path) -> None:
     assert counted in run.content["summary"]
     assert run.content["mi_llm"]["outputs_by_lock_alone"] == 1
     assert "by the lock alone" in run.page
-    [output] = [one for one in run.content["mi_llm"]["outputs"] if one["path"] == "runs/mini/read/annomi"]
+    [output] = [entry for entry in run.content["mi_llm"]["outputs"] if entry["path"] == "runs/mini/read/annomi"]
     assert output["verdict"] == "identical"  # DVC did not fetch it; the lock vouches for it
     assert output["reasons"] == ["not fetched: its hash in the lock is the committed one"]
     lock = bundle / "mini/dvc.lock"
@@ -463,9 +463,9 @@ def test_the_page_begins_with_a_mark_and_one_sentence(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("index.html", "12 are identical, 0 within tolerance"), ("index.zh.html", "12 个一致")]
+    ("name", "sentence"), [("index.html", "12 are identical, 0 within tolerance"), ("index.zh.html", "12 个一致")]
 )
-def test_the_page_in_a_browser(bundle: Path, browser: Any, name: str, said: str) -> None:
+def test_the_page_in_a_browser(bundle: Path, browser: Any, name: str, sentence: str) -> None:
     (bundle / "runs/mini/audit/claims.csv").unlink()
     compare(bundle)
     address = (bundle / "runs/mini/certificate" / name).as_uri()
@@ -483,7 +483,7 @@ def test_the_page_in_a_browser(bundle: Path, browser: Any, name: str, said: str)
         assert (requests, complaints, missing) == ([address], [], [])
         assert problems(page) == []
         assert serious_faults(page, axe) == []
-        assert said in text
+        assert sentence in text
         page.emulate_media(media="print")
         page.set_viewport_size({"width": 690, "height": 1000})
         assert page.evaluate(BROKEN) == []

@@ -53,7 +53,7 @@ class Engine(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
+def bundle(tmp_path: Path) -> Iterator[Path]:
     """A folder with the script and the paper's parameters, an engine's socket, Compose, and a driver's `nvidia-smi`."""
     if shutil.which("docker") is None:
         pytest.skip("no Docker client")
@@ -69,45 +69,45 @@ def place(tmp_path: Path) -> Iterator[Path]:
         server.shutdown()
 
 
-def reproduced(place: Path, info: dict[str, Any]) -> tuple[int, list[list[str]]]:
+def reproduced(bundle: Path, info: dict[str, Any]) -> tuple[int, list[list[str]]]:
     """The exit status of `./reproduce.sh paper --container` with such an engine, and what Compose noted: driver, GPUs, words."""
     Engine.info = {"SecurityOptions": [], "Runtimes": RUNC, **info}
     surroundings = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "MI_LLM_"))},
-        "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "DOCKER_HOST": f"unix://{place / 'socket'}",
-        "DOCKER_CONFIG": str(place / "config"),
-        "NOTES": str(place / "notes"),
+        "PATH": f"{bundle / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "DOCKER_HOST": f"unix://{bundle / 'socket'}",
+        "DOCKER_CONFIG": str(bundle / "config"),
+        "NOTES": str(bundle / "notes"),
     }
     done = subprocess.run(
-        [place / "reproduce.sh", "paper", "--container"], env=surroundings, capture_output=True, text=True, check=False
+        [bundle / "reproduce.sh", "paper", "--container"], env=surroundings, capture_output=True, text=True, check=False
     )
-    notes = (place / "notes").read_text(encoding="utf-8").splitlines() if (place / "notes").exists() else []
+    notes = (bundle / "notes").read_text(encoding="utf-8").splitlines() if (bundle / "notes").exists() else []
     return done.returncode, [line.split("|", 2) for line in notes if not line.endswith("|version")]
 
 
-def test_the_runtime_of_nvidias_toolkit_is_asked_for_the_gpu(place: Path) -> None:
-    status, (build, run) = reproduced(place, {"Runtimes": NVIDIA, "CDISpecDirs": ["/etc/cdi"]})
+def test_the_runtime_of_nvidias_toolkit_is_asked_for_the_gpu(bundle: Path) -> None:
+    status, (build, run) = reproduced(bundle, {"Runtimes": NVIDIA, "CDISpecDirs": ["/etc/cdi"]})
     files = "--file docker-compose.yml --file docker-compose.gpu.yml"
     assert (status, build, run) == (0, ["", "", f"{files} build study"], ["", "", f"{files} run --rm study reproduce paper"])
 
 
-def test_a_gpu_that_only_cdi_offers_is_asked_for_by_its_name(place: Path) -> None:
-    status, (_, run) = reproduced(place, {"CDISpecDirs": ["/etc/cdi"], **CDI})
+def test_a_gpu_that_only_cdi_offers_is_asked_for_by_its_name(bundle: Path) -> None:
+    status, (_, run) = reproduced(bundle, {"CDISpecDirs": ["/etc/cdi"], **CDI})
     assert (status, run[:2]) == (0, ["cdi", "nvidia.com/gpu=all"])
 
 
 @pytest.mark.parametrize("name", ["nvidia.yaml", "nvidia.json"])
-def test_an_older_engine_lists_folders_and_one_of_them_holds_the_gpus_specification(place: Path, name: str) -> None:
-    folders = [str(place / "cdi"), str(place / "my cdi")]
-    assert reproduced(place, {"CDISpecDirs": folders}) == (2, [])
-    (place / "my cdi").mkdir()
+def test_an_older_engine_lists_folders_and_one_of_them_holds_the_gpus_specification(bundle: Path, name: str) -> None:
+    folders = [str(bundle / "cdi"), str(bundle / "my cdi")]
+    assert reproduced(bundle, {"CDISpecDirs": folders}) == (2, [])
+    (bundle / "my cdi").mkdir()
     kinds = {
         "nvidia.yaml": "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\n",
         "nvidia.json": '{"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu"}',
     }
-    (place / "my cdi" / name).write_text(kinds[name], encoding="utf-8")
-    status, (_, run) = reproduced(place, {"CDISpecDirs": folders})
+    (bundle / "my cdi" / name).write_text(kinds[name], encoding="utf-8")
+    status, (_, run) = reproduced(bundle, {"CDISpecDirs": folders})
     assert (status, run[:2]) == (0, ["cdi", "nvidia.com/gpu=all"])
 
 

@@ -249,8 +249,8 @@ def test_a_models_digest_is_that_of_its_folder_or_pins_whatever_its_license(work
         of_hub = {"hub": "a/b", "revision": "0" * 40, "chat_format": "checkpoint", **changes}
         set_models({"own": of_folder, "hub": of_hub})
         digests.digests(load(Path("mini/params.yaml")))
-        found: dict[str, str] = storage.read_yaml(Path("runs/mini/digests.yaml"))["models"]
-        return found
+        of_models: dict[str, str] = storage.read_yaml(Path("runs/mini/digests.yaml"))["models"]
+        return of_models
 
     assert written()["own"] == "missing"
     storage.write_text(workspace / "mine/own/config.json", "{}")

@@ -65,13 +65,13 @@ def tokens(page: Path) -> list[Token]:
 
 
 def blocks(page: Path) -> list[Block]:
-    found = []
+    listed = []
     for token in tokens(page):
         if token.type in ("fence", "code_block"):
             language, *marks = token.info.split() or [""]
             assert token.map is not None
-            found.append(Block(page, token.map[0] + 1, language, dict(mark.split("=", 1) for mark in marks), token.content))
-    return found
+            listed.append(Block(page, token.map[0] + 1, language, dict(mark.split("=", 1) for mark in marks), token.content))
+    return listed
 
 
 def inline(page: Path, kind: str) -> Iterator[Token]:
@@ -188,11 +188,11 @@ def test_the_jobs_for_a_cluster_have_no_more_processes_than_a_step_has_records()
     options = load(ROOT / "params.yaml").finetune
     text = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
     (slurm,) = re.findall(r"^#SBATCH --nodes=(\d+)$", text, re.M)
-    found = [
+    processes = [
         int(nodes or slurm) * int(each) for nodes, each in re.findall(r"--nnodes (?:(\d+)|\S+) --nproc_per_node (\d+)", text)
     ]
-    assert len(found) == 2
-    assert max(found) <= options.batch * options.accumulation
+    assert len(processes) == 2
+    assert max(processes) <= options.batch * options.accumulation
 
 
 @pytest.mark.slow
@@ -207,14 +207,14 @@ def test_two_nodes_tune_an_added_model(clone: Path, tmp_path: Path) -> None:
     fewer = {"max_samples: 2000": "max_samples: 8", others: "", rated: "corpora: [cpsycound, psydtcorpus]"}
     params.write_text(edited(params.read_text(encoding="utf-8"), fewer), encoding="utf-8")
     bash("dvc repro --quiet mine/dvc.yaml:base mine/dvc.yaml:split", folder)
-    found = [block.text.strip() for block in blocks(ROOT / "docs/cluster.md") if "two_nodes" in block.marks.get("test", "")]
+    scripts = [block.text.strip() for block in blocks(ROOT / "docs/cluster.md") if "two_nodes" in block.marks.get("test", "")]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         head = f"127.0.0.1:{free.getsockname()[1]}"
     for theirs, ours in {"glm-4-9b": "my-llama", "HEAD:29500": head, "_node 4": "_node 1"}.items():
-        assert any(theirs in text for text in found), theirs
-        found = [text.replace(theirs, ours) for text in found]
-    node, commit = (re.sub(r" (params|dvc)\.yaml", r" mine/\1.yaml", text) for text in found)
+        assert any(theirs in text for text in scripts), theirs
+        scripts = [text.replace(theirs, ours) for text in scripts]
+    node, commit = (re.sub(r" (params|dvc)\.yaml", r" mine/\1.yaml", text) for text in scripts)
     bash(f"{node} & {node}; wait $!", folder)
     assert "finetune@my-llama" in bash("dvc status mine/dvc.yaml:finetune", folder)
     bash(commit, folder)
@@ -310,12 +310,12 @@ def check_docker(rest: list[str], *, whole: bool) -> None:
         assert f" AS {rest[rest.index('--target') + 1]}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
         return
     assert rest[0] == "compose"
-    for place, word in enumerate(rest):
+    for index, word in enumerate(rest):
         if word in ("-f", "--file"):
-            assert (ROOT / rest[place + 1]).is_file()
+            assert (ROOT / rest[index + 1]).is_file()
     verb = next(word for word in rest if word in ("up", "run", "exec", "logs", "down"))
     behind = rest[rest.index(verb) + 1 :]
-    named = next((place for place, word in enumerate(behind) if word in services()), None)
+    named = next((index for index, word in enumerate(behind) if word in services()), None)
     if named is None:
         assert all(word.startswith("-") for word in behind), f"no service in {behind}"
     elif verb in ("run", "exec") and behind[named + 1 :]:
@@ -330,18 +330,18 @@ def check_docker(rest: list[str], *, whole: bool) -> None:
 def test_commands_that_run_elsewhere_exist(block: Block) -> None:
     subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
     if block.text.startswith("#!"):
-        found = re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", block.text, re.M)
-        assert len(found) == block.text.count("#SBATCH")
-        assert {name for name, _ in found} <= SBATCH
-        assert f"--nproc_per_node {dict(found)['gpus-per-node']} " in block.text
+        options = re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", block.text, re.M)
+        assert len(options) == block.text.count("#SBATCH")
+        assert {name for name, _ in options} <= SBATCH
+        assert f"--nproc_per_node {dict(options)['gpus-per-node']} " in block.text
     for words in commands(block.text):
         check(words, whole=True)
 
 
 def spoken(page: Path) -> list[list[str]]:
     """The commands in running text: code that begins with one of our programs."""
-    found = [token.content.split() for token in inline(page, "code_inline")]
-    return [words for words in found if words and words[0] in OURS and re.fullmatch(r"[\w./=-]*", "".join(words[1:2]))]
+    snippets = [token.content.split() for token in inline(page, "code_inline")]
+    return [words for words in snippets if words and words[0] in OURS and re.fullmatch(r"[\w./=-]*", "".join(words[1:2]))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -353,11 +353,11 @@ def test_commands_in_the_text_exist(page: Path) -> None:
 
 def test_every_verb_is_documented() -> None:
     command: Any = typer.main.get_command(app)
-    said = [" ".join(words) for page in PAGES for words in spoken(page)] + [block.text for block in SHELL]
-    for verb, one in command.commands.items():
-        for name in [f"{verb} {below}" for below in getattr(one, "commands", {})] or [verb]:
+    texts = [" ".join(words) for page in PAGES for words in spoken(page)] + [block.text for block in SHELL]
+    for verb, entry in command.commands.items():
+        for name in [f"{verb} {below}" for below in getattr(entry, "commands", {})] or [verb]:
             stage = name in PIPELINE and f"`{name}`" in (ROOT / "docs/ten-minutes.md").read_text(encoding="utf-8")
-            assert stage or any(re.search(rf"\b(mi-llm|mi_llm) {name}\b", text) for text in said), f"mi-llm {name} is in no page"
+            assert stage or any(re.search(rf"\b(mi-llm|mi_llm) {name}\b", text) for text in texts), f"mi-llm {name} is in no page"
 
 
 # ---- what the pages point to
@@ -365,8 +365,8 @@ def test_every_verb_is_documented() -> None:
 
 def anchors(page: Path) -> set[str]:
     """The anchors that GitHub makes of a page's headings."""
-    found = tokens(page)
-    titles = [found[place + 1] for place, token in enumerate(found) if token.type == "heading_open"]
+    parsed = tokens(page)
+    titles = [parsed[index + 1] for index, token in enumerate(parsed) if token.type == "heading_open"]
     texts = ["".join(child.content for child in title.children or []) for title in titles]
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts}
 
@@ -395,7 +395,7 @@ def test_paths_in_the_text_exist(page: Path) -> None:
             assert len(rest) < 2 or rest[1] in (*PIPELINE, "certificate"), code
         elif first not in PIPELINE or (ROOT / "src/mi_llm" / first).is_dir():
             places = (ROOT, ROOT / "src/mi_llm", ROOT / "docs")
-            assert any(list(place.glob(code)) for place in places), f"{code} does not exist"
+            assert any(list(folder.glob(code)) for folder in places), f"{code} does not exist"
 
 
 def test_the_messages_that_the_questions_quote_are_ours() -> None:
@@ -456,7 +456,7 @@ def test_the_picture_shows_the_pipeline() -> None:
 
     def behind(stage: str, without: tuple[str, str]) -> set[str]:
         after = {second for first, second in reads if first == stage and (first, second) != without}
-        return after.union(*(behind(one, without) for one in after))
+        return after.union(*(behind(next_stage, without) for next_stage in after))
 
     picture = ElementTree.parse(ROOT / "docs/pipeline.svg").getroot()
     shown = {element.get("data-stage"): element for element in picture.iter() if element.get("data-stage")}

@@ -87,17 +87,17 @@ def passed(model: PeftModel, tokens: int) -> torch.Tensor:
 def kept(model: PeftModel, tokens: int) -> int:
     """Bytes that are kept of one forward pass through the decoder layers, parameters left out."""
     parameters = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    found: dict[int, torch.Tensor] = {}
+    tensors: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.untyped_storage().data_ptr() not in parameters:
-            found[tensor.untyped_storage().data_ptr()] = tensor
+            tensors[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = passed(model, tokens)
     del output
-    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -120,10 +120,10 @@ def test_activations_are_what_is_kept(name: str, precision: str, dropout: float,
     lora = options.lora.model_copy(update={"dropout": dropout})
     model, shape = tuned(checkpoints / name, changed(options, precision=precision, checkpointing=False, lora=lora))
     layers = model.base_model.model.model.layers
-    both = kept(model, 1024)
+    two_layers = kept(model, 1024)
     del layers[1]
-    one = kept(model, 1024)
-    assert (both - one) / 1024 == pytest.approx(layer_bytes(shape, precision, 8, dropout > 0), rel=0.025)
+    one_layer = kept(model, 1024)
+    assert (two_layers - one_layer) / 1024 == pytest.approx(layer_bytes(shape, precision, 8, dropout > 0), rel=0.025)
 
 
 def test_with_checkpointing_a_layer_keeps_its_input_only(checkpoints: Path, options: Finetune) -> None:
@@ -135,9 +135,9 @@ def test_with_checkpointing_a_layer_keeps_its_input_only(checkpoints: Path, opti
     assert kept(model, 256) - two == 256 * 2 * shape.hidden
 
 
-def product_flops(_: Sequence[int], one: Sequence[int], other: Sequence[int], **more: Any) -> int:
+def product_flops(_: Sequence[int], left: Sequence[int], right: Sequence[int], **more: Any) -> int:
     """Operations of a product that is added in place, which PyTorch's counter does not know; it hands over shapes."""
-    return 2 * math.prod(one) * other[1]
+    return 2 * math.prod(left) * right[1]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -178,15 +178,15 @@ def test_ways_are_ranked_by_what_fits_then_as_the_paper_did_then_by_speed(option
     two = [way.name for way in plans(shape, options, 16 * GIB, 2) if way.fits]
     assert two[0] == "checkpointing, 2 processes that share the base"
     assert "4-bit base, checkpointing, 2 processes" in two
-    one, both = (next(way for way in plans(shape, options, 80 * GIB, 2) if way.processes == count) for count in (1, 2))
-    assert both.hours(1e6, 1e14) == pytest.approx(one.hours(1e6, 1e14) / 2)
+    alone, both = (next(way for way in plans(shape, options, 80 * GIB, 2) if way.processes == count) for count in (1, 2))
+    assert both.hours(1e6, 1e14) == pytest.approx(alone.hours(1e6, 1e14) / 2)
 
 
 def test_a_forecast_says_what_a_run_takes_and_what_would_fit_instead(options: Finetune) -> None:
     shape = Shape.model_validate(LLAMA)
     small = Card("NVIDIA GeForce RTX 3060", 12 * GIB, peak_of("NVIDIA GeForce RTX 3060"))
-    said = forecast("llama-3-8b-chinese", shape, options, small, worst(options), records=2000, tokens=1_000_000)
-    lines = said.splitlines()
+    text = forecast("llama-3-8b-chinese", shape, options, small, worst(options), records=2000, tokens=1_000_000)
+    lines = text.splitlines()
     assert lines[0] == "finetune llama-3-8b-chinese: 2000 records, 3 epochs (checkpointing)"
     assert lines[1].split() == ["steps", "750", "of", "8", "records", "(for", "at", "most", "8", "processes)"]
     assert lines[2].split() == ["tokens", "3000000"]
@@ -208,12 +208,12 @@ def test_a_forecast_says_what_a_run_takes_and_what_would_fit_instead(options: Fi
         "  fits      no: NVIDIA GeForce RTX 3060 has 12.0 GiB",
         "            4-bit base, checkpointing: 8.8 GiB would fit",
     ]
-    said = forecast("llama-3-8b-chinese", shape, options, small, worst(options), records=8, tokens=9, processes=4)
-    assert "(checkpointing, 4 processes that share the base)" in said
+    text = forecast("llama-3-8b-chinese", shape, options, small, worst(options), records=8, tokens=9, processes=4)
+    assert "(checkpointing, 4 processes that share the base)" in text
     unknown = Card("Some Card", 80 * GIB, peak_of("Some Card"))
-    said = forecast("llama-3-8b-chinese", shape, options, unknown, Load(100, 50, 100), records=1, tokens=100)
-    assert "unknown: Some Card" in said
-    assert "fits      yes" in said
+    text = forecast("llama-3-8b-chinese", shape, options, unknown, Load(100, 50, 100), records=1, tokens=100)
+    assert "unknown: Some Card" in text
+    assert "fits      yes" in text
 
 
 def test_cards_are_known_by_whole_names() -> None:
@@ -238,8 +238,8 @@ def driver(folder: Path, *printed: str, status: int = 0) -> Path:
 def test_gpus_are_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = os.environ["PATH"]
     monkeypatch.setenv("PATH", f"{driver(tmp_path, 'NVIDIA H100 80GB HBM3, 81559, 9.0', 'Shared, [N/A], 12.1')}:{before}")
-    (found,) = gpus()
-    assert (found.name, found.memory, found.capability) == ("NVIDIA H100 80GB HBM3", 81559 * 2**20, 9.0)
+    (card,) = gpus()
+    assert (card.name, card.memory, card.capability) == ("NVIDIA H100 80GB HBM3", 81559 * 2**20, 9.0)
     driver(tmp_path, "NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver", status=9)
     assert gpus() == ()
     monkeypatch.setenv("PATH", "/nowhere")

@@ -107,9 +107,9 @@ def test_recordings_count_if_they_are_the_studys_models(paper: Study) -> None:
 
 
 def test_the_miniature_needs_nothing_that_is_not_here(study: Study) -> None:
-    found = needs(study, BARE)
-    assert {need.state for need in found} == {"here"}
-    assert "empty" not in listed(study, found)
+    needed = needs(study, BARE)
+    assert {need.state for need in needed} == {"here"}
+    assert "empty" not in listed(study, needed)
 
 
 def test_a_model_in_a_folder_is_needed_before_anything_begins(study: Study, workspace: Path) -> None:

@@ -42,9 +42,9 @@ def test_a_new_study_has_the_scale_of_another_and_data_prompts_and_clients_of_it
     prompts = [getattr(study.prompts, name) for name in Prompts.model_fields]
     places = [study.screen.decisions, study.simulate.folder, study.code.human, study.miti.globals, study.finetune.instruction]
     cues = study.code.cues.model_dump()
-    for place in (*prompts, *places, *cues.values(), study.simulate.profiles, study.safety.personas):
-        assert place.startswith("mine/")
-        assert Path(place).exists()
+    for path in (*prompts, *places, *cues.values(), study.simulate.profiles, study.safety.personas):
+        assert path.startswith("mine/")
+        assert Path(path).exists()
     for file in Path("mine/prompts").iterdir():
         home = LANGUAGE / "prompts" if file.suffix == ".jinja" else LANGUAGE
         assert file.read_bytes() == (home / file.name).read_bytes()

@@ -50,13 +50,13 @@ def clone(tmp_path: Path) -> Path:
 def test_a_newcomer_comes_to_a_report_with_commands_alone(clone: Path, tmp_path: Path) -> None:
     mi_llm(clone, "new", "mine", "--title", "My talks")
     brought = newcomer.bring(tmp_path / "talks")
-    shared = {f"shared-{place.name}": place for place in sorted(CASES.iterdir())} if CASES.is_dir() else {}
-    for name, place in {**brought, **shared}.items():
-        assert "nothing is written (--check)" in mi_llm(clone, "import", place, "--study", "mine", "--name", name, "--check")
-        mi_llm(clone, "import", place, "--study", "mine", "--name", name, *(["--train"] if name in brought else []))
+    shared = {f"shared-{source.name}": source for source in sorted(CASES.iterdir())} if CASES.is_dir() else {}
+    for name, source in {**brought, **shared}.items():
+        assert "nothing is written (--check)" in mi_llm(clone, "import", source, "--study", "mine", "--name", name, "--check")
+        mi_llm(clone, "import", source, "--study", "mine", "--name", name, *(["--train"] if name in brought else []))
     edit(clone / "mine/params.yaml", newcomer.ONE_MODEL | FEWER)
-    said = mi_llm(clone, "reproduce", "mine")
-    assert "report: runs/mine/report/index.html" in said
+    printed = mi_llm(clone, "reproduce", "mine")
+    assert "report: runs/mine/report/index.html" in printed
     page = (clone / "runs/mine/report/index.html").read_text(encoding="utf-8")
     assert f"{len(brought) + len(shared)} corpora were read" in page
     numbers = storage.read_json(clone / "runs/mine/score/metrics.json")

@@ -102,8 +102,10 @@ class Clients(BaseHTTPRequestHandler):
             return '{"readiness": 4}'
         if form["name"] == "grades":
             return json.dumps(dict.fromkeys(form["schema"]["required"], "suboptimal"))
-        said = [line.split(" ", 2) for line in prompt.partition("<transcript>\n")[2].splitlines()[:-1]]
-        return json.dumps({"codes": [{"volley": int(number), "code": "change"} for number, role, _ in said if role == "client"]})
+        volleys = [line.split(" ", 2) for line in prompt.partition("<transcript>\n")[2].splitlines()[:-1]]
+        return json.dumps(
+            {"codes": [{"volley": int(number), "code": "change"} for number, role, _ in volleys if role == "client"]}
+        )
 
     def log_message(self, *words: object) -> None:
         """Say nothing."""

@@ -15,9 +15,9 @@ STAGE = f"exec {sys.executable} {PROGRAMS / 'mi-llm'} read --help"
 
 
 def test_a_stage_whose_run_was_killed_before_it_began_does_nothing(tmp_path: Path) -> None:
-    gate, said = tmp_path / "gate", tmp_path / "said"
+    gate, output = tmp_path / "gate", tmp_path / "said"
     os.mkfifo(gate)
-    script = f"export MI_LLM_RUN=$$; (read _ < {gate}; {STAGE}) 3>&1 >{said} 2>&1 & echo; wait"
+    script = f"export MI_LLM_RUN=$$; (read _ < {gate}; {STAGE}) 3>&1 >{output} 2>&1 & echo; wait"
     with subprocess.Popen(["bash", "-c", script], env=ENVIRONMENT, stdout=subprocess.PIPE) as run:
         assert run.stdout
         run.stdout.readline()
@@ -25,7 +25,7 @@ def test_a_stage_whose_run_was_killed_before_it_began_does_nothing(tmp_path: Pat
         run.wait()
         gate.write_text("go\n", encoding="utf-8")
         run.stdout.read()  # ends when nobody holds the pipe: the stage has ended
-    assert said.read_text(encoding="utf-8") == "mi-llm: what started this process has ended\n"
+    assert output.read_text(encoding="utf-8") == "mi-llm: what started this process has ended\n"
 
 
 def test_a_run_that_lives_lets_its_stage_work() -> None:

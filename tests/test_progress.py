@@ -52,8 +52,8 @@ def log() -> logging.Logger:
 
 
 def test_a_run_says_which_stage_begins_and_about_how_long_the_rest_takes(log: logging.Logger) -> None:
-    said, now = io.StringIO(), [0.0]
-    log.addHandler(Stages(PLAN, 600, said, clock=lambda: now[0]))
+    stream, now = io.StringIO(), [0.0]
+    log.addHandler(Stages(PLAN, 600, stream, clock=lambda: now[0]))
     log.info("Running stage '%s':", PLAN[0])
     now[0] += 2
     log.info("Stage '%s' didn't change, skipping", PLAN[1])
@@ -61,7 +61,7 @@ def test_a_run_says_which_stage_begins_and_about_how_long_the_rest_takes(log: lo
     now[0] += 49
     log.info("Running stage '%s':", PLAN[3])
     log.info("something else about %s", PLAN[3])
-    lines = [line for line in said.getvalue().splitlines() if line]
+    lines = [line for line in stream.getvalue().splitlines() if line]
     assert len(lines) == 3
     assert "stage 1 of 4, digests; about 10 min left" in lines[0]
     assert "stage 3 of 4, finetune@tiny-glm4" in lines[1]
@@ -71,11 +71,11 @@ def test_a_run_says_which_stage_begins_and_about_how_long_the_rest_takes(log: lo
 
 
 def test_a_run_that_is_slower_than_expected_says_so(log: logging.Logger) -> None:
-    said, now = io.StringIO(), [0.0]
-    log.addHandler(Stages(PLAN, 60, said, clock=lambda: now[0]))
+    stream, now = io.StringIO(), [0.0]
+    log.addHandler(Stages(PLAN, 60, stream, clock=lambda: now[0]))
     log.info("Running stage '%s':", PLAN[2])
     now[0] += 3600
     log.info("Running stage '%s':", PLAN[3])
-    assert "report; about " in said.getvalue().splitlines()[-1]
-    assert " min left" in said.getvalue().splitlines()[-1]
+    assert "report; about " in stream.getvalue().splitlines()[-1]
+    assert " min left" in stream.getvalue().splitlines()[-1]
     assert expected(PLAN[2]) > expected(PLAN[1])

@@ -49,10 +49,10 @@ def serving() -> Iterator[Callable[[type[Server]], Server]]:
 def run(folder: Path, *words: str, expect: int | None = 0) -> str:
     """Run a DVC command in a repository; returns all it said."""
     done = subprocess.run([*DVC, *words], cwd=folder, capture_output=True, text=True, timeout=120)
-    said = done.stdout + done.stderr
-    assert expect is None or done.returncode == expect, said
-    assert "Traceback" not in said, said
-    return said
+    output = done.stdout + done.stderr
+    assert expect is None or done.returncode == expect, output
+    assert "Traceback" not in output, output
+    return output
 
 
 def commit(folder: Path) -> None:
@@ -97,10 +97,10 @@ def interrupted(folder: Path, verb: str, relay: Relay, stop: Callable[[subproces
     assert relay.held.wait(60), "nothing came through the relay"
     stop(process)
     relay.cut()
-    said, _ = process.communicate(timeout=100)
-    assert process.returncode != 0, said
-    assert "Traceback" not in said, said
-    return said
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode != 0, output
+    assert "Traceback" not in output, output
+    return output
 
 
 @pytest.mark.parametrize("kind", ["http", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("s3", "ssh", "webdav"))])

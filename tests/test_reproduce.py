@@ -98,8 +98,8 @@ def test_a_run_waits_for_other_runs_and_not_for_an_open_desk(clone: Path, tmp_pa
         run = subprocess.Popen([sys.executable, "-c", WAITING], cwd=clone, stderr=subprocess.PIPE, text=True)
         try:
             assert run.stderr
-            said = run.stderr.readline()
-            assert said == f"another run works in this folder (process {stage.pid}); waiting for it to end\n"
+            notice = run.stderr.readline()
+            assert notice == f"another run works in this folder (process {stage.pid}); waiting for it to end\n"
             assert run.poll() is None
             stage.kill()
             stage.wait()
@@ -148,9 +148,9 @@ def test_a_lock_with_conflict_markers_is_replaced_and_the_run_says_so(
     lock.write_text(f"<<<<<<< HEAD\n{whole}=======\n{whole}>>>>>>> theirs\n", encoding="utf-8")
     mend(load(Path("mini/params.yaml")))
     assert lock.read_text(encoding="utf-8") == whole
-    said = capsys.readouterr().err
-    assert said.startswith("mini/dvc.lock was damaged (not YAML: ")
-    assert said.endswith("), and is replaced by the committed one\n")
+    errors = capsys.readouterr().err
+    assert errors.startswith("mini/dvc.lock was damaged (not YAML: ")
+    assert errors.endswith("), and is replaced by the committed one\n")
 
 
 def test_a_downloaded_zip_file_without_git_works(clone: Path, tmp_path: Path) -> None:
@@ -251,9 +251,9 @@ def test_after_a_torn_lock_the_run_ends_as_before(copy: Path) -> None:
 
 def test_tuned_beats_base_for_each_model(miniature: Path) -> None:
     paired = pd.read_csv(miniature / "runs/mini/score/paired.csv")
-    found = paired[paired["second"].str.endswith(" base") & paired["metric"].isin(["bleu_4", "rouge_l"])]
-    assert len(found) == 6
-    assert (found["lo"] > 0).all(), found.to_string()
+    gains = paired[paired["second"].str.endswith(" base") & paired["metric"].isin(["bleu_4", "rouge_l"])]
+    assert len(gains) == 6
+    assert (gains["lo"] > 0).all(), gains.to_string()
 
 
 @pytest.mark.parametrize(
@@ -312,6 +312,6 @@ def test_finished_outputs_are_fetched_and_what_the_remote_lacks_is_computed(copy
     (table,) = [file["md5"] for file in storage.read_json(listed[1]) if file["relpath"] == "table_6.csv"]
     (tmp_path / "lab/files/md5" / table[:2] / table[2:]).unlink()
     (tmp_path / "bundle/.dvc/config.local").write_text(remote, encoding="utf-8")
-    said = run(tmp_path / "bundle", "mini", "--pull")
-    assert sorted(ran(said)) == ["mini/dvc.yaml:score", "mini/dvc.yaml:summary"]
-    assert said.splitlines()[-1] == "compared with the committed lock: 37 identical, 0 within tolerance, 0 differ"
+    printed = run(tmp_path / "bundle", "mini", "--pull")
+    assert sorted(ran(printed)) == ["mini/dvc.yaml:score", "mini/dvc.yaml:summary"]
+    assert printed.splitlines()[-1] == "compared with the committed lock: 37 identical, 0 within tolerance, 0 differ"

@@ -19,6 +19,6 @@ def test_every_way_trains_and_is_measured() -> None:
         cards = torch.cuda.device_count()
         shared_out = [""] if cards == 1 else [name.replace("2", str(cards)) for name in shared_out]
     row = re.compile(r"^  (.+): ([\d,]+) tokens/s, (\d+\.\d) GiB held, (\d+\.\d) GiB estimated$", re.MULTILINE)
-    found = {name: (int(speed.replace(",", "")), float(held)) for name, speed, held, _ in row.findall(done.stdout)}
-    assert list(found) == [way + processes for way in ("plain", "checkpointing") for processes in shared_out]
-    assert all(speed > 0 and held > 0 for speed, held in found.values())
+    measured = {name: (int(speed.replace(",", "")), float(held)) for name, speed, held, _ in row.findall(done.stdout)}
+    assert list(measured) == [way + processes for way in ("plain", "checkpointing") for processes in shared_out]
+    assert all(speed > 0 and held > 0 for speed, held in measured.values())
