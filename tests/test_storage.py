@@ -34,7 +34,7 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_half_written(tmp_path: Pa
         pytest.skip("a small file system cannot be mounted here")
     try:
         storage.write_text(small / "answers.jsonl", "old")
-        with pytest.raises(Problem, match=r"No space left on device.*the previous file, if any, is untouched"):
+        with pytest.raises(Problem, match=r"No space left on device.*the previous file is unchanged"):
             storage.write_text(small / "answers.jsonl", "x" * 1_000_000)
         assert (small / "answers.jsonl").read_text() == "old"
         assert [path.name for path in small.iterdir()] == ["answers.jsonl"]

@@ -196,7 +196,7 @@ def accept(study: StudyFile = MINI) -> None:
 @app.command(rich_help_panel=STUDY)
 def pretrain(
     archive: Annotated[Path, typer.Argument(help="smile-<commit>.tar.gz, the SmileChat archive")],
-    models: Annotated[list[str], typer.Argument(help="which of the tiny models")],
+    models: Annotated[list[str], typer.Argument(help="tiny models to make")],
     out: Annotated[Path, typer.Option(help="folder for the checkpoints")] = Path("pretrain/models"),
 ) -> None:
     """Make the miniature's base models again from SmileChat (about an hour each on one core)."""
@@ -255,7 +255,7 @@ def transcribe(study: StudyFile = MINI, mode: Mode = None, dry_run: DryRun = Fal
 def screen(
     study: StudyFile = MINI,
     opened: Annotated[bool, typer.Option("--open", help="open the page on which a person decides, on this machine")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="of that page")] = 8090,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port of that page")] = 8090,
 ) -> None:
     """Check every transcribed dialog, and apply a person's decisions; with --open, decide."""
     from mi_llm.construct.screen import screen as run
@@ -477,7 +477,7 @@ def serve(
     run(settings, names, host, port, queue=queue, seconds=timeout)
 
 
-tool = typer.Typer(no_args_is_help=True, help="Single tools for your own files; they need no study.")
+tool = typer.Typer(no_args_is_help=True, help="Run single tools on your own files; they need no study.")
 app.add_typer(tool, name="tool", rich_help_panel=PEOPLE)
 tool.command("score")(tools.score)
 tool.command("code")(tools.code)
@@ -485,7 +485,7 @@ tool.command("agree")(tools.agree)
 tool.command("tables")(tools.tables)
 
 
-desk = typer.Typer(help="The coding desk, where raters code blinded transcripts in a browser.")
+desk = typer.Typer(help="Open the coding desk, where raters code blinded transcripts in a browser.")
 app.add_typer(desk, name="desk", rich_help_panel=PEOPLE)
 Packets = Annotated[
     Path | None, typer.Option(help="folder of blinded packets with raters.json (default: packets, in the folder of --data)")
@@ -632,7 +632,7 @@ for row in stages().values():
         app.command(row.name, help=row.what, rich_help_panel=STAGES)(verb(row))
 
 
-template = typer.Typer(no_args_is_help=True, help="How a dialog becomes the tokens that a model reads.")
+template = typer.Typer(no_args_is_help=True, help="Show how a dialog becomes tokens.")
 app.add_typer(template, name="template", rich_help_panel=STUDY)
 
 
@@ -713,7 +713,7 @@ def export_llamafactory(
     run(load(study), out)
 
 
-archive = typer.Typer(no_args_is_help=True, help="The archive: one zip file from which the study runs without a network.")
+archive = typer.Typer(no_args_is_help=True, help="Build or check the archive: one zip file from which the study runs without a network.")
 app.add_typer(archive, name="archive", rich_help_panel=SHARE)
 
 

@@ -54,7 +54,7 @@ def unwritable(path: Path, error: OSError) -> Problem:
     """The problem of a file that could not be written."""
     return Problem(
         str(path),
-        f"could not be written ({os.strerror(error.errno or 0)}); the previous file, if any, is untouched",
+        f"could not be written ({os.strerror(error.errno or 0)}); the previous file is unchanged",
         "a writable folder with free space",
         "free some space or fix the permissions (`mi-llm doctor` shows both), then run the same command again",
     )

@@ -1,4 +1,4 @@
-"""Transport: a real HTTP server, interrupted and resumed downloads, archives of commits, what cannot be had; mutated corpora."""
+"""Transport: a real HTTP server, interrupted and resumed downloads, archives of commits, what is unavailable; mutated corpora."""
 
 import csv
 import gzip

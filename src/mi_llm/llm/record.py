@@ -310,7 +310,7 @@ class Recorder:
         self.silent.discard(key_of(json.loads(response.request.content)))
 
     def lose(self, key: str, request: Request) -> None:
-        """Count what was sent with a request to which nothing was said: the service may have answered, and count it too."""
+        """Count what was sent with a request that got no answer: the service may have answered, and count it too."""
         if key in self.silent:
             self.silent.remove(key)
             sent = self.ledger.sent(request)

@@ -1,7 +1,7 @@
 """Every score of a reply: its name in the tables of stage `score` and in the report, its settings, its function.
 
 The main four are those of the paper (`text.py`). They are made for Chinese; in other languages they are sacreBLEU of each round
-and rouge-score's (`libraries.py`). Beside them stand scores of a whole arm (`libraries.pooled_scores`) and families whose
+and rouge-score's (`libraries.py`). Beside them stand corpus-level scores (`libraries.pooled_scores`) and families whose
 scores are means over rounds. A further score is an entry of `FAMILIES`. All run from 0 to 100; more is better.
 """
 
