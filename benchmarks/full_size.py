@@ -254,7 +254,7 @@ def fetch(work: Path, address: str, weights: Weights, entry: Entry) -> dict[str,
     killed.kill()
     os.close(keyboard)
     os.close(terminal)
-    expect(entry.licence.name in killed.said, "shown: the license, accepted by a yes at a terminal")
+    expect(entry.license.name in killed.said, "shown: the license, accepted by a yes at a terminal")
     starts = [request["start"] for request in transfers()]
     expect(len(starts) == 3 and starts[0] == 0 and starts[1] < starts[2], "cut, then stalled: went on by itself where it was")
     (part,) = (work / "study").rglob(f".{FILE}.*.part")

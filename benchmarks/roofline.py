@@ -80,8 +80,8 @@ def random_records(count: int, length: int, vocabulary: int) -> list[Encoded]:
     chance, records = random.Random(SEED), []
     for _ in range(count):
         ids = [chance.randrange(vocabulary) for _ in range(length)]
-        unlabelled = round((1 - LABELED) * length)
-        records.append(Encoded(ids, [IGNORED] * unlabelled + ids[unlabelled:]))
+        unlabeled = round((1 - LABELED) * length)
+        records.append(Encoded(ids, [IGNORED] * unlabeled + ids[unlabeled:]))
     return records
 
 

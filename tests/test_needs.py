@@ -18,7 +18,7 @@ from mi_llm.doctor import Machine, fitting, main_memory
 from mi_llm.llm.cassette import Cassette, Question
 from mi_llm.llm.record import record_of
 from mi_llm.needs import PARTS, listed, needs, outlook
-from mi_llm.reproduce import accept_licences
+from mi_llm.reproduce import accept_licenses
 from mi_llm.study import Study, load
 
 BARE = Machine(
@@ -30,7 +30,7 @@ BARE = Machine(
 @pytest.fixture
 def paper(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """The root's own study, of which nothing is here."""
-    for name in ("MI_LLM_MODELS", "MI_LLM_ACCEPT_LICENCES"):
+    for name in ("MI_LLM_MODELS", "MI_LLM_ACCEPT_LICENSES"):
         monkeypatch.delenv(name, raising=False)
     for path in ("params.yaml", "dvc.yaml", "people/codes/codes.csv", "decisions/decisions.csv"):
         (workspace / path).parent.mkdir(parents=True, exist_ok=True)
@@ -130,13 +130,13 @@ def test_without_a_gpu_a_model_of_the_hub_needs_float32_and_main_memory(paper: S
     assert all(24e9 < need < 200e9 for need in main_memory(in_float32).values())
 
 
-def test_all_licences_are_accepted_before_anything_is_fetched(paper: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_licenses_are_accepted_before_anything_is_fetched(paper: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     acceptance = "base: your acceptance of the licenses of baichuan2-7b, glm-4-9b, llama-3-8b-chinese"
     assert states(paper, BARE)[acceptance] == "absent"
-    monkeypatch.setenv("MI_LLM_ACCEPT_LICENCES", ",".join(paper.models))
+    monkeypatch.setenv("MI_LLM_ACCEPT_LICENSES", ",".join(paper.models))
     assert acceptance not in states(paper, BARE)
-    accept_licences(paper)
-    monkeypatch.delenv("MI_LLM_ACCEPT_LICENCES")
+    accept_licenses(paper)
+    monkeypatch.delenv("MI_LLM_ACCEPT_LICENSES")
     assert acceptance not in states(paper, BARE)  # remembered
 
 

@@ -278,6 +278,6 @@ def test_a_study_with_a_corpus_that_is_not_free_keeps_its_texts_here(params: str
     study = load(ROOT / params)
     sources = YAML(typ="safe").load((ROOT / "src/mi_llm/corpora/sources.yaml").read_text(encoding="utf-8"))
     kept = YAML(typ="safe").load((ROOT / params).with_name("publish.yaml").read_text(encoding="utf-8"))["publish"]
-    bound = [name for name in study.acquire.upstream if not sources[name]["licence"].startswith(FREE)]
+    bound = [name for name in study.acquire.upstream if not sources[name]["license"].startswith(FREE)]
     assert (kept["corpora"], kept["texts"]) == (("here", "here") if bound else ("", ""))
     assert kept["models"] == ("here" if study.from_hub else "")

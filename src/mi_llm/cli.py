@@ -713,7 +713,9 @@ def export_llamafactory(
     run(load(study), out)
 
 
-archive = typer.Typer(no_args_is_help=True, help="Build or check the archive: one zip file from which the study runs without a network.")
+archive = typer.Typer(
+    no_args_is_help=True, help="Build or check the archive: one zip file from which the study runs without a network."
+)
 app.add_typer(archive, name="archive", rich_help_panel=SHARE)
 
 

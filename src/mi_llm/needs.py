@@ -182,8 +182,8 @@ def weights(study: Study, machine: "Machine") -> Iterator[Need]:
         model: entry for model, entry in to_fetch.items() if not (model in accepted or hub.remembered(study, model, entry))
     }
     if unaccepted:
-        addresses = ", ".join(entry.licence.address for entry in unaccepted.values())
-        remedy = f"read {addresses}; to accept, run at a terminal, or set MI_LLM_ACCEPT_LICENCES={','.join(study.from_hub)}"
+        addresses = ", ".join(entry.license.address for entry in unaccepted.values())
+        remedy = f"read {addresses}; to accept, run at a terminal, or set MI_LLM_ACCEPT_LICENSES={','.join(study.from_hub)}"
         state = "you will be asked" if sys.stdin.isatty() else "absent"
         yield Need(
             "base", f"your acceptance of the licenses of {', '.join(unaccepted)}", state, (BASE, TUNED, TALKS), remedy, stops=True

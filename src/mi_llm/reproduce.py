@@ -223,14 +223,14 @@ def audit(study: Study) -> int:
     return certify(study)
 
 
-def accept_licences(study: Study) -> None:
+def accept_licenses(study: Study) -> None:
     """Ask for the licenses of all models whose weights are still to be fetched, so that nobody is asked hours later."""
     from mi_llm.models import hub
 
     for model in study.from_hub:
         entry = hub.entry_of(study, model)
         if not hub.in_place(study, model, entry):
-            hub.accept_licence(study, model, entry)
+            hub.accept_license(study, model, entry)
 
 
 def pin_new(study: Study) -> None:
@@ -293,7 +293,7 @@ def run(study: Study, yes: bool, pull: bool) -> int:
     plan(study, listed(study, study_needs))
     if not yes and study.expect.minutes > 60 and sys.stdin.isatty() and input("Start? [y/N] ").strip().lower() != "y":
         return 1
-    accept_licences(study)
+    accept_licenses(study)
     lock = lock_of(study)  # outputs that are here, though not in DVC's cache (from the archive, say), are taken as they are
     here = pull and lock.exists() and all(Path(path).exists() for path in outputs(storage.read_text(lock)))
     with told(study.expect.minutes * 60, *targets(study)):

@@ -344,7 +344,7 @@ def forged(archive: Path, target: Path, changes: dict[str, bytes | None]) -> Pat
         Item(
             name,
             content,
-            rows[name]["licence"] if name in rows else "MIT",
+            rows[name]["license"] if name in rows else "MIT",
             "",
             name in rows and rows[name]["executable"] == "yes",
         )
@@ -447,14 +447,14 @@ def test_what_was_not_quoted_of_the_authors_dialogs_is_on_the_list(archive: Path
     with zipfile.ZipFile(archive) as opened:
         rows = list(csv.DictReader(io.StringIO(opened.read("left-out.csv").decode())))
     (row,) = [row for row in rows if "except the word that decides the topic" in row["what"]]
-    assert row["licence"] == "none stated"
+    assert row["license"] == "none stated"
 
 
 def test_the_packages_are_those_of_the_lock() -> None:
     rows = packages.read(packages.shipped())
     assert packages.against(storage.read_text(ROOT / LOCK), rows) == []
     assert {row.file.split("+")[0] for row in rows if row.package == "torch"} >= {"torch-2.13.0"}  # the CPU build
-    assert all(len(row.sha256) == 64 and row.licence for row in rows)
+    assert all(len(row.sha256) == 64 and row.license for row in rows)
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -243,8 +243,8 @@ def test_dialogs_with_other_labels_count_as_no_rounds(evidence: Evidence, monkey
     plain = [("client", "甲"), ("counselor", "乙")] * 8
     other = [("user", "甲"), ("assistant", "乙")] * 6
     monkeypatch.setattr(evidence, "published", [plain, plain, plain, other], raising=False)
-    counts = dialogs.unlabelled(evidence)
-    assert (counts["others"], counts["their_samples"], counts["rounds"], counts["all_mean"], counts["labelled_mean"]) == (
+    counts = dialogs.unlabeled(evidence)
+    assert (counts["others"], counts["their_samples"], counts["rounds"], counts["all_mean"], counts["labeled_mean"]) == (
         1,
         6,
         24,

@@ -298,7 +298,7 @@ RIGHT = {1: Behavior.QUESTION, 2: Behavior.SIMPLE, 3: Behavior.QUESTION, 4: Beha
 def agreement(seen: dict[int, Behavior]) -> dict[str, dict[str, Any]]:
     """Of a coder who saw these behaviors in `SESSION`."""
     (session,) = validation.sessions_of(SESSION)
-    coded = validation.labelled({number: frozenset({behavior}) for number, behavior in seen.items()})
+    coded = validation.labeled({number: frozenset({behavior}) for number, behavior in seen.items()})
     pairs = [[(coded, validation.consensus(session))]]
     return {row["code"]: row for row in validation.agreement("someone", "en", pairs, 0.95)}
 

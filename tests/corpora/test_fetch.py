@@ -95,7 +95,7 @@ def source(server: Files, files: dict[str, bytes], **more: object) -> fetch.Sour
         "repository": "some/corpus",
         "commit": "abc",
         "paths": {"data": acquire.tree_id(below)},
-        "licence": "",
+        "license": "",
         "left_out": "",
         "citation": "",
     }

@@ -58,10 +58,10 @@ def paper(tiny_study: Study, workspace: Path) -> Study:
         adapter = trained(study, model) / "adapter"
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             shutil.copy(tiny_study.folder / "finetune/tiny-llama3/adapter" / name, adapter)
-        licence = study.folder / "base" / model / "LICENCE" / hub.entry_of(study, model).license_file
-        licence.parent.mkdir(parents=True)
+        license = study.folder / "base" / model / "LICENCE" / hub.entry_of(study, model).license_file
+        license.parent.mkdir(parents=True)
         shutil.copytree("pretrain/models/tiny-llama3", study.path("base", model, "checkpoint"))
-        licence.write_text(f"the license of {model}\n")
+        license.write_text(f"the license of {model}\n")
     return study
 
 
@@ -101,14 +101,14 @@ def test_two_exports_have_the_same_bytes(tiny_study: Study) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "name", "shown", "licence"),
+    ("model", "name", "shown", "license"),
     [
         ("glm-4-9b", "glm-4-9b-mi", "Built with glm-4", "other"),
         ("llama-3-8b-chinese", "Llama-3-8B-Chinese-mi", "Built with Meta Llama 3", "llama3"),
         ("baichuan2-7b", "counselor-mi", "Baichuan 2 Model Community License Agreement", "other"),
     ],
 )
-def test_what_the_licence_asks_for_goes_along(model: str, name: str, shown: str, licence: str, paper: Study) -> None:
+def test_what_the_license_asks_for_goes_along(model: str, name: str, shown: str, license: str, paper: Study) -> None:
     export(paper, model, Path(name))
     entry = hub.entry_of(paper, model)
     kept = f"LICENSE{Path(entry.license_file).suffix}"
@@ -118,9 +118,9 @@ def test_what_the_licence_asks_for_goes_along(model: str, name: str, shown: str,
     head = metadata_load(Path(name, "README.md"))
     assert head is not None
     assert (head["base_model"], head["base_model_revision"]) == (entry.repository, entry.revision)
-    assert head["license"] == licence
-    if licence == "other":
-        assert head["license_link"] == entry.licence.address
+    assert head["license"] == license
+    if license == "other":
+        assert head["license_link"] == entry.license.address
         assert head["license_name"]
 
 

@@ -512,7 +512,7 @@ def test_the_card_beside_the_adapter_tells_how_to_load_it_and_holds_no_path_of_t
         ("llama-3-8b-chinese", "shenzhi-wang/Llama3-8B-Chinese-Chat", 'begins with "Llama 3"', False, None),
     ],
 )
-def test_the_card_of_a_hub_model_names_its_commit_licence_and_duties(
+def test_the_card_of_a_hub_model_names_its_commit_license_and_duties(
     model: str, repository: str, duty: str, converted: bool, joined: int | None, workspace: Path
 ) -> None:
     paper = load_study(ROOT / "params.yaml")

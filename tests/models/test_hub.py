@@ -192,7 +192,7 @@ def pinned(
 
 @pytest.fixture
 def accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MI_LLM_ACCEPT_LICENCES", "other, tiny-llama3,tiny-baichuan2")
+    monkeypatch.setenv("MI_LLM_ACCEPT_LICENSES", "other, tiny-llama3,tiny-baichuan2")
 
 
 def refusal(study: Study, model: str = "tiny-llama3") -> Problem:
@@ -214,7 +214,7 @@ def test_a_model_comes_from_its_pinned_commit_and_loads(server: Hub, checkpoints
     assert source["sha256"]["config.json"] == hashlib.sha256(server.files["config.json"]).hexdigest()
     assert not {"unverified", "changed"} & {*source}
     assert (out / "LICENCE/LICENSE").read_bytes() == b"Be kind."
-    assert sorted(path.name for path in out.parent.iterdir()) == [".tiny-llama3.licence.json", "tiny-llama3"]
+    assert sorted(path.name for path in out.parent.iterdir()) == [".tiny-llama3.license.json", "tiny-llama3"]
     assert "modeling_tiny.py" not in dict(server.asked)
     model, tokenizer = load(folder, "float32")
     assert model.config.model_type == "llama"
@@ -337,21 +337,21 @@ def test_without_a_network_there_is_one_problem(server: Hub, monkeypatch: pytest
     refusal(study)
 
 
-def test_nothing_is_fetched_before_the_licence_is_accepted(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_fetched_before_the_license_is_accepted(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     study = pinned(server)
-    monkeypatch.delenv("MI_LLM_ACCEPT_LICENCES", raising=False)
+    monkeypatch.delenv("MI_LLM_ACCEPT_LICENSES", raising=False)
     monkeypatch.setattr(sys, "stdin", Path(os.devnull).open(encoding="utf-8"))  # noqa: SIM115
     problem = refusal(study)
     assert problem.found == "not accepted yet, and there is no terminal to ask at"
     assert "mi-llm base tiny-llama3 --study mini/params.yaml" in problem.remedy
-    assert "MI_LLM_ACCEPT_LICENCES=tiny-llama3" in problem.remedy
+    assert "MI_LLM_ACCEPT_LICENSES=tiny-llama3" in problem.remedy
     assert server.asked == []
 
 
-def test_a_person_accepts_the_licence_once_for_each_revision(
+def test_a_person_accepts_the_license_once_for_each_revision(
     server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("MI_LLM_ACCEPT_LICENCES", raising=False)
+    monkeypatch.delenv("MI_LLM_ACCEPT_LICENSES", raising=False)
     keyboard, terminal = os.openpty()
     monkeypatch.setattr(sys, "stdin", os.fdopen(terminal, encoding="utf-8"))
     study = pinned(server)
@@ -555,7 +555,7 @@ def test_the_command_line_is_offline_and_fetches_all_the_same(server: Hub) -> No
         text=True,
         check=False,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "MI_LLM_ACCEPT_LICENCES": "tiny-llama3"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "MI_LLM_ACCEPT_LICENSES": "tiny-llama3"},
     )
     assert done.returncode == 0, done.stderr
     assert "base@tiny-llama3: done" in done.stderr
@@ -632,10 +632,10 @@ def test_the_papers_models_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     ] == [(10_000, 1, 128), (5_000_000, 0.5, 128), (500_000, 1, 128)]
     for entry in entries:
         assert entry.shape.parameters == entry.parameters
-        assert entry.licence.duties
+        assert entry.license.duties
         weights = [pin for name, pin in entry.files.items() if name.startswith(("model-", "pytorch_model"))]
         assert weights
         assert all(pin.sha256 for pin in weights)
-    assert entries[1].licence.address == (
+    assert entries[1].license.address == (
         "https://huggingface.co/zai-org/glm-4-9b-chat-hf/blob/8599336fc6c125203efb2360bfaf4c80eef1d1bf/LICENSE"
     )

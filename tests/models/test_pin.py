@@ -71,7 +71,7 @@ def test_a_model_without_pins_gets_them_at_its_first_use_and_its_entry_stays(pin
 def test_models_of_the_hub_in_folders_and_shipped_are_mixed_freely(
     pinned: Study, sample_dialogs: list[Dialog], workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MI_LLM_ACCEPT_LICENCES", "qwen2")
+    monkeypatch.setenv("MI_LLM_ACCEPT_LICENSES", "qwen2")
     make(workspace / "mine/llama", "llama", sample_dialogs)
     set_models({
         "tiny-glm4": {"chat_format": "glm4"},

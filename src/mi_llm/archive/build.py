@@ -41,7 +41,7 @@ class Item:
 
     name: str
     content: bytes | Path
-    licence: str
+    license: str
     about: str
     executable: bool = False
 
@@ -64,12 +64,12 @@ def code(commit: str) -> list[Item]:
     tracked = history.files(commit)
     contents = history.contents([file.blob for file in tracked])
     return [
-        Item(f"code/{file.path}", content, code_licence(file.path), "", file.executable)
+        Item(f"code/{file.path}", content, code_license(file.path), "", file.executable)
         for file, (_, content) in zip(tracked, contents, strict=True)
     ]
 
 
-def code_licence(path: str) -> str:
+def code_license(path: str) -> str:
     """The license of a file of the repository: README, “License and citation”; the claims list quotes the paper, CC BY 4.0."""
     if path.startswith("store/"):
         return "CC0-1.0"
@@ -84,10 +84,10 @@ def shipped_data() -> list[Item]:
     ]
 
 
-def finished(lock: str, stages: Sequence[str], licence: str, remedy: str) -> list[Item]:
+def finished(lock: str, stages: Sequence[str], license: str, remedy: str) -> list[Item]:
     """The outputs that a committed lock names, of the named stages or of all."""
     return [
-        Item(file.as_posix(), file, licence, "")
+        Item(file.as_posix(), file, license, "")
         for path, (stage, md5) in sorted(outputs(lock).items())
         if not stages or stage.split("@", maxsplit=1)[0] in stages
         for file in checked(Path(path), md5, remedy)
@@ -172,10 +172,10 @@ def base_image(dockerfile: str) -> str:
 def listing(items: list[Item]) -> str:
     """files.csv: each file's size, whether it is a program, its license and description; without itself and the manifest."""
     rows = [
-        (item.name, item.size(), "yes" if item.executable else "no", item.licence, item.about)
+        (item.name, item.size(), "yes" if item.executable else "no", item.license, item.about)
         for item in sorted(items, key=lambda item: item.name)
     ]
-    return storage.csv_text(["path", "bytes", "executable", "licence", "about"], rows)
+    return storage.csv_text(["path", "bytes", "executable", "license", "about"], rows)
 
 
 def manifest(sums: dict[str, str]) -> str:
@@ -217,8 +217,8 @@ def parts(items: list[Item], done: list[crate.Result]) -> list[crate.Part]:
         if any(item.name.startswith(f"runs/paper/{name}/") for item in items):
             folders[f"runs/paper/{name}/"] = (f"output of the paper's stage {name}", PAPER_RUN)
     files = [item for item in items if "/" not in item.name or item.name in NAMED or item.name.startswith("image/")]
-    described = [crate.Part(name, about, licence) for name, (about, licence) in folders.items()]
-    described += [crate.Part(item.name, item.about or NAMED[item.name], item.licence, item.size()) for item in files]
+    described = [crate.Part(name, about, license) for name, (about, license) in folders.items()]
+    described += [crate.Part(item.name, item.about or NAMED[item.name], item.license, item.size()) for item in files]
     return sorted(described, key=lambda part: part.path)
 
 

@@ -52,7 +52,7 @@ class Part:
 
     path: str
     about: str
-    licence: str
+    license: str
     size: int | None = None
 
 
@@ -83,19 +83,19 @@ def reference(*ids: str) -> Any:
     return links[0] if len(links) == 1 else links
 
 
-def licence_links(expression: str) -> Any:
+def license_links(expression: str) -> Any:
     """The licenses of an SPDX expression without choices."""
-    return reference(*(licence_id(name) for name in expression.split(" AND ")))
+    return reference(*(license_id(name) for name in expression.split(" AND ")))
 
 
-def licence_id(name: str) -> str:
+def license_id(name: str) -> str:
     """The address of an SPDX license; within the description, for one that SPDX does not list."""
     return f"#{name}" if name.startswith("LicenseRef-") else f"https://spdx.org/licenses/{name}"
 
 
 def data(part: Part) -> Node:
     """A part as a data entity."""
-    node: Node = {"@id": part.path, "name": part.path, "description": part.about, "license": licence_links(part.licence)}
+    node: Node = {"@id": part.path, "name": part.path, "description": part.about, "license": license_links(part.license)}
     if part.path.endswith("/"):
         return {**node, "@type": "Dataset"}
     kind = TYPES.get(PurePosixPath(part.path).suffix, "text/plain")
@@ -155,7 +155,7 @@ def root(source: Source) -> Node:
         "version": __version__,
         "datePublished": source.moment.isoformat(),
         "keywords": ", ".join(source.citation["keywords"]),
-        "license": licence_links(source.citation["license"]),
+        "license": license_links(source.citation["license"]),
         "author": {"@id": "#authors"},
         "publisher": {"@id": "#authors"},
         "citation": {"@id": PAPER},
@@ -197,7 +197,7 @@ def run(results: list[Result]) -> Node:
     }
 
 
-def context(source: Source, licences: list[str]) -> list[Node]:
+def context(source: Source, licenses: list[str]) -> list[Node]:
     """The entities that others refer to: authors, paper, workflow language, container image, profiles and licenses."""
     nodes: list[Node] = [
         {"@id": "#authors", "@type": "Organization", "name": source.citation["authors"][0]["name"], "url": PAPER},
@@ -207,8 +207,8 @@ def context(source: Source, licences: list[str]) -> list[Node]:
     ]
     for name, (title, version) in {**PROFILES, PIPELINE: ("Bioschemas ComputationalWorkflow", "1.0")}.items():
         nodes.append({"@id": name, "@type": ["CreativeWork", "Profile"], "name": title, "version": version})
-    for name in licences:
-        nodes.append({"@id": licence_id(name), "@type": "CreativeWork", "name": name, "identifier": name})
+    for name in licenses:
+        nodes.append({"@id": license_id(name), "@type": "CreativeWork", "name": name, "identifier": name})
     return nodes
 
 
@@ -227,14 +227,14 @@ def describe(parts: list[Part], results: list[Result], source: Source) -> str:
             entity["exampleOfWork"] = {"@id": example_of[entity["@id"]]}
         if entity["@id"] == WORKFLOW:
             entity.update(workflow(source, (inputs, outputs), used))
-    licences = sorted({name for part in parts for name in part.licence.split(" AND ")})
+    licenses = sorted({name for part in parts for name in part.license.split(" AND ")})
     crate = ROCrate(version="1.2")
     crate.metadata.extra_contexts = ["https://w3id.org/ro/terms/workflow-run/context"]
     crate.metadata.extra_terms = TERMS
     for name, value in root(source).items():
         crate.root_dataset[name] = value
     crate.add(*(DataEntity(crate, entity["@id"], entity) for entity in entities))
-    rest = [run(results), *context(source, licences), *used, *inputs, *outputs]
+    rest = [run(results), *context(source, licenses), *used, *inputs, *outputs]
     crate.add(*(ContextEntity(crate, node["@id"], node) for node in rest))
     described = crate.metadata.generate()
     described["@graph"].sort(key=lambda node: (node["@id"] != METADATA, node["@id"] != "./", node["@id"]))

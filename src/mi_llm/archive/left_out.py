@@ -16,7 +16,7 @@ class LeftOut:
     """One thing that is not in the archive; `hash` begins with its kind and is empty where none is known."""
 
     what: str
-    licence: str
+    license: str
     why: str
     fetch: str
     hash: str
@@ -29,14 +29,14 @@ def corpora() -> list[LeftOut]:
         repository, reason = f"{source.repository} at {source.commit}", source.left_out
         fetch = f"{source.address(source.commit)}, kept in the mirror folder as {source.archive(source.commit)}"
         for path, blob in {**source.paths, **source.optional}.items():
-            rows.append(LeftOut(f"{name}: {path} of {repository}", source.licence, reason, fetch, f"git:{blob}"))
+            rows.append(LeftOut(f"{name}: {path} of {repository}", source.license, reason, fetch, f"git:{blob}"))
         if source.earlier:
             commit = source.earlier.commit
             fetch = f"{source.address(commit)}, kept in the mirror folder as {source.archive(commit)}"
             paths = ", ".join(source.earlier.paths)
-            rows.append(LeftOut(f"{name}: {paths} of {source.repository} at {commit}", source.licence, reason, fetch, ""))
+            rows.append(LeftOut(f"{name}: {paths} of {source.repository} at {commit}", source.license, reason, fetch, ""))
         for file in source.files:
-            rows.append(LeftOut(f"{name}: {file}", source.licence, reason, source.obtain, ""))
+            rows.append(LeftOut(f"{name}: {file}", source.license, reason, source.obtain, ""))
     return rows
 
 
@@ -45,7 +45,7 @@ def quoted() -> LeftOut:
     release = sources()["release"]
     return LeftOut(
         "release: what clients of the simulated dialogs say, except the word that decides the topic (audit/simulated_topics.csv)",
-        release.licence,
+        release.license,
         f"{release.left_out}; a quotation needs that word only",
         "./reproduce.sh audit --mirror DIR; the dialogs are then in runs/paper/read/release/simulated.jsonl",
         "",
@@ -59,9 +59,9 @@ def weights() -> list[LeftOut]:
     return [
         LeftOut(
             f"{model}: {file} of {entry.repository} at {entry.revision}",
-            entry.licence.name,
+            entry.license.name,
             f"each user must accept its license, and {entry.download_gb:g} GB are too large for an archive of the miniature",
-            f"mi-llm base {model} --study params.yaml; license: {entry.licence.address}",
+            f"mi-llm base {model} --study params.yaml; license: {entry.license.address}",
             f"sha256:{pin.sha256}",
         )
         for model, entry in entries.items()

@@ -48,7 +48,7 @@ class Package:
     version: str
     file: str
     sha256: str
-    licence: str
+    license: str
 
 
 def shipped() -> str:
@@ -72,7 +72,7 @@ def against(lock: str, packages: list[Package]) -> list[str]:
     ]
 
 
-def licence(name: str) -> str:
+def license(name: str) -> str:
     """An installed package's license: its SPDX expression, else the SPDX name of its older metadata, else its own words."""
     about = metadata(name)
     if expression := about["License-Expression"]:
@@ -116,7 +116,7 @@ def renew() -> None:
     for item in json.loads(done.stdout)["install"]:
         name, download = item["metadata"]["name"], item["download_info"]
         file = unquote(download["url"].rsplit("/", 1)[-1])
-        rows.add(Package(name, versions[normal_name(name)], file, download["archive_info"]["hashes"]["sha256"], licence(name)))
+        rows.add(Package(name, versions[normal_name(name)], file, download["archive_info"]["hashes"]["sha256"], license(name)))
     listed = pd.DataFrame(sorted(rows, key=lambda row: (normal_name(row.package), row.file)))
     storage.write_table(TABLE, listed)
     print(f"{TABLE}: {len(rows)} files of {len(versions)} packages; commit it together with {LOCK}", file=sys.stderr)
@@ -129,11 +129,11 @@ def sums(packages: list[Package]) -> str:
 
 def bill(packages: list[Package], commit: str, moment: datetime) -> str:
     """The software bill of materials: CycloneDX 1.6, JSON; serial number and time come from the commit."""
-    licence_of = LicenseFactory().make_from_string
+    license_of = LicenseFactory().make_from_string
     bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"https://doi.org/10.2196/89077#{commit}"))
     bom.metadata.timestamp = moment
     study = Component(
-        name="mi-llm", version=__version__, type=ComponentType.APPLICATION, bom_ref="mi-llm", licenses=[licence_of("MIT")]
+        name="mi-llm", version=__version__, type=ComponentType.APPLICATION, bom_ref="mi-llm", licenses=[license_of("MIT")]
     )
     bom.metadata.component = study
     for name, version in sorted({(item.package, item.version) for item in packages}):
@@ -146,7 +146,7 @@ def bill(packages: list[Package], commit: str, moment: datetime) -> str:
                 type=ComponentType.LIBRARY,
                 bom_ref=str(address),
                 purl=address,
-                licenses=[licence_of(rows[0].licence)],
+                licenses=[license_of(rows[0].license)],
                 external_references=[
                     ExternalReference(
                         type=ExternalReferenceType.DISTRIBUTION,

@@ -109,7 +109,7 @@ def listed(opened: Opened) -> list[str]:
         for name in sorted(present & rows.keys())
         if int(rows[name]["bytes"]) != opened.sums[name].size
     ]
-    return faults + [f"{name}: {LISTING} names no license" for name, row in rows.items() if not row["licence"]]
+    return faults + [f"{name}: {LISTING} names no license" for name, row in rows.items() if not row["license"]]
 
 
 def canonical(opened: Opened, path: Path, moment: datetime) -> list[str]:

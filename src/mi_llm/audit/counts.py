@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from mi_llm.audit.codes import COLUMNS, COUNTS, RATERS, cell, totals
-from mi_llm.audit.dialogs import sample_of_transcripts, topic_test, tuned, unlabelled
+from mi_llm.audit.dialogs import sample_of_transcripts, topic_test, tuned, unlabeled
 from mi_llm.audit.evidence import Evidence
 from mi_llm.audit.verdict import Result, Verdict, because, equal, holds, judged, listed, unknown
 from mi_llm.corpora.fetch import sources
@@ -168,10 +168,10 @@ def rounds_a_dialog(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     if result.verdict != "differs":
         return result
     if evidence.published:
-        rounds = unlabelled(evidence)
+        rounds = unlabeled(evidence)
         note += (
             f" In Table 3 the {rounds['others']} dialogs with other labels than client and counselor count as 0 rounds; they hold"
-            f" {rounds['their_samples']} of the samples. The other {rounds['labelled']} dialogs have a mean of {rounds['labelled_mean']:.2f}."
+            f" {rounds['their_samples']} of the samples. The other {rounds['labeled']} dialogs have a mean of {rounds['labeled_mean']:.2f}."
         )
     return Result("inconsistent", note, result.recomputed, cause="rounds")
 

@@ -17,7 +17,7 @@ from mi_llm.dialog import Dialog, volley_lengths
 from mi_llm.paper import models
 from mi_llm.paper.claims import Claim, Paper, claims
 
-Labelled = Sequence[Sequence[tuple[str, str]]]  # dialogs of (label, text) messages
+Labeled = Sequence[Sequence[tuple[str, str]]]  # dialogs of (label, text) messages
 OTHER = {"counselor": "client", "client": "counselor"}  # the other of the two heads of Table 3 that could be exchanged
 MODELS = {model.table_4: name for name, model in models.tuned().items()}  # as Table 4's claims name them
 CASES = 3134  # cases of CPsyCounD, by its README
@@ -26,7 +26,7 @@ STRETCH = 3  # rounds in a row with the client longer than the counselor that co
 TENTH = "the tenth dialog existed"  # in the note on Table 4 where the workbook lacks one dialog; `findings` looks for it
 
 
-def labelled_features(dialogs: Labelled) -> dict[str, tuple[float, float]]:
+def labeled_features(dialogs: Labeled) -> dict[str, tuple[float, float]]:
     """Mean and population SD of Table 3's three features, by the rule that gives its test row.
 
     Messages count only where labeled exactly `client` or `counselor`; a round is a client message directly followed by a
@@ -42,7 +42,7 @@ def labelled_features(dialogs: Labelled) -> dict[str, tuple[float, float]]:
     return features
 
 
-def labelled(dialogs: Sequence[Dialog]) -> Labelled:
+def labeled(dialogs: Sequence[Dialog]) -> Labeled:
     """Dialogs as a corpus reader gives them, in (label, text) messages."""
     return [[(turn.role, turn.text) for turn in dialog.turns] for dialog in dialogs]
 
@@ -50,13 +50,13 @@ def labelled(dialogs: Sequence[Dialog]) -> Labelled:
 def table_3(evidence: Evidence) -> pd.DataFrame:
     """Table 3 under two rules, where the data is here: columns dataset, rule, dialogs, and mean and SD of each feature.
 
-    `paper`: the rule of `labelled_features`. `ours`: as the readers give the dialogs, labels mapped, volleys merged.
+    `paper`: the rule of `labeled_features`. `ours`: as the readers give the dialogs, labels mapped, volleys merged.
     """
     rows: list[dict[str, Any]] = []
     for name, raw, corpus in (("Test", evidence.published, "release"), ("CPsy", evidence.cases, "cpsycound")):
         if raw:
             numbers: dict[str, float] = {"dialogs": len(raw)}
-            for feature, (mean, sd) in labelled_features(raw).items():
+            for feature, (mean, sd) in labeled_features(raw).items():
                 numbers |= {f"{feature}_mean": round(mean, 4), f"{feature}_sd": round(sd, 4)}
             rows.append({"dataset": name, "rule": "paper", **numbers})
             read = evidence.metrics("read", corpus)
@@ -74,16 +74,16 @@ def dialog_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     own head; it is `inconsistent` if its mean or SD has the printed digits under the other role's head only.
     """
     _, dataset, feature = claim.id.split("-")
-    sources: dict[str, Callable[[], Labelled]] = {
+    sources: dict[str, Callable[[], Labeled]] = {
         "test": lambda: evidence.published,
         "CPsy": lambda: evidence.cases,
-        "train": lambda: labelled(evidence.dialogs("training")),
-        "PsyDT": lambda: labelled(evidence.corpus("psydtcorpus")),
+        "train": lambda: labeled(evidence.dialogs("training")),
+        "PsyDT": lambda: labeled(evidence.corpus("psydtcorpus")),
     }
     dialogs = sources[dataset]()
     if not dialogs:
         return unknown("the file was unavailable; see the list of what is missing")
-    features = labelled_features(dialogs)
+    features = labeled_features(dialogs)
     result = under_heads(claim, feature, features)
     note = f"{len(dialogs)} dialogs, counted by a rule that was searched for (see the method). {result.note}"
     if dataset == "CPsy" and result.verdict != "reproduced":
@@ -200,14 +200,14 @@ def exchanged(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dialog", "first", "last"])
 
 
-def unlabelled(evidence: Evidence) -> dict[str, int | float]:
+def unlabeled(evidence: Evidence) -> dict[str, int | float]:
     """How Table 3's rounds of the test dialogs come about: dialogs and samples whose labels are not client and counselor, and others'."""
-    labelled_dialogs = [dialog for dialog in evidence.published if {label for label, _ in dialog} == {"client", "counselor"}]
+    labeled_dialogs = [dialog for dialog in evidence.published if {label for label, _ in dialog} == {"client", "counselor"}]
     others = [dialog for dialog in evidence.published if {label for label, _ in dialog} != {"client", "counselor"}]
-    mean = labelled_features(evidence.published)["rounds"][0]
+    mean = labeled_features(evidence.published)["rounds"][0]
     return {
-        "others": len(others), "their_samples": sum(len(dialog) // 2 for dialog in others), "labelled": len(labelled_dialogs),
-        "labelled_mean": labelled_features(labelled_dialogs)["rounds"][0] if labelled_dialogs else float("nan"), "all_mean": mean,
+        "others": len(others), "their_samples": sum(len(dialog) // 2 for dialog in others), "labeled": len(labeled_dialogs),
+        "labeled_mean": labeled_features(labeled_dialogs)["rounds"][0] if labeled_dialogs else float("nan"), "all_mean": mean,
         "all": len(evidence.published), "rounds": round(mean * len(evidence.published)),
     }  # fmt: skip
 

@@ -22,7 +22,7 @@ from mi_llm.dialog import Dialog, Round, characters, read_dialogs, read_rounds
 from mi_llm.paper.claims import claims
 from mi_llm.study import Study
 
-LABELLED = re.compile(r"(来访者|心理咨询师)：(.*)")
+LABELED = re.compile(r"(来访者|心理咨询师)：(.*)")
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Evidence:
         for file in self.files("cpsycound"):
             if file.name.endswith(".txt"):
                 lines = file.text().replace("\r\n", "\n").replace("\r", "\n").split("\n")
-                matches = (LABELLED.match(line.strip()) for line in lines)
+                matches = (LABELED.match(line.strip()) for line in lines)
                 cases.append([(ROLES[match[1]], match[2]) for match in matches if match])
         return cases
 

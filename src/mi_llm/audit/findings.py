@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from mi_llm import storage
 from mi_llm.audit.chinese import chinese
 from mi_llm.audit.codes import COLUMNS, ROUNDS, adherence_codes, ratio_bounds, unusual_units, welch
-from mi_llm.audit.dialogs import missing_characters, missing_rounds, topic_test, tuned, unlabelled
+from mi_llm.audit.dialogs import missing_characters, missing_rounds, topic_test, tuned, unlabeled
 from mi_llm.audit.evidence import Evidence
 from mi_llm.audit.statements import MODELS, persuasion, pooled, within
 from mi_llm.audit.verdict import Result
@@ -198,7 +198,7 @@ def rounds(results: dict[str, Result], evidence: Evidence) -> list[Finding]:
     """Why Table 3's mean rounds of the test dialogs are not the samples per dialog."""
     if not evidence.published or not caused(results, "rounds"):
         return []
-    facts = unlabelled(evidence) | {"per_dialog": results["X-367b"].recomputed, "samples": results["X-367"].recomputed}
+    facts = unlabeled(evidence) | {"per_dialog": results["X-367b"].recomputed, "samples": results["X-367"].recomputed}
     return [Finding("rounds", facts, ("X-367b", "T3-test-rounds"), ("table3",))]
 
 

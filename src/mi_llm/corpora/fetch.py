@@ -44,7 +44,7 @@ class Source(BaseModel):
     optional: dict[str, str] = {}
     earlier: Commit | None = None
     files: dict[str, str] = {}
-    licence: str
+    license: str
     left_out: str
     citation: str
     obtain: str = ""

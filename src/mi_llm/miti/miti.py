@@ -150,7 +150,7 @@ def labels(seen: frozenset[Behavior]) -> Labels:
     return volley_labels | ({COMPLEX: kind} if seen & REFLECTION else {})
 
 
-def labelled(behaviors: Behaviors) -> Rated:
+def labeled(behaviors: Behaviors) -> Rated:
     """The behaviors of each volley as AnnoMI's labels."""
     return {number: labels(seen) for number, seen in behaviors.items()}
 
@@ -431,7 +431,7 @@ def of_counselors(
         return without_kappa(rater, language, CODES, ask.OF_AUTHOR), []
     named = {session.name: session for session in sessions}
     own = [named[coding.packet] for coding in codings]
-    pairs = [(labelled(coding.behaviors), consensus(session)) for coding, session in zip(codings, own, strict=True)]
+    pairs = [(labeled(coding.behaviors), consensus(session)) for coding, session in zip(codings, own, strict=True)]
     own_scores = {coding.packet: of_coding(coding) for coding in codings}
     return agreement(rater, language, [pairs], confidence), quality(rater, language, own_scores, own, confidence)
 

@@ -24,7 +24,7 @@ from mi_llm.engine.load import chat_format, checkpoint, config_of, load_tokenize
 from mi_llm.engine.own_format import GENERATION, OwnFormat, stops_named
 from mi_llm.engine.template import MARK, ChatFormat
 from mi_llm.models import hub
-from mi_llm.models.licenses import licence_of
+from mi_llm.models.licenses import license_of
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import PINS, Study
@@ -46,7 +46,7 @@ def base(study: Study, model: str) -> None:
 def from_folder(study: Study, model: str) -> None:
     """Copy a checkpoint that lies in a folder; its weights are checked by their headers and never loaded."""
     source = study.source(model)
-    licence_of(study, model)  # a key that is not understood is said now, not after hours
+    license_of(study, model)  # a key that is not understood is said now, not after hours
     with stage(study, "base", model, [source]) as out:
         names = files_of(source)
         form = chat_format(study, model, source)
@@ -101,7 +101,7 @@ def from_hub(study: Study, model: str) -> None:
     with stage(study, "base", model, []) as out:
         entry = hub.entry_of(study, model)
         hub.check_room(study, model, entry)
-        hub.accept_licence(study, model, entry)
+        hub.accept_license(study, model, entry)
 
         def check_native(folder: Path) -> None:
             if not convertible(folder):

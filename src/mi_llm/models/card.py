@@ -15,7 +15,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from mi_llm.engine.load import chat_format
 from mi_llm.language import language
 from mi_llm.models import hub
-from mi_llm.models.licenses import Licence, licence_of
+from mi_llm.models.licenses import License, license_of
 from mi_llm.study import Study
 
 PARTS = ("head.md.jinja", "license.md.jinja")
@@ -35,7 +35,7 @@ class Source:
     """
 
     name: str
-    licence: Licence
+    license: License
     shipped: bool = False
     revision: str | None = None
     license_file: str = ""
@@ -53,12 +53,12 @@ def source_of(study: Study, model: str) -> Source:
     """The source of one of the study's models."""
     named = study.models[model]
     if not named.hub:
-        return Source(model, licence_of(study, model), shipped=not named.path)
+        return Source(model, license_of(study, model), shipped=not named.path)
     entry = hub.entry_of(study, model)
     joined = entry.original is not None and entry.original.joined_qkv
     return Source(
         entry.repository,
-        entry.licence,
+        entry.license,
         revision=entry.revision,
         license_file=entry.license_file,
         citation=entry.citation,

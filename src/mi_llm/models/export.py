@@ -123,13 +123,13 @@ def write_for_others(vllm: Path, out: Path) -> None:
 
 def write_license(study: Study, model: str, source: Source, out: Path) -> None:
     """Write what the base's license asks to go along: its text, where the model came with one, and its notice."""
-    kept, licence = study.path("base", model, "LICENCE"), source.licence
+    kept, license = study.path("base", model, "LICENCE"), source.license
     text = source.license_file or next((file.name for file in sorted(kept.glob("*"))), "")
     if text:
         copy(kept / text, out / f"LICENSE{Path(text).suffix}")
-    lines = [line for line in (licence.shown, licence.notice) if line]
+    lines = [line for line in (license.shown, license.notice) if line]
     if not lines and not text and not source.shipped:
-        lines = [f"The base model's license is the {licence.name}: {licence.address}"]
+        lines = [f"The base model's license is the {license.name}: {license.address}"]
     if lines:
         storage.write_text(out / "NOTICE", "\n\n".join(lines) + "\n")
 
@@ -176,7 +176,7 @@ def golden_rounds() -> list[Round]:
 
 def check_license(study: Study, model: str, source: Source) -> None:
     """Refuse a base whose license nobody has looked up."""
-    if source.licence.key == UNKNOWN:
+    if source.license.key == UNKNOWN:
         raise Problem(
             f"{study.params}: models.{model}.license",
             UNKNOWN,
@@ -193,12 +193,12 @@ def check_name(name: str, out: Path, source: Source) -> None:
         raise Problem(
             str(out), f"“{name}” is no name of a repository", "letters, digits, - _ and ., at most 96", "rename the folder"
         ) from None
-    begins = source.licence.begins
+    begins = source.license.begins
     if begins and not re.match(rf"{re.escape(begins)}(?![0-9A-Za-z])", name):
         raise Problem(
             str(out),
             f"the name “{name}”",
-            f"a name that begins with “{begins}”: {source.licence.name} asks for it",
+            f"a name that begins with “{begins}”: {source.license.name} asks for it",
             f"name the folder, for instance, {begins}-mi",
         )
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from mi_llm import storage
 from mi_llm.engine.estimate import Shape, weight_bytes
-from mi_llm.models.licenses import Licence, licence_of
+from mi_llm.models.licenses import License, license_of
 from mi_llm.problem import Problem
 from mi_llm.study import PINS, Study
 
@@ -89,7 +89,7 @@ class Entry(Pinned):
 
     repository: str
     revision: str
-    licence: Licence
+    license: License
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Obtained:
 
 def entry_of(study: Study, model: str) -> Entry:
     """One of the study's models with what `pins.yaml` says of its files; raises Problem if there is nothing that can be used."""
-    named, licence, pins = study.models[model], licence_of(study, model), study.pins()
+    named, license, pins = study.models[model], license_of(study, model), study.pins()
     where = f"{study.beside(PINS)}: {named.commit}"
     if named.commit not in pins:
         remedy = f"run mi-llm pin {named.hub} --revision {named.revision} --name {model} --study {study.params}"
@@ -131,7 +131,7 @@ def entry_of(study: Study, model: str) -> Entry:
         citation=pinned.citation or f"{named.hub}, {HUB}/{named.hub}",
         repository=named.hub,
         revision=named.revision,
-        licence=licence.model_copy(update={"address": licence.address or page}),
+        license=license.model_copy(update={"address": license.address or page}),
     )
 
 
@@ -183,12 +183,12 @@ def check_room(study: Study, model: str, entry: Entry) -> None:
 
 def acceptance(model: str, entry: Entry) -> dict[str, str]:
     """What is remembered of an accepted license: it holds for one revision of one model."""
-    return {"model": model, "licence": entry.licence.name, "revision": entry.revision}
+    return {"model": model, "license": entry.license.name, "revision": entry.revision}
 
 
 def remembered(study: Study, model: str, entry: Entry) -> bool:
     """Whether a person has accepted a model's license in an earlier run."""
-    path = beside(study, model, "licence.json")
+    path = beside(study, model, "license.json")
     return path.exists() and bool(storage.read_json(path) == acceptance(model, entry))
 
 
@@ -200,30 +200,30 @@ def in_place(study: Study, model: str, entry: Entry) -> bool:
 
 def accepted_by_environment() -> set[str]:
     """The models whose licenses the environment says are accepted."""
-    return {name.strip() for name in os.environ.get("MI_LLM_ACCEPT_LICENCES", "").split(",")} - {""}
+    return {name.strip() for name in os.environ.get("MI_LLM_ACCEPT_LICENSES", "").split(",")} - {""}
 
 
-def accept_licence(study: Study, model: str, entry: Entry) -> None:
+def accept_license(study: Study, model: str, entry: Entry) -> None:
     """Show a model's license and have it accepted, once for each revision: by a person at a terminal, or by the environment."""
     if remembered(study, model, entry):
         return
-    licence = entry.licence
-    duties = "".join(f"\n  - {duty}" for duty in licence.duties)
-    print(f"\n{model} ({entry.repository}) comes under: {licence.name}\n  {licence.address}{duties}\n", file=sys.stderr)
+    license = entry.license
+    duties = "".join(f"\n  - {duty}" for duty in license.duties)
+    print(f"\n{model} ({entry.repository}) comes under: {license.name}\n  {license.address}{duties}\n", file=sys.stderr)
     named = accepted_by_environment()
     if model not in named:
         if not sys.stdin.isatty():
             raise Problem(
                 f"license of {model}",
                 "not accepted yet, and there is no terminal to ask at",
-                f"a person who has read {licence.address} and accepts it",
+                f"a person who has read {license.address} and accepts it",
                 f"run `mi-llm base {model} --study {study.params}` at a terminal and type yes, "
-                f"or set MI_LLM_ACCEPT_LICENCES={','.join(sorted(named | {model}))} for this run",
+                f"or set MI_LLM_ACCEPT_LICENSES={','.join(sorted(named | {model}))} for this run",
             )
         print("Type yes to accept it: ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() != "yes":
             raise Problem(f"license of {model}", "not accepted", "yes", "remove the model from models, or accept it")
-    storage.write_json(beside(study, model, "licence.json"), acceptance(model, entry))
+    storage.write_json(beside(study, model, "license.json"), acceptance(model, entry))
 
 
 def obtain(study: Study, model: str, entry: Entry, check: Callable[[Path], None]) -> Obtained:
@@ -349,7 +349,7 @@ class Described:
 
     commit: str
     files: dict[str, Remote]
-    licence: str
+    license: str
 
 
 def described(repository: str, revision: str | None) -> Described:
@@ -372,8 +372,8 @@ def described(repository: str, revision: str | None) -> Described:
         if "/" not in file.rfilename
     }
     stated = info.card_data.to_dict() if info.card_data else {}
-    licence = stated.get("license_name") if stated.get("license") == "other" else stated.get("license")
-    return Described(info.sha or "", remote_by_name, str(licence or ""))
+    license = stated.get("license_name") if stated.get("license") == "other" else stated.get("license")
+    return Described(info.sha or "", remote_by_name, str(license or ""))
 
 
 def listing(entry: Entry) -> list[Remote]:

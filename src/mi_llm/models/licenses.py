@@ -14,7 +14,7 @@ from mi_llm.study import UNKNOWN, Study
 FILE = Path("licenses.yaml")
 
 
-class Licence(BaseModel):
+class License(BaseModel):
     """One entry of `licenses.yaml`; its head explains the keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,22 +35,22 @@ class Licence(BaseModel):
         return f"license: other\nlicense_name: {self.key}\nlicense_link: {self.address}"
 
 
-def known() -> dict[str, Licence]:
+def known() -> dict[str, License]:
     """The licenses of the file, by key; raises Problem for an entry that is none."""
     content = storage.read_yaml(FILE)
     try:
-        return {key: Licence.model_validate({"key": key, **entry}) for key, entry in content.items()}
+        return {key: License.model_validate({"key": key, **entry}) for key, entry in content.items()}
     except (ValidationError, AttributeError, TypeError) as error:
         found = " ".join(str(error).split())[:300]
         raise Problem(str(FILE), found, "entries like those above it", "correct the file") from None
 
 
-def licence_of(study: Study, model: str) -> Licence:
+def license_of(study: Study, model: str) -> License:
     """The license of one of the study's models; raises Problem for a key that the file does not have."""
-    key, licences = study.models[model].license, known()
+    key, licenses = study.models[model].license, known()
     if key == UNKNOWN:
-        return Licence(key=UNKNOWN, name="a license that this study does not know")
-    if key not in licences:
+        return License(key=UNKNOWN, name="a license that this study does not know")
+    if key not in licenses:
         remedy = f"correct it; or read the license, and add an entry to {FILE}"
-        raise Problem(f"{study.params}: models.{model}.license", key, f"one of {', '.join(licences)}, {UNKNOWN}", remedy)
-    return licences[key]
+        raise Problem(f"{study.params}: models.{model}.license", key, f"one of {', '.join(licenses)}, {UNKNOWN}", remedy)
+    return licenses[key]

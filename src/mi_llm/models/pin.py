@@ -44,7 +44,7 @@ def pin(study: Study, repository: str, revision: str = "", name: str = "") -> No
         with tempfile.TemporaryDirectory() as fetched:
             hub.receive_verified(Path(fetched), repository, described.commit, described.files["config.json"])
             pins = pins_of(files, Path(fetched))
-    key = described.licence.lower()
+    key = described.license.lower()
     entry = {
         "hub": repository,
         "revision": described.commit,
@@ -57,7 +57,7 @@ def pin(study: Study, repository: str, revision: str = "", name: str = "") -> No
     read = parse(params, Path(study.params))
     write_pins(study, read.models[name].commit, pins)
     storage.write_text(Path(study.params), params)
-    tell(study, name, entry, files, described.licence)
+    tell(study, name, entry, files, described.license)
 
 
 def wanted(remotes: dict[str, hub.Remote], where: str) -> list[hub.Remote]:
