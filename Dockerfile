@@ -85,7 +85,7 @@ HEALTHCHECK --interval=10s --timeout=6s --start-period=120s --retries=3 \
 ARG BASE_IMAGE
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="MI-LLM: model server, chat and coding desk" \
-    org.opencontainers.image.description="Research demonstration of counselling models for motivational interviewing; not care" \
+    org.opencontainers.image.description="Research demonstration of counseling models for motivational interviewing; not care" \
     org.opencontainers.image.licenses="MIT" \
     org.opencontainers.image.url="https://doi.org/10.2196/89077" \
     org.opencontainers.image.base.name="${BASE_IMAGE}" \

@@ -27,7 +27,7 @@ class Turn(BaseModel):
 
 
 class Dialog(BaseModel):
-    """One counseling conversation.
+    """One counseling dialog.
 
     `id` is unique in its source; `source` names the corpus; `meta` keeps what the corpus reader learned besides the text
     (file, line, topic, quality).
