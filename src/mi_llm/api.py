@@ -1,6 +1,7 @@
 """The functions behind `mi-llm tool`, for Python: what docs/api.md shows, and nothing else that is promised to stay.
 
-They take and give plain lists, dialogs (`mi_llm.dialog`), and pandas tables; they need no study and write no file.
+They take and give plain lists, dialogs (`mi_llm.dialog`), and pandas tables. They need no study, and only `code_with_model`
+writes a file, its recorded answers.
 """
 
 from mi_llm.corpora.own.understand import read_transcripts
