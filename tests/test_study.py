@@ -1,14 +1,20 @@
 """Parameters: every shipped file loads, and what is not known or not possible is refused in words."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from edits import edit
 from repository import ROOT
+from tiny import study_with
 
+from mi_llm.construct import transcribe, translate
+from mi_llm.dialog import write_dialogs
+from mi_llm.miti.simulate import profiles
+from mi_llm.prefer.prefer import drawn_rounds
 from mi_llm.problem import Problem
-from mi_llm.study import file_of, load
+from mi_llm.study import Study, file_of, load
 
 SHIPPED = sorted(path for path in [ROOT / "params.yaml", *ROOT.glob("*/params.yaml")] if path.parent.name != "pretrain")
 
@@ -106,6 +112,24 @@ def test_seeds_differ_by_purpose_and_stay_the_same() -> None:
     study = load(ROOT / "mini" / "params.yaml")
     assert study.seed_of("split") == study.seed_of("split")
     assert len({study.seed_of("split"), study.seed_of("score"), study.seed_of("finetune", "tiny-glm4")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "changes", "draw"),
+    [
+        ("transcribe.sample.cpsycound", {}, lambda study: transcribe.sample(study, "cpsycound", [])),
+        ("translate.transcripts", {}, translate.sample),
+        ("prefer.rounds", {}, drawn_rounds),
+        ("simulate.dialogs", {"simulate_dialogs": "99"}, profiles),
+    ],
+)
+@pytest.mark.usefixtures("workspace")
+def test_more_than_there_is_cannot_be_drawn(setting: str, changes: dict[str, str], draw: Callable[[Study], object]) -> None:
+    study = study_with(**changes)
+    for path in (study.path("read", "annomi", "dialogs.jsonl"), study.path("split", "train.jsonl")):
+        write_dialogs(path, [])
+    with pytest.raises(Problem, match=rf"{setting}(.|\n)*at most the \d+ available(.|\n)*lower it"):
+        draw(study)
 
 
 def test_a_study_is_meant_by_name_folder_or_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,10 @@ Each class below is one section of `params.yaml`, read by the stages of the same
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +29,8 @@ from pydantic import (
 from mi_llm import registry, storage
 from mi_llm.language.language import DEFAULT
 from mi_llm.problem import Problem
+
+Item = TypeVar("Item")
 
 
 def one_of(names: Callable[[], tuple[str, ...]]) -> AfterValidator:
@@ -672,6 +674,12 @@ class Study(Section):
     def chance(self, *purpose: str) -> random.Random:
         """Random numbers for one purpose, from its seed."""
         return random.Random(self.seed_of(*purpose))
+
+    def sample(self, items: Sequence[Item], count: int, setting: str, *purpose: str) -> list[Item]:
+        """As many items as `setting` says, in the order drawn by the seed of a purpose; raises Problem if there are too few."""
+        if count > len(items):
+            raise Problem(f"{self.params}: {setting}", str(count), f"at most the {len(items)} available", "lower it")
+        return self.chance(*purpose).sample(items, count)
 
     def sha256(self) -> str:
         """SHA-256 of the parameters' canonical JSON."""

@@ -37,7 +37,7 @@ CHOICE = ["corpus", "total", "rank", "chosen", "transcribed", "chosen_share"]
 def sample(study: Study, corpus: str) -> list[Dialog]:
     """The study's number of a corpus's dialogs of two sides, or all if it has fewer: seeded, in the order drawn."""
     dialogs = [dialog for dialog in read_dialogs(study.path("read", corpus, "dialogs.jsonl")) if not dialog.one_sided]
-    return study.chance("rate", corpus).sample(dialogs, min(study.rate.dialogs, len(dialogs)))
+    return study.sample(dialogs, min(study.rate.dialogs, len(dialogs)), "rate.dialogs", "rate", corpus)
 
 
 def questions(study: Study) -> list[Question]:

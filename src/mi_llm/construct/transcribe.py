@@ -24,16 +24,8 @@ from mi_llm.study import Screen, Study
 
 def sample(study: Study, corpus: str, dialogs: list[Dialog]) -> list[Dialog]:
     """Draw the study's number of dialogs of two sides from a corpus: seeded, in the order drawn."""
-    count = study.transcribe.sample[corpus]
     dialogs = [dialog for dialog in dialogs if not dialog.one_sided]
-    if count > len(dialogs):
-        raise Problem(
-            f"{study.params}: transcribe.sample.{corpus}",
-            f"{count} dialogs",
-            f"at most the {len(dialogs)} available",
-            "lower it",
-        )
-    return study.chance("transcribe", corpus).sample(dialogs, count)
+    return study.sample(dialogs, study.transcribe.sample[corpus], f"transcribe.sample.{corpus}", "transcribe", corpus)
 
 
 def drawn(study: Study) -> list[Dialog]:

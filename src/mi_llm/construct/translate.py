@@ -16,7 +16,6 @@ from mi_llm.language.language import Language
 from mi_llm.llm import ask
 from mi_llm.llm.answer import parsed
 from mi_llm.llm.cassette import Check, Question, text_of
-from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
@@ -29,11 +28,8 @@ def sample(study: Study) -> list[Dialog]:
     if ANNOMI not in study.corpora:
         return []
     dialogs = [dialog for dialog in read_dialogs(study.path("read", ANNOMI, "dialogs.jsonl")) if not dialog.one_sided]
-    count = study.translate.transcripts
-    if count > len(dialogs):
-        raise Problem(f"{study.params}: translate.transcripts", str(count), f"at most the {len(dialogs)} available", "lower it")
-    indices = sorted(study.chance("translate").sample(range(len(dialogs)), count))
-    return [dialogs[index] for index in indices]
+    indices = study.sample(range(len(dialogs)), study.translate.transcripts, "translate.transcripts", "translate")
+    return [dialogs[index] for index in sorted(indices)]
 
 
 def pieces(dialog: Dialog, most: int) -> Iterator[tuple[Sequence[Turn], Sequence[Turn]]]:

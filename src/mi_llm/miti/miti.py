@@ -462,8 +462,7 @@ def client_pairs(codings: Sequence[ClientCoding], sessions: Mapping[str, Session
 def transcripts_for(study: Study, coder: ModuleType, held_out: Sequence[Session]) -> dict[str, Sequence[Turn]]:
     """The sessions that a coder codes: a seeded sample for one that asks a language model, else all."""
     if hasattr(coder, "questions"):
-        count = min(study.miti.transcripts, len(held_out))
-        held_out = study.chance("miti").sample(held_out, count)
+        held_out = study.sample(held_out, min(study.miti.transcripts, len(held_out)), "miti.transcripts", "miti")
     return {session.name: session.turns for session in held_out}
 
 

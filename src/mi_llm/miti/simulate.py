@@ -53,10 +53,7 @@ def profiles(study: Study) -> list[Profile]:
             found = f"no lines of {silent}, which a scripted client says"
             expected = "`says` and `readiness` for each client, and `common`"
             raise Problem(options.profiles, found, expected, "add them, or set simulate.client to llm or person")
-    if options.dialogs > len(known):
-        setting = f"{options.dialogs}, but there are {len(known)} profiles"
-        raise Problem(f"{study.params}: simulate.dialogs", setting, "at most one dialog a profile and arm", "lower it")
-    return sorted(study.chance("simulate").sample(known, options.dialogs), key=known.index)
+    return sorted(study.sample(known, options.dialogs, "simulate.dialogs", "simulate"), key=known.index)
 
 
 def waiting_round(talk: Talk, name: str) -> Round:

@@ -116,14 +116,10 @@ def refuse(study: Study, model: str) -> None:
 
 def drawn_rounds(study: Study) -> list[Round]:
     """`prefer.rounds` training rounds, drawn by the seed, in their order."""
-    train = study.path("split", "train.jsonl")
-    training_rounds = [sample for dialog in read_dialogs(train) for sample in dialog.rounds()]
-    count = study.prefer.rounds
-    if count > len(training_rounds):
-        found = f"{count}, but {train} has {len(training_rounds)} rounds"
-        raise Problem(f"{study.params}: prefer.rounds", found, "at most the training rounds", "lower it")
-    indices = sorted(study.chance("prefer", "rounds").sample(range(len(training_rounds)), count))
-    return [training_rounds[index] for index in indices]
+    dialogs = read_dialogs(study.path("split", "train.jsonl"))
+    training_rounds = [sample for dialog in dialogs for sample in dialog.rounds()]
+    indices = study.sample(range(len(training_rounds)), study.prefer.rounds, "prefer.rounds", "prefer", "rounds")
+    return [training_rounds[index] for index in sorted(indices)]
 
 
 def candidates(study: Study, model: str, rounds: Sequence[Round], journal: Journal) -> list[list[Answer]]:
