@@ -55,11 +55,11 @@ def answered(study: Study, model: str) -> pd.DataFrame:
 
     options, system = study.benchmark, study.finetune.instruction_placement == "system"
     arms: dict[str, pd.DataFrame] = {}
-    problem = Problem(f"benchmark@{model}", "out of memory", "memory for benchmark.batch questions", "lower benchmark.batch")
     with loaded_tasks(study) as tasks:
         for counselor in local_counselors(study, model):
             examinee = Examinee(counselor, options.batch, system=system)
-            with acting_as(counselor.arm, counselor.network), enough_memory(lambda: problem):
+            room = enough_memory(f"benchmark@{model}", "benchmark.batch questions", "lower benchmark.batch")
+            with acting_as(counselor.arm, counselor.network), room:
                 arms[counselor.arm] = pd.concat([examined(examinee, name, parts) for name, parts in tasks.items()])
     questions = arms["base"].drop(columns=["chosen", "right"]).reset_index(drop=True)
     columns = {f"{arm}_{column}": arms[arm][column].to_numpy() for arm in ARMS for column in ("chosen", "right")}

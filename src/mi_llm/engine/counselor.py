@@ -112,9 +112,8 @@ class LocalCounselor:
         self, branching: Branching, rounds: Sequence[Round], prompt_ids: Sequence[list[int]], dialogs: Sequence[Plan]
     ) -> Iterator[Answer]:
         """Yield the answers to the rounds of the plans `dialogs`, as they come; `prompt_ids` are the prompts of all rounds."""
-        title, room = f"{self.model} {self.arm}", f"memory for {self.study.respond.batch} rounds at a time"
-        problem = Problem(title, "out of memory", room, "lower respond.batch, and run again")
-        with acting_as(self.arm, self.network), enough_memory(lambda: problem):
+        title, batch = f"{self.model} {self.arm}", f"{self.study.respond.batch} rounds at a time"
+        with acting_as(self.arm, self.network), enough_memory(title, batch, "lower respond.batch, and run again"):
             for index, tokens, finish in branching.answers(dialogs):
                 text = self.text_of(tokens)
                 counts = {"prompt_tokens": len(prompt_ids[index]), "tokens": len(tokens)}

@@ -64,9 +64,9 @@ def load(
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for its own callers
     tokenizer = load_tokenizer(folder)
     on_gpu = torch.cuda.is_available() and not in_main_memory
-    found = f"out of memory: the weights in {precision} do not fit {'the GPU' if on_gpu else 'this machine'}"
+    details = f"the weights in {precision} do not fit {'the GPU' if on_gpu else 'this machine'}"
     remedy = "end other programs that use this memory, or serve fewer models at once; `mi-llm doctor` says what fits"
-    with whole(folder), enough_memory(lambda: Problem(str(folder), found, "enough memory for them", remedy)):
+    with whole(folder), enough_memory(str(folder), "the weights", remedy, lambda: details):
         model, loaded = AutoModelForCausalLM.from_pretrained(
             folder,
             output_loading_info=True,
@@ -119,15 +119,16 @@ def whole(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def enough_memory(problem: Callable[[], Problem]) -> Iterator[None]:
-    """Where PyTorch has no memory in this block, a GPU's or the machine's, raise that problem."""
+def enough_memory(where: str, memory_for: str, remedy: str, details: Callable[[], str] = str) -> Iterator[None]:
+    """Where PyTorch has no memory in this block, a GPU's or the machine's, raise a Problem, with the `details` of that moment."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         # For the machine's memory PyTorch has no error of its own.
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise problem() from error
+        found = ": ".join(filter(None, ("out of memory", details())))
+        raise Problem(where, found, f"memory for {memory_for}", remedy) from error
 
 
 def prepare_torch(study: Study) -> None:

@@ -27,7 +27,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +53,11 @@ from mi_llm.models.vllm import write_for_vllm
 from mi_llm.problem import Problem
 from mi_llm.stage import stage, tracked_parameters
 from mi_llm.study import Finetune, Study
+
+LESS_MEMORY = (
+    "set finetune.checkpointing: true, lower finetune.batch (and raise accumulation by the same factor: the result is the same), "
+    "or on a GPU set finetune.four_bit: true; `mi-llm doctor` says what fits"
+)
 
 
 def finetune(study: Study, model: str) -> None:
@@ -446,7 +450,7 @@ def fit(
             step_records = indices[progress.step * per_step : (progress.step + 1) * per_step]
             where = f"{title}, step {progress.step}"
             torch.manual_seed(random.Random(f"{seed}/{progress.step}/{processes.rank}").getrandbits(63))
-            with enough_memory(partial(no_room, where)):
+            with enough_memory(where, "one micro-batch", LESS_MEMORY, memory_in_use):
                 losses = training.backward(step_records)
             total = training.add_up(losses)
             norm = clip_grad_norm_(weights, options.gradient_clip)
@@ -469,17 +473,10 @@ def fit(
     return progress
 
 
-def no_room(where: str) -> Problem:
-    """The problem of a training step that ran out of memory: what was in use, and what to do."""
+def memory_in_use() -> str:
+    """How much memory was in use, for the message of a step that ran out of it."""
     used, there_is = memory()
-    return Problem(
-        where,
-        f"out of memory: up to {used / 2**30:.1f} of {there_is / 2**30:.1f} GiB were in use",
-        "memory for one micro-batch",
-        "set finetune.checkpointing: true, lower finetune.batch (and raise accumulation by the same factor: the result is "
-        "the same), "
-        "or on a GPU set finetune.four_bit: true; `mi-llm doctor` says what fits",
-    )
+    return f"up to {used / 2**30:.1f} of {there_is / 2**30:.1f} GiB were in use"
 
 
 def memory() -> tuple[int, int]:

@@ -310,8 +310,7 @@ def optimize(study: Study, model: str, trainer: TokenTrainer, pairs: int) -> dic
     """Train; returns the first step's loss, and the mean loss and accuracy of the last epoch, which sees `pairs` pairs."""
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Bar(f"prefer {model}"))
-    problem = Problem(f"prefer@{model}", "out of memory", "memory for prefer.batch pairs", "lower prefer.batch, and run again")
-    with enough_memory(lambda: problem):
+    with enough_memory(f"prefer@{model}", "prefer.batch pairs", "lower prefer.batch, and run again"):
         trainer.train()
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     for entry in log:

@@ -72,8 +72,7 @@ class Served:
 
 def opened(study: Study, model: str, queue: int, tell: Callable[[Told], None]) -> Served:
     """Load a model with its adapter, if it has one, and start the thread that writes its replies."""
-    problem = Problem(model, "out of memory", "memory for all models", "serve fewer models at once with --models")
-    with enough_memory(lambda: problem):
+    with enough_memory(model, "all models", "serve fewer models at once with --models"):
         tuned, tokenizer = with_adapter(study, model)
     form = chat_format(study, model)
     engine = Engine(
