@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from mi_llm import storage
 from mi_llm.benchmark.tasks import missing
 from mi_llm.engine.counselor import acting_as, adapters, local_counselors
 from mi_llm.engine.load import checkpoint, enough_memory, prepare_torch
-from mi_llm.engine.processes import Processes
-from mi_llm.problem import Problem
+from mi_llm.engine.processes import refuse_company, refuse_untuned
 from mi_llm.stage import stage
 from mi_llm.statistics import changed_shares, holm, p_of_changes, share_interval
 from mi_llm.study import ARMS, Study
@@ -39,12 +37,8 @@ def benchmark(study: Study, model: str) -> None:
 
 def refuse(study: Study, model: str) -> None:
     """Raise Problem for an untuned model, for several processes or GPUs, and without the harness or a task's files."""
-    if model not in study.tuned:
-        raise Problem(f"benchmark@{model}", f"{model} is not tuned", f"one of {', '.join(study.tuned)}", "name another model")
-    processes, cards = Processes().count, torch.cuda.device_count()
-    if processes > 1 or cards > 1:
-        found, remedy = f"{processes} processes, {cards} GPUs", "start it without torchrun, with CUDA_VISIBLE_DEVICES=0"
-        raise Problem(f"benchmark@{model}", found, "one process, one GPU", remedy)
+    refuse_untuned(study, model, f"benchmark@{model}")
+    refuse_company(f"benchmark@{model}")
     for problem in missing(study):
         raise problem
 

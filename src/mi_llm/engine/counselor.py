@@ -23,7 +23,6 @@ from mi_llm.engine.template import Message, messages, prompt, unmarked
 from mi_llm.llm.answer import finish_of, tokens_of, without_thoughts
 from mi_llm.llm.cassette import Cassette, Question, key_of, text_of
 from mi_llm.llm.record import record
-from mi_llm.problem import Problem
 from mi_llm.study import ARMS, Sampling, Study, served_name
 
 Answer = dict[str, Any]  # round, dialog, text, prompt_tokens, tokens, finish

@@ -16,6 +16,7 @@ from accelerate import PartialState
 from torch import distributed
 
 from mi_llm.problem import Problem
+from mi_llm.study import Study
 
 Value = TypeVar("Value")
 BROKEN = ("connection", "gloo", "nccl", "peer")  # words in the backends' errors when another process is gone
@@ -100,3 +101,26 @@ class Processes:
             "all processes until the end",
             "see the other process's message above, then run the same command again: it continues from the last saved step",
         )
+
+
+# ---- what a stage that works alone, on tuned models, with its own weights refuses
+
+
+def refuse_company(title: str) -> None:
+    """Raise Problem if several processes or GPUs would do the work of a stage that does not divide it."""
+    processes, cards = Processes().count, torch.cuda.device_count()
+    if processes > 1 or cards > 1:
+        found, remedy = f"{processes} processes, {cards} GPUs", "start it without torchrun, with CUDA_VISIBLE_DEVICES=0"
+        raise Problem(title, found, "one process, one GPU", remedy)
+
+
+def refuse_untuned(study: Study, model: str, title: str) -> None:
+    """Raise Problem for a model that the study does not tune."""
+    if model not in study.tuned:
+        raise Problem(title, f"{model} is not tuned", f"one of {', '.join(study.tuned)}", "name another model")
+
+
+def refuse_server(study: Study, stage: str) -> None:
+    """Raise Problem where a model server answers: it does not have the adapters that this stage makes."""
+    if study.respond.engine == "server":
+        raise Problem(f"{study.params}: respond.engine", "server", f"local, for the stage {stage}", "set respond.engine: local")

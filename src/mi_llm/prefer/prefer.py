@@ -37,7 +37,7 @@ from mi_llm.codebook.coding import Behavior, Coded, volley
 from mi_llm.dialog import Round, characters, read_dialogs
 from mi_llm.engine.counselor import Answer, LocalCounselor, chats, with_adapter
 from mi_llm.engine.load import chat_format, checkpoint, enough_memory, load_base, prepare_torch, whole
-from mi_llm.engine.processes import Processes
+from mi_llm.engine.processes import refuse_company, refuse_server
 from mi_llm.engine.template import ChatFormat, encode, prompt
 from mi_llm.language.language import DEFAULT
 from mi_llm.miti.summary import worth as worth_of
@@ -103,12 +103,8 @@ def prefer(study: Study, model: str) -> None:
 
 def refuse(study: Study, model: str) -> None:
     """Raise Problem where the stage cannot work: with a model server, and with several processes or GPUs."""
-    if study.respond.engine == "server":
-        raise Problem(f"{study.params}: respond.engine", "server", "local, for the stage prefer", "set respond.engine: local")
-    processes, cards = Processes().count, torch.cuda.device_count()
-    if processes > 1 or cards > 1:
-        found, remedy = f"{processes} processes, {cards} GPUs", "start it without torchrun, with CUDA_VISIBLE_DEVICES=0"
-        raise Problem(f"prefer@{model}", found, "one process, one GPU", remedy)
+    refuse_server(study, "prefer")
+    refuse_company(f"prefer@{model}")
 
 
 # ---- replies

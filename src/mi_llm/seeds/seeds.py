@@ -18,7 +18,7 @@ import pandas as pd
 from mi_llm import storage
 from mi_llm.engine.counselor import Answer
 from mi_llm.engine.load import checkpoint, prepare_torch
-from mi_llm.engine.processes import Processes
+from mi_llm.engine.processes import Processes, refuse_server, refuse_untuned
 from mi_llm.models.finetune import refuse_idle, tune
 from mi_llm.models.respond import Journal, answer_locally, asked_rounds, identity_of, numbers_of
 from mi_llm.problem import Problem
@@ -62,12 +62,10 @@ def seeds(study: Study, model: str, seed: int) -> None:
 
 def refuse(study: Study, model: str, seed: int) -> None:
     """Raise Problem for an untuned model, for the study's own seed, and where a server answers: it has no such adapter."""
-    if model not in study.tuned:
-        raise Problem(f"seeds@{model}-{seed}", f"{model} is not tuned", f"one of {', '.join(study.tuned)}", "name another model")
+    refuse_untuned(study, model, f"seeds@{model}-{seed}")
     if seed == study.seed:
         raise Problem(f"seeds@{model}-{seed}", f"{seed}, the study's own seed", "another seed", "see finetune and respond for it")
-    if study.respond.engine == "server":
-        raise Problem(f"{study.params}: respond.engine", "server", "local, for the stage seeds", "set respond.engine: local")
+    refuse_server(study, "seeds")
 
 
 def samples_of(study: Study, model: str, out: Path, answers: Mapping[str, Sequence[Answer]]) -> pd.DataFrame:
