@@ -21,7 +21,6 @@ from functools import cache
 from pathlib import Path
 
 import grimp
-from ruamel.yaml import YAML
 
 from mi_llm import registry, storage
 from mi_llm.study import Corpus, Study
@@ -210,7 +209,7 @@ def meaning(suffix: str, content: bytes) -> str:
         case ".py":
             content = read(content).text.encode()
         case ".yaml":
-            content = repr(YAML(typ="safe").load(content)).encode()
+            content = repr(storage.parse_yaml(content.decode(), "a file of the package")).encode()
     return hashlib.sha256(content).hexdigest()
 
 

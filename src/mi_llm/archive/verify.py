@@ -22,7 +22,6 @@ import check_jsonschema
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from jsonschema import Draft7Validator
-from ruamel.yaml import YAML
 
 from mi_llm import storage
 from mi_llm.archive import container, crate, history, left_out, packages
@@ -202,7 +201,7 @@ def bill(opened: Opened) -> list[str]:
 def citation(opened: Opened) -> list[str]:
     """Where CITATION.cff breaks the schema of the Citation File Format 1.2.0, or differs from the one in code/."""
     schema = resources.files(check_jsonschema) / "builtin_schemas" / "vendor" / "citation-file-format.json"
-    content = json.loads(json.dumps(YAML(typ="safe").load(opened.text("CITATION.cff")), default=str))
+    content = json.loads(json.dumps(storage.parse_yaml(opened.text("CITATION.cff"), "CITATION.cff"), default=str))
     validator = Draft7Validator(json.loads(schema.read_text(encoding="utf-8")))
     faults = [f"CITATION.cff: {error.json_path}: {error.message}" for error in validator.iter_errors(content)]
     if opened.sums["CITATION.cff"] != opened.sums["code/CITATION.cff"]:

@@ -4,7 +4,8 @@ from functools import cache
 from importlib import resources
 
 from pydantic import BaseModel, ConfigDict
-from ruamel.yaml import YAML
+
+from mi_llm import storage
 
 REAL = "Real"  # the column of the real dialogs in Table 6
 
@@ -33,8 +34,7 @@ class PaperModels(BaseModel):
 @cache
 def read() -> PaperModels:
     """The whole file."""
-    text = (resources.files(__package__) / "models.yaml").read_text(encoding="utf-8")
-    return PaperModels.model_validate(YAML(typ="safe").load(text))
+    return PaperModels.model_validate(storage.read_yaml(resources.files(__package__) / "models.yaml"))
 
 
 def tuned() -> dict[str, PaperModel]:
