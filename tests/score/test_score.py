@@ -23,7 +23,7 @@ from mi_llm.dialog import Round
 from mi_llm.score import text
 from mi_llm.score.baselines import baselines
 from mi_llm.score.diagnostics import diagnostics, repeated_4grams
-from mi_llm.score.libraries import Characters, corpus_scores, pooled_scores, rouge_scores
+from mi_llm.score.libraries import Characters, pooled_scores, rouge_scores
 from mi_llm.score.text import LLAMA_FACTORY, all_scores, common_subsequence, sample_scores
 from mi_llm.statistics import DialogBootstrap, jackknife_interval, p_of_swaps
 
@@ -171,11 +171,12 @@ def state(process: int) -> str:
 
 
 def test_every_other_score_carries_its_signature() -> None:
-    scores = corpus_scores(["我想戒烟"], ["我想戒烟。"])
-    assert set(scores) == {"sacrebleu_zh", "chrf", "rouge_score_1", "rouge_score_2", "rouge_score_l"}
-    assert "tok:zh" in scores["sacrebleu_zh"].signature
-    assert "nc:6" in scores["chrf"].signature
-    assert scores["rouge_score_1"].value == pytest.approx(100 * 2 * 4 / 9)
+    texts = ["我想戒烟"], ["我想戒烟。"]
+    pooled, (rouge,) = pooled_scores(*texts), rouge_scores(*texts)
+    assert set(pooled) | set(rouge) == {"sacrebleu_zh", "chrf", "rouge_score_1", "rouge_score_2", "rouge_score_l"}
+    assert "tok:zh" in pooled["sacrebleu_zh"].signature
+    assert "nc:6" in pooled["chrf"].signature
+    assert rouge["rouge_score_1"] == pytest.approx(100 * 2 * 4 / 9)
 
 
 @settings(max_examples=50, deadline=None)
@@ -193,9 +194,9 @@ def test_a_pooled_scores_interval_is_made_of_the_score_without_each_dialog() -> 
     dialogs = ["a", "b", "a", "c", "d", "e"]
     pooled = pooled_scores(replies, references)["chrf"]
     estimate = DialogBootstrap(dialogs, 400, 0.95, seed=1).estimate_pooled(pooled.counts, pooled.score)
-    assert estimate.mean == pytest.approx(corpus_scores(replies, references)["chrf"].value)
+    assert estimate.mean == pytest.approx(pooled.total())
     rest = [[index for index, name in enumerate(dialogs) if name != dialog] for dialog in "abcde"]
-    without = [corpus_scores([replies[i] for i in kept], [references[i] for i in kept])["chrf"].value for kept in rest]
+    without = [pooled_scores([replies[i] for i in kept], [references[i] for i in kept])["chrf"].total() for kept in rest]
     assert (estimate.lo, estimate.hi) == pytest.approx(jackknife_interval(estimate.mean, [np.array(without)], 0.95), abs=1e-6)
 
 

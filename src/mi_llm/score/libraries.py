@@ -20,7 +20,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from mi_llm.language import language
 from mi_llm.language.language import DEFAULT, Language
-from mi_llm.score.text import Score, common_subsequence
+from mi_llm.score.text import common_subsequence
 
 PORTER = "porter"  # as a language's stemmer: rouge-score's own tokenizer
 ROUGE = ("rouge_score_1", "rouge_score_2", "rouge_score_l")
@@ -118,11 +118,3 @@ def rouge_scores(replies: Sequence[str], references: Sequence[str], code: str = 
         shares = (scores["rouge1"].fmeasure, scores["rouge2"].fmeasure, longest)
         rows.append(dict(zip(ROUGE, (100 * share for share in shares), strict=True)))
     return rows
-
-
-def corpus_scores(replies: Sequence[str], references: Sequence[str]) -> dict[str, Score]:
-    """All scores of this module for a set of replies, by name."""
-    pooled = pooled_scores(replies, references)
-    scores = {name: Score(score.total(), score.signature) for name, score in pooled.items()}
-    rows = rouge_scores(replies, references)
-    return scores | {name: Score(sum(row[name] for row in rows) / len(rows), rouge_signature()) for name in ROUGE}

@@ -14,7 +14,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from multiprocessing import connection, get_context, parent_process
@@ -38,14 +37,6 @@ CHUNK = 50_000  # characters that are compared at a time
 PAYS = 200_000  # characters per process: with fewer, starting a process takes longer than it saves
 BREAKS = ((re.compile(r"([。！？?])([^”’])"), r"\1\n\2"), (re.compile(r"(\.{6})([^”’])"), r"\1\n\2"))  # rouge_chinese's sentences
 Pairs = list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Score:
-    """A number and the signature of the settings that made it."""
-
-    value: float
-    signature: str
 
 
 class Text(NamedTuple):
