@@ -138,7 +138,7 @@ def recordings(study: Study) -> Iterator[Need]:
     if not Path("data").exists():  # the bundle's own recordings are not here yet: nothing can be said
         return
     fills_by_name: dict[str, tuple[str, ...]] = {"rate": ("Figure 2",)} if study.rate.corpora else {}
-    if "annomi" in study.corpora and study.language != annomi.LANGUAGE:
+    if annomi.KEY in study.corpora and study.language != annomi.LANGUAGE:
         fills_by_name["translate"] = (SESSIONS,)
     if study.training == "recorded" and study.needs_transcribed:
         fills_by_name["transcribe"] = (BASE, TUNED) if study.split.test == "transcribed" else (TUNED,)
@@ -235,7 +235,7 @@ def parts(study: Study) -> list[str]:
     """The tables and figures of `PARTS` that this study can have."""
     without = set() if study.rate.corpora else {"Figure 2"}
     without |= set() if study.tuned else {TUNED}
-    without |= set() if "annomi" in study.corpora else {SESSIONS}
+    without |= set() if annomi.KEY in study.corpora else {SESSIONS}
     return [part for part in PARTS if part not in without]
 
 

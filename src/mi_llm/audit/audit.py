@@ -20,6 +20,7 @@ from mi_llm.audit.findings import LANGUAGES, findings
 from mi_llm.audit.letter import letter
 from mi_llm.audit.page import pages
 from mi_llm.audit.verdict import BASES, NEGATIVE, VERDICTS, Basis, Result
+from mi_llm.corpora.annomi import KEY as ANNOMI
 from mi_llm.frame.pages import SUFFIXES
 from mi_llm.paper.claims import Claim, Paper, claims
 from mi_llm.paper.models import tuned
@@ -100,7 +101,7 @@ def supporting(paper: Paper, evidence: Evidence) -> dict[str, pd.DataFrame]:
         tables |= {"table3": dialogs.table_3(evidence), "simulated_topics": dialogs.simulated_topics(evidence)}
         tables |= {"alignment": evidence.alignment, "exchanged": dialogs.exchanged(evidence)}
         evidence.baselines = tables["baselines"].iloc[:5].set_index("predictor")["bleu_4"].to_dict()
-    if evidence.has("annomi"):
+    if evidence.has(ANNOMI):
         tables |= {"annomi_behaviors": annomi.behaviors(evidence), "annomi_agreement": annomi.agreement(evidence)}
         tables["annomi_quality"] = annomi.by_quality(tables["annomi_behaviors"])
         tables |= {"real_topics": dialogs.real_topics(evidence), "sample_of_transcripts": dialogs.sample_of_transcripts(evidence)}

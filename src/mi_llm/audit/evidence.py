@@ -119,7 +119,7 @@ class Evidence:
     @cached_property
     def annomi(self) -> pd.DataFrame:
         """AnnoMI, one row per utterance and annotator; empty without the corpus."""
-        for file in self.files("annomi"):
+        for file in self.files(annomi.KEY):
             return pd.DataFrame(list(csv.DictReader(io.StringIO(file.text(), newline=""))))
         return pd.DataFrame(columns=list(annomi.COLUMNS))
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, Literal, TypeVar
 
+from mi_llm.language import language
+
+Text = language.Text  # the codebook's words stand in both languages of the pages
 Rating = Literal["good", "fair", "below fair"]
 
 
@@ -36,14 +39,6 @@ class Behavior(StrEnum):
     EMPHASIZE = "EA"
     PERSUADE = "PERS"
     CONFRONT = "CONF"
-
-
-@dataclass(frozen=True)
-class Text:
-    """The same words in the study's two languages."""
-
-    en: str
-    zh: str
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ With `split.test: divided` the authors' test dialogs themselves are divided: som
 together. That is an experiment of the bundle's own, for those who do not have the authors' training file.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mi_llm import storage
 from mi_llm.dialog import Dialog, Round, features, read_dialogs, read_rounds, write_dialogs, write_rounds
+from mi_llm.language.language import CHINESE
 from mi_llm.problem import Problem
 from mi_llm.stage import stage
 from mi_llm.study import Study
@@ -27,7 +27,6 @@ from mi_llm.study import Study
 SHARED = 0.5
 # Of a training dialog's: it is a part of the test dialog. With the authors' test: 29 of CPsyCounD's 0.97 to 1, others to 0.74.
 CONTAINED = 0.9
-CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
 def trigrams(dialogs: Iterable[Dialog]) -> set[str]:

@@ -19,15 +19,14 @@ from mi_llm.llm.cassette import Check, Question, text_of
 from mi_llm.stage import stage
 from mi_llm.study import Study
 
-ANNOMI = "annomi"
 CONTEXT = 4  # turns before a piece that the model sees and does not translate
 
 
 def sample(study: Study) -> list[Dialog]:
     """The study's transcripts: seeded, in AnnoMI's order, of those in which both sides speak; none without that corpus."""
-    if ANNOMI not in study.corpora:
+    if annomi.KEY not in study.corpora:
         return []
-    dialogs = [dialog for dialog in read_dialogs(study.path("read", ANNOMI, "dialogs.jsonl")) if not dialog.one_sided]
+    dialogs = [dialog for dialog in read_dialogs(study.path("read", annomi.KEY, "dialogs.jsonl")) if not dialog.one_sided]
     indices = study.sample(range(len(dialogs)), study.translate.transcripts, "translate.transcripts", "translate")
     return [dialogs[index] for index in sorted(indices)]
 
@@ -102,10 +101,10 @@ def translated(study: Study) -> list[Dialog]:
 
 def translate(study: Study) -> None:
     """Collect the study's real sessions; where no translation of them is recorded there are none, and the stage says so."""
-    with stage(study, "translate", None, [study.path("read", ANNOMI)] if ANNOMI in study.corpora else []) as out:
+    with stage(study, "translate", None, [study.path("read", annomi.KEY)] if annomi.KEY in study.corpora else []) as out:
         sessions = sample(study) if study.language == annomi.LANGUAGE else translated(study)
         write_dialogs(out / "dialogs.jsonl", sessions)
         numbers = {"transcripts": len(sessions), "turns": sum(len(dialog.turns) for dialog in sessions)}
         storage.write_json(out / "metrics.json", numbers)
-        if not sessions and ANNOMI in study.corpora:
+        if not sessions and annomi.KEY in study.corpora:
             print(f"translate: nothing is recorded; to record: {ask.how_to_record(study, 'translate')}")

@@ -9,6 +9,7 @@ from mi_llm.corpora.reading import Repairs, assemble, require
 from mi_llm.dialog import Dialog
 from mi_llm.problem import Problem
 
+KEY = "annomi"  # in the parameters, and of its outputs
 LANGUAGE = "en"
 NAME = "AnnoMI"
 COLUMNS = (
@@ -57,4 +58,4 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
             meta.setdefault(name, {"file": file.name, "quality": row["mi_quality"], "topic": row["topic"]})
         for name, utterances in transcripts.items():
             volleys = [utterances[number] for number in sorted(utterances)]
-            yield from assemble(name, "annomi", volleys, repairs, meta[name])
+            yield from assemble(name, KEY, volleys, repairs, meta[name])

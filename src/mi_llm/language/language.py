@@ -12,10 +12,12 @@ from importlib.resources.abc import Traversable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
 from mi_llm import registry, storage
 from mi_llm.problem import Problem
 
+CHINESE = re.compile("[\u4e00-\u9fff]")  # a Chinese character of common use
 DEFAULT = "zh"  # the paper's, and that of studies that name none
 
 
@@ -25,8 +27,9 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Name(Section):
-    """What the pages call the language, in English and Chinese."""
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Text:
+    """The same words in the two languages of the pages."""
 
     en: str
     zh: str
@@ -56,16 +59,16 @@ class Scores(Section):
 class Language(Section):
     """What `language.yaml` says.
 
-    `code`: the folder's name. `tag`: for browsers and screen readers (BCP 47). `letters`: the script's letters, as between the
-    brackets of a regular expression. `words`: whether spaces stand between words; if not, characters count, or `jieba` cuts
-    Chinese. `ends`: with what a sentence may end. `asking`: words that make a question at a sentence's end without a mark.
-    `someone`: what stands for a removed name. `opening`, `farewell`, `silence`: what a language model that plays a client is
-    told to begin, writes at the end of the talk, and is given for an empty reply. `any_reply`: a counselor's reply that fits
-    any client.
+    `code`: the folder's name. `name`: what the pages call it. `tag`: for browsers and screen readers (BCP 47). `letters`: the
+    script's letters, as between the brackets of a regular expression. `words`: whether spaces stand between words; if not,
+    characters count, or `jieba` cuts Chinese. `ends`: with what a sentence may end. `asking`: words that make a question at a
+    sentence's end without a mark. `someone`: what stands for a removed name. `opening`, `farewell`, `silence`: what a language
+    model that plays a client is told to begin, writes at the end of the talk, and is given for an empty reply. `any_reply`: a
+    counselor's reply that fits any client.
     """
 
     code: str
-    name: Name
+    name: Text
     tag: str
     letters: str
     words: Literal["spaces", "characters", "jieba"]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mi_llm import storage
+from mi_llm.corpora import annomi
 from mi_llm.dialog import Dialog, Turn, read_dialogs
 from mi_llm.language import language
 from mi_llm.language.language import DEFAULT
@@ -116,7 +117,7 @@ def gathered(study: Study) -> list[tuple[Dialog, dict[str, str]]]:
                 about = {"source": model, "arm": arm, "profile": dialog.meta["profile"], "topic": dialog.meta["topic"]}
                 talks.append((dialog, about))
     for dialog in read_dialogs(study.path("translate", "dialogs.jsonl")):
-        talks.append((dialog, {"source": "annomi", "arm": REAL, "profile": "", "topic": dialog.meta["topic"]}))
+        talks.append((dialog, {"source": annomi.KEY, "arm": REAL, "profile": "", "topic": dialog.meta["topic"]}))
     return talks
 
 

@@ -468,9 +468,9 @@ def transcripts_for(study: Study, coder: ModuleType, held_out: Sequence[Session]
 
 def annotated(study: Study) -> list[Session]:
     """AnnoMI's sessions; none if it is unavailable, or not among the study's corpora."""
-    if "annomi" not in study.corpora:
+    if annomi.KEY not in study.corpora:
         return []
-    archive = study.path("acquire", "annomi", "files.tar")
+    archive = study.path("acquire", annomi.KEY, "files.tar")
     tables = (file for file in from_archive(archive) if file.name.endswith("AnnoMI-full.csv"))
     return [session for file in tables for session in sessions_of(annomi.rows(file))]
 
@@ -513,14 +513,14 @@ def arms(study: Study) -> dict[tuple[str, str], list[Dialog]]:
     if "release" in study.corpora:
         for dialog in read_dialogs(study.path("read", "release", "simulated.jsonl")):
             dialogs_by_arm.setdefault((dialog.meta["model"], dialog.meta["arm"]), []).append(dialog)
-    real = read_dialogs(study.path("read", "annomi", "dialogs.jsonl")) if "annomi" in study.corpora else []
-    return dialogs_by_arm | ({("annomi", REAL): real} if real else {})
+    real = read_dialogs(study.path("read", annomi.KEY, "dialogs.jsonl")) if annomi.KEY in study.corpora else []
+    return dialogs_by_arm | ({(annomi.KEY, REAL): real} if real else {})
 
 
 def miti(study: Study) -> None:
     """Validate the coders, and code what was released; see the module."""
     folders = [study.path("translate", "dialogs.jsonl")]
-    folders += [study.path(stage_name, "annomi") for stage_name in ("acquire", "read") if "annomi" in study.corpora]
+    folders += [study.path(stage_name, annomi.KEY) for stage_name in ("acquire", "read") if annomi.KEY in study.corpora]
     folders += [study.path("read", "release")] if "release" in study.corpora else []
     with stage(study, "miti", None, folders) as out:
         all_sessions, confidence = annotated(study), study.score.confidence
@@ -577,7 +577,7 @@ def of_quality(study: Study, sessions: Sequence[Session], codings: Sequence[Clie
         row
         for kind in dict.fromkeys(quality_of.values())
         for row in client_language.rows(
-            study, "annomi", f"{kind} quality", [one for one in codings if quality_of[one.packet] == kind]
+            study, annomi.KEY, f"{kind} quality", [one for one in codings if quality_of[one.packet] == kind]
         )
     ]
 

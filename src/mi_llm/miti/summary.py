@@ -23,6 +23,7 @@ from mi_llm.codebook.coding import Behavior, Global, Summary
 from mi_llm.codebook.packets import transcripts_of
 from mi_llm.codebook.tables import UNSURE, Transcripts, automatic, read_guesses, read_tables
 from mi_llm.codebook.topics import labels, topic, words
+from mi_llm.corpora import annomi
 from mi_llm.dialog import Dialog, deviation, volley_lengths
 from mi_llm.miti import client_language, reliability
 from mi_llm.stage import stage
@@ -326,7 +327,7 @@ def summary(study: Study) -> None:
     with stage(study, "summary", None, inputs) as out:
         packets = transcripts_of(study.path("blind", "packets"))
         key = read_key(study)
-        order = {source: index for index, source in enumerate((*study.models, "annomi"))}
+        order = {source: index for index, source in enumerate((*study.models, annomi.KEY))}
         key = key.sort_values(["source", "arm", "packet"], key=lambda column: column.map(lambda name: order.get(name, name)))
         codes, ratings = read_tables(study.path("code"))
         table = transcripts(codes, ratings, key)

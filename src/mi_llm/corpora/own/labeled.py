@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mi_llm.corpora.own.draft import Draft, Volley, id_of
-from mi_llm.corpora.own.speakers import known_role
+from mi_llm.corpora.own.speakers import known_role, unnumbered
 from mi_llm.corpora.reading import Repairs
+from mi_llm.language.language import CHINESE
 
 TIME = r"\d{1,2}[:：]\d{2}(?:[:：]\d{2})?(?:[.,]\d{1,3})?"
 DAY = r"(?:\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}日?\s*)?"
@@ -118,7 +119,7 @@ def speakers(pages: Iterable[Page], mapped: Collection[str]) -> set[str]:
             letters = {label for label in here if re.fullmatch(r"[A-Za-z]\d*", label)}
             found |= {label for label in here if here[label] > 1} | (letters if len(here) == len(letters) > 1 else set())
     found |= {label for label in counts if known_role(label) or label in mapped or counts[label] >= RECURS}
-    base = {label: re.sub(r"\s*\d+$", "", label) for label in counts}
+    base = {label: unnumbered(label) for label in counts}
     turns = Counter(base.values())  # T1, C1, T2, …: numbers of turns, not of persons
     return found | {label for label in counts if base[label] != label and turns[base[label]] >= RECURS} | set(mapped)
 
@@ -133,7 +134,7 @@ def unknown(pages: Iterable[Page], accepted: Collection[str]) -> dict[str, str]:
             inside = inside or match is not None
             if inside and match is None and not FACTS.match(line) and not HEADING.fullmatch(line):
                 for other in labeled(line):
-                    if other.colon and len(other.label) <= (8 if re.search("[\u4e00-\u9fff]", other.label) else 20):
+                    if other.colon and len(other.label) <= (8 if CHINESE.search(other.label) else 20):
                         if not SPEECH.fullmatch(other.label) and len(other.label.split()) <= 3:
                             found.setdefault(other.label, where)
                         break

@@ -14,6 +14,7 @@ from mi_llm.corpora.labels import ROLES
 from mi_llm.corpora.own.draft import SYSTEM, TOOL, Volley
 from mi_llm.dialog import Role
 from mi_llm.language import language
+from mi_llm.language.language import CHINESE
 
 Part = Literal["client", "counselor", "drop", "speech"]  # `drop`: whose volleys are left out; `speech`: no speaker, but words
 
@@ -39,7 +40,7 @@ LETTERS: tuple[tuple[set[str], dict[str, Role]], ...] = (  # which letters stand
     ({"c", "p"}, {"c": "counselor", "p": "client"}),
     ({"i", "p"}, {"i": "counselor", "p": "client"}),
 )
-LONG = sorted((name for name in ROLES if re.search("[\u4e00-\u9fff]", name) or len(name) > 5), key=len, reverse=True)
+LONG = sorted((name for name in ROLES if CHINESE.search(name) or len(name) > 5), key=len, reverse=True)
 SELF = re.compile("|".join(known.persons.own for known in language.every()), re.IGNORECASE)
 OTHER = re.compile("|".join(known.persons.other for known in language.every()), re.IGNORECASE)
 ASKS = re.compile(r"[?？]")
@@ -100,7 +101,7 @@ def by_name(label: str, given: Mapping[str, Part]) -> tuple[str, str]:
     """The part that parameters or the name give a label, and why."""
     if label in given:
         return given[label], "as given"
-    base = re.sub(r"\s*\d+$", "", label)
+    base = unnumbered(label)
     if base in given:
         return given[base], "as given"
     if label.lower() in NOBODY:
@@ -110,9 +111,14 @@ def by_name(label: str, given: Mapping[str, Part]) -> tuple[str, str]:
     return "unknown", ""
 
 
+def unnumbered(label: str) -> str:
+    """A label without the number at its end, which counts turns or persons."""
+    return re.sub(r"\s*\d+$", "", label)
+
+
 def by_letters(parts: dict[str, tuple[str, str]]) -> None:
     """Decide single letters that stand together, as T and C."""
-    open_ = {label: re.sub(r"\s*\d+$", "", label).lower() for label, (part, _) in parts.items() if part == "unknown"}
+    open_ = {label: unnumbered(label).lower() for label, (part, _) in parts.items() if part == "unknown"}
     for letters, roles in LETTERS:
         if set(open_.values()) == letters:
             parts.update({label: (roles[letter], "by the pair of letters") for label, letter in open_.items()})
