@@ -44,6 +44,7 @@ from mi_llm import storage
 from mi_llm.dialog import Dialog
 from mi_llm.engine.estimate import Shape
 from mi_llm.models.hub import Entry
+from mi_llm.study import ARMS
 
 MODEL = "baichuan2-7b"
 STEPS, ROUNDS = 3, 6
@@ -310,7 +311,7 @@ def answer(work: Path) -> dict[str, Any]:
     """Stage `respond`: six rounds with base and tuned model."""
     done = Command(work, "respond", MODEL).succeed()
     folder = work / "study" / "runs" / "paper" / "respond" / MODEL
-    replies = {arm: list(storage.read_lines(folder / f"{arm}.jsonl")) for arm in ("base", "tuned")}
+    replies = {arm: list(storage.read_lines(folder / f"{arm}.jsonl")) for arm in ARMS}
     expect(all(len(of_arm) == ROUNDS for of_arm in replies.values()), f"{ROUNDS} rounds answered by base and tuned model")
     tokens = sum(reply["tokens"] for of_arm in replies.values() for reply in of_arm)
     different = sum(base["text"] != tuned["text"] for base, tuned in zip(*replies.values(), strict=True))

@@ -43,7 +43,7 @@ from mi_llm.engine.packing import attend
 from mi_llm.engine.template import IGNORED, Encoded
 from mi_llm.models.finetune import Training, adapt, make_ready
 from mi_llm.models.respond import respond as respond_stage
-from mi_llm.study import load
+from mi_llm.study import ARMS, load
 
 TRIAL = "--trial" in sys.argv
 WORK = Path(os.environ["WORK"]).resolve()
@@ -271,7 +271,7 @@ def respond() -> None:
     began = time.monotonic()
     respond_stage(load(Path("params.yaml")), MODEL)
     note("respond", seconds=round(time.monotonic() - began, 1), memory_gib=most_memory())
-    for arm in ("base", "tuned"):
+    for arm in ARMS:
         times = list(storage.read_lines(RUNS / ".speed" / f"respond-{MODEL}.{arm}.jsonl"))
         tokens, seconds = sum(reply["tokens"] for reply in times), max(reply["seconds"] for reply in times)
         note("respond", **{arm: {"rounds": len(times), "tokens": tokens, "tokens_per_second": round(tokens / seconds, 1)}})

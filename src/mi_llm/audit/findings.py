@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from mi_llm import storage
 from mi_llm.audit.chinese import chinese
 from mi_llm.audit.codes import COLUMNS, ROUNDS, adherence_codes, ratio_bounds, unusual_units, welch
-from mi_llm.audit.dialogs import missing_characters, missing_rounds, topic_test, tuned, unlabeled
+from mi_llm.audit.dialogs import NINE, missing_characters, missing_rounds, topic_test, tuned, unlabeled
 from mi_llm.audit.evidence import Evidence
 from mi_llm.audit.statements import MODELS, persuasion, pooled, within
 from mi_llm.audit.verdict import Result
@@ -113,7 +113,7 @@ def reflections(paper: Paper, evidence: Evidence) -> list[Finding]:
     ]
     if not more:
         return []
-    nine = [sum(turn.role == "counselor" for turn in dialog.turns) for dialog in tuned(evidence, "baichuan2-7b")]
+    nine = [sum(turn.role == "counselor" for turn in dialog.turns) for dialog in tuned(evidence, NINE)]
     facts = {
         "more": more, "nine": f"{fmean(nine):.2f}" if nine else "",
         "longest": max(paper[name.replace("rounds", "counselor")].mean.value for name in ROUNDS.values()),
@@ -134,9 +134,11 @@ def nine_dialogs(results: dict[str, Result], tables: dict[str, pd.DataFrame]) ->
     def can(column: str, size: int) -> int:
         return sum(bool(grid.loc[(cell, size), "mean_possible"].any()) for cell in rows[column])
 
+    of_nine = paper_models.tuned()[NINE].table_6
+    glm, llama = (column for column in MODELS if column != of_nine)
     facts = {
-        "many": len(rows["Baichuan"]), "baichuan_ten": can("Baichuan", 10), "baichuan_nine": can("Baichuan", 9),
-        "glm": can("GLM", 10), "llama": can("Llama", 10), "real": can("Real", 30),
+        "many": len(rows[of_nine]), "baichuan_ten": can(of_nine, 10), "baichuan_nine": can(of_nine, 9),
+        "glm": can(glm, 10), "llama": can(llama, 10), "real": can(paper_models.REAL, 30),
     }  # fmt: skip
     return Finding("nine_dialogs", facts, caused(results, "nine_dialogs"), ("grim",))
 
@@ -283,11 +285,13 @@ def halves(paper: Paper) -> list[Finding]:
 
 def ninth(paper: Paper, results: dict[str, Result], evidence: Evidence) -> list[Finding]:
     """The missing dialog that Table 4 still counts."""
-    dialogs = tuned(evidence, "baichuan2-7b")
-    number = missing_rounds(dialogs, paper["T4-bai-rounds"]) if len(dialogs) == int(paper["T4-bai-n"].reported) - 1 else None
+    dialogs = tuned(evidence, NINE)
+    claim = f"T4-{paper_models.tuned()[NINE].table_4}"
+    stated = int(paper[f"{claim}-n"].reported)
+    number = missing_rounds(dialogs, paper[f"{claim}-rounds"]) if len(dialogs) == stated - 1 else None
     if number is None:
         return []
-    sizes = {role: missing_characters(dialogs, paper[f"T4-bai-{role}"], role, number) for role in ("counselor", "client")}
+    sizes = {role: missing_characters(dialogs, paper[f"{claim}-{role}"], role, number) for role in ("counselor", "client")}
     characters = {role: " or ".join(map(str, fitting)) for role, fitting in sizes.items()}
     return [Finding("ninth", {"dialogs": len(dialogs), "rounds": number, **characters}, caused(results, "ninth"))]
 

@@ -26,7 +26,7 @@ from mi_llm.study import Finetune
 
 DAY = datetime(2024, 7, 26, tzinfo=UTC)  # the day that Llama 3.1's template takes where no clock is at hand
 TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
-MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+GENERATION_MARK = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # where what the counselor says begins or ends
 THINKING = ("enable_thinking", "thinking")  # what templates call the switch: Qwen3, GLM-4.5, SmolLM3; DeepSeek-V3.1, Granite
 OPENED, CLOSED = "<think>", "</think>"
 ANSWER = "零一二三"  # says where a probe's reply stands in the text: no template has these words
@@ -59,7 +59,7 @@ def rendered(
     `asked`: with what opens the next reply. `special` are the tokens that templates name, such as `bos_token`. Raises Problem
     where the template refuses the chat.
     """
-    marked = bool(MARKS.search(source))
+    marked = bool(GENERATION_MARK.search(source))
     try:
         texts, spans = render_jinja_template(
             [chat], chat_template=source, add_generation_prompt=asked, return_assistant_tokens_mask=marked, **special

@@ -25,7 +25,7 @@ from mi_llm import storage
 from mi_llm.dialog import Round, Turn
 from mi_llm.engine.counselor import LocalCounselor, chats, plans, with_adapter
 from mi_llm.engine.load import chat_format, checkpoint, prepare_torch
-from mi_llm.engine.own_format import GENERATION
+from mi_llm.engine.own_format import GENERATION, GENERATION_MARK
 from mi_llm.models.base import TEMPLATE, TOKENIZER, weight_files
 from mi_llm.models.card import Source, rendered, source_of
 from mi_llm.models.licenses import FILE, known
@@ -33,7 +33,6 @@ from mi_llm.problem import Problem
 from mi_llm.study import UNKNOWN, Study
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-MARKED = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 GOLDEN_TOKENS = 64  # the most of a golden answer
 CURVE = Path("dvclive/plots/metrics/loss.tsv")
 # Sections of the training's card that an exported one has otherwise: it names folders of the run; a license may be learned later.
@@ -110,7 +109,7 @@ def write_chat_files(study: Study, model: str, out: Path) -> None:
     base = checkpoint(study, model)
     for name in ("tokenizer_config.json", *(name for name in TOKENIZER if (base / name).is_file()), GENERATION):
         copy(base / name, out / name)
-    template = MARKED.sub("", chat_format(study, model).template)
+    template = GENERATION_MARK.sub("", chat_format(study, model).template)
     storage.write_text(out / TEMPLATE, template)
 
 
