@@ -165,9 +165,9 @@ def recorded(study: Study, name: str) -> bool:
 def weights(study: Study, machine: "Machine") -> Iterator[Need]:
     """The models: those in folders, those of the hub, and whether a person has accepted the licenses of these."""
     for model in [model for model, named in study.models.items() if named.path]:
-        place = study.source(model)
-        here: State = "here" if place.exists() else "absent"
-        yield Need("base", f"model {model}, in {place}", here, (BASE, TUNED, TALKS), "bring its checkpoint there", stops=True)
+        folder = study.source(model)
+        here: State = "here" if folder.exists() else "absent"
+        yield Need("base", f"model {model}, in {folder}", here, (BASE, TUNED, TALKS), "bring its checkpoint there", stops=True)
     entries = {model: hub.entry_of(study, model) for model in study.from_hub}
     to_fetch = {model: entry for model, entry in entries.items() if not hub.in_place(study, model, entry)}
     if fetched := [model for model in entries if model not in to_fetch]:

@@ -136,7 +136,7 @@ def own_files(code: str) -> dict[str, str]:
     speech = language.load(code)
     places = {f"{name}.jinja": f"prompts/{name}.jinja" for name in (*Prompts.model_fields, INSTRUCTION)}
     places |= {name: name for name in (CLIENTS, IN_DANGER, CUES, CLIENT_CUES)}
-    return {name: storage.read_text(speech.file(place)) for name, place in places.items()}
+    return {name: storage.read_text(speech.file(path)) for name, path in places.items()}
 
 
 def check_name(name: str) -> None:
@@ -165,16 +165,16 @@ def commented(content: Any, name: str) -> str:
 def with_comments(lines: Sequence[str], name: str) -> list[str]:
     """The lines of a parameters file with the comments of their keys; raises AssertionError if one has no line."""
     path: list[str] = []
-    found = set[str]()
+    commented_keys = set[str]()
     made = []
     for line in lines:
         if match := re.match(r"( *)([\w-]+):", line):
             path = [*path[: len(match[1]) // 2], match[2]]
         key = ".".join(path) if match else ""
         if key in COMMENTS:
-            found.add(key)
+            commented_keys.add(key)
         made.append(f"{line:<30} # {COMMENTS[key].format(name=name)}" if key in COMMENTS else line)
-    assert found == set(COMMENTS), set(COMMENTS) - found
+    assert commented_keys == set(COMMENTS), set(COMMENTS) - commented_keys
     return made
 
 

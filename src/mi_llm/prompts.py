@@ -38,8 +38,8 @@ def filled_in(path: Path, code: str, **inputs: Any) -> str:
     try:
         return environment.from_string(storage.read_text(path)).render(labels=language.load(code).labeled, **inputs).strip()
     except TemplateError as error:
-        place = f"{path}, line {error.lineno}" if isinstance(error, TemplateSyntaxError) else str(path)
-        raise Problem(place, str(error), "a Jinja template with known inputs", "correct the file") from None
+        where = f"{path}, line {error.lineno}" if isinstance(error, TemplateSyntaxError) else str(path)
+        raise Problem(where, str(error), "a Jinja template with known inputs", "correct the file") from None
 
 
 def instruction(study: Study) -> str:

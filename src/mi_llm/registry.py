@@ -24,8 +24,8 @@ def names(package: str) -> tuple[str, ...]:
 
 def modules(package: str, having: str = "NAME") -> dict[str, ModuleType]:
     """The modules behind the names: those that have something of a name, by default all."""
-    found = {name: import_module(f"{package}.{name}") for name in names(package)}
-    return {name: module for name, module in found.items() if hasattr(module, having)}
+    modules_by_name = {name: import_module(f"{package}.{name}") for name in names(package)}
+    return {name: module for name, module in modules_by_name.items() if hasattr(module, having)}
 
 
 @cache

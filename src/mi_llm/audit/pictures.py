@@ -63,7 +63,7 @@ def picture(claims: Sequence[tuple[Claim, Result]]) -> Picture | None:
     if min(values) >= NARROW * max(values):
         step = nice(max(max(values) - min(values), 0.1 * max(values)) / 3)
         low, high, root = math.floor(min(values) / step) * step, (math.floor(max(values) / step) + 1) * step, float
-        marks = [low + step * place for place in range(round((high - low) / step) + 1)]
+        marks = [low + step * index for index in range(round((high - low) / step) + 1)]
 
     def position(value: float) -> float:
         return round(SIDE * (root(min(max(value, low), high)) - root(low)) / (root(high) - root(low)), 1)

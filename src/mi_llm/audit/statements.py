@@ -32,10 +32,10 @@ def pooled(paper: Paper, row: str) -> tuple[float, float]:
 
 def tests(paper: Paper, row: str) -> str:
     """Each model's difference from the real dialogs with 95 % interval and Welch's P, as text."""
-    found = {column: welch(paper, row, column) for column in MODELS}
+    welch_by_column = {column: welch(paper, row, column) for column in MODELS}
     parts = [
-        f"{name} {test['difference']:+.2f} [{test['lo']:+.2f}, {test['hi']:+.2f}], P {'< 0.001' if test['p'] < 0.0005 else format(test['p'], '.3f')}"
-        for name, test in found.items()
+        f"{column} {test['difference']:+.2f} [{test['lo']:+.2f}, {test['hi']:+.2f}], P {'< 0.001' if test['p'] < 0.0005 else format(test['p'], '.3f')}"
+        for column, test in welch_by_column.items()
     ]
     return f"Differences from the real dialogs (Welch, 95 % interval): {'; '.join(parts)}."
 

@@ -68,10 +68,15 @@ def talk_of(text: str, code: str = language.DEFAULT, cues: str = "") -> Talk:
     """
     lower = STUTTER.sub("", text.lower().replace("’", "'")).replace("wanna", "want to").replace("gonna", "going to")
     here = spoken(lower, code).language.code
-    found = {talk: list(cue.finditer(lower)) for talk, cue in expressions(here, cues if here == code else "").items()}
-    if not any(found.values()):
+    matches_by_talk = {talk: list(cue.finditer(lower)) for talk, cue in expressions(here, cues if here == code else "").items()}
+    if not any(matches_by_talk.values()):
         return Talk.NEUTRAL
-    return max(found, key=lambda talk: (len(found[talk]), found[talk][-1].end() if found[talk] else 0))
+
+    def weight(talk: Talk) -> tuple[int, int]:
+        matches = matches_by_talk[talk]
+        return len(matches), matches[-1].end() if matches else 0
+
+    return max(matches_by_talk, key=weight)
 
 
 def by_words(turns: Sequence[Turn], code: str = language.DEFAULT, cues: str = "") -> dict[int, Talk]:

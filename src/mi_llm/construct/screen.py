@@ -166,9 +166,9 @@ def segments(turn: Turn, speech: Language) -> list[tuple[str, str]]:
     if turn.role == "counselor":
         lists = {"unsafe": terms(speech.code, "unsafe.txt"), "against MI": terms(speech.code, "mi_inconsistent.txt")}
         patterns += [(kind, re.compile("|".join(map(re.escape, words)), re.IGNORECASE)) for kind, words in lists.items()]
-    found = sorted((match.start(), match.end(), kind) for kind, pattern in patterns for match in pattern.finditer(turn.text))
+    spans = sorted((match.start(), match.end(), kind) for kind, pattern in patterns for match in pattern.finditer(turn.text))
     pieces, end = [], 0
-    for first, last, kind in found:
+    for first, last, kind in spans:
         if first >= end:
             pieces += [(turn.text[end:first], ""), (turn.text[first:last], kind)]
             end = last

@@ -40,12 +40,12 @@ def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:
             if post.get("description"):
                 volleys.append(("owner", post["description"], f"{where}, description"))
             for chat_number, chat in enumerate(post["chats"], 1):
-                place = f"{where}, chat {chat_number}"
-                require(isinstance(chat, dict), place, repr(chat)[:40], "{sender, value}")
+                chat_where = f"{where}, chat {chat_number}"
+                require(isinstance(chat, dict), chat_where, repr(chat)[:40], "{sender, value}")
                 if chat.get("type", TEXT) == TEXT:
-                    volleys.append((chat.get("sender"), chat.get("value"), place))
+                    volleys.append((chat.get("sender"), chat.get("value"), chat_where))
                 else:
-                    repairs.note("message that is no text left out", place)
+                    repairs.note("message that is no text left out", chat_where)
             if not any(role_of(sender) == "counselor" and value for sender, value, _ in volleys):
                 repairs.note("post without a reply left out", where)
                 continue

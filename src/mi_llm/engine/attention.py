@@ -11,13 +11,13 @@ def beyond(model: PreTrainedModel) -> str:
     kinds = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
     window, positions = getattr(config, "sliding_window", None), getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}
-    found = [f"layers with {', '.join(kinds).replace('_', ' ')}"] if kinds else []
+    unsupported = [f"layers with {', '.join(kinds).replace('_', ' ')}"] if kinds else []
     if not kinds and window and not (positions and positions <= window):
-        found.append(f"a sliding window of {window} tokens")
+        unsupported.append(f"a sliding window of {window} tokens")
     if getattr(config, "attn_logit_softcapping", None):
-        found.append("soft caps on its scores")
+        unsupported.append("soft caps on its scores")
     if rope.get("rope_type") in BY_LENGTH:
-        found.append(f"{rope['rope_type']} rotary positions")
-    if not found and not (model._supports_attention_backend and model._supports_sdpa):  # as transformers itself asks
-        found.append("a form of its own")
-    return ", ".join(found)
+        unsupported.append(f"{rope['rope_type']} rotary positions")
+    if not unsupported and not (model._supports_attention_backend and model._supports_sdpa):  # as transformers itself asks
+        unsupported.append("a form of its own")
+    return ", ".join(unsupported)

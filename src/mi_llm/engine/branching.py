@@ -299,7 +299,7 @@ class Branching:
         """Compute and choose the next token of every open round."""
         if self.apart:
             alone = [talk.alone(number) for talk in talks if isinstance(talk, Apart) for number in range(len(talk.indices))]
-            logits = torch.cat([self.run(one.token, one.lengths, Step([one]), 0) for one in alone])
+            logits = torch.cat([self.run(talk.token, talk.lengths, Step([talk]), 0) for talk in alone])
             self.went(talks, logits)
             return
         for talk in talks:

@@ -79,10 +79,10 @@ def parsed(text: str) -> Any:
     try:
         value = loads(text.strip())
     except ValueError:
-        found = list(embedded(text))
-        if not found:
+        json_values = list(embedded(text))
+        if not json_values:
             raise
-        value = shallow(max(found, key=lambda part: part[0])[1])
+        value = shallow(max(json_values, key=lambda part: part[0])[1])
     if any(UNPRINTABLE.search(part) for part in strings(value)):
         raise ValueError("a control character, or half of a character, in a text")
     return value

@@ -94,8 +94,8 @@ def read_profiles(path: Path) -> tuple[list[Profile], Common | None]:
         content = Clients.model_validate(storage.read_yaml(path))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        place = ".".join(map(str, fault["loc"])) or "its content"
-        raise Problem(str(path), f"{place}: {fault['msg']}", "a file of clients", f"see {bundled()} for the fields") from None
+        field = ".".join(map(str, fault["loc"])) or "its content"
+        raise Problem(str(path), f"{field}: {fault['msg']}", "a file of clients", f"see {bundled()} for the fields") from None
     names = [profile.id for profile in content.profiles]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise Problem(str(path), f"two clients {twice}", "each id once", "rename one of them")

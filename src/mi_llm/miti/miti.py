@@ -205,7 +205,7 @@ def translated(sessions: Sequence[Session], dialogs: Sequence[Dialog]) -> list[S
     A session whose utterances do not join to the turns of its translation, since the reader split or left out some, is missing.
     """
     by_name = {session.name: session for session in sessions}
-    found = []
+    translated_sessions = []
     for dialog in dialogs:
         session = by_name[dialog.id]
         volleys = [
@@ -227,8 +227,8 @@ def translated(sessions: Sequence[Session], dialogs: Sequence[Dialog]) -> list[S
                     ("client", session.heard, joined_talk),
                 )
             )
-            found.append(Session(session.name, session.quality, list(dialog.turns), experts, heard))
-    return found
+            translated_sessions.append(Session(session.name, session.quality, list(dialog.turns), experts, heard))
+    return translated_sessions
 
 
 def halves(sessions: Sequence[Session], seed: int = 1) -> tuple[list[Session], list[Session]]:
@@ -577,7 +577,7 @@ def of_quality(study: Study, sessions: Sequence[Session], codings: Sequence[Clie
         row
         for kind in dict.fromkeys(quality_of.values())
         for row in client_language.rows(
-            study, annomi.KEY, f"{kind} quality", [one for one in codings if quality_of[one.packet] == kind]
+            study, annomi.KEY, f"{kind} quality", [coding for coding in codings if quality_of[coding.packet] == kind]
         )
     ]
 

@@ -276,18 +276,18 @@ def measured(codings: Codings, measures: Measures, confidence: float) -> Iterato
     all_raters = [codings.raters] if len(codings.raters) > 2 else []
     for raters in (*combinations(codings.raters, 2), *all_raters):
         selected = codings.of(raters, 2)
-        for measure, code, n, found, agreement in measures(selected, confidence) if len(selected.packets) else ():
-            row = {"measure": measure, "code": str(code), "raters": ", ".join(raters), "n": n, **vars(found)}
-            yield row | {"agreement": agreement, "note": remark(measure, found, len(set(selected.packets)))}
+        for measure, code, n, estimated, agreement in measures(selected, confidence) if len(selected.packets) else ():
+            row = {"measure": measure, "code": str(code), "raters": ", ".join(raters), "n": n, **vars(estimated)}
+            yield row | {"agreement": agreement, "note": remark(measure, estimated, len(set(selected.packets)))}
 
 
-def remark(measure: str, found: Estimate, transcripts: int) -> str:
+def remark(measure: str, estimated: Estimate, transcripts: int) -> str:
     """What a reader must know of a value: why it does not exist, what it means below 0, why it has no interval."""
-    if np.isnan(found.value):
+    if np.isnan(estimated.value):
         alone = transcripts < 2 and measure not in ("alpha", "kappa")
         return f"no value: {SINGLE if alone else NO_VALUE[measure]}"
-    negative = NEGATIVE if found.value < 0 and measure.startswith("ICC") else ""
-    return "; ".join(filter(None, (negative, found.note)))
+    negative = NEGATIVE if estimated.value < 0 and measure.startswith("ICC") else ""
+    return "; ".join(filter(None, (negative, estimated.note)))
 
 
 def equal(tables: Numbers) -> float:
@@ -339,8 +339,8 @@ def of_globals(codings: Codings, confidence: float, scale: Sequence[float]) -> I
     tables = coincidences(levels.swapaxes(1, 2), len(scale))
     for index, code in enumerate(codings.codes):
         of_code = tables[:, index]
-        found = estimate(of_code, partial(alphas, ordinal=True), confidence)
-        yield "alpha", code, len(tables), found, equal(of_code.sum(axis=0))
+        estimated = estimate(of_code, partial(alphas, ordinal=True), confidence)
+        yield "alpha", code, len(tables), estimated, equal(of_code.sum(axis=0))
     complete = codings.of(codings.raters, len(codings.raters)).values
     yield from of_numbers(complete, codings.codes, confidence)
     if len(codings.raters) == 2:

@@ -28,18 +28,18 @@ def personas(path: Path) -> list[Persona]:
     remedy = "see src/mi_llm/language/zh/personas.yaml for the fields"
     if not isinstance(content, list) or not content:
         raise Problem(str(path), "no list of clients", "a list with id, risk, about, lines, asked", remedy)
-    found = []
+    clients = []
     for number, entry in enumerate(content, 1):
         try:
-            found.append(Persona.model_validate(entry))
+            clients.append(Persona.model_validate(entry))
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             field = ".".join(map(str, fault["loc"]))
             raise Problem(f"{path}, client {number}", f"{field}: {fault['msg']}", "a client", remedy) from None
-    names = [persona.id for persona in found]
+    names = [persona.id for persona in clients]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise Problem(str(path), f"two clients {twice}", "each id once", "rename one of them")
-    return found
+    return clients
 
 
 class Script:

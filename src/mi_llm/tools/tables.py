@@ -54,8 +54,8 @@ def arm_tables(
     codings = codings_of(codes, ratings)
 
     def sixth(rows: Sequence[Coding]) -> pd.DataFrame:
-        found = transcripts(*both(rows), coded)
-        table = table_6(found, resamples=resamples, confidence=confidence, seed_of=lambda *purpose: seed)
+        measured = transcripts(*both(rows), coded)
+        table = table_6(measured, resamples=resamples, confidence=confidence, seed_of=lambda *purpose: seed)
         whys = [why_none(n, "transcripts") if missing else "" for n, missing in zip(table["n"], table["lo"].isna(), strict=True)]
         table.insert(table.columns.get_loc("values") + 1, "note", whys)
         return table
@@ -83,8 +83,8 @@ def codings_of(codes: pd.DataFrame, ratings: pd.DataFrame) -> list[Coding]:
         volley = seen.setdefault((row.rater, row.packet), {}).setdefault(int(row.volley), set())
         volley.update([Behavior(row.code)] if row.code else [])
     return [
-        Coding(rater, packet, {number: frozenset(found) for number, found in volleys.items()}, rated.get((rater, packet), {}))
-        for (rater, packet), volleys in sorted(seen.items())
+        Coding(*coded, {number: frozenset(behaviors) for number, behaviors in volleys.items()}, rated.get(coded, {}))
+        for coded, volleys in sorted(seen.items())
     ]
 
 

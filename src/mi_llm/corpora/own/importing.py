@@ -69,17 +69,19 @@ def import_dialogs(study: Study, paths: Sequence[Path], name: str, settings: dic
     if name in names(CORPORA):
         raise Problem(f"--name {name}", "a corpus of the bundle has this name", "a name of your own", "choose another")
     files = list(files_of(corpus))
-    found = understand(files, name, corpus, Repairs(), lenient=True)
-    print("\n".join(described(found, len(files), corpus)))
-    if found.unknown:
-        raise unexplained(found)
-    usable = sum(not dialog.one_sided for dialog in found.dialogs)
+    understood = understand(files, name, corpus, Repairs(), lenient=True)
+    print("\n".join(described(understood, len(files), corpus)))
+    if understood.unknown:
+        raise unexplained(understood)
+    usable = sum(not dialog.one_sided for dialog in understood.dialogs)
     if not usable:
         raise Problem(name, "no dialog in which both client and counselor speak", "dialogs", "check the speakers above")
     if "drop" not in settings:
-        dropped = [kind for kind, repair in OPTIONAL.items() if repair in found.repairs.counts]
+        dropped = [kind for kind, repair in OPTIONAL.items() if repair in understood.repairs.counts]
         corpus = corpus.model_copy(update={"drop": tuple(dropped)})
-    speakers: dict[str, str] = {one.label: one.part for one in found.speakers if one.part in ("client", "counselor", "drop")}
+    speakers: dict[str, str] = {
+        speaker.label: speaker.part for speaker in understood.speakers if speaker.part in ("client", "counselor", "drop")
+    }
     speech = {label: part for label, part in corpus.speakers.items() if part == "speech"}
     entry = {
         **corpus.model_dump(mode="json", include=corpus.model_fields_set - {"drop", "speakers"}),
@@ -109,34 +111,35 @@ def without_numbers(speakers: dict[str, str]) -> dict[str, str]:
     return short
 
 
-def described(found: Understood, files: int, corpus: Corpus) -> Iterator[str]:
+def described(understood: Understood, files: int, corpus: Corpus) -> Iterator[str]:
     """The lines that say what was understood."""
     places = ", ".join(map(str, corpus.paths))
     yield f"{files} file{'s' if files != 1 else ''} in {places}"
-    yield f"  format     {'; '.join(f'{shape}: {count} dialogs or samples' for shape, count in found.shapes.items()) or 'none'}"
-    if found.encodings:
-        yield f"  encoding   {'; '.join(f'{encoding}: {count}' for encoding, count in found.encodings.items())}"
+    shapes = "; ".join(f"{shape}: {count} dialogs or samples" for shape, count in understood.shapes.items())
+    yield f"  format     {shapes or 'none'}"
+    if understood.encodings:
+        yield f"  encoding   {'; '.join(f'{encoding}: {count}' for encoding, count in understood.encodings.items())}"
     yield "  speakers"
-    for one in found.speakers:
-        why = f"{one.reason}; " if one.reason else ""
-        yield f"    {one.label:<12} {one.part:<10} {why}{one.evidence}"
-    if remark := contradiction(found.speakers):
+    for speaker in understood.speakers:
+        why = f"{speaker.reason}; " if speaker.reason else ""
+        yield f"    {speaker.label:<12} {speaker.part:<10} {why}{speaker.evidence}"
+    if remark := contradiction(understood.speakers):
         yield f"    but {remark}"
-    rounds = sum(sum(1 for _ in dialog.rounds()) for dialog in found.dialogs)
-    one_sided = sum(dialog.one_sided for dialog in found.dialogs)
-    yield f"  dialogs    {len(found.dialogs)}, with {rounds} rounds; {one_sided} with one side alone, which are not used"
-    numbers = features(found.dialogs)
+    rounds = sum(sum(1 for _ in dialog.rounds()) for dialog in understood.dialogs)
+    one_sided = sum(dialog.one_sided for dialog in understood.dialogs)
+    yield f"  dialogs    {len(understood.dialogs)}, with {rounds} rounds; {one_sided} with one side alone, which are not used"
+    numbers = features(understood.dialogs)
     row = [f"{numbers[f'{what}_mean']:.2f} ({numbers[f'{what}_sd']:.2f})" for what in ("rounds", "counselor", "client")]
     yield f"  Table 3    rounds {row[0]}, characters per volley: counselor {row[1]}, client {row[2]}; mean (SD)"
-    rows = found.repairs.rows()
+    rows = understood.repairs.rows()
     dropped = [row for row in rows if row["repair"] in OPTIONAL.values()]
     yield "  repairs" if len(rows) > len(dropped) else "  repairs    none"
     yield from (f"    {row['repair']}: {row['count']} (first: {row['example']})" for row in rows if row not in dropped)
     if dropped:
         yield "  left out of what is said (`drop`)"
         yield from (f"    {row['repair']}: {row['count']} (first: {row['example']})" for row in dropped)
-    if found.dialogs:
-        first = found.dialogs[0]
+    if understood.dialogs:
+        first = understood.dialogs[0]
         yield f"  the first dialog, {first.id} ({first.meta.get('file', '')})"
         yield from (f"    {turn.role + ':':<10} {line}" for turn in first.turns for line in turn.text.split("\n"))
 

@@ -98,9 +98,10 @@ def candidates(of: Page) -> Counter[str]:
     counts: Counter[str] = Counter()
     for _, line in of.lines:
         if not FACTS.match(line):
-            for one in labeled(line):
-                if known_role(one.label) or ((one.colon or one.stamped) and not SPEECH.fullmatch(one.label)):
-                    counts[one.label] += 1
+            for label_match in labeled(line):
+                label, marked = label_match.label, label_match.colon or label_match.stamped
+                if known_role(label) or (marked and not SPEECH.fullmatch(label)):
+                    counts[label] += 1
                     break
     return counts
 
@@ -111,39 +112,40 @@ def speakers(pages: Iterable[Page], mapped: Collection[str]) -> set[str]:
     In a text that does not name both client and counselor, twice suffices, and once for letters that stand together.
     """
     counts: Counter[str] = Counter()
-    found: set[str] = set()
-    for one in pages:
-        here = candidates(one)
-        counts.update(here)
-        if len({known_role(label) for label in here} - {None}) < 2:
-            letters = {label for label in here if re.fullmatch(r"[A-Za-z]\d*", label)}
-            found |= {label for label in here if here[label] > 1} | (letters if len(here) == len(letters) > 1 else set())
-    found |= {label for label in counts if known_role(label) or label in mapped or counts[label] >= RECURS}
+    speaker_labels: set[str] = set()
+    for page in pages:
+        page_counts = candidates(page)
+        counts.update(page_counts)
+        if len({known_role(label) for label in page_counts} - {None}) < 2:
+            letters = {label for label in page_counts if re.fullmatch(r"[A-Za-z]\d*", label)}
+            speaker_labels |= {label for label, count in page_counts.items() if count > 1}
+            speaker_labels |= letters if len(page_counts) == len(letters) > 1 else set()
+    speaker_labels |= {label for label in counts if known_role(label) or label in mapped or counts[label] >= RECURS}
     base = {label: unnumbered(label) for label in counts}
     turns = Counter(base.values())  # T1, C1, T2, …: numbers of turns, not of persons
-    return found | {label for label in counts if base[label] != label and turns[base[label]] >= RECURS} | set(mapped)
+    return speaker_labels | {label for label in counts if base[label] != label and turns[base[label]] >= RECURS} | set(mapped)
 
 
 def unknown(pages: Iterable[Page], accepted: Collection[str]) -> dict[str, str]:
     """Names that open a line like a label and are no accepted speaker, each with its first place; a header's are left out."""
-    found: dict[str, str] = {}
-    for one in pages:
+    first_places: dict[str, str] = {}
+    for page in pages:
         inside = False
-        for where, line in one.lines[header_end(one) :]:
+        for where, line in page.lines[header_end(page) :]:
             match = chosen(line, accepted)
             inside = inside or match is not None
             if inside and match is None and not FACTS.match(line) and not HEADING.fullmatch(line):
                 for other in labeled(line):
                     if other.colon and len(other.label) <= (8 if CHINESE.search(other.label) else 20):
                         if not SPEECH.fullmatch(other.label) and len(other.label.split()) <= 3:
-                            found.setdefault(other.label, where)
+                            first_places.setdefault(other.label, where)
                         break
-    return found
+    return first_places
 
 
 def chosen(line: str, accepted: Collection[str]) -> Labeled | None:
     """The label with which a line opens, if it is an accepted speaker's."""
-    return next((one for one in labeled(line) if one.label in accepted), None)
+    return next((label_match for label_match in labeled(line) if label_match.label in accepted), None)
 
 
 def header_end(of: Page) -> int:
@@ -152,7 +154,7 @@ def header_end(of: Page) -> int:
     for number, (_, line) in enumerate(of.lines[:HEAD]):
         if FACTS.match(line):
             end = number + 1
-        elif any(known_role(one.label) and len(one.text) > LONGEST_NAME for one in labeled(line.strip())):
+        elif any(known_role(label_match.label) and len(label_match.text) > LONGEST_NAME for label_match in labeled(line.strip())):
             break
     return end
 

@@ -28,28 +28,28 @@ SHAPES = {("from", "value"): "ShareGPT", ("role", "content"): "OpenAI messages"}
 
 def documents(text: str, name: str) -> list[tuple[str, Any]] | None:
     """The JSON documents of a text, each with its place; None if it is none. Raises Problem with the line that is not JSON."""
-    decoder, found, start = json.JSONDecoder(), list[tuple[str, Any]](), 0
+    decoder, located_values, start = json.JSONDecoder(), list[tuple[str, Any]](), 0
     must_be = name.endswith((".json", ".jsonl", ".ndjson")) and text.lstrip()[:1] in ("{", "[")
     while match := re.compile(r"[\s,]*(?=\S)").match(text, start):
         start = match.end()
         line = text.count("\n", 0, start) + 1
-        if not found and text[start] not in "{[":
+        if not located_values and text[start] not in "{[":
             return None
         try:
             value, start = decoder.raw_decode(text, start)
         except (ValueError, RecursionError) as error:
-            if not found and not must_be:
+            if not located_values and not must_be:
                 return None
             line = error.lineno if isinstance(error, json.JSONDecodeError) else line
             remedy = "restore the file, or correct that line"
             raise Problem(f"{name}, line {line}", f"not JSON ({error})", "one JSON value, or one per line", remedy) from None
-        found.append((f"{name}, line {line}", value))
-    return found or None
+        located_values.append((f"{name}, line {line}", value))
+    return located_values or None
 
 
-def drafts(found: list[tuple[str, Any]], name: str, columns: dict[str, str], repairs: Repairs) -> list[Draft]:
+def drafts(located_values: list[tuple[str, Any]], name: str, columns: dict[str, str], repairs: Repairs) -> list[Draft]:
     """The dialogs of a file's JSON documents; raises Problem for a record that holds none."""
-    records = list(spread(found))
+    records = list(spread(located_values))
     stem = id_of(name)
     if all(is_turn(value) for _, _, value in records):
         rows = [(where, value) for where, _, value in records]
@@ -69,10 +69,10 @@ def drafts(found: list[tuple[str, Any]], name: str, columns: dict[str, str], rep
     return made
 
 
-def spread(found: list[tuple[str, Any]]) -> Iterator[tuple[str, str, Any]]:
+def spread(located_values: list[tuple[str, Any]]) -> Iterator[tuple[str, str, Any]]:
     """The records of some documents, as (where, id or nothing, record): of a list, of a mapping by id, or below one key."""
-    for where, value in found:
-        if isinstance(value, list) and not (value and all(map(is_turn, value)) and len(found) > 1):
+    for where, value in located_values:
+        if isinstance(value, list) and not (value and all(map(is_turn, value)) and len(located_values) > 1):
             yield from ((f"{where.rpartition(',')[0]}, record {number}", "", entry) for number, entry in enumerate(value, 1))
         elif isinstance(value, dict) and not is_record(value) and len(lists := [v for v in value.values() if nested(v)]) == 1:
             yield from spread([(f"{where}, record 1", lists[0])])
@@ -165,15 +165,16 @@ def turns(entries: list[Any], where: str, repairs: Repairs) -> list[Volley]:
     """The volleys of a list of turns or pairs."""
     volleys: list[Volley] = []
     for number, entry in enumerate(entries, 1):
-        place = f"{where}, turn {number}"
+        turn_where = f"{where}, turn {number}"
         if is_turn(entry):
-            volleys.append(turn(entry, place, repairs))
+            volleys.append(turn(entry, turn_where, repairs))
         elif all(map(known_role, entry)):
-            volleys += [Volley(key, text, place) for key, text in entry.items()]
+            volleys += [Volley(key, text, turn_where) for key, text in entry.items()]
         else:
             asked, answered = key_of(entry, ASKED), key_of(entry, ANSWERED)
-            prompt = [Volley(SYSTEM, entry["system"], place)] if entry.get("system") else []
-            volleys += [*prompt, Volley("user", entry[asked or ""], place), Volley("assistant", entry[answered or ""], place)]
+            prompt = [Volley(SYSTEM, entry["system"], turn_where)] if entry.get("system") else []
+            said = (("user", entry[asked or ""]), ("assistant", entry[answered or ""]))
+            volleys += [*prompt, *(Volley(label, text, turn_where) for label, text in said)]
     return volleys
 
 

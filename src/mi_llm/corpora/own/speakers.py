@@ -143,10 +143,10 @@ def speaker(label: str, part: str, reason: str, volleys: list[Volley]) -> Speake
 
 def by_words(speakers: dict[str, Speaker]) -> dict[str, Speaker]:
     """Decide two unknown speakers by what they say, if it is clear."""
-    open_ = [one for one in speakers.values() if one.part == "unknown"]
-    others = [one for one in speakers.values() if one.part in ("client", "counselor")]
+    open_ = [speaker for speaker in speakers.values() if speaker.part == "unknown"]
+    others = [speaker for speaker in speakers.values() if speaker.part in ("client", "counselor")]
     if len(open_) == 2 and not others:
-        client, counselor = sorted(open_, key=lambda one: -one.about_self)
+        client, counselor = sorted(open_, key=lambda speaker: -speaker.about_self)
         asks = counselor.questions / counselor.volleys - client.questions / client.volleys
         if client.about_self - counselor.about_self >= CLEAR and asks > -CLEAR:
             speakers[client.label] = replace(client, part="client", reason="by their words")
@@ -157,13 +157,14 @@ def by_words(speakers: dict[str, Speaker]) -> dict[str, Speaker]:
 def contradiction(speakers: Iterable[Speaker]) -> str | None:
     """A sentence where the words speak against the names, None where they do not."""
     by_part: dict[str, list[Speaker]] = {"client": [], "counselor": []}
-    for one in speakers:
-        by_part.get(one.part, []).append(one)
+    for speaker in speakers:
+        by_part.get(speaker.part, []).append(speaker)
     if not all(by_part.values()):
         return None
     shares = {
-        part: sum(one.own_words for one in ones) / max(1, sum(one.own_words + one.other_words for one in ones))
-        for part, ones in by_part.items()
+        part: sum(speaker.own_words for speaker in speakers_of_part)
+        / max(1, sum(speaker.own_words + speaker.other_words for speaker in speakers_of_part))
+        for part, speakers_of_part in by_part.items()
     }
     if shares["counselor"] - shares["client"] < CLEAR:
         return None

@@ -123,7 +123,7 @@ def drafts(rows: Sequence[Row], source: Source, columns: dict[str, str], repairs
         expected = "a column with the speaker and a column with the text"
         raise Problem(where, f"the columns {known}", expected, "name them: --column speaker=… --column text=…")
     volleys = [
-        [Volley(cells[places["speaker"]], cells[places["text"]], place)] for place, cells in padded(below, max(places.values()))
+        [Volley(cells[places["speaker"]], cells[places["text"]], where)] for where, cells in padded(below, max(places.values()))
     ]
     return grouped(volleys, below, places, source, repairs)
 
@@ -161,8 +161,8 @@ def guessed(rows: Sequence[Row], places: dict[str, int]) -> dict[str, int]:
         for index in range(width)
         if index not in places.values()
     }
-    found = dict(places)
-    if "speaker" not in found:
+    column_indices = dict(places)
+    if "speaker" not in column_indices:
         few = {
             index: values
             for index, values in columns.items()
@@ -171,17 +171,19 @@ def guessed(rows: Sequence[Row], places: dict[str, int]) -> dict[str, int]:
         named = [index for index, values in few.items() if {known_role(value) for value in values} >= {"client", "counselor"}]
         words = [index for index, values in few.items() if not any(value.replace(".", "").isdigit() for value in values)]
         if best := named or (words if len(words) == 1 else []):
-            found["speaker"] = best[0]
-    if "text" not in found:
-        free = {index: statistics.fmean(map(len, v)) for index, v in columns.items() if v and index != found.get("speaker")}
+            column_indices["speaker"] = best[0]
+    if "text" not in column_indices:
+        free = {
+            index: statistics.fmean(map(len, v)) for index, v in columns.items() if v and index != column_indices.get("speaker")
+        }
         if free:
-            found["text"] = max(free, key=lambda index: free[index])
-    if "dialog" not in found and "speaker" in found:
-        rest = {index: values for index, values in columns.items() if index not in found.values() and len(values) > 3}
+            column_indices["text"] = max(free, key=lambda index: free[index])
+    if "dialog" not in column_indices and "speaker" in column_indices:
+        rest = {index: values for index, values in columns.items() if index not in column_indices.values() and len(values) > 3}
         runs = [index for index, values in rest.items() if 1 < len(set(values)) <= len(values) // 2 and in_runs(values)]
         if runs:
-            found["dialog"] = runs[0]
-    return found
+            column_indices["dialog"] = runs[0]
+    return column_indices
 
 
 def in_runs(values: list[str]) -> bool:
@@ -246,7 +248,7 @@ def grouped(
         entry.append((order, said))
     made = []
     for key, entry in dialogs.items():
-        ordered = sorted(entry, key=lambda one: one[0])
+        ordered = sorted(entry, key=lambda row: row[0])
         if ordered != entry:
             repairs.note("turns put in the order of their numbers", ordered[0][1][0].where)
         own = "dialog" in places

@@ -82,10 +82,10 @@ def read_transcripts(
         {"path": str(path), "speakers": speakers or {}, "columns": columns or {}, "drop": ("timestamps",)}
     )
     files = (file for file in files_of(corpus) if PurePosixPath(file.name).name != OF_PACKETS)
-    found = understand(files, "transcripts", corpus, Repairs(), apart=True)
-    if not found.dialogs:
+    understood = understand(files, "transcripts", corpus, Repairs(), apart=True)
+    if not understood.dialogs:
         raise Problem(str(path), "no transcript", "text, JSON, a table, subtitles, or Word", "name the folder with them")
-    return found.dialogs, found.repairs
+    return understood.dialogs, understood.repairs
 
 
 def understand(
@@ -99,24 +99,27 @@ def understand(
     for file in files:
         parsed.add(file)
     drafts = parsed.drafts()
-    found = Understood(repairs=repairs, encodings=parsed.encodings, shapes=Counter(draft.shape for draft in drafts))
+    understood = Understood(repairs=repairs, encodings=parsed.encodings, shapes=Counter(draft.shape for draft in drafts))
     people = decided((volley for draft in drafts for volley in draft.volleys), corpus.speakers)
-    found.speakers = list(people.values())
-    found.unknown = parsed.unknown() | {one.label: one.first for one in people.values() if one.part == "unknown"}
-    if found.unknown and not lenient:
-        raise unexplained(found)
+    understood.speakers = list(people.values())
+    understood.unknown = parsed.unknown() | {
+        speaker.label: speaker.first for speaker in people.values() if speaker.part == "unknown"
+    }
+    if understood.unknown and not lenient:
+        raise unexplained(understood)
     cleaned = [cut(draft, people, corpus, repairs) for draft in drafts]
     joined = join([draft for draft in cleaned if draft.volleys], repairs, apart=apart)
     made = (dialog for draft in joined for dialog in dialogs_of(draft, name, repairs))
-    found.dialogs = list(unique(made, repairs))
-    return found
+    understood.dialogs = list(unique(made, repairs))
+    return understood
 
 
-def unexplained(found: Understood) -> Problem:
+def unexplained(understood: Understood) -> Problem:
     """The error for labels of which nobody knows whom they mean."""
-    label, where = next(iter(found.unknown.items()))
-    others = "" if len(found.unknown) == 1 else f", and {len(found.unknown) - 1} more: {', '.join(list(found.unknown)[1:9])}"
-    evidence = "; ".join(f"{one.label}: {one.evidence}" for one in found.speakers if one.part == "unknown")
+    label, where = next(iter(understood.unknown.items()))
+    _, *further = understood.unknown
+    others = f", and {len(further)} more: {', '.join(further[:8])}" if further else ""
+    evidence = "; ".join(f"{speaker.label}: {speaker.evidence}" for speaker in understood.speakers if speaker.part == "unknown")
     return Problem(
         where,
         f"the unknown speaker {label!r}{others}" + (f" ({evidence})" if evidence else ""),
@@ -165,9 +168,9 @@ class Parsed:
         if not text.strip():
             self.repairs.note("empty file left out", file.name)
             return
-        found = records.documents(text, file.name) if kind in ("auto", "json") else None
-        if found is not None:
-            self.parts.append(records.drafts(found, file.name, self.columns, self.repairs))
+        documents = records.documents(text, file.name) if kind in ("auto", "json") else None
+        if documents is not None:
+            self.parts.append(records.drafts(documents, file.name, self.columns, self.repairs))
         elif kind == "json":
             raise Problem(file.name, "no JSON", "JSON or JSON Lines, as `format: json` says", "correct `format`, or the file")
         elif kind == "table" or (kind == "auto" and suffix in (".csv", ".tsv", ".tab")):
@@ -198,9 +201,9 @@ class Parsed:
 
     def add_word(self, file: File) -> None:
         """Parse a Word file: its tables, else its paragraphs."""
-        page, found = word.parts(file)
+        page, word_tables = word.parts(file)
         made: list[Draft] = []
-        for rows in found:
+        for rows in word_tables:
             try:
                 made += tables.drafts(rows, tables.Source(file.name, "Word table"), self.columns, self.repairs)
             except Problem:
@@ -225,8 +228,8 @@ class Parsed:
 
     def unknown(self) -> dict[str, str]:
         """Names that look like speakers in texts, and are none that is known."""
-        found = labeled.unknown(self.pages, self.accepted)
-        return {label: where for label, where in found.items() if label not in self.corpus.speakers}
+        unknown_labels = labeled.unknown(self.pages, self.accepted)
+        return {label: where for label, where in unknown_labels.items() if label not in self.corpus.speakers}
 
     def drafts(self) -> list[Draft]:
         """The dialogs of all files, in their order; raises Problem for a text in which nobody is named."""
@@ -271,8 +274,8 @@ def spoken(volley: Volley, corpus: Corpus, repairs: Repairs) -> Any:
     if not isinstance(text, str):
         return text
 
-    def note(kind: str, found: str) -> None:
-        repairs.note(kind, f"{volley.where}: {found}")
+    def note(kind: str, removed_text: str) -> None:
+        repairs.note(kind, f"{volley.where}: {removed_text}")
 
     if "timestamps" in corpus.drop:
         text = without(labeled.IN_BRACKETS, text, partial(note, "timestamp left out"))

@@ -19,11 +19,11 @@ def parts(file: File) -> tuple[Page, list[list[Row]]]:
         fault = f"not a Word file ({type(error).__name__})"
         raise Problem(file.name, fault, "a Word file (.docx)", "save it again as .docx, or as text") from None
     paragraphs: list[tuple[str, str]] = []
-    found: list[list[Row]] = []
+    tables: list[list[Row]] = []
     for number, block in enumerate(content, 1):
         if isinstance(block, Table):
-            title = f"{file.name}, table {len(found) + 1}"
-            found.append([(f"{title}, row {at}", [cell.text for cell in row.cells]) for at, row in enumerate(block.rows, 1)])
+            title = f"{file.name}, table {len(tables) + 1}"
+            tables.append([(f"{title}, row {at}", [cell.text for cell in row.cells]) for at, row in enumerate(block.rows, 1)])
         else:
             paragraphs.append((f"{file.name}, paragraph {number}", block.text))
-    return lines_of(paragraphs, file.name), found
+    return lines_of(paragraphs, file.name), tables
