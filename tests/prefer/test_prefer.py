@@ -302,7 +302,7 @@ def test_what_the_stage_cannot_do_is_a_sentence(ready: Study) -> None:
     behind = ready.model_copy(update={"respond": ready.respond.model_copy(update={"engine": "server"})})
     with pytest.raises(Problem, match=r"respond\.engine: server"):
         prefer(behind, MODEL)
-    with pytest.raises(Problem, match=r"prefer\.rounds: 9999, but .*train\.jsonl has \d+ rounds"):
+    with pytest.raises(Problem, match=r"prefer\.rounds: 9999\n.*at most the \d+ available"):
         prefer(preferring(ready, rounds=9999), MODEL)
     with pytest.raises(ValueError, match=r"prefer\.models names tiny-x, which is not among models: tiny-baichuan2"):
         preferring(ready, models=["tiny-x"])
