@@ -268,7 +268,7 @@ def ratio_of_counts(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     note = f"Ratio of the printed mean counts: {ratio:.3f}; the mean of per-dialog ratios is between {max(low, 0):.3f} and {high:.3f}"
     if low - claim.mean.half <= claim.mean.value <= high + claim.mean.half:
         return Result("possible", f"{note}. The printed value can be the mean of per-dialog ratios.", claim.mean.write(ratio))
-    note += " if a dialog's ratio is made of the raters' mean counts: no such value exists."
+    note += " if a dialog's ratio is made of the raters' mean counts: the printed value is outside these bounds."
     example = adherence_codes(paper, column) if row == "ADH" else None
     if example is None:
         note += " Dialogs without any of these behaviors, counted as 1 or left out, or another formula could explain it."
