@@ -77,7 +77,8 @@ def test_the_example_of_codes_matches_all_that_is_printed_and_gives_persuading_t
 def test_ratios_are_possible_and_impossible_only_where_no_reading_gives_them(evidence: Evidence) -> None:
     assert {result(name, evidence).verdict for name in RATIO_ROWS} == {"possible"}
     note = result("T6-ADH-Llama", evidence).note
-    assert "between 0.576 and 0.633 if a dialog's ratio is made of the raters' mean counts: the printed value is outside these bounds" in note
+    bounds = "between 0.576 and 0.633 if a dialog's ratio is made of the raters' mean counts"
+    assert f"{bounds}: the printed value is outside these bounds" in note
     assert "If each rater's ratio was averaged" in note
     assert "84% of its persuading" in note
     assert result("T6-CRR-GLM", evidence, changed("T6-CRR-GLM", "0.45")).verdict == "inconsistent"
