@@ -19,7 +19,8 @@ for (const form of document.querySelectorAll("form[data-post]")) {
     event.preventDefault();
     const status = form.querySelector("[role=status]");
     const body = content(form);
-    if (form.querySelector("[name=nothing]") && !body.value.length && !form.querySelector("[name=nothing]:checked")) { status.textContent = words.needs_value; return; }
+    const nothing = form.querySelector("[name=nothing]");
+    if (nothing && !nothing.checked && !body.value.length) { status.textContent = words.needs_value; return; }
     if (!body.reason) { status.textContent = words.needs_reason; return; }
     const headers = { "Content-Type": "application/json" };
     const answer = await fetch(form.dataset.post, { method: "POST", headers, body: JSON.stringify(body) }).catch(() => null);
