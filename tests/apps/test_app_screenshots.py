@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chatting import Served, chat_fixture
 from looks import WIDTHS, photograph, problems
-from test_chat import Served, serving
 from test_desk import CODED, FIRST, SECOND, SHARED, Running, change, code_all, lay, lay_training, running, send
 
 pytestmark = [
@@ -20,10 +20,7 @@ pytestmark = [
 HALF = [change(f"volley-{number}", CODED[number]) for number in (2, 4)]
 
 
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("chat"), delay=0.001) as open_chat:
-        yield open_chat
+chat = chat_fixture("chat", delay=0.001)
 
 
 @pytest.fixture(scope="module")

@@ -2,20 +2,15 @@
 
 import asyncio
 import json
-import os
 import re
 import resource
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +18,7 @@ import half_open
 import httpx2
 import psutil
 import pytest
+from chatting import Served, begin, browsing, chat_fixture, events, final, say, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from repository import ROOT
@@ -44,123 +40,13 @@ from mi_llm.study import load
 CHAT = ROOT / "src" / "mi_llm" / "apps" / "chat"
 INSTRUCTION = "你是一个语言模型，在一个研究演示里用动机式访谈的方式和来访者对话"
 NEUTRAL = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}  # said, to do nothing
-START = """
-import sys
-from pathlib import Path
-from mi_llm.apps import web
-from mi_llm.apps.chat.serve import serve
-from mi_llm.study import load
-web.ARRIVAL_S = float(sys.argv[5])
-serve(load(Path("mini/params.yaml")), sys.argv[1], "127.0.0.1", int(sys.argv[2]), Path(sys.argv[3]), address=sys.argv[4],
-      proxies=sys.argv[6], experiment=Path(sys.argv[7]) if sys.argv[7] else None)
-"""
-
-# ---- the server
-
-
-@dataclass
-class Served:
-    """A chat in front of a model server, both real processes."""
-
-    url: str
-    port: int
-    process: subprocess.Popen[bytes]
-    models: subprocess.Popen[bytes]
-    log: Path
-    votes: Path
-    out: Path
-    behind: str  # the address of the model server
-
-    def client(self, **headers: str) -> httpx2.Client:
-        return httpx2.Client(base_url=self.url, headers={"Origin": self.url, **headers}, timeout=30, trust_env=False)
-
-    def asked(self) -> list[dict[str, Any]]:
-        """What the model server was asked, in the order in which the requests ended."""
-        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
-
-    def voted(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.votes.read_text(encoding="utf-8").splitlines()]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
-@contextmanager
-def serving(
-    folder: Path,
-    *,
-    models: str = "tiny,tiny+mi,lone",
-    delay: float = 0.01,
-    token: str = "",
-    address: str = "",
-    arrival_s: float = 20,
-    proxies: str = "",
-    experiment: Path | str = "",
-) -> Iterator[Served]:
-    log, votes, out, port = folder / "asked.jsonl", folder / "votes" / "votes.jsonl", folder / "chat.out", free_port()
-    command = [sys.executable, "tests/support/streaming_server.py", "--log", str(log), "--models", models, "--delay", str(delay)]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "MI_LLM_CHAT_TOKEN": token, "no_proxy": "*"}
-    with out.open("wb") as written:
-        assert server.stdout is not None
-        url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-        start = [sys.executable, "-c", START, url, str(port), str(votes), address, str(arrival_s), proxies, str(experiment)]
-        process = subprocess.Popen(start, cwd=ROOT, env=environment, stdout=written, stderr=written)
-    try:
-        served = Served(f"http://127.0.0.1:{port}", port, process, server, log, votes, out, url)
-        await_health(served)
-        yield served
-    finally:
-        for one in (process, server):
-            one.terminate()
-        for one in (process, server):
-            one.wait(10)
-
-
-def await_health(served: Served) -> None:
-    for _ in range(300):
-        try:
-            if httpx2.get(f"{served.url}/health", trust_env=False).status_code == 200:
-                return
-        except httpx2.TransportError:
-            time.sleep(0.1)
-        assert served.process.poll() is None, served.out.read_text()
-    raise AssertionError("the chat did not start")
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("chat")) as served:
-        yield served
-
-
-def begin(client: httpx2.Client, way: str = "tuned", **more: Any) -> str:
-    answer = client.post("/talks", json={"model": "tiny", "way": way, **more})
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["id"])
-
-
-def say(client: httpx2.Client, talk: str, text: str, **more: Any) -> list[dict[str, Any]]:
-    """Send a message; the events of the reply."""
-    with client.stream("POST", f"/talks/{talk}/messages", json={"text": text, **more}) as answer:
-        return events(answer)
-
-
-def events(answer: httpx2.Response) -> list[dict[str, Any]]:
-    content = answer.read().decode()
-    assert answer.status_code == 200, content
-    return [json.loads(part[6:]) for part in content.split("\n\n") if part.startswith("data: ")]
+shared = chat_fixture("chat")
+unhurried = chat_fixture("browser", delay=0.06)
 
 
 def ballot(choice: str, *, with_text: bool = False) -> dict[str, Any]:
     """A vote for the same side on every criterion."""
     return {"choice": choice, **dict.fromkeys(CRITERIA, choice), "reason": "it listened", "with_text": with_text}
-
-
-def final(found: list[dict[str, Any]], side: int = 0) -> dict[str, Any]:
-    return next(event for event in found if event["side"] == side and "finish" in event)
 
 
 def test_what_a_model_thinks_is_not_part_of_its_reply(shared: Served) -> None:
@@ -300,7 +186,7 @@ def test_the_guard_reads_beside_the_event_loop(shared: Served, tmp_path: Path, m
     monkeypatch.setattr(guard, "look", looking)
     monkeypatch.setattr(guard, "fault", checking)
     votes = Votes(tmp_path / "votes.jsonl")
-    chat = Chat(Counselors(shared.behind), manner(load(ROOT / "mini" / "params.yaml")), votes, {}, Text("", ""))
+    chat = Chat(Counselors(shared.behind), manner(load(ROOT / "mini" / "params.yaml")), votes, {}, Text("", ""), "zh")
 
     async def talk() -> str:
         transport, origin = httpx2.ASGITransport(create(chat)), "http://127.0.0.1"
@@ -1073,54 +959,7 @@ def test_a_talk_in_memory_is_bounded_and_its_turns_alternate() -> None:
 # ---- the page
 
 
-@dataclass
-class Browsing:
-    """A page in a real Chromium, with what it complained of and where it went."""
-
-    page: Any
-    complaints: list[str]
-    shots: Path
-
-    def shot(self, name: str) -> None:
-        self.page.screenshot(path=self.shots / f"chat-{name}.png")
-
-    def send(self, text: str, *, wait: bool = True) -> None:
-        self.page.fill("#say", text)
-        self.page.press("#say", "Enter")
-        if wait:
-            self.page.wait_for_selector("#rounds > li:last-child .reply:not(.coming)", timeout=20_000)
-            self.page.wait_for_selector("#stop", state="hidden", timeout=20_000)
-
-    def last(self) -> str:
-        return str(self.page.inner_text("#rounds > li:last-child .reply:last-child .words"))
-
-
-@contextmanager
-def browsing(
-    browser: Any, served: Served, tmp_path: Path, width: int, height: int, locale: str, scheme: str = "light"
-) -> Iterator[Browsing]:
-    shots = Path(os.environ.get("MI_LLM_SCREENSHOTS") or tmp_path)
-    shots.mkdir(parents=True, exist_ok=True)
-    complaints: list[str] = []
-    context = browser.new_context(viewport={"width": width, "height": height}, locale=locale, color_scheme=scheme)
-    page = context.new_page()
-    page.on("console", lambda told: complaints.append(f"{told.type}: {told.text}") if told.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-    page.on("dialog", lambda shown: complaints.append(f"dialog: {shown.message}"))
-    page.on("request", lambda asked: None if asked.url.startswith(served.url) else complaints.append(f"went to {asked.url}"))
-    page.goto(served.url)
-    yield Browsing(page, complaints, shots)
-    context.close()
-    assert complaints == []
-
-
 SIZES = pytest.mark.parametrize(("size", "width", "height"), [("desk", 1280, 860), ("phone", 390, 844)])
-
-
-@pytest.fixture(scope="module")
-def unhurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("browser"), delay=0.06) as served:
-        yield served
 
 
 @SIZES
@@ -1173,6 +1012,7 @@ def test_people_talk_compare_and_take_it_away(
         page.reload()
         page.wait_for_selector("#rounds li:nth-child(2)")
         assert page.inner_text("#rounds") == before
+        seen.menu()
         page.click(".bar nav a")
         page.wait_for_selector("html[lang=en] #rounds li:nth-child(2)")
         assert page.locator(".reply .who").first.inner_text() == "Base"
@@ -1180,7 +1020,7 @@ def test_people_talk_compare_and_take_it_away(
         page.click("#new")
         page.click("#end button[value=end]")
         page.wait_for_selector("#setup")
-        assert not page.is_visible("#answering")
+        assert page.inner_text("#which") == "tiny"
 
 
 @SIZES
@@ -1269,6 +1109,7 @@ def test_the_guard_is_seen(
         page.click("#open-help")
         assert page.locator(f"#help a[href='tel:{number}']").is_visible()
         page.keyboard.press("Escape")
+        seen.menu()
         page.click("#open-about")
         assert page.locator("#about p:not(.study)").count() == 4
         seen.shot(f"{size}-about-{locale[:2]}")

@@ -1,18 +1,25 @@
 """What the chat's page leads to: the study's notice, cards, keys, codes and their counts, taking a talk away, experiments."""
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+from chatting import Served, begin, browsing, chat_fixture, final, say, serving
 from repository import ROOT
-from test_chat import Served, begin, browsing, final, say, serving
 
 from mi_llm.apps.chat import codes, experiment
+from mi_llm.apps.chat.app import Chat, create
 from mi_llm.apps.chat.cards import cards
-from mi_llm.codebook.coding import Behavior
+from mi_llm.apps.chat.counselors import Counselors
+from mi_llm.apps.chat.serve import manner
+from mi_llm.apps.chat.votes import Votes
+from mi_llm.codebook.coding import Behavior, Text
 from mi_llm.problem import Problem
 from mi_llm.study import load
 
@@ -30,11 +37,7 @@ consent:
 """
 PHONE = (390, 844)
 
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("page"), delay=0.02) as open_chat:
-        yield open_chat
+served = chat_fixture("page", delay=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +53,43 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def test_the_studys_notice_stands_under_the_models_name_at_all_times(browser: Any, served: Served, tmp_path: Path) -> None:
     report = load(ROOT / "mini" / "params.yaml").report
-    for locale, notice in (("en", report.notice), ("zh-CN", report.notice_zh)):
+    for locale, notice, size in (
+        ("en", report.notice, "2.6 million parameters."), ("zh-CN", report.notice_zh, "256 万参数。"),
+    ):  # fmt: skip
         with browsing(browser, served, tmp_path, *PHONE, locale) as seen:
             assert seen.page.inner_text(".always .study") == notice
+            assert size in seen.page.inner_text("#answering")
             seen.send("我睡不好")
+            assert size in seen.page.inner_text("#answering")
             box = seen.page.locator(".always .study").bounding_box()
             assert 0 <= box["y"] < PHONE[1] / 2
+
+
+def test_a_model_whose_server_tells_no_size_stands_without_one(browser: Any, served: Served, tmp_path: Path) -> None:
+    with browsing(browser, served, tmp_path, 1280, 860, "en") as seen:
+        seen.page.select_option("#model", "lone")
+        assert seen.page.inner_text("#answering") == "Model: lone"
+
+
+@pytest.mark.parametrize("locale", ["en", "zh-CN"])
+def test_on_a_phone_the_header_is_small_and_clients_are_in_sight(
+    browser: Any, served: Served, tmp_path: Path, locale: str
+) -> None:
+    with browsing(browser, served, tmp_path, *PHONE, locale) as seen:
+        page, (width, height) = seen.page, PHONE
+        client = page.locator(".people .choice").nth(1).bounding_box()
+        assert client["x"] < width
+        assert client["y"] < page.locator(".field").bounding_box()["y"] - 40
+        page.locator(".people .choice").nth(1).click()
+        client = page.locator(".people :checked + span").bounding_box()
+        starter = page.locator(".starters:visible button").first.bounding_box()
+        assert client["y"] + client["height"] <= starter["y"], "the sentences that come up do not cover the client"
+        seen.send("我晚上总是吃零食")
+        assert page.locator(".top").bounding_box()["height"] < height / 4
+        assert page.locator("#say").bounding_box()["y"] < height
+        seen.menu()
+        page.click("#theme")
+        assert page.get_attribute("html", "data-theme") == "dark"
 
 
 def test_a_new_talk_is_side_by_side_and_the_keys_are_listed(browser: Any, served: Served, tmp_path: Path) -> None:
@@ -117,6 +151,31 @@ def test_english_for_chinese_models_is_told(browser: Any, served: Served, tmp_pa
         assert "tuned on Chinese" in seen.page.inner_text("#english")
         seen.page.fill("#say", "我睡不好 OK OK")
         assert not seen.page.is_visible("#english")
+
+
+def test_who_reads_english_is_told_that_replies_are_chinese(browser: Any, served: Served, tmp_path: Path) -> None:
+    untranslated = "The models read and write Chinese, and nothing here translates their replies."
+    with browsing(browser, served, tmp_path, *PHONE, "en") as seen:
+        assert untranslated in seen.page.inner_text(".lead")
+        seen.send("我睡不好")
+        assert seen.page.inner_text("#untranslated").startswith(untranslated)
+        assert seen.page.get_attribute(".reply .words", "lang") == "zh-CN"
+    with browsing(browser, served, tmp_path, *PHONE, "zh-CN") as seen:
+        assert seen.page.locator("#untranslated").count() == 0
+
+
+def test_a_study_in_english_says_nothing_of_chinese(served: Served, tmp_path: Path) -> None:
+    study, votes = load(ROOT / "mini-en" / "params.yaml"), Votes(tmp_path / "votes.jsonl")
+    chat = Chat(Counselors(served.behind), manner(study), votes, cards(study.language), Text("", ""), study.language)
+
+    async def page() -> str:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(create(chat)), base_url="http://127.0.0.1") as client:
+            return str((await client.get("/", headers={"Accept-Language": "en"})).text)
+
+    with ThreadPoolExecutor(1) as thread:  # the browser of other tests has an event loop in this one
+        html = thread.submit(asyncio.run, page()).result()
+    votes.close()
+    assert "Chinese" not in html.partition("<main")[2].partition("popover>")[0]
 
 
 def test_enter_while_a_reply_comes_is_kept_for_after(browser: Any, served: Served, tmp_path: Path) -> None:

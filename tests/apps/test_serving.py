@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionMessageParam
 from peft import PeftModel
+from safetensors.torch import load_file
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
@@ -88,6 +89,15 @@ def post(server: Server, body: Any, **more: Any) -> httpx2.Response:
 
 def ask(**changes: Any) -> dict[str, Any]:
     return {"model": "tiny-llama3", "messages": CHAT, "temperature": 0} | changes
+
+
+def test_the_server_tells_how_large_its_models_are(place: tuple[Path, Study], server: Server) -> None:
+    told = {entry["id"]: entry["parameters"] for entry in server.get("/v1/models").json()["data"]}
+    folder, study = place
+    with chdir(folder):
+        for model in study.models:
+            weights = load_file(checkpoint(study, model) / "model.safetensors")
+            assert told[model] == told[f"{model}+mi"] == sum(weight.numel() for weight in weights.values())
 
 
 @pytest.mark.parametrize("decoding", ["greedy", pytest.param("sample", marks=pytest.mark.slow)])

@@ -22,6 +22,7 @@ REPLIES = {
     "base": "我明白了。晚上吃零食对身体不好，你应该早点睡觉，少买一点零食，坚持一段时间就会习惯的。",
     "tuned": "忙了一整天，晚上那一会儿好像是唯一属于你自己的时间，零食成了给自己的一点安慰。那一会儿对你意味着什么？",
 }
+SIZES = {"tiny": {"parameters": 2_557_632}}  # our own server tells it, others do not
 
 
 class Server:
@@ -44,7 +45,8 @@ class Server:
                 body = await reader.readexactly(length)
                 if method == "GET" and path == "/v1/models":
                     models = [
-                        {"id": name, "object": "model", "created": 0, "owned_by": "me"} for name in self.options.models.split(",")
+                        {"id": name, "object": "model", "created": 0, "owned_by": "me", **SIZES.get(name, {})}
+                        for name in self.options.models.split(",")
                     ]
                     self.send(writer, 200, {"object": "list", "data": models})
                 elif path == "/v1/chat/completions":

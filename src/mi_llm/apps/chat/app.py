@@ -40,7 +40,7 @@ from mi_llm.apps.chat.counselors import Counselors, Manner, Unanswered
 from mi_llm.apps.chat.experiment import Record
 from mi_llm.apps.chat.help import bundled
 from mi_llm.apps.chat.limits import Limits
-from mi_llm.apps.chat.page_words import PAGE_SCRIPT, PAGE_WORDS
+from mi_llm.apps.chat.page_words import PAGE_SCRIPT, PAGE_WORDS, size
 from mi_llm.apps.chat.talks import (
     CHARACTERS,
     CRITERIA,
@@ -85,7 +85,8 @@ SITE.templates.tests["fits"] = lambda dangers, current: not set(dangers).isdisjo
 class Chat:
     """What the application works with. `address` is where people reach it if not by host and port; `token` opens it, if set.
 
-    `notice` is what the study says of its models, on the page at all times; `record` is that of an experiment, if there is one.
+    `notice` is what the study says of its models, on the page at all times; `language` is the one they speak; `record` is that of
+    an experiment, if there is one.
     """
 
     counselors: Counselors
@@ -93,6 +94,7 @@ class Chat:
     votes: Votes
     cards: dict[str, Card]
     notice: Text
+    language: str
     address: str = ""
     token: str = ""
     record: Record | None = None
@@ -198,13 +200,15 @@ def page_doors(app: FastAPI, chat: Chat) -> None:
     async def first(request: Request) -> Response:
         if not let_in(chat, request):
             return SITE.page(request, "enter.html.jinja", status=401, wrong=False, place=place(request))
-        models, away = {}, False
+        models, away, tongue = {}, False, web.language(request)
         try:
             models = await chat.counselors.models()
         except Unanswered:
             away = True
         return SITE.page(
             request, "chat.html.jinja", models=models, away=away, cards=list(chat.cards.values()), notice=chat.notice,
+            sizes={name: getattr(size(number), tongue) for name, number in chat.counselors.parameters.items()},
+            language=chat.language,
             experiment=chat.record.experiment if chat.record else None, place=place(request),
         )  # fmt: skip
 

@@ -40,10 +40,11 @@ class Manner:
 
 
 class Counselors:
-    """The models of one server."""
+    """The models of one server; `parameters` says how many each has, where the server tells."""
 
     def __init__(self, url: str) -> None:
         self.client = wire.client(url, 1, openai.Timeout(SILENCE_S, connect=CONNECT_S))
+        self.parameters: dict[str, int] = {}
         self._known: dict[str, tuple[Arm, ...]] = {}
         self._asked = -FRESH_S
 
@@ -55,13 +56,15 @@ class Counselors:
         if time.monotonic() - self._asked < FRESH_S:
             return self._known
         try:
-            served = {model.id async for model in self.client.models.list() if NAME.fullmatch(model.id)}
+            served = {model.id: model async for model in self.client.models.list() if NAME.fullmatch(model.id)}
         except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
             raise Unanswered("away") from error
         arms = {
             name: tuple(arm for arm in ARMS if served_name(name, arm) in served)
             for name in sorted({name.removesuffix(SERVED["tuned"]) for name in served} - {""})
         }
+        told = {name: getattr(served.get(name), "parameters", None) for name in arms}  # ours tells it, vLLM does not
+        self.parameters = {name: number for name, number in told.items() if isinstance(number, int) and number > 0}
         self._known = dict(sorted(arms.items(), key=lambda item: -len(item[1])))
         self._asked = time.monotonic()
         return self._known

@@ -9,9 +9,11 @@ PAGE_WORDS = {
         "任何支持 OpenAI 协议的服务都可以：微调前的模型名为 NAME，微调后的为 NAME+mi。",
     ),
     "speaks_chinese": Text(
-        "These models were tuned on Chinese. A reply to English may make no sense.",
+        "These models were tuned on Chinese. A reply to English may make no sense; what a client offers to say is Chinese.",
         "这些模型用中文微调，对英文的回应可能没有意义。",
     ),
+    "in_chinese": Text("The models read and write Chinese, and nothing here translates their replies.", ""),
+    "codes_in_english": Text("The codes under each reply say in English what it does.", ""),
     "starters": Text("You could say", "可以这样说"),
     "sent_in_chinese": Text("The Chinese sentence is sent.", "发送的是中文原句。"),
     "thinking": Text("thinking, {n} s", "正在想，{n} 秒"),
@@ -96,6 +98,15 @@ PAGE_WORDS = {
     "study_talk": Text("study", "研究"),
     "why_403": Text("this participant id is not known", "没有这个参与者编号"),
 }
+
+
+def size(parameters: int) -> Text:
+    """How large a model is, in words."""
+    english = f"{parameters / 1e9:.1f} billion" if parameters >= 999_950_000 else f"{parameters / 1e6:.1f} million"
+    chinese = f"{parameters / 1e8:.1f} 亿" if parameters >= 1e8 else f"{parameters / 1e4:.0f} 万"
+    return Text(f"{english} parameters", f"{chinese}参数")
+
+
 PAGE_SCRIPT = (
     "thinking", "codes", "no_code", "good", "fair", "below fair", "short_RQ", "short_MINA", "vote_wait", "vote_saved",
     "vote_left", "vote_right", "vote_tie", "vote_neither", "vote_all", "criterion_understood", "criterion_respected",

@@ -59,7 +59,10 @@ def serve(
     here = web.reached_at(listening, host, address)
     try:
         with nullcontext(model_url) if model_url else own_models(study) as models:
-            chat = Chat(Counselors(models), manner(study), kept, clients, notice, address=address, token=token, record=record)
+            chat = Chat(
+                Counselors(models), manner(study), kept, clients, notice, study.language,
+                address=address, token=token, record=record,
+            )  # fmt: skip
             web.warn("Messages", host, here, known)
             if not web.loopback(host) and not token:
                 print("Anybody who can reach this address may use the chat; set MI_LLM_CHAT_TOKEN to require a token.")

@@ -13,6 +13,7 @@ WORDS = {
     "not_a_person": Text("A model answers, not a person.", "回应来自语言模型，不是真人。"),
     "model_is": Text("Model:", "模型："),
     "comma": Text(", ", "，"),
+    "stop_mark": Text(".", "。"),
     "not_kept": Text("Text is not kept.", "文字不保存。"),
     "help": Text("Help lines", "求助热线"),
     "in_danger": Text("In danger, or thinking of suicide? Call now:", "有危险，或者想到自杀？现在就打电话："),
@@ -20,13 +21,14 @@ WORDS = {
         "If things are harder than a talk with a program can help with: people answer here.",
         "如果心里的事比和程序聊天能帮上的更难，这些地方有真人接听。",
     ),
+    "menu": Text("Menu", "菜单"),
     "about": Text("What this is", "说明"),
     "theme": Text("Light or dark", "浅色或深色"),
     "new": Text("New talk", "新对话"),
     "close": Text("Close", "关闭"),
     "lead": Text(
         "The models were tuned on motivational interviewing about everyday habits: sleep, food, exercise, phone use. "
-        "Write in Chinese, and they answer in Chinese: as yourself, or as one of the clients below.",
+        "Talk as yourself, or as one of the clients below.",
         "这些模型用动机式访谈的对话微调过，谈的是日常习惯：睡眠、饮食、运动、手机。你可以说自己的事，也可以扮演下面的一位来访者。",
     ),
     "model": Text("Model", "模型"),
@@ -175,7 +177,7 @@ WORDS = {
 FAULTS = tuple(f"withheld_{fault}" for fault in guard.FAULTS)
 SCRIPT = (
     "you", "counselor", "base", "tuned", "side_0", "side_1", "coming", "edit", "again", "copy", "copied", "stopped", "length",
-    "voted", "comma", "way_beside", "way_blind", "not_sent",
+    "voted", "comma", "stop_mark", "way_beside", "way_blind", "not_sent",
     "failed_away", "failed_busy", "failed_long", "failed_refused", "failed_failed", "failed_silent",
     "why_offline", "why_401", "why_404", "why_409", "why_413", "why_422", "why_429", "why_502", "why_503", "why_other",
 )  # fmt: skip

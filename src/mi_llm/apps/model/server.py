@@ -31,6 +31,7 @@ from mi_llm.apps.model.metrics import Metrics
 from mi_llm.apps.model.protocol import Answer, ChatRequest, Error, Refusal, described, event, invalid, usage
 from mi_llm.apps.web import configured, listen, loopback
 from mi_llm.engine.counselor import adapters, with_adapter
+from mi_llm.engine.estimate import shape_of
 from mi_llm.engine.load import chat_format, checkpoint, enough_memory, prepare_torch
 from mi_llm.engine.template import ChatFormat, prompt
 from mi_llm.problem import Problem
@@ -61,12 +62,16 @@ def broken(finish: Finish) -> Refusal | None:
 
 @dataclass(frozen=True)
 class Served:
-    """A loaded model: what encodes its chats and writes its replies; `marks` are special tokens, which no message may hold."""
+    """A loaded model: what encodes its chats and writes its replies.
+
+    `parameters` is how many the base model has; `marks` are special tokens, which no message may hold.
+    """
 
     engine: Engine
     tokenizer: PreTrainedTokenizerBase
     form: ChatFormat
     context: int
+    parameters: int
     marks: tuple[str, ...]
 
 
@@ -83,7 +88,8 @@ def opened(study: Study, model: str, queue: int, tell: Callable[[Told], None]) -
         tell=tell,
     )
     marks = tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return Served(engine, tokenizer, form, min(CONTEXT, tuned.config.max_position_embeddings), marks)
+    context = min(CONTEXT, tuned.config.max_position_embeddings)
+    return Served(engine, tokenizer, form, context, shape_of(tuned.config).parameters, marks)
 
 
 class House:
@@ -328,7 +334,8 @@ def application(house: House, failed: Callable[[Exception], None]) -> FastAPI:
     async def models() -> dict[str, Any]:
         """The arms of all loaded models."""
         entry = {"object": "model", "created": 0, "owned_by": house.study.name}
-        return {"object": "list", "data": [{"id": name, **entry} for name, model, _ in house.names() if model in house.served]}
+        loaded = [(name, house.served[model]) for name, model, _ in house.names() if model in house.served]
+        return {"object": "list", "data": [{"id": name, **entry, "parameters": served.parameters} for name, served in loaded]}
 
     @app.post("/v1/chat/completions", responses=ERRORS | EVENTS, response_model=None)
     async def completions(asked: ChatRequest, request: Request) -> Response:

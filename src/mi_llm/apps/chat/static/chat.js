@@ -5,6 +5,7 @@ import { events } from "/static/stream.js";
 const at = (id) => document.getElementById(id);
 const words = JSON.parse(at("main").dataset.words);
 const voteRounds = Number(at("main").dataset.voteRounds);
+const sizes = JSON.parse(at("main").dataset.sizes);
 const field = at("say");
 let talk = null; // as the server shows it
 let busy = false; // a message is on its way or replies are coming
@@ -60,14 +61,22 @@ function showTalk() {
   at("talk").hidden = talk === null;
   at("new").hidden = talk === null;
   document.body.className = talk === null ? "" : two() ? "two" : "one";
-  const way = talk && (talk.way === null ? words.study_talk : two() ? words[`way_${talk.way}`] : words[talk.sides[0]]);
-  at("answering").hidden = talk === null;
-  at("which").textContent = talk === null ? "" : `${talk.model}${words.comma}${way}`;
+  showModel();
   for (const card of document.querySelectorAll(".card")) card.hidden = talk === null || card.dataset.profile !== talk.profile;
   at("rounds").replaceChildren(...(talk?.rounds ?? []).map(showRound));
   showStarters();
   showTally();
   showEnd();
+}
+
+// Which model answers and how large it is; before a talk, the one that is chosen.
+function showModel() {
+  const model = talk ? talk.model : at("model")?.value;
+  if (!at("answering")) return;
+  const way = talk && (talk.way === null ? words.study_talk : two() ? words[`way_${talk.way}`] : words[talk.sides[0]]);
+  at("answering").hidden = !model;
+  at("which").textContent = [model, way].filter(Boolean).join(words.comma);
+  at("size").textContent = sizes[model] ? `${words.comma}${sizes[model]}${words.stop_mark}` : "";
 }
 
 // The sentences of the chosen client, beside the message field; not under an answer to danger, which is no play.
@@ -137,6 +146,7 @@ function showReply(side, reply) {
   if (talk.sides[side]) box.dataset.arm = talk.sides[side];
   box.append(make("div", "who", two() ? nameOf(side) : words.counselor));
   const said = make("div", "words");
+  said.lang = at("main").dataset.language;
   said.append(document.createTextNode(reply.text));
   box.append(said);
   if (!reply.finish) box.querySelector(".who").append(make("span", "thinking"));
@@ -280,7 +290,7 @@ function write(text) {
 function heed() {
   grow();
   const english = /[a-z]{2,}\s+[a-z]{2,}/i.test(field.value) && !/\p{Script=Han}/u.test(field.value);
-  at("english").hidden = !english;
+  if (at("english")) at("english").hidden = !english;
   showStarters();
 }
 
@@ -501,6 +511,7 @@ function grow() {
 }
 
 function offer() {
+  showModel();
   const arms = at("model")?.selectedOptions[0]?.dataset.arms.split(" ") ?? [];
   for (const way of document.getElementsByName("way")) {
     way.disabled = !(way.value === "beside" || way.value === "blind" ? arms.length === 2 : arms.includes(way.value));
@@ -539,7 +550,10 @@ for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
 }
 field.addEventListener("input", heed);
-at("setup").addEventListener("change", showStarters);
+at("setup").addEventListener("change", ({ target }) => {
+  showStarters();
+  target.closest(".choice")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // above the sentences that came up
+});
 addEventListener("scroll", showLatest, { passive: true });
 setInterval(showWaiting, 250);
 field.addEventListener("keydown", (event) => {
