@@ -64,6 +64,7 @@ function showTalk() {
   showModel();
   for (const card of document.querySelectorAll(".card")) card.hidden = talk === null || card.dataset.profile !== talk.profile;
   at("rounds").replaceChildren(...(talk?.rounds ?? []).map(showRound));
+  if (at("coded")) at("coded").hidden = talk?.sides.includes(null) ?? false; // a hidden side has no codes
   showStarters();
   showTally();
   showEnd();
