@@ -17,7 +17,7 @@ from repository import PROGRAMS, ROOT
 from tiny import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
-from mi_llm.doctor import fitting, machine, outdated, ways_on
+from mi_llm.doctor import doctor, fitting, machine, outdated, ways_on
 from mi_llm.engine.estimate import (
     Card,
     Load,
@@ -270,6 +270,18 @@ def test_the_doctor_says_how_each_model_fits_the_gpu_found(tmp_path: Path, monke
     assert any("the parameters' setting" in row for row in rows)
     assert "weights of baichuan2-7b (15.1 GB): make http://127.0.0.1:9 reachable, or name a folder that has them" in shown
     assert "not built yet" not in shown
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_long_run_is_told_in_hours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workspace: Path
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    study = load_study(Path("mini/params.yaml"))
+    doctor([study, study.model_copy(update={"expect": study.expect.model_copy(update={"minutes": 2400})})])
+    short, long = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  takes"))
+    assert f"{study.expect.minutes} min (" in short
+    assert "40.0 h (" in long
 
 
 @pytest.mark.usefixtures("fresh")

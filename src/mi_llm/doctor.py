@@ -317,7 +317,7 @@ def doctor(studies: list[Study], *, estimates: bool = False) -> int:
         for line in missing:
             print(f"  - {line}")
         expect = study.expect
-        print(f"  takes   {expect.disk_gb:g} GB of disk and {expect.minutes} minutes ({expect.measured_on})")
+        print(f"  takes   {expect.disk_gb:g} GB of disk and {duration(expect.minutes / 60)} ({expect.measured_on})")
         if card is None and study.finetune.precision != "bfloat16":
             for model, need in main_memory(study).items():
                 print(f"          and about {gib(need)} of main memory in fine-tuning {model}")

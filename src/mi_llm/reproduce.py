@@ -27,6 +27,7 @@ from mi_llm.certificate.certify import certify
 from mi_llm.compare import lock_of, outputs, stages
 from mi_llm.digests import digests
 from mi_llm.disk import held, link_bases, repository
+from mi_llm.engine.estimate import duration
 from mi_llm.git import committed, head
 from mi_llm.parent import RUN
 from mi_llm.problem import Problem
@@ -253,7 +254,7 @@ def plan(study: Study, needed: str) -> None:
         f"  runs    the stages of {study.beside('dvc.yaml')} that are not done yet\n"
         f"  writes  {study.out}/ and DVC's cache, .dvc/cache/; nothing outside this folder\n"
         f"  takes   {expect.disk_gb:g} GB of disk ({holds:.1f} GB are taken already, {free:.0f} GB are free)\n"
-        f"          and {expect.minutes} minutes ({expect.measured_on})\n"
+        f"          and {duration(expect.minutes / 60)} ({expect.measured_on})\n"
         f"  stops   at any moment (Ctrl-C), and continues when run again\n"
         f"  needs\n{needed}\n",
         file=sys.stderr,

@@ -12,8 +12,10 @@ PAGE_WORDS = {
         "These models were tuned on Chinese. A reply to English may make no sense; what a client offers to say is Chinese.",
         "这些模型用中文微调，对英文的回应可能没有意义。",
     ),
-    "in_chinese": Text("The models read and write Chinese, and nothing here translates their replies.", ""),
-    "codes_in_english": Text("The codes under each reply say in English what it does.", ""),
+    "in_chinese": Text(
+        "The models read and write Chinese, and nothing here translates their replies.", "模型只读写中文，本页不翻译它们的回应。"
+    ),
+    "codes_in_english": Text("The codes under each reply say in English what it does.", "回应下面的编码说明它做了什么。"),
     "starters": Text("You could say", "可以这样说"),
     "sent_in_chinese": Text("The Chinese sentence is sent.", "发送的是中文原句。"),
     "thinking": Text("thinking, {n} s", "正在想，{n} 秒"),
