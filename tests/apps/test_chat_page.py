@@ -259,7 +259,7 @@ def test_what_a_finger_hits_is_large_enough(browser: Any, served: Served, tmp_pa
         assert seen.page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
 
 
-@pytest.mark.parametrize(("width", "height"), [(390, 844), (844, 390), (820, 1180)])
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (844, 390), (667, 375), (820, 1180)])
 def test_the_field_and_the_help_line_are_in_reach_wherever_one_reads(
     browser: Any, served: Served, tmp_path: Path, width: int, height: int
 ) -> None:
@@ -270,6 +270,20 @@ def test_the_field_and_the_help_line_are_in_reach_wherever_one_reads(
             assert 0 < field["y"] + field["height"] <= height
             assert line["y"] >= 0
             assert line["y"] + line["height"] < field["y"]
+        for number in seen.page.locator(".always .now a").all():
+            assert (place := number.bounding_box())["x"] + place["width"] <= width
+
+
+@pytest.mark.parametrize(("width", "height"), [PHONE, (844, 390)])
+def test_a_complete_reply_stays_in_sight_above_what_follows_it(
+    browser: Any, served: Served, tmp_path: Path, width: int, height: int
+) -> None:
+    with browsing(browser, served, tmp_path, width, height, "en") as seen:
+        seen.page.check("input[value=tuned]")
+        seen.send("我晚上总是吃零食")
+        top, reply, field = (seen.page.locator(one).bounding_box() for one in (".top", ".reply .words", ".field"))
+        assert top["y"] + top["height"] <= reply["y"]
+        assert reply["y"] + reply["height"] <= field["y"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

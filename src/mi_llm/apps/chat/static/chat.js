@@ -7,6 +7,7 @@ const words = JSON.parse(at("main").dataset.words);
 const voteRounds = Number(at("main").dataset.voteRounds);
 const sizes = JSON.parse(at("main").dataset.sizes);
 const field = at("say");
+const PEEK = 1 / 12; // of the window's height, in which what follows the latest round is seen
 let talk = null; // as the server shows it
 let busy = false; // a message is on its way or replies are coming
 let since = 0; // when it was sent, in milliseconds
@@ -250,8 +251,15 @@ function showKept() {
   at("kept-text").textContent = kept ?? "";
 }
 
+// How far below the message field the talk's end lies: that of the latest round, or of the page while a vote is asked for.
+function below() {
+  const end = at("vote").hidden && at("rounds").lastElementChild;
+  if (!end) return document.documentElement.scrollHeight - window.scrollY - window.innerHeight;
+  return end.getBoundingClientRect().bottom + PEEK * window.innerHeight - (window.innerHeight - at("composer").offsetHeight);
+}
+
 function nearEnd() {
-  return document.documentElement.scrollHeight - window.scrollY - window.innerHeight < 160;
+  return below() < 160;
 }
 
 function showLatest() {
@@ -259,7 +267,7 @@ function showLatest() {
 }
 
 function toEnd() {
-  window.scrollTo({ top: document.documentElement.scrollHeight });
+  window.scrollBy({ top: below() });
 }
 
 function announce(text) {
