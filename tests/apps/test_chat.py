@@ -27,11 +27,11 @@ from mi_llm import storage
 from mi_llm.apps.chat import guard, limits
 from mi_llm.apps.chat.app import Chat, create
 from mi_llm.apps.chat.counselors import Counselors
-from mi_llm.apps.chat.page_words import PAGE_SCRIPT, PAGE_WORDS
+from mi_llm.apps.chat.page_texts import PAGE_SCRIPT, PAGE_WORDS
 from mi_llm.apps.chat.serve import manner
+from mi_llm.apps.chat.talk_texts import SCRIPT, WORDS
 from mi_llm.apps.chat.talks import CRITERIA, VOTE_ROUNDS, Reply, Round, Talk, Vote, begun
 from mi_llm.apps.chat.votes import Votes
-from mi_llm.apps.chat.words import SCRIPT, WORDS
 from mi_llm.codebook.coding import Text
 from mi_llm.dialog import read_dialogs
 from mi_llm.problem import Problem
@@ -219,6 +219,7 @@ def test_the_chat_does_not_tell_its_models_that_they_are_counselors_of_twenty_ye
         ("zh-Hant-HK", ["999", "18111", "2896 0000"]),
         ("en-US,en;q=0.9", ["911", "988"]),
         ("en-GB", ["999", "116 123"]),
+        ("en-GB;q=0.2, en-US", ["911", "988"]),
         ("en", ["911", "988", "999", "116 123"]),
         ("fr-FR", ["911", "988", "999", "116 123"]),
     ],

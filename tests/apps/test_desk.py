@@ -30,7 +30,7 @@ from edits import edit
 from playwright.sync_api import expect
 from repository import PROGRAMS, ROOT
 
-from mi_llm.apps.desk import agreement, overview, saving, serve, words
+from mi_llm.apps.desk import agreement, desk_texts, overview, saving, serve
 from mi_llm.apps.desk.store import Desk, Held, Part, Store
 from mi_llm.codebook import packets
 from mi_llm.codebook.coding import Behavior, Global, Rating, volley
@@ -711,22 +711,22 @@ def test_pages_and_scripts_say_only_words_that_exist() -> None:
     used = set(re.findall(r"words\.(\w+)", script)) | {f"reason_{reason}" for reason in get_args(saving.Reason)}
     standing = "".join(line for line in script.splitlines() if re.search(r"this\.(status|trouble)", line))
     used |= set(re.findall(r'"(\w+)"', standing))
-    assert used == set(words.SCRIPT)
+    assert used == set(desk_texts.SCRIPT)
     said = {name for page in (DESK / "templates").iterdir() for name in re.findall(r'say\("(\w+)"\)', page.read_text())}
     told = (
         said
-        | set(words.SCRIPT)
+        | set(desk_texts.SCRIPT)
         | {"is_done", "begun", "not_begun", *get_args(Rating)}
         | {"finish_more", "finish_after_guess"}
         | {f"guess_{answer}" for answer in ANSWERS}
-        | {what for _, what in words.KEY_HELP}
+        | {what for _, what in desk_texts.KEY_HELP}
         | {f"go_next_{part}" for part in get_args(Part)}
         | {f"except_{kind}" for kind in get_args(overview.Kind)}
     )
-    assert told == set(words.WORDS)
+    assert told == set(desk_texts.WORDS)
     acting = set(re.findall(r"(\w+|\"\?\")(?::|, n)", re.search(r"const acts = \{(.*?)\};", script, re.DOTALL)[1]))  # type: ignore[index]
-    keys = list(words.KEYS.values())
-    assert list(words.KEYS) == list(Behavior)
+    keys = list(desk_texts.KEYS.values())
+    assert list(desk_texts.KEYS) == list(Behavior)
     assert len(set(keys)) == len(keys)
     assert not acting & set(keys)
 
@@ -775,7 +775,7 @@ PHONE: dict[str, Any] = {
     "is_mobile": True,
     "device_scale_factor": 2,
 }
-KEY = {str(code): key for code, key in words.KEYS.items()}
+KEY = {str(code): key for code, key in desk_texts.KEYS.items()}
 
 
 def state_of(page: Any) -> str:

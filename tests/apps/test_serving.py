@@ -32,8 +32,8 @@ from tiny import study_with
 from transformers import PreTrainedTokenizerFast
 
 from mi_llm.apps.model.engine import Asked, Engine, Finish, Piece, Reply
+from mi_llm.apps.model.reply_text import UNFINISHED, ReplyText
 from mi_llm.apps.model.server import serve
-from mi_llm.apps.model.words import UNFINISHED, Words
 from mi_llm.dialog import Dialog, write_rounds
 from mi_llm.engine.branching import branching_attention
 from mi_llm.engine.load import checkpoint, load
@@ -236,7 +236,7 @@ def test_a_request_that_says_every_setting_is_answered_as_one_that_says_what_the
     stop=st.sampled_from([(), ("烟",), ("ab", " 可"), ("\n",)]),
 )
 def test_no_piece_holds_half_a_character(tokenizer: PreTrainedTokenizerFast, text: str, stop: tuple[str, ...]) -> None:
-    words, pieces = Words(tokenizer, stop), list[str]()
+    words, pieces = ReplyText(tokenizer, stop), list[str]()
     for token in tokenizer(text, add_special_tokens=False)["input_ids"]:
         pieces.append(words.add(token))
         if words.stopped:
@@ -248,7 +248,7 @@ def test_no_piece_holds_half_a_character(tokenizer: PreTrainedTokenizerFast, tex
 
 
 def test_what_is_left_of_a_character_comes_at_the_end(tokenizer: PreTrainedTokenizerFast) -> None:
-    words = Words(tokenizer, ())
+    words = ReplyText(tokenizer, ())
     pieces = [words.add(token) for token in tokenizer("好👩", add_special_tokens=False)["input_ids"][:-1]]
     assert "".join(pieces) == "好"
     assert set(words.end()) == {UNFINISHED}

@@ -72,7 +72,7 @@ def served(study: Study, model: str, asked_chats: list[list[Message]], most: int
         texts[id(reply)] += piece.text
         left -= piece.finish is not None
     house.engine.close()
-    return [texts[id(reply)].strip() for reply in asked], [reply.words.ids for reply in asked]
+    return [texts[id(reply)].strip() for reply in asked], [reply.text.ids for reply in asked]
 
 
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "qwen2"]

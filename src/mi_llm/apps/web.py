@@ -144,9 +144,14 @@ def language(request: Request) -> Tongue:
     exact `en;q=0.2` to `zh-CN;q=0.7`.
     """
     chosen = request.query_params.get("lang") or request.cookies.get("lang")
-    accepted = parse_accept_header(request.headers.get("accept-language"), LanguageAccept)
-    preferred = [chosen, *(tag.partition("-")[0].lower() for tag, quality in accepted if quality > 0)]
+    preferred = [chosen, *(tag.partition("-")[0].lower() for tag in accepted_languages(request))]
     return next((cast(Tongue, name) for name in preferred if name in get_args(Tongue)), "en")
+
+
+def accepted_languages(request: Request) -> list[str]:
+    """The language tags that a browser asks for, `zh-TW` say, in the order of its wishes."""
+    accepted = parse_accept_header(request.headers.get("accept-language"), LanguageAccept)
+    return [tag for tag, quality in accepted if quality > 0]
 
 
 def own_origin(request: Request) -> bool:

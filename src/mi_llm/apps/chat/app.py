@@ -40,7 +40,8 @@ from mi_llm.apps.chat.counselors import Counselors, Manner, Unanswered
 from mi_llm.apps.chat.experiment import Record
 from mi_llm.apps.chat.help import bundled
 from mi_llm.apps.chat.limits import Limits
-from mi_llm.apps.chat.page_words import PAGE_SCRIPT, PAGE_WORDS, size
+from mi_llm.apps.chat.page_texts import PAGE_SCRIPT, PAGE_WORDS, size
+from mi_llm.apps.chat.talk_texts import FAULTS, SCRIPT, WORDS
 from mi_llm.apps.chat.talks import (
     CHARACTERS,
     CRITERIA,
@@ -59,7 +60,6 @@ from mi_llm.apps.chat.talks import (
 )
 from mi_llm.apps.chat.transcript import transcript
 from mi_llm.apps.chat.votes import Votes
-from mi_llm.apps.chat.words import FAULTS, SCRIPT, WORDS
 from mi_llm.codebook.coding import BEHAVIORS, THRESHOLDS, Text
 
 MESSAGE = 4000  # characters
@@ -199,7 +199,7 @@ def page_doors(app: FastAPI, chat: Chat) -> None:
     @app.get("/")
     async def first(request: Request) -> Response:
         if not let_in(chat, request):
-            return SITE.page(request, "enter.html.jinja", status=401, wrong=False, place=place(request))
+            return SITE.page(request, "enter.html.jinja", status=401, wrong=False, place=region(request))
         models, away, tongue = {}, False, web.language(request)
         try:
             models = await chat.counselors.models()
@@ -209,7 +209,7 @@ def page_doors(app: FastAPI, chat: Chat) -> None:
             request, "chat.html.jinja", models=models, away=away, cards=list(chat.cards.values()), notice=chat.notice,
             sizes={name: getattr(size(number), tongue) for name, number in chat.counselors.parameters.items()},
             language=chat.language,
-            experiment=chat.record.experiment if chat.record else None, place=place(request),
+            experiment=chat.record.experiment if chat.record else None, place=region(request),
         )  # fmt: skip
 
     @app.post("/enter")
@@ -218,7 +218,7 @@ def page_doors(app: FastAPI, chat: Chat) -> None:
             raise HTTPException(429, "too many attempts", {"Retry-After": str(math.ceil(seconds))})
         token = parse_qs((await request.body()).decode("utf-8", "replace")).get("token", [""])[0]
         if not chat.token or not hmac.compare_digest(token.encode("utf-8", "replace"), chat.token.encode()):
-            return SITE.page(request, "enter.html.jinja", status=401, wrong=True, place=place(request))
+            return SITE.page(request, "enter.html.jinja", status=401, wrong=True, place=region(request))
         answer = RedirectResponse("/", 303)
         web.set_cookie(request, answer, "ticket", chat.ticket)
         return answer
@@ -497,10 +497,10 @@ def who(request: Request) -> str:
     return web.subscriber(request.client.host if request.client else "")
 
 
-def place(request: Request) -> str:
+def region(request: Request) -> str:
     """The region, as `help.yaml` names it, of the first language with one that a browser asks for (`zh-TW`); or nothing."""
-    accepted = re.findall(r"\b[a-z]{2}-(?:[a-z]{4}-)?([a-z]{2})\b", request.headers.get("accept-language", "").lower())
-    return {"gb": "uk", "mo": "hk"}.get(accepted[0], accepted[0]) if accepted else ""
+    parts = [part.lower() for tag in web.accepted_languages(request) for part in tag.split("-")[1:] if len(part) == 2]
+    return {"gb": "uk", "mo": "hk"}.get(parts[0], parts[0]) if parts else ""
 
 
 def let_in(chat: Chat, request: Request) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mi_llm.apps.chat import guard
 from mi_llm.apps.chat.in_front import lines, tongue_of
-from mi_llm.apps.chat.words import WORDS
+from mi_llm.apps.chat.talk_texts import WORDS
 
 
 def under(messages: Sequence[str], language: str) -> str | None:

@@ -16,9 +16,9 @@ from starlette.concurrency import run_in_threadpool
 
 from mi_llm.apps import web
 from mi_llm.apps.desk import agreement, overview, saving, settling
+from mi_llm.apps.desk.desk_texts import KEY_HELP, KEYS, SCRIPT, WORDS
 from mi_llm.apps.desk.drift import KAPPA, drift
 from mi_llm.apps.desk.store import SESSION_DAYS, Desk, Part, Store
-from mi_llm.apps.desk.words import KEY_HELP, KEYS, SCRIPT, WORDS
 from mi_llm.codebook.coding import BEHAVIORS, GLOBALS, THRESHOLDS, Global, rating
 from mi_llm.codebook.consensus import differences
 from mi_llm.codebook.packets import COORDINATOR, Packets

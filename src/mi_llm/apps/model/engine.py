@@ -21,7 +21,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedTokenizerBase
 
-from mi_llm.apps.model.words import Words
+from mi_llm.apps.model.reply_text import ReplyText
 from mi_llm.engine.branching import Branching, Opening, Plan, Step, Talk, drawn
 
 READ_AT_ONCE = 2048  # prompt tokens that may join in one step: open replies wait for them
@@ -67,7 +67,7 @@ class Reply:
 
     def __init__(self, asked: Asked, tokenizer: PreTrainedTokenizerBase) -> None:
         self.asked = asked
-        self.words = Words(tokenizer, asked.stop)
+        self.text = ReplyText(tokenizer, asked.stop)
         self.chance = np.random.default_rng(asked.seed).random(asked.limit, np.float32)
         self.pieces = asyncio.Queue[Piece]()
         self.left = False
@@ -263,13 +263,13 @@ class Engine:
         if reply.left:
             return Piece("", "left")
         if token in self.passes.stops:
-            return Piece(reply.words.end(), "stop")
-        text = reply.words.add(token)
-        if reply.words.stopped:
+            return Piece(reply.text.end(), "stop")
+        text = reply.text.add(token)
+        if reply.text.stopped:
             return Piece(text, "stop")
-        if len(reply.words.ids) == reply.asked.limit:
-            text += reply.words.end()
-            return Piece(text, "stop" if reply.words.stopped else "length")
+        if len(reply.text.ids) == reply.asked.limit:
+            text += reply.text.end()
+            return Piece(text, "stop" if reply.text.stopped else "length")
         return Piece(text, self._overdue(reply))
 
     def _fail(self, error: Exception) -> None:

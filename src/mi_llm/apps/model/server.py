@@ -210,14 +210,14 @@ class Reading:
 
     def used(self) -> dict[str, int]:
         """How many tokens were read and written, without the one that ended the reply."""
-        return usage(len(self.reply.asked.prompt), len(self.reply.words.ids))
+        return usage(len(self.reply.asked.prompt), len(self.reply.text.ids))
 
     async def whole(self) -> tuple[str, str]:
         """The whole reply and why it ended."""
         finish = None
         while finish is None:
             finish = (await self.piece()).finish
-        return self.reply.words.whole(), finish
+        return self.reply.text.whole(), finish
 
     async def events(self, answer: Answer) -> AsyncIterator[bytes]:
         """The reply as server-sent events."""

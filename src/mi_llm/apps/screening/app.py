@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from mi_llm import storage
 from mi_llm.apps import web
-from mi_llm.apps.screening.words import WORDS
+from mi_llm.apps.screening.screening_texts import WORDS
 from mi_llm.construct.screen import (
     Decision,
     Examined,

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 UNFINISHED = "\ufffd"  # what a decoder puts where a character lacks bytes
 
 
-class Words:
+class ReplyText:
     """Gives out a reply's text token by token: never half a character, no white space around it, nothing from a stop string on.
 
     `stopped` says that a stop string has come. The pieces together are `whole()`, unless the model wrote bytes that are no text.
