@@ -142,7 +142,7 @@ def test_both_test_sets_are_scored_and_shown(repaired: Study) -> None:
         assert set(pd.read_csv(repaired.folder / "score" / f"{name}.csv")["set"]) == {"published", "aligned"}
     report(repaired)
     page = (repaired.folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 8
+    assert page.count("<svg") == 12
     assert '<th scope="col">Test set</th>' in page
     rounds = (repaired.folder / "report" / "rounds.html").read_text(encoding="utf-8")
     assert rounds.count("<article") == 241
@@ -199,8 +199,10 @@ def test_pages_load_nothing_and_every_link_leads_somewhere(scored: Study) -> Non
 def test_the_first_page_says_what_the_numbers_are_not(scored: Study) -> None:
     page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "not how the paper&#39;s models do" in page.split("<h2", 1)[0]
-    assert page.count("<svg") == 7
-    assert "<text" not in page  # letters are shapes
+    assert page.count("<svg") == 11
+    drawings = re.findall("<svg.*?</svg>", page, re.DOTALL)
+    as_text = [drawing for drawing in drawings if "<text" in drawing]  # in all others letters are shapes
+    assert ["“怎么”" in drawing for drawing in as_text] == [True], "the study's own Chinese phrases"
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
     assert "不能说明论文的模型如何" in (scored.folder / "report" / "index.zh.html").read_text(encoding="utf-8").split("<h2", 1)[0]
@@ -216,7 +218,7 @@ def test_both_languages_show_the_same(scored: Study, page: str) -> None:
     assert (english.language, chinese_page.language) == ("en", "zh-Hans")
     assert english.ids == chinese_page.ids
     assert english.figures == chinese_page.figures
-    plain = [[target.replace(".zh.html", ".html") for target in one.targets] for one in (english, chinese_page)]
+    plain = [[re.sub(r"\.zh\.(html|svg)", r".\1", target) for target in one.targets] for one in (english, chinese_page)]
     assert plain[0] == plain[1]
     assert len(english.tables) == len(chinese_page.tables)
     for ours, theirs in zip(english.tables, chinese_page.tables, strict=True):
@@ -445,8 +447,12 @@ def test_the_manual_evaluation_names_its_coder_and_the_papers_numbers(scored: St
 def test_automatic_codes_stand_beside_what_they_are_worth(scored: Study) -> None:
     validation = pd.read_csv(scored.folder / "miti/coder_validation.csv").set_index(["coder", "language", "code"])
     page = (scored.folder / "report/index.html").read_text(encoding="utf-8")
-    (caption,) = [found for found in re.findall(r"<figcaption>(.*?)</figcaption>", page) if "Indicators by arm" in found]
-    in_chinese, in_english = caption.split("sessions in Chinese, translated: ")[1].split("; English: ")
+    (told,) = re.findall(r'<p id="worth">(.*?)</p>', page)
+    assert page.count("sessions in Chinese, translated: ") == 1, "it is told once, and captions lead to it"
+    captions = [found for found in re.findall(r"<figcaption>(.*?)</figcaption>", page) if "Coder: " in found]
+    main = f"{validation.loc[('lexical', 'zh', 'main behavior'), 'kappa']:.2f}"
+    assert [main in caption and 'href="#worth"' in caption for caption in captions] == [True] * 3
+    in_chinese, in_english = told.split("sessions in Chinese, translated: ")[1].split("; English: ")
     for language, said in (("zh", in_chinese), ("en", in_english)):
         row = validation.loc[("lexical", language, "reflection")]
         assert f"reflection {row['kappa']:.2f}".replace("-", "−") in said
@@ -475,10 +481,11 @@ def test_globals_by_a_model_are_named_in_captions_with_their_own_worth(scored: S
     said = manual.worth(scored, "en", str)
     of_words, of_model = said.split(" | ")
     assert "globals" not in of_words
-    assert of_model == f"llm:some-model: globals, Krippendorff's α with experts: not known{manual.SAMPLE['en']}"
+    assert of_model == f"llm:some-model: globals, Krippendorff's α with experts: not known"
     alpha = {"measure": "alpha", "code": "EMP", "raters": "expert, llm:some-model", "n": 9, "value": 0.5, "lo": 0.2, "hi": 0.7}
     storage.write_table(scored.folder / "miti/globals_validation.csv", pd.DataFrame([alpha]))
-    assert manual.worth(scored, "en", str).endswith(f"with experts: Empathy 0.50 [0.20, 0.70], n = 9{manual.SAMPLE['en']}")
+    assert manual.worth(scored, "en", str).endswith(f"with experts: Empathy 0.50 [0.20, 0.70], n = 9")
+    assert said.count(manual.SAMPLE["en"]) == 1, "kappa is of the sample's sessions; alpha is not"
     assert manual.coders(scored, "en").endswith("; globals by llm:some-model")
 
 
@@ -490,7 +497,7 @@ def test_without_recorded_ratings_the_page_says_so(scored: Study) -> None:
     translate.translate(scored)
     report(scored)
     page = (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 10
     assert "No ratings are recorded for this study" in page
     assert "mi-llm rate --study mini/params.yaml --mode record" in page
 

@@ -145,18 +145,23 @@ def test_captions_name_n_interval_and_who_coded_with_what_worth(scored: Study, e
 def test_every_figure_is_an_svg_file_that_is_linked_beside_it(scored: Study) -> None:
     out = scored.folder / "report"
     files = sorted(path.name for path in (out / "figures").iterdir())
-    assert files == [
-        "abstract.svg",
-        "contrasts.svg",
-        "indicators.svg",
-        "loss.svg",
-        "ratings.svg",
-        "scores-test.svg",
-        "stages.svg",
-    ]
+    drawn = (
+        "abstract",
+        "contrasts",
+        "indicators",
+        "kappas",
+        "leaks",
+        "loss",
+        "quality",
+        "rates",
+        "ratings",
+        "scores-test",
+        "stages",
+    )
+    assert files == sorted(f"{name}{end}.svg" for name in drawn for end in SUFFIXES.values())
     for end in SUFFIXES.values():
         shown = (out / f"index{end}.html").read_text(encoding="utf-8")
-        for name in files:
+        for name in [f"{name}{end}.svg" for name in drawn]:
             drawing = (out / "figures" / name).read_text(encoding="utf-8")
             assert ElementTree.fromstring(drawing).tag == "{http://www.w3.org/2000/svg}svg"
             assert drawing.strip() in shown
@@ -166,9 +171,39 @@ def test_every_figure_is_an_svg_file_that_is_linked_beside_it(scored: Study) -> 
 @pytest.mark.usefixtures("drawn")
 def test_tests_between_arms_are_a_forest_with_a_p_for_each_test(scored: Study) -> None:
     table = manual.read(scored, "tests")
-    figure: Any = figures.contrasts(table, manual.NAMES, [*scored.models], 0.05)
+    figure: Any = figures.contrasts(table, manual.by_unit(scored), [*scored.models], 0.05)
     words = written(figure)
     assert sum(word.startswith("P ") for word in words) == table["p_holm"].notna().sum() > 0
     marks = [mark for mark in figure.findobj(Line2D) if mark.get_marker() == figures.MARKERS["base"]]
     sure = table[(table["contrast"] == "tuned against base") & (table["p_holm"] < 0.05)]
     assert sum(mark.get_markerfacecolor() != "white" for mark in marks) == len(sure)
+
+
+@pytest.mark.usefixtures("drawn")
+def test_differences_of_another_unit_have_an_axis_of_their_own(scored: Study) -> None:
+    units = manual.by_unit(scored)
+    figure: Any = figures.contrasts(manual.read(scored, "tests"), units, [*scored.models], 0.05)
+    rows = {axes.get_xlabel(): {text.get_text() for text in axes.get_yticklabels()} for axes in figure.axes}
+    assert rows == {unit: set(names.values()) for unit, names in units.items()}
+    assert {"number per round", "ratio, no unit"} <= set(rows)
+    assert manual.NAMES["CRR"] in rows["ratio, no unit"]
+
+
+@pytest.mark.usefixtures("drawn")
+def test_every_auc_of_a_feature_is_drawn_with_its_p(scored: Study) -> None:
+    table = pd.read_csv(scored.path("blind", "leaks.csv"))
+    figure: Any = figures.leaks(table, 0.05)
+    marks = [mark.get_xdata()[0] for mark in figure.findobj(Line2D) if mark.get_marker() in figures.MARKERS.values()]
+    assert sorted(marks) == sorted(table["auc"])
+    assert sum(word.startswith("P ") for word in written(figure)) == len(table)
+
+
+def test_figures_speak_the_language_of_their_page(scored: Study) -> None:
+    own = {"P", "AUC", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "n", "κ", "llm:bundle-author", *scored.models}
+    own |= {*figures.stages().index, *tables.rating_means(scored).index}
+    for path in (scored.folder / "report/figures").glob("*.zh.svg"):
+        drawing = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+        said = "\n".join(str(text.text) for text in drawing.iter("{http://www.w3.org/2000/svg}text"))
+        for name in sorted(own, key=len, reverse=True):
+            said = said.replace(name, "")
+        assert re.findall("[A-Za-z]+", said) == [], path.name

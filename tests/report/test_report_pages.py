@@ -26,6 +26,10 @@ ALIKE = """(([one, other]) => {
   return drawn(one) === drawn(other);
 })"""
 
+CUT_OFF = """[...document.querySelectorAll('figure svg text')].filter(text => {
+    const [words, figure] = [text, text.ownerSVGElement].map(one => one.getBoundingClientRect());
+    return words.left < figure.left || words.right > figure.right;
+  }).map(text => text.textContent)"""
 FEWER = """document.querySelectorAll('#rounds article:nth-child(n+4), #claims tbody tr:nth-child(n+30)')
   .forEach(one => one.remove())"""
 TOO_WIDE = """[...document.querySelectorAll('main > .wide table, figure svg')]
@@ -82,6 +86,14 @@ def test_chinese_letters_are_no_boxes(scored: Study, browser: Any) -> None:
     assert page.evaluate(f"{ALIKE}(['\\ue123', '\\ue456'])")  # letters that no font has are all the same box
     assert not page.evaluate(f"{ALIKE}(['访', '谈'])")
     assert not page.evaluate(f"{ALIKE}(['动', '\\ue123'])")
+    page.close()
+
+
+def test_chinese_labels_stay_inside_their_figures(scored: Study, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 1200, "height": 860})
+    page.goto(address(scored, "report/index.zh.html"))
+    assert page.locator("figure svg text").count() > 100
+    assert page.evaluate(CUT_OFF) == []
     page.close()
 
 

@@ -6,7 +6,6 @@ Reads what stages `split`, `score`, `summary` and `safety` wrote. The sentences 
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from mi_llm import storage
 from mi_llm.paper.claims import claims
@@ -47,7 +46,7 @@ def facts(study: Study) -> dict[str, Any]:
     }
 
 
-def figure(study: Study) -> Markup:
+def figure(study: Study) -> dict[str, str]:
     """Base and tuned model of each, with the paper's values beside them and the simple rules as a band."""
     scores = first_set(tables.scores(study))
     printed = {
@@ -56,7 +55,8 @@ def figure(study: Study) -> Markup:
         if study.reproduction
         for arm, claim in published.bleu_claims(study, model).items()
     }
-    return Markup(figures.dumbbells(scores[scores["metric"] == METRIC], rule_scores(study), [*study.models], printed))  # noqa: S704
+    of_metric = scores[scores["metric"] == METRIC]
+    return figures.dumbbells(of_metric, rule_scores(study), [*study.models], printed)
 
 
 def rule_scores(study: Study) -> "pd.Series[float]":

@@ -4,6 +4,7 @@ Names that belong to a study (its models, its corpora, file names) stay as they 
 """
 
 import re
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 
@@ -37,3 +38,8 @@ def chinese(text: str) -> str:
         if match := pattern.fullmatch(text):
             return translation.format(*map(chinese, match.groups()))
     return text
+
+
+def translator(lang: str) -> Callable[[str], str]:
+    """What puts headings and names into a language: `chinese`, or nothing for English."""
+    return chinese if lang == "zh" else str

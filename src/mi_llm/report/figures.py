@@ -1,8 +1,14 @@
-"""The report's figures, as SVG text whose bytes depend on the data only. Letters are drawn as shapes: no font is needed."""
+"""The report's figures, in each language, as SVG text whose bytes depend on the data only.
+
+A figure is drawn once, with English labels whose letters are shapes: no font is needed. For Chinese pages its labels are text
+and are translated; no font with Chinese letters is shipped, so the reader's draws them, as it draws the page.
+"""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from xml.sax.saxutils import escape, unescape
 
 import matplotlib as mpl
 import numpy as np
@@ -12,11 +18,13 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.markers import CARETDOWNBASE
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Patch
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from matplotlib.textpath import TextPath
 from scipy.optimize import isotonic_regression
 
+from mi_llm.report.chinese import chinese
 from mi_llm.report.stages import stages as every_stage
 from mi_llm.score.metrics import METRIC_NAMES
 from mi_llm.study import ARMS, REAL
@@ -33,8 +41,8 @@ NARROW = 5.6  # inches: it is read on a phone without moving it sideways
 NO_DATA = "no data, n = 0"
 STYLE = {
     "svg.hashsalt": "mi-llm",
-    "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",
+    "font.family": ["DejaVu Sans", "sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -46,22 +54,44 @@ STYLE = {
 }
 
 
-PHASES = {
-    "corpora": "#d9e2ec", "construct": "#cfe8e4", "models": "#fbe3c8", "prefer": "#f6efc2", "seeds": "#f2e0d0",
-    "benchmark": "#dde7f0", "score": "#e4dcf5", "miti": "#fbd5d5",
-    "safety": "#f3c6e0", "audit": "#e7ecc8", "report": "#ffffff",
-}  # fmt: skip
+CHINESE = re.compile("[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
+LABEL = re.compile("(?<=>)[^<>]+(?=</text>)")
+BOXES = "Last Resort High-Efficiency"  # matplotlib's font with a box for every sign: by it the width of Chinese words is known
+
+PHASES = {  # folders of `src/mi_llm`: the color of their stages in Figure 1, and their name
+    "corpora": ("#d9e2ec", "Corpora"),
+    "construct": ("#cfe8e4", "Construction of dialogs"),
+    "models": ("#fbe3c8", "Models"),
+    "prefer": ("#f6efc2", "Preferences"),
+    "seeds": ("#f2e0d0", "Further seeds"),
+    "benchmark": ("#dde7f0", "Benchmarks"),
+    "score": ("#e4dcf5", "Automatic evaluation"),
+    "miti": ("#fbd5d5", "Manual evaluation"),
+    "safety": ("#f3c6e0", "Clients in danger"),
+    "audit": ("#e7ecc8", "Audit"),
+    "report": ("#ffffff", "Report"),
+}
 
 
-def svg(figure: Figure) -> str:
-    """The figure as an SVG element, without date or version."""
+def svg(figure: Figure) -> dict[str, str]:
+    """The figure as an SVG element in each language, without date or version; a study's own Chinese words are text in both."""
+    own_chinese = any(CHINESE.search(text.get_text()) for text in figure.findobj(Text))
+    english = written(figure, "none" if own_chinese else "path")
+    figure.set_layout_engine("none")  # it is laid out
+    translated = LABEL.sub(lambda label: escape(chinese(unescape(label[0]))), written(figure, "none"))
+    return {"en": english, "zh": translated}
+
+
+def written(figure: Figure, letters: str) -> str:
+    """A figure as an SVG element whose letters are shapes (`path`) or text (`none`)."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", transparent=True)
+    with mpl.rc_context({"svg.fonttype": letters}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = out.getvalue()
     return text[text.index("<svg") :]
 
 
-def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: Sequence[str], spreads: pd.DataFrame) -> str:
+def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: Sequence[str], spreads: pd.DataFrame) -> dict[str, str]:
     """Figure 3: one panel per metric; for each model base beside tuned, with intervals over dialogs; a line for each baseline.
 
     `scores` and `baselines` are the rows of one test set, as the stage `score` writes them; the reference (100) is left out.
@@ -97,8 +127,8 @@ def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: Sequen
 
 def dumbbells(
     scores: pd.DataFrame, rules: "pd.Series[float]", models: Sequence[str], printed: dict[tuple[str, str], float]
-) -> str:
-    """One row per model: base and tuned with their intervals, joined by a line; hollow marks for what the paper prints.
+) -> dict[str, str]:
+    """One row per model: base and tuned with their intervals, joined by a line; below it hollow marks for what the paper prints.
 
     `scores`: one metric's rows with columns model, arm, mean, lo, hi. The band spans the simple `rules`. There is no legend: the
     caption says what the marks are, in the page's language.
@@ -119,7 +149,7 @@ def dumbbells(
                     spread = None if np.isnan(lo) else [[mean - lo], [hi - mean]]
                     axes.errorbar(mean, row, xerr=spread, fmt=marker, color=colour, markersize=7, capsize=3, zorder=3)
                 if (model, arm) in printed:
-                    axes.plot(printed[model, arm], row, marker, markersize=7, mfc="white", mec=colour, zorder=2)
+                    axes.plot(printed[model, arm], row + 0.27, marker, markersize=7, mfc="white", mec=colour, zorder=2)
         axes.set_yticks(range(len(models)), models)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(models) - 0.5, -0.5)
@@ -172,7 +202,7 @@ def draw_baselines(axes: Axes, values: "pd.Series[float]") -> None:
         )
 
 
-def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> str:
+def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> dict[str, str]:
     """Figure 2: one panel per aspect and one for the total, one bar per corpus with its interval; the chosen corpora stand out.
 
     `means` is indexed by corpus name, with columns aspect, mean, lo, hi, most (the aspect's maximum).
@@ -180,7 +210,7 @@ def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> str:
     aspects = list(dict.fromkeys(means["aspect"]))
     corpora = list(dict.fromkeys(means.index))[::-1]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(FIGURE_WIDTH, 0.5 + 0.42 * len(corpora)), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, 0.7 + 0.42 * len(corpora)), layout="constrained")
         panels = figure.subplots(1, len(aspects), sharey=True, squeeze=False)[0]
         for axes, aspect in zip(panels, aspects, strict=True):
             rows = means[means["aspect"] == aspect].loc[corpora]
@@ -192,11 +222,13 @@ def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> str:
                 label(axes, f"{value:.2f}", (1, corpus), ("axes fraction", "data"), (5, 0), fontsize=8, va="center")
             axes.set_xlim(0, rows["most"].iloc[0])
             axes.set_title(aspect, loc="left", fontweight="bold", fontsize=8.5)
+            axes.set_yticks(range(len(corpora)), corpora)
             axes.tick_params(axis="y", length=0)
+        figure.supxlabel("points", fontsize=9)
         return svg(figure)
 
 
-def losses(curves: pd.DataFrame) -> str:
+def losses(curves: pd.DataFrame) -> dict[str, str]:
     """Training loss by step, one panel per model; `curves` has the columns step and loss, by model."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(FIGURE_WIDTH, 2.5), layout="constrained")
@@ -206,13 +238,15 @@ def losses(curves: pd.DataFrame) -> str:
             curve = curves.loc[[model]]
             axes.plot(curve["step"], curve["loss"], color=TUNED, linewidth=1.6)
             axes.set_title(model, loc="left", fontweight="bold", fontsize=10)
-            axes.set_xlabel("step")
+            axes.set_xlabel("training step")
             axes.grid(axis="y", color="#e3e8ee")
-        panels[0].set_ylabel("loss")
+        panels[0].set_ylabel("loss (nats per token)")
         return svg(figure)
 
 
-def arms(table: pd.DataFrame, names: dict[str, str], models: Sequence[str], thresholds: Mapping[str, tuple[float, float]]) -> str:
+def arms(
+    table: pd.DataFrame, names: Mapping[str, str], models: Sequence[str], thresholds: Mapping[str, tuple[float, float]]
+) -> dict[str, str]:
     """Table 6 as dots: one panel per indicator, one row per arm, the mean over transcripts with its interval, or few values.
 
     `table` is `summary/table_6.csv`; `names` the indicators shown, by code; `thresholds` the scores that the manual calls
@@ -231,13 +265,13 @@ def arms(table: pd.DataFrame, names: dict[str, str], models: Sequence[str], thre
                 if (code, source, arm) in known.index and known.loc[(code, source, arm), "n"] > 0:
                     draw_arm(axes, y, arm, known.loc[(code, source, arm)])
                 else:
-                    axes.text(0.5, y, NO_DATA, transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=7.5)
+                    say_no_data(axes, y)
             for value, name in zip(thresholds.get(code, ()), ("fair", "good"), strict=False):
                 offset, side = ((-2, 1), "right") if name == "fair" else ((2, 1), "left")
                 axes.axvline(value, color=INK, linewidth=0.8, linestyle=(0, (1, 2) if name == "fair" else (5, 2)), zorder=0.5)
                 label(axes, f"{name} {value:g}", (value, 1), ("data", "axes fraction"), offset, fontsize=7, ha=side)
             axes.set_title(title, loc="left", fontweight="bold", fontsize=8.5, pad=16)
-            axes.set_yticks(range(len(present)), ["real" if arm == REAL else f"{source} {arm}" for source, arm in present])
+            axes.set_yticks(range(len(present)), [REAL if arm == REAL else f"{source} {arm}" for source, arm in present])
             axes.tick_params(axis="both", length=0, labelsize=7.5)
             axes.grid(axis="x", alpha=0.25)
         figure.axes[0].set_ylim(len(present) - 0.5, -0.5)
@@ -246,42 +280,160 @@ def arms(table: pd.DataFrame, names: dict[str, str], models: Sequence[str], thre
         return svg(figure)
 
 
+def counts(table: pd.DataFrame, names: Mapping[str, str], models: Sequence[str]) -> dict[str, str]:
+    """What is counted in a transcript, as a forest: a panel per model and one for real sessions, a row per indicator.
+
+    `table` is `summary/table_6.csv`; `names` the indicators shown, by code.
+    """
+    codes = list(names)
+    table = table[table["indicator"].isin(codes)]
+    sources = [source for source in (*models, "annomi") if source in set(table["source"])]
+    with mpl.rc_context(STYLE):
+        size = FIGURE_WIDTH, 0.9 + 0.36 * len(codes)
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.03))
+        panels = figure.subplots(1, len(sources), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, source in zip(panels, sources, strict=True):
+            rows = table[table["source"] == source]
+            for _, row in rows.iterrows():
+                shift = {"base": -0.22, "tuned": 0.22}.get(row["arm"], 0)
+                draw_values(axes, codes.index(row["indicator"]) + shift, row["arm"], row)
+            sizes = ", ".join(f"{n:.0f}" for n in dict.fromkeys(rows["n"]))
+            title = source if source in models else REAL
+            finish_forest(axes, f"{title}, n = {sizes}", list(names.values()))
+            axes.set_xlabel("number per transcript", fontsize=7.5)
+        return svg(figure)
+
+
 def draw_arm(axes: Axes, y: int, arm: str, row: "pd.Series[Any]") -> None:
-    """One arm of a panel of `arms`: its mean, its interval or its few values, and beside the panel its n."""
+    """One arm of a panel of `arms`: its values, and beside the panel its n."""
+    draw_values(axes, y, arm, row)
+    label(axes, f"n = {row['n']:.0f}", (1, y), ("axes fraction", "data"), (3, 0), fontsize=7, va="center")
+
+
+def draw_values(axes: Axes, y: float, arm: str, row: "pd.Series[Any]") -> None:
+    """The mean of an arm, with its interval or its few values."""
     axes.plot([row["lo"], row["hi"]], [y, y], color=COLORS[arm], linewidth=2, solid_capstyle="round")
     few = [] if pd.isna(row["values"]) else [float(value) for value in row["values"].split("; ")]
     axes.plot(few, [y] * len(few), "|", color=COLORS[arm], markersize=9)
     axes.plot(row["mean"], y, MARKERS[arm], color=COLORS[arm], markersize=5)
-    label(axes, f"n = {row['n']:.0f}", (1, y), ("axes fraction", "data"), (3, 0), fontsize=7, va="center")
 
 
-def contrasts(table: pd.DataFrame, names: dict[str, str], models: Sequence[str], sure: float) -> str:
-    """The tests between arms as a forest: one panel per model, one row per indicator, the difference and P beside the panel.
+def say_no_data(axes: Axes, y: float) -> None:
+    """Say in a row of a panel that nothing is known there."""
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    place = axes.get_yaxis_transform()
+    axes.text(0.5, y, NO_DATA, transform=place, ha="center", va="center", fontsize=7.5, bbox=behind)
 
-    `table` is `summary/tests.csv`. A mark is filled where P after Holm's correction is below `sure`; without a test it has no P.
+
+def draw_test(axes: Axes, ends: tuple[float, float], y: float, arm: str, tested: tuple[float, float]) -> None:
+    """A row of a forest: a line from chance to the value, `ends`, with the mark of an arm, and beside the panel the value's P.
+
+    `tested`: P, which is NaN where there was no test, and the level below which the mark is filled.
+    """
+    p, sure = tested
+    axes.plot(ends, [y, y], color=COLORS[arm], linewidth=1)
+    fill = COLORS[arm] if p < sure else "white"
+    axes.plot(ends[1], y, MARKERS[arm], color=COLORS[arm], markerfacecolor=fill, markersize=4.5)
+    if p >= 0:
+        said = "P < .001" if p < 0.001 else f"P = {p:.3f}".replace("0.", ".")
+        label(axes, said, (1, y), ("axes fraction", "data"), (3, 0), fontsize=6.5, va="center")
+
+
+def contrasts(table: pd.DataFrame, units: Mapping[str, Mapping[str, str]], models: Sequence[str], sure: float) -> dict[str, str]:
+    """The tests between arms as a forest: a column per model, a row of panels per unit, since units share no axis.
+
+    `table` is `summary/tests.csv`; `units` the names of the indicators by code, for each unit. A mark is filled where P after
+    Holm's correction is below `sure`.
     """
     shown = [model for model in models if model in set(table["source"])]
-    codes = [code for code in names if code in set(table["indicator"])]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(FIGURE_WIDTH, 0.8 + 0.27 * len(codes)), layout=ConstrainedLayoutEngine(wspace=0.03))
-        panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, model in zip(panels, shown, strict=True):
-            axes.axvline(0, color=INK, linewidth=0.8)
-            for row in table[table["source"] == model].itertuples():
-                arm = row.contrast.removeprefix("tuned against ")
-                y = codes.index(row.indicator) + (-0.2 if arm == "base" else 0.2)
-                fill = COLORS[arm] if row.p_holm < sure else "white"
-                axes.plot([0, row.difference], [y, y], color=COLORS[arm], linewidth=1)
-                axes.plot(row.difference, y, MARKERS[arm], color=COLORS[arm], markerfacecolor=fill, markersize=4.5)
-                if row.p_holm >= 0:  # NaN where there was no test
-                    value = "P < .001" if row.p_holm < 0.001 else f"P = {row.p_holm:.3f}".replace("0.", ".")
-                    label(axes, value, (1, y), ("axes fraction", "data"), (3, 0), fontsize=6.5, va="center")
+        rows = [len(names) for names in units.values()]
+        size = FIGURE_WIDTH, 0.5 + 0.45 * len(units) + 0.27 * sum(rows)
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.03))
+        panels = figure.subplots(len(units), len(shown), sharex="row", sharey="row", squeeze=False, height_ratios=rows)
+        for (unit, names), line in zip(units.items(), panels, strict=True):
+            codes = list(names)
+            for axes, model in zip(line, shown, strict=True):
+                of_model = table[(table["source"] == model) & table["indicator"].isin(codes)]
+                axes.axvline(0, color=INK, linewidth=0.8)
+                for row in of_model.itertuples():
+                    arm = row.contrast.removeprefix("tuned against ")
+                    y = codes.index(row.indicator) + (-0.2 if arm == "base" else 0.2)
+                    draw_test(axes, (0, row.difference), y, arm, (row.p_holm, sure))
+                for code in codes:
+                    if code not in set(of_model["indicator"]):
+                        say_no_data(axes, codes.index(code))
+                axes.set_xlabel(unit, fontsize=7.5)
+                axes.set_yticks(range(len(codes)), list(names.values()))
+                axes.tick_params(axis="both", length=0, labelsize=7.5)
+                axes.grid(axis="y", alpha=0.25)
+            line[0].set_ylim(len(codes) - 0.5, -0.5)
+        for axes, model in zip(panels[0], shown, strict=True):
             axes.set_title(model, loc="left", fontweight="bold", fontsize=8.5)
-            axes.set_yticks(range(len(codes)), [names[code] for code in codes])
-            axes.tick_params(axis="both", length=0, labelsize=7.5)
-            axes.grid(axis="y", alpha=0.25)
-        panels[0].set_ylim(len(codes) - 0.5, -0.5)
         return svg(figure)
+
+
+def leaks(table: pd.DataFrame, sure: float) -> dict[str, str]:
+    """How well each feature of the blinded transcripts tells two arms apart, as a forest: a panel per contrast, AUC from 0.5.
+
+    `table` is `blind/leaks.csv`, whose phrases are in the study's language.
+    """
+    quoted = table["what"].where(table["kind"] != "phrase", "“" + table["what"] + "”")
+    table = table.assign(what=quoted)
+    contrasts = list(table.groupby("contrast", sort=False))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(FIGURE_WIDTH, 0.7 + 0.2 * max(len(rows) for _, rows in contrasts)), layout="constrained")
+        for axes, (contrast, rows) in zip(figure.subplots(1, len(contrasts), squeeze=False)[0], contrasts, strict=True):
+            axes.axvline(0.5, color=INK, linewidth=0.8)
+            arm = str(contrast).removeprefix("tuned against ")
+            for y, row in enumerate(rows.itertuples()):
+                draw_test(axes, (0.5, row.auc), y, arm, (row.p, sure))
+            finish_forest(axes, f"{contrast}, n = {rows['n'].iloc[0]}", list(rows["what"]))
+            for name in axes.get_yticklabels():
+                name.set_fontfamily(["DejaVu Sans", BOXES, "sans-serif"])
+            axes.set_xlim(-0.05, 1.05)
+            axes.set_xlabel("AUC")
+        return svg(figure)
+
+
+def intervals(table: pd.DataFrame, start: float, measure: str) -> dict[str, str]:
+    """Values with their intervals as a forest, a panel per coder, with a line at `start`: what chance gives.
+
+    `table`: panel, row, value, lo, hi, aside (what is said beside the panel). Without a value the panel says so in its row.
+    """
+    panels, names = list(table.groupby("panel", sort=False)), list(dict.fromkeys(table["row"]))
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    with mpl.rc_context(STYLE):
+        size = FIGURE_WIDTH, lines * (0.7 + 0.2 * len(names))
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12))  # room for Chinese names, which may be longer
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
+        for axes, (panel, rows) in zip(grid, panels, strict=False):
+            known = rows.dropna(subset="value")
+            if len(known):
+                axes.axvline(start, color=INK, linewidth=0.8)
+            for row in known.itertuples():
+                y = names.index(row.row)
+                axes.plot([row.lo, row.hi], [y, y], color=TUNED, linewidth=2, solid_capstyle="round")
+                axes.plot(row.value, y, "o", color=TUNED, markersize=5)
+                label(axes, row.aside, (1, y), ("axes fraction", "data"), (3, 0), fontsize=6.5, va="center")
+            for y, name in enumerate(names):
+                if name not in set(known["row"]):
+                    say_no_data(axes, y)
+            finish_forest(axes, str(panel), names)
+            axes.set_xlabel(measure)
+        for axes in figure.axes[len(panels) :]:
+            axes.set_axis_off()
+        return svg(figure)
+
+
+def finish_forest(axes: Axes, title: str, names: Sequence[str]) -> None:
+    """Name a forest's panel and its rows, the first on top."""
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=8.5)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="both", length=0, labelsize=7.5)
+    axes.grid(axis="y", alpha=0.25)
 
 
 def stages() -> pd.DataFrame:
@@ -290,7 +442,7 @@ def stages() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stage", "phase", "reads", "what"]).set_index("stage")
 
 
-def pipeline(table: pd.DataFrame) -> str:
+def pipeline(table: pd.DataFrame) -> dict[str, str]:
     """Figure 1: the stages from top to bottom, each below all stages that it reads; arrows implied by others are left out."""
     reads = {str(name): text.split() for name, text in table["reads"].items()}
     depth: dict[str, int] = {}
@@ -312,25 +464,33 @@ def pipeline(table: pd.DataFrame) -> str:
         for number, name in enumerate(names)
     }
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(FIGURE_WIDTH, 0.62 * (1 + max(depth.values()))), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, 0.62 * (1 + max(depth.values())) + 0.6), layout="constrained")
         axes = figure.subplots()
         widest = max(TextPath((0, 0), name, size=1).get_extents().width for name in centers)
-        size = min(9, 0.82 * 72 * FIGURE_WIDTH / sum(widths.values()) / widest)  # the longest name fits into its box
+        size = min(9, 0.72 * 72 * FIGURE_WIDTH / sum(widths.values()) / widest)  # the longest name fits into its box
         for name, (x, y) in centers.items():
             axes.add_patch(
                 FancyBboxPatch(
                     (x - 0.43, y - 0.22), 0.86, 0.44, boxstyle="round,pad=0.02,rounding_size=0.08",
-                    facecolor=PHASES.get(str(table.loc[name, "phase"]), "#eeeeee"), edgecolor="#8895a5", linewidth=0.8, zorder=2,
+                    facecolor=of_phase(str(table.loc[name, "phase"]))[0], edgecolor="#8895a5", linewidth=0.8, zorder=2,
                 )
             )  # fmt: skip
             axes.text(x, y, name, ha="center", va="center", fontsize=size, zorder=3)
+        beside = {name: [other for other in reads if depth[other] == depth[name]].index(name) for name in reads}
         for name in centers:
             for start in direct[name]:
-                draw_arrow(axes, centers, start, name, 0.05 * (list(centers).index(start) % 3))
+                draw_arrow(axes, centers, start, name, 0.06 * beside[start])
         axes.set_xlim(0, sum(widths.values()))
         axes.set_ylim(-max(depth.values()) - 0.4, 0.4)
         axes.set_axis_off()
+        patches = [Patch(facecolor=of_phase(lane)[0], edgecolor="#8895a5", label=of_phase(lane)[1]) for lane in lanes]
+        figure.legend(handles=patches, loc="outside lower center", ncols=4, frameon=False)
         return svg(figure)
+
+
+def of_phase(phase: str) -> tuple[str, str]:
+    """The color and the name of a phase; a study's own phase is gray."""
+    return PHASES.get(phase, ("#eeeeee", phase))
 
 
 def draw_arrow(axes: Axes, centers: dict[str, tuple[float, float]], start: str, end: str, shift: float) -> None:

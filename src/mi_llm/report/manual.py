@@ -20,6 +20,7 @@ from mi_llm.llm import ask
 from mi_llm.miti.client_language import MEASURES
 from mi_llm.miti.coder import llm
 from mi_llm.miti.miti import CLIENT, CLIENT_CODES, EXPERTS
+from mi_llm.miti.summary import COUNTED
 from mi_llm.paper import models
 from mi_llm.paper.claims import claims
 from mi_llm.report.tables import around, claimed, kappa_text, p_value
@@ -40,6 +41,18 @@ SUMMARIES = (
 )
 NAMES: dict[str, str] = {entry.code: entry.name.en for entry in (*coding.GLOBALS, *coding.BEHAVIORS, *SUMMARIES)}
 CHINESE: dict[str, str] = {entry.name.en: entry.name.zh for entry in (*coding.GLOBALS, *coding.BEHAVIORS, *SUMMARIES)}
+
+
+def by_unit(study: Study) -> dict[str, dict[str, str]]:
+    """The indicators that the tests between arms compare, code and name, by the unit of their differences."""
+    of_globals = {entry.code for entry in (*coding.GLOBALS, coding.TECHNICAL, coding.RELATIONAL)}
+    tested = set(read(study, "tests")["indicator"])
+    units: dict[str, dict[str, str]] = {}
+    for code, name in NAMES.items():
+        if code in tested:
+            unit = "points, 1 to 5" if code in of_globals else "number per round" if code in COUNTED else "ratio, no unit"
+            units.setdefault(unit, {})[code] = name
+    return units
 
 
 def read(study: Study, name: str) -> pd.DataFrame:
@@ -268,6 +281,42 @@ def leaks(study: Study) -> pd.DataFrame:
     return shown.set_index("Contrast")
 
 
+def validation_rows(study: Study) -> pd.DataFrame:
+    """For the figure: each coder's kappa with AnnoMI's experts, by coder and language of the sessions."""
+    table = pd.read_csv(study.path("miti", "coder_validation.csv"))
+    coders = table["coder"].replace("experts", "experts among themselves")
+    return pd.DataFrame(
+        {
+            "panel": [f"{coder}: {sessions_in(code)}" for coder, code in zip(coders, table["language"], strict=True)],
+            "row": table["code"],
+            "value": table["kappa"],
+            "lo": table["lo"],
+            "hi": table["hi"],
+            "aside": [f"n = {n}" for n in table["n"]],
+        }
+    )
+
+
+def quality_rows(study: Study) -> pd.DataFrame:
+    """For the figure: how often each score of a coder is higher in a session of high quality, by coder and language."""
+    table = pd.read_csv(study.path("miti", "quality.csv"))
+    return pd.DataFrame(
+        {
+            "panel": [f"{row.coder}: {sessions_in(row.language)}" for row in table.itertuples()],
+            "row": [score_name(row) for row in table.itertuples()],
+            "value": table["auc"],
+            "lo": table["lo"],
+            "hi": table["hi"],
+            "aside": [f"n = {row.high} + {row.low}" for row in table.itertuples()],
+        }
+    )
+
+
+def score_name(row: Any) -> str:
+    """A score of the table of quality, with its unit."""
+    return f"{NAMES.get(str(row.measure), row.measure)}, {row.unit}"
+
+
 def validation(study: Study) -> pd.DataFrame:
     """How far automatic coders agree with AnnoMI's experts, beside the experts among themselves."""
     table = pd.read_csv(study.path("miti", "coder_validation.csv"))
@@ -289,7 +338,7 @@ def quality(study: Study) -> pd.DataFrame:
         {
             "Coder": table["coder"],
             "Sessions in": table["language"].map(sessions_in),
-            "Score": [f"{NAMES.get(str(row.measure), row.measure)}, {row.unit}" for row in table.itertuples()],
+            "Score": [score_name(row) for row in table.itertuples()],
             "AUC [interval]": [around(row.auc, row.lo, row.hi) for row in table.itertuples()],
             "High, low": [f"{row.high}, {row.low}" for row in table.itertuples()],
         }
@@ -303,10 +352,14 @@ def sessions_in(code: str) -> str:
     return name if code == annomi.LANGUAGE else f"{name}, translated"
 
 
-KAPPA = {"en": "κ with AnnoMI's experts, sessions in", "zh": "与 AnnoMI 专家的 κ，会谈语言："}
+KAPPA = {"en": "κ with AnnoMI's experts{}, sessions in", "zh": "与 AnnoMI 专家的 κ{}，会谈语言："}
 SAMPLE = {
     "en": " (on a few sessions written for this bundle, not on AnnoMI's own)",
     "zh": "（所用是为本研究包写的少数会谈，不是 AnnoMI 原有的）",
+}
+BRIEFLY = {
+    "en": "{coder}: κ with AnnoMI's experts for main behaviors {kappa}",
+    "zh": "{coder}：主要行为与 AnnoMI 专家的 κ 为 {kappa}",
 }
 OTHERS = {"en": "other behaviors", "zh": "其他行为"}
 ALPHA = {"en": "globals, Krippendorff's α with experts", "zh": "整体评分，与专家的 Krippendorff α"}
@@ -332,13 +385,14 @@ def alphas(study: Study, rater: str) -> dict[str, str]:
 
 
 def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
-    """For captions: each program that coded the packets, and what its codes are worth; empty where people alone coded.
+    """Each program that coded the packets, and what its codes are worth; empty where people alone coded.
 
     What the codes are worth in the language of the packets comes first. Of codes that AnnoMI's experts did not give, and of
     globals without a table of experts' globals, it says that this is not known.
     """
     codes, ratings = read_tables(study.path("code"))
     coded, rated = set(codes["rater"]), set(ratings["rater"])
+    own_sessions = "" if "annomi" in study.acquire.upstream else SAMPLE[lang]
     known, (colon, semicolon) = kappas(study), MARKS[lang]
     said = []
     for rater in filter(automatic, sorted(coded | rated)):
@@ -346,14 +400,25 @@ def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
         for code in dict.fromkeys((study.language, annomi.LANGUAGE)) if rater in coded else ():
             keys = [(rater, code, behavior) for behavior in BEHAVIORS_KNOWN if (rater, code, behavior) in known]
             values = semicolon.join(f"{word(key[2])} {known[key]}" for key in keys)
-            head = "" if parts else f"{KAPPA[lang]} "
+            head = "" if parts else f"{KAPPA[lang].format(own_sessions)} "
             parts.append(f"{head}{word(sessions_in(code))}{colon}{values or word(UNKNOWN)}")
         parts += [f"{OTHERS[lang]}{colon}{word(UNKNOWN)}"] if rater in coded else []
         if rater in rated:
             values = semicolon.join(f"{word(NAMES[code])} {value}" for code, value in alphas(study, rater).items())
             parts.append(f"{ALPHA[lang]}{colon}{values or word(UNKNOWN)}")
         said.append(f"{word(rater)}{colon}{semicolon.join(parts)}")
-    return " | ".join(said) + (SAMPLE[lang] if said and "annomi" not in study.acquire.upstream else "")
+    return " | ".join(said)
+
+
+def worth_briefly(study: Study, lang: str, word: Callable[[str], str]) -> str:
+    """For captions: of each program that coded the packets, kappa of the main behavior in their language; empty of people."""
+    codes, ratings = read_tables(study.path("code"))
+    known = kappas(study)
+    said = [
+        BRIEFLY[lang].format(coder=word(rater), kappa=word(known.get((rater, study.language, "main behavior"), UNKNOWN)))
+        for rater in filter(automatic, sorted({*codes["rater"], *ratings["rater"]}))
+    ]
+    return MARKS[lang][1].join(said)
 
 
 def client_worth(study: Study) -> pd.DataFrame:

@@ -2,8 +2,8 @@
 
 Reads what the other stages wrote, `stages.csv` (Figure 1), `docs/datasheet.md` and `CITATION.cff`. Writes for each page
 `report/<page>.html` and `report/<page>.zh.html` (no request leaves them), `report/tables/*.csv`, one for every table, and
-`report/figures/*.svg`, one for every figure. A page is a structure, `templates/<page>.html.jinja`, which both languages share,
-and sentences, `templates/*.<language>.jinja`.
+`report/figures/*.svg` and `*.zh.svg`, one for every figure. A page is a structure, `templates/<page>.html.jinja`, which both
+languages share, and sentences, `templates/*.<language>.jinja`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from mi_llm.miti.coder import lexical
 from mi_llm.miti.summary import COUNTED
 from mi_llm.report import abstract, benchmark, documents, figures, manual, published, safety, seeds, tables
 from mi_llm.report.checklist import as_table, checklist
-from mi_llm.report.chinese import chinese
+from mi_llm.report.chinese import chinese, translator
 from mi_llm.report.rounds import ShownRound, page_of_rounds, shown_rounds
 from mi_llm.report.stages import before, stages
 from mi_llm.stage import stage
@@ -66,7 +66,7 @@ def in_words(table: pd.DataFrame, lang: str) -> dict[str, list[Any]]:
     A group is a heading, how many columns it stands over (2 where the paper's column is beside ours), and whether of numbers.
     """
     flat = table.reset_index()
-    word = chinese if lang == "zh" else str
+    word = translator(lang)
     rows = [["—" if pd.isna(value) else str(value) for value in row] for row in flat.itertuples(index=False)]
     columns = [str(name) for name in flat.columns]
     cells = [{row[index] for row in rows} for index in range(len(columns))]
@@ -81,24 +81,22 @@ def in_words(table: pd.DataFrame, lang: str) -> dict[str, list[Any]]:
     }
 
 
-def figure_2(study: Study) -> Markup:
+def figure_2(study: Study) -> dict[str, str]:
     """Figure 2; empty where no ratings are recorded."""
     means = tables.rating_means(study)
-    return Markup(figures.ratings(means, tables.chosen(study))) if len(means) else Markup("")  # noqa: S704 — drawn by us from numbers
+    return figures.ratings(means, tables.chosen(study)) if len(means) else {}
 
 
-def figures_3(study: Study) -> dict[str, Markup]:
+def figures_3(study: Study) -> dict[str, dict[str, str]]:
     """Figure 3 of each test set, by the name of its file."""
     scores, baselines = tables.scores(study), pd.read_csv(study.path("score", "baselines.csv"))
     spreads = seeds.spreads(study)
     return {
-        f"scores-{name}": Markup(  # noqa: S704 — drawn by us from numbers
-            figures.base_and_tuned(
-                scores[scores["set"] == name],
-                baselines[baselines["set"] == name],
-                [*study.models],
-                spreads[(spreads["set"] == name) & (spreads["what"] == seeds.TUNED)] if len(spreads) else spreads,
-            )
+        f"scores-{name}": figures.base_and_tuned(
+            scores[scores["set"] == name],
+            baselines[baselines["set"] == name],
+            [*study.models],
+            spreads[(spreads["set"] == name) & (spreads["what"] == seeds.TUNED)] if len(spreads) else spreads,
         )
         for name in scores["set"].unique()
     }
@@ -117,17 +115,34 @@ def sizes(study: Study) -> dict[str, Any]:
     }
 
 
-def figure_arms(study: Study) -> Markup:
+def figure_arms(study: Study) -> dict[str, str]:
     """The figure of the indicators that do not grow with a talk's length, by arm; empty where nothing was coded."""
     table, names = manual.read(study, "table_6"), ratios_and_scores(study)
-    return Markup(figures.arms(table, names, [*study.models], manual.thresholds(study))) if names else Markup("")  # noqa: S704
+    return figures.arms(table, names, [*study.models], manual.thresholds(study)) if names else {}
 
 
-def figure_contrasts(study: Study) -> Markup:
+def figure_counts(study: Study) -> dict[str, str]:
+    """The figure of the indicators that grow with a talk's length, by arm; empty where nothing was coded."""
+    table = manual.read(study, "table_6")
+    names = {code: name for code, name in manual.NAMES.items() if code in COUNTED and code in set(table["indicator"])}
+    return figures.counts(table, names, [*study.models]) if names else {}
+
+
+def figure_contrasts(study: Study) -> dict[str, str]:
     """The figure of the tests between arms; empty where there are none."""
     table = manual.read(study, "tests")
-    drawn = figures.contrasts(table, manual.NAMES, [*study.models], abstract.SURE) if len(table) else ""
-    return Markup(drawn)  # noqa: S704 — drawn by us from numbers
+    return figures.contrasts(table, manual.by_unit(study), [*study.models], abstract.SURE) if len(table) else {}
+
+
+def figure_leaks(study: Study) -> dict[str, str]:
+    """The figure of the features that tell the arms apart; empty where nothing was blinded."""
+    table = pd.read_csv(study.path("blind", "leaks.csv"))
+    return figures.leaks(table, abstract.SURE) if len(table) else {}
+
+
+def figure_intervals(rows: pd.DataFrame, start: float, measure: str) -> dict[str, str]:
+    """A forest of values with intervals; empty where there are none."""
+    return figures.intervals(rows, start, measure) if len(rows) else {}
 
 
 def ratios_and_scores(study: Study) -> dict[str, str]:
@@ -136,23 +151,26 @@ def ratios_and_scores(study: Study) -> dict[str, str]:
     return {code: name for code, name in manual.NAMES.items() if code in known and code not in COUNTED}
 
 
-def all_figures(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Markup]:
-    """Every figure of the site, by the name of its SVG file; those that this study has nothing to draw in are left out."""
+def all_figures(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Markup]]:
+    """Every figure of the site, by the name of its SVG file, in each language; those with nothing to draw are left out."""
     drawn = {
         "abstract": abstract.figure(study),
-        "stages": Markup(figures.pipeline(shown["stages"])),  # noqa: S704 — drawn by us
+        "stages": figures.pipeline(shown["stages"]),
         "ratings": figure_2(study),
-        "loss": figure_losses(shown["loss"]),
+        "loss": figures.losses(shown["loss"]) if len(shown["loss"]) else {},
         **figures_3(study),
         "indicators": figure_arms(study),
+        "rates": figure_counts(study),
         "contrasts": figure_contrasts(study),
+        "leaks": figure_leaks(study),
+        "kappas": figure_intervals(manual.validation_rows(study), 0, "κ"),
+        "quality": figure_intervals(manual.quality_rows(study), 0.5, "AUC"),
     }
-    return {name: figure for name, figure in drawn.items() if figure}
-
-
-def figure_losses(curves: pd.DataFrame) -> Markup:
-    """The figure of the loss curves; empty where no model was tuned."""
-    return Markup(figures.losses(curves)) if len(curves) else Markup("")  # noqa: S704 — drawn by us from numbers
+    return {
+        name: {lang: Markup(text) for lang, text in figure.items()}  # noqa: S704 — drawn by us from numbers
+        for name, figure in drawn.items()
+        if figure
+    }
 
 
 def all_tables(study: Study) -> dict[str, pd.DataFrame]:
@@ -260,6 +278,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "real_sessions": bool((pd.read_csv(study.path("blind", "key.csv"))["arm"] == REAL).any()),
         "abstract": abstract.facts(study),
         "drawn": all_figures(study, shown),
+        "leak_sizes": sorted(set(pd.read_csv(study.path("blind", "leaks.csv"))["n"])),
         "choice": tables.chosen(study),
         "translated": storage.read_json(study.path("translate", "metrics.json")),
         "rated": storage.read_json(study.path("rate", "metrics.json")),
@@ -289,7 +308,7 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 
 def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.DataFrame], lang: str) -> dict[str, Any]:
     """What the pages show in one language."""
-    word = chinese if lang == "zh" else str
+    word = translator(lang)
     chinese_title = {"title": study.report.title_zh, "notice": study.report.notice_zh}
     return {
         **both,
@@ -303,6 +322,8 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
         "danger_in_short": safety.in_short(study, word),
         "coder": manual.coders(study, lang),
         "worth": manual.worth(study, lang, word),
+        "worth_briefly": manual.worth_briefly(study, lang, word),
+        "drawn": {name: figure[lang] for name, figure in both["drawn"].items()},
         "findings": [words[lang] for words in both["findings"]],
         "corpora": [word(name) for name in both["corpora"]],
         **(chinese_title if lang == "zh" else {"title": study.title, "notice": study.report.notice}),
@@ -325,12 +346,12 @@ def report(study: Study) -> None:
             context["counts"] = both["counts"] | {"questions": len(items), "answered": sum(bool(item.place) for item in items)}
             if lang == "en":
                 shown["checklist"] = as_table(parts)
+            for name, figure in context["drawn"].items():
+                storage.write_text(out / "figures" / f"{name}{suffix}.svg", figure)
             for page in PAGES:
                 text = templates.get_template(f"{page}.html.jinja").render(context, page=page)
                 storage.write_text(out / f"{page}{suffix}.html", text)
         for name, table in shown.items():
             storage.write_text(out / "tables" / f"{name}.csv", storage.table_text(table, index=True))
-        for name, figure in both["drawn"].items():
-            storage.write_text(out / "figures" / f"{name}.svg", figure)
-        numbers = {"tables": len(shown), "figures": len(both["drawn"]), "models": len(study.models)}
+        numbers = {"tables": len(shown), "figures": len(context["drawn"]), "models": len(study.models)}
         storage.write_json(out / "metrics.json", numbers)
