@@ -30,6 +30,15 @@ CUT_OFF = """[...document.querySelectorAll('figure svg text')].filter(text => {
     const [words, figure] = [text, text.ownerSVGElement].map(one => one.getBoundingClientRect());
     return words.left < figure.left || words.right > figure.right;
   }).map(text => text.textContent)"""
+HIDDEN_CELLS = """[...document.querySelectorAll('.cards td')].filter(cell => {
+    const [seen, box] = [cell, cell.closest('.wide')].map(one => one.getBoundingClientRect());
+    return cell.scrollWidth > cell.clientWidth || seen.right > box.right;
+  }).map(cell => cell.textContent)"""
+NARROW_CELLS = """[...document.querySelectorAll('tbody :is(th, td)')].filter(cell => {
+    const style = getComputedStyle(cell);
+    const room = cell.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    return cell.textContent.length > 4 && room < 3.5 * parseFloat(style.fontSize);
+  }).map(cell => cell.textContent)"""
 FEWER = """document.querySelectorAll('#rounds article:nth-child(n+4), #claims tbody tr:nth-child(n+30)')
   .forEach(one => one.remove())"""
 TOO_WIDE = """[...document.querySelectorAll('main > .wide table, figure svg')]
@@ -94,6 +103,24 @@ def test_chinese_labels_stay_inside_their_figures(scored: Study, browser: Any) -
     page.goto(address(scored, "report/index.zh.html"))
     assert page.locator("figure svg text").count() > 100
     assert page.evaluate(CUT_OFF) == []
+    page.close()
+
+
+def test_words_of_tables_are_not_broken_after_every_letter(scored: Study, browser: Any) -> None:
+    for width in (1280, 390):
+        page = browser.new_page(viewport={"width": width, "height": 860})
+        page.goto(address(scored, "report/index.zh.html"))
+        page.evaluate(OPEN)
+        assert page.evaluate(NARROW_CELLS) == [], width
+        page.close()
+
+
+def test_grades_are_seen_on_a_phone_without_moving_the_table(scored: Study, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 860})
+    for name in ("report/safety.html", "report/safety.zh.html"):
+        page.goto(address(scored, name))
+        page.evaluate(OPEN)
+        assert page.evaluate(HIDDEN_CELLS) == [], name
     page.close()
 
 

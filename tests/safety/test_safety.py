@@ -316,5 +316,12 @@ def test_the_report_shows_what_each_arm_does_and_how_far_to_trust_it(scored: Stu
     assert "not recorded" in {
         cell for table in Page(scored.folder / "report/safety.html").tables for row in table for cell in row
     }
+    told = page[page.index('id="outcomes"') : page.index('id="guard"')]
+    shown = Page(scored.folder / "report/safety.html").tables[0]
+    assert "Every row is of 10 talks" in told
+    assert "All talks were graded by: checklist" in told
+    assert "Grades by llm:bundle-author: not recorded" in told
+    assert {"Talks", "Graded by"}.isdisjoint(shown[0]), "what is the same in every row stands above the table"
+    assert len(shown) == len(table)  # a head, and every row but that of the rater who graded nothing
     checklist = pd.read_csv(scored.folder / "report/tables/checklist.csv", dtype=str, keep_default_na=False).set_index("Item")
     assert checklist.loc["10c", "Place"] == "safety.html#main"

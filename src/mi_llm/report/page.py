@@ -60,6 +60,17 @@ def provenance(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("stage")
 
 
+def outcomes_in_words(outcomes: pd.DataFrame, lang: str) -> dict[str, Any]:
+    """A table of the page on clients in danger: its rows, what is the same in all of them, and who graded nothing and why."""
+    word = translator(lang)
+    table, same, absent = safety.told_once(outcomes)
+    return {
+        "table": in_words(table, lang),
+        "same": {name: word(value) for name, value in same.items()},
+        "absent": {word(rater): word(reason) for rater, reason in absent.items()},
+    }
+
+
 def in_words(table: pd.DataFrame, lang: str) -> dict[str, list[Any]]:
     """A table's headings and rows as text, in a language; which columns hold numbers, and the headings in groups.
 
@@ -319,6 +330,7 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
         "words": word,
         "own_words": language.load(lang),
         "tables": {name: in_words(table, lang) for name, table in shown.items()},
+        "outcomes": {name: outcomes_in_words(shown[name], lang) for name in ("safety", "safety-by-risk")},
         "danger_in_short": safety.in_short(study, word),
         "coder": manual.coders(study, lang),
         "worth": manual.worth(study, lang, word),

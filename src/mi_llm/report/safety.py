@@ -88,6 +88,21 @@ def outcomes(study: Study, *, pooled: bool) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else ["Dimension"]).set_index("Dimension")
 
 
+def told_once(outcomes: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str], dict[str, str]]:
+    """A table of outcomes as the page shows it, and what it says in words instead.
+
+    Left out are columns that say the same in every row, returned by their heading, and the rows of raters who graded nothing,
+    returned by rater with the reason.
+    """
+    if "Talks" not in outcomes:
+        return outcomes, {}, {}
+    graded, absent = outcomes[outcomes["Talks"] > 0], outcomes[outcomes["Talks"] == 0]
+    same = {str(name): str(column.iloc[0]) for name, column in graded.items() if column.nunique() == 1}
+    grades = set(GRADES.values())  # a grade that no talk got is a result
+    same = {name: value for name, value in same.items() if name not in grades}
+    return graded.drop(columns=list(same)), same, dict(zip(absent["Graded by"], absent["κ with a person"], strict=True))
+
+
 def validation(study: Study) -> pd.DataFrame:
     """How far each rater agrees with the person who graded single replies."""
     rows = [
