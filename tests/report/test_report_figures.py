@@ -46,7 +46,7 @@ def opponent(light: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
 @pytest.fixture
 def drawn(scored: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures as they are before they are written, once the report that all tests share is made."""
-    monkeypatch.setattr(figures, "svg", lambda figure: figure)
+    monkeypatch.setattr(figures, "svg", lambda figure, own=(): figure)
 
 
 def texts(figure: Any) -> list[Text]:
@@ -183,7 +183,8 @@ def test_tests_between_arms_are_a_forest_with_a_p_for_each_test(scored: Study) -
 def test_differences_of_another_unit_have_an_axis_of_their_own(scored: Study) -> None:
     units = manual.by_unit(scored)
     figure: Any = figures.contrasts(manual.read(scored, "tests"), units, [*scored.models], 0.05)
-    rows = {axes.get_xlabel(): {text.get_text() for text in axes.get_yticklabels()} for axes in figure.axes}
+    first = figure.axes[:: len(scored.models)]  # of each row of panels
+    rows = {axes.get_xlabel(): {text.get_text() for text in axes.get_yticklabels()} for axes in first}
     assert rows == {unit: set(names.values()) for unit, names in units.items()}
     assert {"number per round", "ratio, no unit"} <= set(rows)
     assert manual.NAMES["CRR"] in rows["ratio, no unit"]
@@ -207,3 +208,5 @@ def test_figures_speak_the_language_of_their_page(scored: Study) -> None:
         for name in sorted(own, key=len, reverse=True):
             said = said.replace(name, "")
         assert re.findall("[A-Za-z]+", said) == [], path.name
+    stages = (scored.folder / "report/figures/stages.zh.svg").read_text(encoding="utf-8")
+    assert all(f">{name}</text>" in stages for name in figures.stages().index), "names of stages stay as they are"

@@ -6,7 +6,7 @@ and are translated; no font with Chinese letters is shipped, so the reader's dra
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape, unescape
 
@@ -73,13 +73,20 @@ PHASES = {  # folders of `src/mi_llm`: the color of their stages in Figure 1, an
 }
 
 
-def svg(figure: Figure) -> dict[str, str]:
-    """The figure as an SVG element in each language, without date or version; a study's own Chinese words are text in both."""
+def svg(figure: Figure, own: Collection[str] = ()) -> dict[str, str]:
+    """The figure as an SVG element in each language, without date or version. `own` are labels that are not translated.
+
+    A study's own Chinese words are text in both languages.
+    """
+
+    def in_chinese(label: re.Match[str]) -> str:
+        words = unescape(label[0])
+        return escape(words if words in own else chinese(words))
+
     own_chinese = any(CHINESE.search(text.get_text()) for text in figure.findobj(Text))
     english = written(figure, "none" if own_chinese else "path")
     figure.set_layout_engine("none")  # it is laid out
-    translated = LABEL.sub(lambda label: escape(chinese(unescape(label[0]))), written(figure, "none"))
-    return {"en": english, "zh": translated}
+    return {"en": english, "zh": LABEL.sub(in_chinese, written(figure, "none"))}
 
 
 def written(figure: Figure, letters: str) -> str:
@@ -405,8 +412,7 @@ def intervals(table: pd.DataFrame, start: float, measure: str) -> dict[str, str]
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     with mpl.rc_context(STYLE):
-        size = FIGURE_WIDTH, lines * (0.7 + 0.2 * len(names))
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12))  # room for Chinese names, which may be longer
+        figure = Figure(figsize=(FIGURE_WIDTH, lines * (0.7 + 0.2 * len(names))), layout="constrained")
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
         for axes, (panel, rows) in zip(grid, panels, strict=False):
             known = rows.dropna(subset="value")
@@ -485,7 +491,7 @@ def pipeline(table: pd.DataFrame) -> dict[str, str]:
         axes.set_axis_off()
         patches = [Patch(facecolor=of_phase(lane)[0], edgecolor="#8895a5", label=of_phase(lane)[1]) for lane in lanes]
         figure.legend(handles=patches, loc="outside lower center", ncols=4, frameon=False)
-        return svg(figure)
+        return svg(figure, own=centers)
 
 
 def of_phase(phase: str) -> tuple[str, str]:

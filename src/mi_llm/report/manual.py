@@ -303,18 +303,13 @@ def quality_rows(study: Study) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "panel": [f"{row.coder}: {sessions_in(row.language)}" for row in table.itertuples()],
-            "row": [score_name(row) for row in table.itertuples()],
+            "row": [NAMES.get(code, code) for code in table["measure"]],
             "value": table["auc"],
             "lo": table["lo"],
             "hi": table["hi"],
             "aside": [f"n = {row.high} + {row.low}" for row in table.itertuples()],
         }
     )
-
-
-def score_name(row: Any) -> str:
-    """A score of the table of quality, with its unit."""
-    return f"{NAMES.get(str(row.measure), row.measure)}, {row.unit}"
 
 
 def validation(study: Study) -> pd.DataFrame:
@@ -338,7 +333,7 @@ def quality(study: Study) -> pd.DataFrame:
         {
             "Coder": table["coder"],
             "Sessions in": table["language"].map(sessions_in),
-            "Score": [score_name(row) for row in table.itertuples()],
+            "Score": [f"{NAMES.get(str(row.measure), row.measure)}, {row.unit}" for row in table.itertuples()],
             "AUC [interval]": [around(row.auc, row.lo, row.hi) for row in table.itertuples()],
             "High, low": [f"{row.high}, {row.low}" for row in table.itertuples()],
         }
@@ -352,7 +347,7 @@ def sessions_in(code: str) -> str:
     return name if code == annomi.LANGUAGE else f"{name}, translated"
 
 
-KAPPA = {"en": "κ with AnnoMI's experts{}, sessions in", "zh": "与 AnnoMI 专家的 κ{}，会谈语言："}
+KAPPA = {"en": "κ with AnnoMI's experts{}, sessions in ", "zh": "与 AnnoMI 专家的 κ{}，会谈语言："}
 SAMPLE = {
     "en": " (on a few sessions written for this bundle, not on AnnoMI's own)",
     "zh": "（所用是为本研究包写的少数会谈，不是 AnnoMI 原有的）",
@@ -400,7 +395,7 @@ def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
         for code in dict.fromkeys((study.language, annomi.LANGUAGE)) if rater in coded else ():
             keys = [(rater, code, behavior) for behavior in BEHAVIORS_KNOWN if (rater, code, behavior) in known]
             values = semicolon.join(f"{word(key[2])} {known[key]}" for key in keys)
-            head = "" if parts else f"{KAPPA[lang].format(own_sessions)} "
+            head = "" if parts else KAPPA[lang].format(own_sessions)
             parts.append(f"{head}{word(sessions_in(code))}{colon}{values or word(UNKNOWN)}")
         parts += [f"{OTHERS[lang]}{colon}{word(UNKNOWN)}"] if rater in coded else []
         if rater in rated:
