@@ -118,6 +118,11 @@ def test_no_two_labels_run_together(scored: Study) -> None:
         figures.base_and_tuned(tables.scores(scored), baselines, [*scored.models], pd.DataFrame()),
         figures.ratings(tables.rating_means(scored), tables.chosen(scored)),
         arms_of(scored, manual.read(scored, "table_6")),
+        figures.counts(manual.read(scored, "table_6"), {"Q": manual.NAMES["Q"], "SR": manual.NAMES["SR"]}, [*scored.models]),
+        figures.contrasts(manual.read(scored, "tests"), manual.by_unit(scored), [*scored.models], 0.05),
+        figures.leaks(pd.read_csv(scored.path("blind", "leaks.csv")), 0.05),
+        figures.intervals(manual.validation_rows(scored), 0, "κ"),
+        figures.intervals(manual.quality_rows(scored), 0.5, "AUC"),
     ):
         boxes = [(text.get_text(), Text.get_window_extent(text)) for text in texts(figure)]  # without an annotation's arrow
         touching = [(one, other) for (one, a), (other, b) in combinations(boxes, 2) if a.overlaps(b)]

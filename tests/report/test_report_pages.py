@@ -37,7 +37,7 @@ HIDDEN_CELLS = """[...document.querySelectorAll('.cards td')].filter(cell => {
 NARROW_CELLS = """[...document.querySelectorAll('tbody :is(th, td)')].filter(cell => {
     const style = getComputedStyle(cell);
     const room = cell.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
-    return cell.textContent.length > 4 && room < 3.5 * parseFloat(style.fontSize);
+    return /[\u4e00-\u9fff]{5}/.test(cell.textContent) && room < 3.5 * parseFloat(style.fontSize);
   }).map(cell => cell.textContent)"""
 FEWER = """document.querySelectorAll('#rounds article:nth-child(n+4), #claims tbody tr:nth-child(n+30)')
   .forEach(one => one.remove())"""
