@@ -396,6 +396,14 @@ def test_the_checklist_is_whole_and_says_what_is_not_answered(scored: Study) -> 
     assert page.count("Not answered, because") == (table["Answered"] == "no").sum() > 0
 
 
+def test_links_of_the_checklist_name_the_page_and_the_section_in_the_pages_language(scored: Study) -> None:
+    for end, named in (("", "Results: Training"), (".zh", "结果：训练")):
+        page = (scored.folder / f"report/checklist{end}.html").read_text(encoding="utf-8")
+        links = dict(re.findall(r'<a href="([^"]+)">([^<]+)</a>', page.split("</nav>")[1]))
+        assert links[f"index{end}.html#training"] == named
+        assert not any(".html" in text for text in links.values())
+
+
 def test_cards_and_data_sheet_are_shown_without_raw_html(scored: Study) -> None:
     path = scored.folder / "finetune/tiny-glm4/adapter/README.md"
     storage.write_text(path, storage.read_text(path) + "\n<script>alert(1)</script>\n")

@@ -23,6 +23,16 @@ class Item:
     answer: str
     place: str
 
+    @property
+    def page(self) -> str:
+        """The page where the answer is: a name of `report.page.PAGES`."""
+        return self.place.partition(".")[0]
+
+    @property
+    def section(self) -> str:
+        """The section of that page where the answer is; `main` is the whole page."""
+        return self.place.partition("#")[2]
+
 
 @dataclass(frozen=True)
 class Part:
