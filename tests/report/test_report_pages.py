@@ -44,6 +44,10 @@ FEWER = """document.querySelectorAll('#rounds article:nth-child(n+4), #claims tb
 TOO_WIDE = """[...document.querySelectorAll('main > .wide table, figure svg')]
   .filter(one => one.getBoundingClientRect().right > innerWidth + 1)
   .map(one => one.closest('.wide').getAttribute('aria-label'))"""
+PAIRS = """[...document.querySelectorAll('.models > section, .replies > div')].slice(0, 6).map(model => {
+  const [base, tuned] = ['.base', '.tuned'].map(arm => model.querySelector(arm).getBoundingClientRect());
+  return {beside: base.right < tuned.left && base.top === tuned.top && base.bottom === tuned.bottom, over: base.bottom < tuned.top};
+})"""
 GAINS = """[...document.querySelectorAll('#rounds article')]
   .map(one => one.dataset.gains.split(' ').map(Number).filter((_, at) => at % 4 === 0))"""
 
@@ -132,6 +136,19 @@ def test_it_prints_whole(scored: Study, browser: Any) -> None:
         assert page.evaluate("getComputedStyle(document.querySelector('header nav')).display") == "none"
         assert page.evaluate(TOO_WIDE) == [], name
     assert page.pdf(format="A4").startswith(b"%PDF")
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "place"), [(820, "beside"), (390, "over")])
+def test_a_models_base_reply_stands_beside_its_tuned_one_and_on_a_phone_over_it(
+    scored: Study, browser: Any, width: int, place: str
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 860})
+    for name in ("report/rounds.html", "report/index.html", "report/models.zh.html"):
+        page.goto(address(scored, name))
+        pairs = page.evaluate(PAIRS)
+        assert len(pairs) >= len(scored.models), name
+        assert all(pair[place] for pair in pairs), name
     page.close()
 
 
