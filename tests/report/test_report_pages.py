@@ -46,7 +46,8 @@ TOO_WIDE = """[...document.querySelectorAll('main > .wide table, figure svg')]
   .map(one => one.closest('.wide').getAttribute('aria-label'))"""
 PAIRS = """[...document.querySelectorAll('.models > section, .replies > div')].slice(0, 6).map(model => {
   const [base, tuned] = ['.base', '.tuned'].map(arm => model.querySelector(arm).getBoundingClientRect());
-  return {beside: base.right < tuned.left && base.top === tuned.top && base.bottom === tuned.bottom, over: base.bottom < tuned.top};
+  const level = base.top === tuned.top && base.bottom === tuned.bottom;
+  return {beside: level && base.right < tuned.left, over: base.bottom < tuned.top};
 })"""
 GAINS = """[...document.querySelectorAll('#rounds article')]
   .map(one => one.dataset.gains.split(' ').map(Number).filter((_, at) => at % 4 === 0))"""

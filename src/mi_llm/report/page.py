@@ -311,8 +311,6 @@ def content(study: Study, shown: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "dimension_names": safety.NAMES,
         "graded": safety.graded(study),
         "division": storage.read_json(study.path("split", "metrics.json")),
-        "cards": documents.cards(study),
-        "datasheet": documents.datasheet(),
         "bibtex": documents.bibtex(study),
     }
 
@@ -329,6 +327,8 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
         "linked": lambda path: study.reproduction or path != AUDIT,  # what is missing now is there when the run ends
         "words": word,
         "own_words": language.load(lang),
+        "cards": documents.cards(study, lang),
+        "datasheet": documents.datasheet(lang),
         "tables": {name: in_words(table, lang) for name, table in shown.items()},
         "outcomes": {name: outcomes_in_words(shown[name], lang) for name in ("safety", "safety-by-risk")},
         "danger_in_short": safety.in_short(study, word),
