@@ -44,7 +44,7 @@ def page(
             checker=checker,
             missing=missing,
             claim_verdicts=CHINESE if lang == "zh" else {verdict: verdict for verdict in VERDICTS},
-            source=source(study),
+            source=source(study, lang),
             lock_file=lock_of(study),
             reference_file=reference_of(study),
             compared_with=lock_of(study) if against_lock else reference_of(study),

@@ -24,6 +24,24 @@ from mi_llm.study import Study
 
 SPECIFICATION = "https://codecheck.org.uk/spec/config/2.0/"
 FIXME = "FIXME"
+MATERIAL = {
+    "en": {
+        "public": "Public files, from the commits and addresses that src/mi_llm/corpora/sources.yaml pins: {}.",
+        "own": "Dialogs of the study's own, which are not in this bundle: {}.",
+        "shipped": "Sample corpora, recorded answers and models as this bundle ships them (data.dvc, pretrain/dvc.yaml).",
+        "models": "Models as this bundle ships them (pretrain/dvc.yaml).",
+        "comma": ", ",
+        "space": " ",
+    },
+    "zh": {
+        "public": "公开的文件，其提交和地址由 src/mi_llm/corpora/sources.yaml 固定：{}。",
+        "own": "研究自己的对话，不在本研究包中：{}。",
+        "shipped": "随本研究包发布的样例语料、已记录的回答和模型（data.dvc、pretrain/dvc.yaml）。",
+        "models": "随本研究包发布的模型（pretrain/dvc.yaml）。",
+        "comma": "、",
+        "space": "",
+    },
+}
 REPORTED = (".html", ".csv", ".svg")  # the files of an output that people read; the others are its metrics and provenance
 PERSON = re.compile(r"(?P<name>[^<>]*[^<>\s])\s*(?:<(?P<orcid>[^<>]*)>)?")
 
@@ -122,15 +140,14 @@ def manifest(study: Study) -> list[dict[str, str]]:
     return [{"file": f"../{file.as_posix()}", "comment": f"{file.parts[0]}, {text}"} for file, text in files.items()]
 
 
-def source(study: Study) -> str:
+def source(study: Study, lang: str = "en") -> str:
     """Where the checked material comes from, in words."""
-    names = ", ".join(study.acquire.upstream)
+    words, names = MATERIAL[lang], study.acquire.upstream
     own = [name for name, corpus in study.corpora.items() if corpus.paths]
-    shipped = "Sample corpora, recorded answers and models as this bundle ships them (data.dvc, pretrain/dvc.yaml)."
-    parts = [f"Public files, from the commits and addresses that src/mi_llm/corpora/sources.yaml pins: {names}."] if names else []
-    parts += [f"Dialogs of the study's own, which are not in this bundle: {', '.join(own)}."] if own else []
-    parts += [shipped] if not parts else ["Models as this bundle ships them (pretrain/dvc.yaml)."] if own and study.tiny else []
-    return " ".join(parts)
+    parts = [words["public"].format(words["comma"].join(names))] if names else []
+    parts += [words["own"].format(words["comma"].join(own))] if own else []
+    parts += [words["shipped"]] if not parts else [words["models"]] if own and study.tiny else []
+    return words["space"].join(parts)
 
 
 def summary(comparison: Comparison, where: Circumstances) -> str:
