@@ -1,6 +1,7 @@
 """The audit's page: its pieces, and in a real browser what people look at: squares, pictures, views by address, paper."""
 
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,16 @@ def test_every_note_and_place_has_a_chinese_reading_with_the_same_numbers(result
         assert row.note == note or not re.search(r"\b(?:was|were|cannot|have|that|if)\b", row.note), row.note
         own = re.search("[\u4e00-\u9fff]", row.place.rsplit(" / ", 1)[0])
         assert own, row.place
+
+
+def test_what_a_method_does_is_said_in_chinese_with_the_same_numbers(folder: Path) -> None:
+    shown = [(folder / name).read_text(encoding="utf-8").split('id="methods"')[1] for name in ("index.html", "index.zh.html")]
+    english, own = (re.findall(r"<dd>(.*?)</dd>", unescape(page), re.DOTALL) for page in shown)
+    assert len(english) == len(own) == len(stage.METHODS)
+    for words, said in zip(english, own, strict=True):
+        assert re.search("[\u4e00-\u9fff]", said), said
+        assert set(re.findall(r"\d{2,}", words)) <= set(re.findall(r"\d{2,}", said)), said
+        assert "`" not in words + said
 
 
 def test_a_note_is_read_sentence_by_sentence_and_an_unknown_one_stays() -> None:

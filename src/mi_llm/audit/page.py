@@ -33,6 +33,7 @@ GROUPS = {  # where a claim stands, by its id: how views of the table name the g
     "words": r"S\d+",
 }
 LINKS = re.compile(r"https?://[^\s;,)“”；，。）]+|\b[\w-]+\.(?:csv|md)\b", re.ASCII)
+CODE = re.compile("`([^`]+)`")
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,14 @@ def rows(paper: Paper, results: Mapping[str, Result], lang: str) -> list[Row]:
 
 
 def linked(text: str, files: Sequence[str]) -> Markup:
-    """A text in which addresses, and the audit's own files, are links."""
+    """A text in which addresses, and the audit's own files, are links; what stands in backquotes is code."""
     parts, end = [], 0
     for match in LINKS.finditer(text):
         target = match[0].rstrip(".")
         if target.startswith("http") or target in files:
             parts += [escape(text[end : match.start()]), Markup('<a href="{0}">{0}</a>').format(target)]
             end = match.start() + len(target)
-    return Markup("").join([*parts, escape(text[end:])])
+    return Markup(CODE.sub(r"<code>\1</code>", str(Markup("").join([*parts, escape(text[end:])]))))  # noqa: S704 — escaped above
 
 
 def pages(
@@ -115,6 +116,7 @@ def pages(
     here = resources.files(__package__)
 
     def page(lang: str) -> str:
+        word = chinese if lang == "zh" else str
         shown = rows(paper, results, lang)
         groups = {name: [row for row in shown if row.group == name] for name in GROUPS}
         return templates.get_template("page.html.jinja").render(
@@ -125,7 +127,7 @@ def pages(
             address=address,
             linked=lambda path: not study.from_hub or path in ALONE,
             links=partial(linked, files=files),
-            word=chinese if lang == "zh" else str,
+            word=word,
             style=style(here / "audit.css"),
             script=inline(here / "claims.js"),
             groups=groups,
@@ -136,7 +138,7 @@ def pages(
             verdict_names=CHINESE if lang == "zh" else {verdict: verdict for verdict in VERDICTS},
             bases=BASES,
             negative=NEGATIVE,
-            methods={name: inspect.getdoc(method) for name, method in methods.items()},
+            methods={name: word(" ".join((inspect.getdoc(method) or "").split())) for name, method in methods.items()},
             tables=tables,
         )
 
