@@ -4,6 +4,7 @@ Reads the outputs, the committed lock and reference. Writes `<out>/certificate/c
 `<out>/certificate/index.html` and `index.zh.html` for people. They hold time and machine, so DVC does not track them.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,17 @@ from mi_llm.frame.pages import SUFFIXES, address, environment, style
 from mi_llm.study import Study
 
 HERE = "certificate/index"
+REASONS = {  # what compare.py says of an output or a package, in Chinese
+    r"(.+) has different bytes": "{} 的字节不同",
+    r"(.+) is gone": "{} 不在了",
+    r"(.+) is new": "{} 是新的",
+    r"(.+) is empty": "{} 是空的",
+    r"it is missing": "这个输出不在此处",
+    r"it has no reference in (.+)": "{} 中没有它的参考值",
+    r"claim (\S+): here (.+), in the reference (.+)": "论断 {}：此处为{}，参考为{}",
+    r"(.+): here (.+), in the reference (.+)": "{}：此处为 {}，参考为 {}",
+    r"(.+) \(the lock has (.+)\) made (.+)": "{}（锁文件为 {}）产生了 {}",
+}
 
 
 def page(
@@ -48,9 +60,18 @@ def page(
             lock_file=lock_of(study),
             reference_file=reference_of(study),
             compared_with=lock_of(study) if against_lock else reference_of(study),
+            said=in_chinese if lang == "zh" else str,
             style=style(),
         )
     )
+
+
+def in_chinese(reason: str) -> str:
+    """A reason in Chinese; unchanged where `REASONS` does not have its like."""
+    for pattern, said in REASONS.items():
+        if match := re.fullmatch(pattern, reason):
+            return said.format(*((CHINESE | {"not there": "空缺"}).get(group, group) for group in match.groups()))
+    return reason
 
 
 def certify(study: Study, checker: str | None = None) -> int:
