@@ -208,6 +208,9 @@ def test_the_page_of_the_result_shows_portions_and_leads_to_a_dialog(transcribed
     page.goto(f"{where}#sleep/117")
     page.reload()
     assert page.locator("article:has(details[open])").get_attribute("id") == "sleep/117"
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#dialogs article:visible").count() == 120  # paper has no next portion
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
     page.fill("[name=words]", "第33夜")
     assert page.locator("#dialogs article:visible").count() == 1
     assert problems(page) == []

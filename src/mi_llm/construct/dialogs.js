@@ -8,7 +8,7 @@ const [before, after] = ["#before", "#after"].map((name) => document.querySelect
 
 const view = () => new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
 
-function show(target) {
+function show(target, whole) {
   const wanted = view();
   const words = (wanted.get("words") || "").trim().toLowerCase();
   const kind = wanted.get("show") || "";
@@ -16,7 +16,7 @@ function show(target) {
     && (!words || article.textContent.toLowerCase().includes(words)));
   let from = Number(wanted.get("from") || 1);
   if (target) from = fitting.indexOf(target) - (fitting.indexOf(target) % PORTION) + 1;
-  const shown = new Set(fitting.slice(from - 1, from - 1 + PORTION));
+  const shown = new Set(whole ? fitting : fitting.slice(from - 1, from - 1 + PORTION));
   for (const article of articles) article.hidden = !shown.has(article);
   for (const name of ["show", "words"]) form.elements[name].value = wanted.get(name) || "";
   before.disabled = from <= 1;
@@ -49,4 +49,6 @@ form.hidden = false;
 form.addEventListener("input", () => go({ show: form.elements.show.value, words: form.elements.words.value, from: 1 }));
 form.addEventListener("submit", (event) => event.preventDefault());
 addEventListener("hashchange", arrive);
+addEventListener("beforeprint", () => show(null, true)); // paper has no next portion
+addEventListener("afterprint", () => show());
 arrive();
