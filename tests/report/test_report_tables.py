@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from mi_llm.frame.pages import SUFFIXES
+from mi_llm.report.chinese import chinese
 from mi_llm.report.page import in_words
 from mi_llm.study import Study
 
@@ -33,6 +34,10 @@ def test_columns_of_numbers_are_known_in_both_languages_and_the_papers_column_is
         shown = in_words(table, lang)
         assert shown["numbers"] == [False, True, True, True, True, False]
         assert [span for _, span, _ in shown["groups"]] == [1, 2, 1, 1, 1]
+
+
+def test_a_place_in_a_file_is_said_in_chinese() -> None:
+    assert chinese("efaqa.utf8, line 1, chat 3") == "efaqa.utf8，第 1 行，第 3 段聊天"
 
 
 @pytest.mark.parametrize("end", SUFFIXES.values())
