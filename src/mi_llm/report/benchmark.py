@@ -40,7 +40,7 @@ def table(study: Study) -> pd.DataFrame:
                     "Number": row.items,
                     "By guessing": f"{row.by_guessing:.1f}",
                     "Base": around(row.base, row.base_lo, row.base_hi),
-                    "Base, paper": printed(study, model, row.task),
+                    **({"Base, paper": printed(study, model, row.task)} if study.reproduction else {}),
                     "Tuned": around(row.tuned, row.tuned_lo, row.tuned_hi),
                     "Tuned − base": around(row.change, row.lo, row.hi),
                     "P (Holm)": p_value(row.p_holm),

@@ -150,13 +150,13 @@ def dumbbells(
             ends = [table.loc[(model, arm), "mean"] for arm in arms]
             axes.plot(ends, [row] * len(ends), color=EDGE, linewidth=1, zorder=1)
             for arm in ARMS:
-                colour, marker = COLORS[arm], MARKERS[arm]
+                color, marker = COLORS[arm], MARKERS[arm]
                 if arm in arms:
                     mean, lo, hi = table.loc[(model, arm), ["mean", "lo", "hi"]]
                     spread = None if np.isnan(lo) else [[mean - lo], [hi - mean]]
-                    axes.errorbar(mean, row, xerr=spread, fmt=marker, color=colour, markersize=7, capsize=3, zorder=3)
+                    axes.errorbar(mean, row, xerr=spread, fmt=marker, color=color, markersize=7, capsize=3, zorder=3)
                 if (model, arm) in printed:
-                    axes.plot(printed[model, arm], row + 0.27, marker, markersize=7, mfc="white", mec=colour, zorder=2)
+                    axes.plot(printed[model, arm], row + 0.27, marker, markersize=7, mfc="white", mec=color, zorder=2)
         axes.set_yticks(range(len(models)), models)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(models) - 0.5, -0.5)
@@ -221,8 +221,8 @@ def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> dict[str, str]:
         panels = figure.subplots(1, len(aspects), sharey=True, squeeze=False)[0]
         for axes, aspect in zip(panels, aspects, strict=True):
             rows = means[means["aspect"] == aspect].loc[corpora]
-            colours = [TUNED if corpus in chosen else BASE for corpus in corpora]
-            axes.barh(corpora, rows["mean"], 0.62, color=colours)
+            bar_colors = [TUNED if corpus in chosen else BASE for corpus in corpora]
+            axes.barh(corpora, rows["mean"], 0.62, color=bar_colors)
             whiskers = [rows["mean"] - rows["lo"], rows["hi"] - rows["mean"]]
             outline(axes.errorbar(rows["mean"], corpora, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=2))
             for corpus, value in rows["mean"].items():  # beside the panel, where no whisker is
