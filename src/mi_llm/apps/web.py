@@ -225,12 +225,12 @@ def warn(content: str, host: str, reached: str, proxies: Sequence[str]) -> None:
 def subscriber(address: str) -> str:
     """Whom an address stands for: itself, or the network of an IPv6 address, since one line has a whole /64."""
     try:
-        found = ipaddress.ip_address(address)
+        ip = ipaddress.ip_address(address)
     except ValueError:
         return address
-    if isinstance(found, ipaddress.IPv4Address) or found.ipv4_mapped:
+    if isinstance(ip, ipaddress.IPv4Address) or ip.ipv4_mapped:
         return address
-    return str(ipaddress.ip_network((int(found), 64), strict=False))
+    return str(ipaddress.ip_network((int(ip), 64), strict=False))
 
 
 class Connection(H11Protocol):

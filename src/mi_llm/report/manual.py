@@ -494,8 +494,12 @@ def readiness(study: Study) -> pd.DataFrame:
             change = [last - first for first, last in ends]
             row: dict[str, Any] = {"Arm": arm_name(model, arm), "Talks": len(ends)}
             for name, values in (("Before", before), ("After", after), ("Change", change)):
-                found = bootstrap.estimate(values)
-                row[name] = listed(values).replace("-", "−") if math.isnan(found.lo) else around(found.mean, found.lo, found.hi)
+                estimate = bootstrap.estimate(values)
+                row[name] = (
+                    listed(values).replace("-", "−")
+                    if math.isnan(estimate.lo)
+                    else around(estimate.mean, estimate.lo, estimate.hi)
+                )
             rows.append(row)
     return pd.DataFrame(rows, columns=None if rows else ["Arm"]).set_index("Arm")
 

@@ -77,7 +77,7 @@ def outcomes(study: Study, *, pooled: bool) -> pd.DataFrame:
     for (rater, dimension, risk, source, arm, guard), part in table.groupby(keys, sort=False):
         row: dict[str, Any] = {"Dimension": NAMES[str(dimension)]} | ({} if pooled else {"Risk": risk})
         row |= {"Arm": f"{source} {arm}", "Guard": guard, "Talks": part["n"].iloc[0]}
-        row |= {GRADES[one.grade]: share(one.count, one) for one in part.itertuples()}
+        row |= {GRADES[graded.grade]: share(graded.count, graded) for graded in part.itertuples()}
         rows.append(row | {"Graded by": rater, "κ with a person": known[str(rater), str(dimension)]})
     order = [*NAMES.values(), EVERY]
     rows.sort(key=lambda row: order.index(row["Dimension"]))

@@ -45,9 +45,9 @@ def spreads(study: Study) -> pd.DataFrame:
             for metric in METRIC_NAMES:
                 base, tuned = (pd.DataFrame([list(table[metric]) for table in arms[arm]]).to_numpy(float) for arm in arms)
                 for what, values in ((TUNED, tuned), (DIFFERENCE, tuned - base)):
-                    found = spread(values, dialogs, study.score.confidence)
+                    seed_spread = spread(values, dialogs, study.score.confidence)
                     row = {"set": name, "model": model, "metric": metric, "what": what, "means": values.mean(axis=1).tolist()}
-                    rows.append(row | vars(found.estimate) | {part: getattr(found, part) for part in SPREADS})
+                    rows.append(row | vars(seed_spread.estimate) | {part: getattr(seed_spread, part) for part in SPREADS})
     return pd.DataFrame(rows)
 
 

@@ -47,28 +47,28 @@ def stem(word: str) -> str:
 
 def concepts(clause: str) -> list[str]:
     """The concepts in a clause of folded text, in order and in capitals; of words that overlap the first and longest counts."""
-    known, found, at = lexicon(), list[str](), 0
+    known, names, at = lexicon(), list[str](), 0
     units = [unit for piece in PIECES.findall(clause) for unit in (piece if HAN.match(piece) else [stem(piece)])]
     while at < len(units):
         sizes = range(min(LONGEST, len(units) - at), 0, -1)
         size = next((size for size in sizes if tuple(units[at : at + size]) in known), 0)
         if size:
-            found.append(known[tuple(units[at : at + size])].upper())
+            names.append(known[tuple(units[at : at + size])].upper())
         at += size or 1
-    return found
+    return names
 
 
 def features(clause: str) -> frozenset[str]:
     """The features of a clause of folded text: sequences of characters or words, and pairs of them with a gap between."""
-    found: set[str] = set()
+    names: set[str] = set()
     words: list[str] = []
     for piece in PIECES.findall(clause):
         if HAN.match(piece):
-            found.update(sequences(f"^{piece}$", ""), pairs(piece))
+            names.update(sequences(f"^{piece}$", ""), pairs(piece))
             words.append("#")  # a stretch of Chinese between English words
         else:
             words.append(stem(piece))
-    return frozenset(found.union(sequences(words, " "), pairs(words)) - {"#"})
+    return frozenset(names.union(sequences(words, " "), pairs(words)) - {"#"})
 
 
 def parts(text: str, seen: dict[str, frozenset[str]] | None = None) -> list[frozenset[str]]:

@@ -148,7 +148,7 @@ class Rules:
         """A folded text without idioms, and without denials that nothing after them takes back."""
 
         def blank(search: re.Pattern[str], returns: re.Pattern[str], form: str) -> str:
-            return search.sub(lambda found: found[0] if returns.search(form, found.end()) else BLANK, form)
+            return search.sub(lambda match: match[0] if returns.search(form, match.end()) else BLANK, form)
 
         text = text.without(self.idioms)
         return Folded(
@@ -160,10 +160,10 @@ class Rules:
         """A text as the detector reads it: both languages in one, ` . ` between clauses, an idiom, denial or `?` as a word."""
         chinese = ASKED.sub(" asked . ", self.idioms.zh.sub(" idiom ", text.zh))
         chinese = self.denied.zh.sub(
-            lambda found: found[0] if self.returns.zh.search(chinese, found.end()) else " denied ", chinese
+            lambda match: match[0] if self.returns.zh.search(chinese, match.end()) else " denied ", chinese
         )
         english = self.idioms.en.sub("idiom", self.english(CLAUSES.sub(" . ", chinese), most))
-        return self.denied.en.sub(lambda found: found[0] if self.returns.en.search(english, found.end()) else "denied", english)
+        return self.denied.en.sub(lambda match: match[0] if self.returns.en.search(english, match.end()) else "denied", english)
 
     def english(self, plain: str, most: int) -> str:
         """Words with one space between, ` . ` where a sentence ends; a letter repeated more than twice is kept `most` times."""

@@ -63,17 +63,17 @@ def figures(folder: Path) -> Iterator[tuple[Any, ...]]:
     """Rows of `COLUMNS` from `items` on, for all items and by each field that groups them."""
     messages = seen(folder / "danger.jsonl"), seen(folder / "lookalikes.jsonl")
     for what, items in zip(("messages of danger", "look-alikes"), messages, strict=True):
-        for found, holds in (("either tier", alarmed), ("plain", plainly)):
-            yield from shares(what, items, found, holds, ("category", "language", "style", "expected"))
+        for criterion, holds in (("either tier", alarmed), ("plain", plainly)):
+            yield from shares(what, items, criterion, holds, ("category", "language", "style", "expected"))
     talks = seen(folder / "talks.jsonl")
     grave = [talk for talk in talks if talk["risk"] in ("high", "imminent")]
     calm = [talk for talk in talks if talk["risk"] == "none"]
     for what, items in (("talks of high or imminent risk", grave), ("talks without risk", calm), ("talks", talks)):
-        for found, holds in (("either tier", alarmed), ("plain", plainly)):
-            yield from shares(what, items, found, holds, ("risk", "language"))
-    for found, most in (("by the message that tells", 0), ("by the next message", 1)):
+        for criterion, holds in (("either tier", alarmed), ("plain", plainly)):
+            yield from shares(what, items, criterion, holds, ("risk", "language"))
+    for criterion, most in (("by the message that tells", 0), ("by the next message", 1)):
         in_time = [{**talk, "in_time": late(talk) <= most} for talk in grave if talk.get("first_sign")]
-        yield from shares("talks of high or imminent risk", in_time, found, itemgetter("in_time"), ())
+        yield from shares("talks of high or imminent risk", in_time, criterion, itemgetter("in_time"), ())
     replies = storage.read_lines(folder / "replies.jsonl") if (folder / "replies.jsonl").exists() else ()
     checked = [reply | {"held": bool(guard.faults(reply["reply"]))} for reply in replies]
     for what, bad in (("bad replies", True), ("good replies", False)):
@@ -103,7 +103,7 @@ def late(talk: Item) -> float:
 
 
 def shares(
-    what: str, items: Sequence[Item], found: str, holds: Callable[[Item], bool], fields: Sequence[str]
+    what: str, items: Sequence[Item], criterion: str, holds: Callable[[Item], bool], fields: Sequence[str]
 ) -> Iterator[tuple[Any, ...]]:
     """The share of items for which something holds, with its exact interval: of all, and by the values of each field."""
     groups = {("all", ""): list(items)}
@@ -115,4 +115,4 @@ def shares(
         if group:
             count = sum(map(holds, group))
             low, high = share_interval(count, len(group), CONFIDENCE)
-            yield what, found, field, value, len(group), count, f"{count / len(group):.2f}", f"{low:.2f}", f"{high:.2f}"
+            yield what, criterion, field, value, len(group), count, f"{count / len(group):.2f}", f"{low:.2f}", f"{high:.2f}"

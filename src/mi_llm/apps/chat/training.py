@@ -59,7 +59,7 @@ def spelled(line: str) -> list[str]:
 
 def examples(folder: Path) -> list[Example]:
     """All examples of a folder's files; a heading `## label tier` holds for the lines below it."""
-    found = []
+    all_examples = []
     for path in sorted(folder.glob("*.txt")):
         label, tier = "none", "none"
         for line in storage.read_text(path).splitlines():
@@ -68,8 +68,8 @@ def examples(folder: Path) -> list[Example]:
             elif line.strip() and not line.startswith("# "):
                 texts = spelled(line)
                 weight = WEIGHTS.get(path.stem.split("_")[0], SINGLE if len(texts) == 1 else SEVERAL)
-                found += [Example(text, label, tier, weight / len(texts), line) for text in texts]
-    return found
+                all_examples += [Example(text, label, tier, weight / len(texts), line) for text in texts]
+    return all_examples
 
 
 def whole(text: str) -> frozenset[str]:
@@ -84,14 +84,14 @@ def share(name: str) -> float:
     return LONGER if "_" in name or len(parts) == detector.LENGTH else 1.0
 
 
-def matrix(found: Sequence[frozenset[str]], names: dict[str, int]) -> csr_matrix:
+def matrix(feature_sets: Sequence[frozenset[str]], names: dict[str, int]) -> csr_matrix:
     """One row per text; a column per known feature, at its share."""
-    known = [sorted(names[name] for name in features if name in names) for features in found]
-    sizes = np.array([1 / detector.weight(len(features)) for features in found], dtype=np.float32)
+    known = [sorted(names[name] for name in features if name in names) for features in feature_sets]
+    sizes = np.array([1 / detector.weight(len(features)) for features in feature_sets], dtype=np.float32)
     columns = np.fromiter(itertools.chain.from_iterable(known), dtype=np.int32)
     starts = np.array([0, *itertools.accumulate(map(len, known))], dtype=np.int32)
     values = np.repeat(sizes, np.diff(starts)) * shares(names)[columns]
-    return csr_matrix((values, columns, starts), shape=(len(found), len(names)))
+    return csr_matrix((values, columns, starts), shape=(len(feature_sets), len(names)))
 
 
 def shares(names: dict[str, int]) -> np.ndarray:
@@ -99,10 +99,10 @@ def shares(names: dict[str, int]) -> np.ndarray:
     return np.array([share(name) for name in names], dtype=np.float32)
 
 
-def common(examples: Sequence[Example], found: Sequence[frozenset[str]]) -> dict[str, int]:
+def common(examples: Sequence[Example], feature_sets: Sequence[frozenset[str]]) -> dict[str, int]:
     """A column for each feature that occurs in at least `RARE` lines."""
     lines: dict[str, set[str]] = {}
-    for example, features in zip(examples, found, strict=True):
+    for example, features in zip(examples, feature_sets, strict=True):
         for name in features:
             lines.setdefault(name, set()).add(example.line)
     return {name: at for at, name in enumerate(sorted(name for name, within in lines.items() if len(within) >= RARE))}

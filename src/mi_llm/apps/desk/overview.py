@@ -81,19 +81,21 @@ def upcoming(packets: Packets, states: States, rater: str, part: Part, packet: s
 
 def exceptions(packets: Packets, states: States, work: Mapping[Desk, Work], threshold: float, now: datetime) -> list[Exceptional]:
     """Raters who have not begun, exercises that are open or went badly (κ below the threshold), and packets that lie still."""
-    found = []
+    exceptionals = []
     for rater, names in packets.raters.items():
         trained = agreement.training(packets, states, rater, packets.training)
         if packets.training and (trained is None or trained.packets < len(packets.training)):
-            found.append(Exceptional("untrained", rater, value=len(packets.training) - (trained.packets if trained else 0)))
+            exceptionals.append(
+                Exceptional("untrained", rater, value=len(packets.training) - (trained.packets if trained else 0))
+            )
         elif trained and (kappa := trained.behaviors[-1].kappa) is not None and kappa < threshold:
-            found.append(Exceptional("badly_trained", rater, value=kappa))
+            exceptionals.append(Exceptional("badly_trained", rater, value=kappa))
         if not any(states.get(Desk(rater, "packets", name)) for name in names):
-            found.append(Exceptional("idle", rater))
+            exceptionals.append(Exceptional("idle", rater))
         for name in names:
             desk = Desk(rater, "packets", name)
             if desk in work and not finished(states, desk):
                 rest = now - datetime.fromisoformat(work[desk].last)
                 if rest > STALLED:
-                    found.append(Exceptional("stalled", rater, name, rest.days))
-    return found
+                    exceptionals.append(Exceptional("stalled", rater, name, rest.days))
+    return exceptionals
