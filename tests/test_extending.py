@@ -91,9 +91,9 @@ def test_a_corpus_is_a_reader(bundle: Path) -> None:
         '''"""Sleep talks: JSON Lines of `[client, counselor]`."""
 
 from mi_llm.corpora.reading import assemble, parse_lines
+from mi_llm.language.language import Text
 
-NAME = "Sleep talks"
-NAME_ZH = "睡眠谈话"
+NAME = Text("Sleep talks", "睡眠谈话")
 
 
 def read(files, repairs):

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 from mi_llm.corpora.files import File
 from mi_llm.corpora.reading import Repairs, assemble, require
 from mi_llm.dialog import Dialog
+from mi_llm.language.language import Text
 from mi_llm.problem import Problem
 
 KEY = "annomi"  # in the parameters, and of its outputs
 LANGUAGE = "en"
-NAME = "AnnoMI"
+NAME = Text("AnnoMI", "AnnoMI")
 COLUMNS = (
     "mi_quality", "transcript_id", "video_title", "video_url", "topic", "utterance_id", "interlocutor", "timestamp",
     "utterance_text", "annotator_id", "therapist_input_exists", "therapist_input_subtype", "reflection_exists",

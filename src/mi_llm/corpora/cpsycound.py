@@ -8,8 +8,9 @@ from mi_llm.corpora.files import File
 from mi_llm.corpora.labels import LABEL, unknown_label
 from mi_llm.corpora.reading import Repairs, assemble, require
 from mi_llm.dialog import Dialog
+from mi_llm.language.language import Text
 
-NAME = "CPsyCounD"
+NAME = Text("CPsyCounD", "CPsyCounD")
 # Who speaks in a case beside the client or as part of the client.
 PERSON = re.compile(r"(?:妈妈|爸爸|母亲|父亲|父母|女儿|儿子|孩子|丈夫|妻子|小强|月月|娜娜的母亲|天远和文姗|A|B)\s*[：:]\s*")
 

@@ -7,9 +7,10 @@ from mi_llm.corpora.files import LARGEST, File
 from mi_llm.corpora.labels import role_of
 from mi_llm.corpora.reading import Repairs, assemble, parse_lines, require
 from mi_llm.dialog import Dialog
+from mi_llm.language.language import Text
 from mi_llm.problem import Problem
 
-NAME = "Emotional First Aid"
+NAME = Text("Emotional First Aid", "Emotional First Aid")
 TEXT = "textMessage"  # the type of a chat message that is text; the others hold no words
 
 

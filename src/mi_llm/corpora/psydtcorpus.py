@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 from mi_llm.corpora.files import File
 from mi_llm.corpora.reading import Repairs, assemble, parse_entries, require
 from mi_llm.dialog import Dialog
+from mi_llm.language.language import Text
 
-NAME = "PsyDTCorpus"
+NAME = Text("PsyDTCorpus", "PsyDTCorpus")
 
 
 def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:

@@ -19,11 +19,11 @@ from mi_llm.corpora.files import File, office
 from mi_llm.corpora.labels import role_of
 from mi_llm.corpora.reading import Repairs, assemble, parse_entries, parse_list, require, unique
 from mi_llm.dialog import Dialog, Round, Turn, write_dialogs, write_rounds
+from mi_llm.language.language import Text
 from mi_llm.paper.models import tuned
 from mi_llm.problem import Problem
 
-NAME = "Authors' release"
-NAME_ZH = "作者公布的数据"
+NAME = Text("Authors' release", "作者公布的数据")
 DIALOGS = "训练集和测试集/eval_40 - 转换前.json"
 ROUNDS = "训练集和测试集/eval_40.json"
 TRAINING = "训练集和测试集/trian_2000.json"  # spelled like this in the release

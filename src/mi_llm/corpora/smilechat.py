@@ -6,8 +6,9 @@ from pathlib import PurePosixPath
 from mi_llm.corpora.files import File
 from mi_llm.corpora.reading import Repairs, assemble, parse_list, require
 from mi_llm.dialog import Dialog
+from mi_llm.language.language import Text
 
-NAME = "SmileChat"
+NAME = Text("SmileChat", "SmileChat")
 
 
 def read(files: Iterable[File], repairs: Repairs) -> Iterator[Dialog]:

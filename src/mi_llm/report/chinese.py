@@ -19,7 +19,7 @@ from mi_llm.report import manual, safety
 def words() -> tuple[dict[str, str], dict[re.Pattern[str], str]]:
     """English to Chinese: whole texts, and patterns whose groups are translated too."""
     content = storage.read_yaml(resources.files(__package__) / "chinese.yaml")
-    corpora = {module.NAME: module.NAME_ZH for module in modules(CORPORA).values() if hasattr(module, "NAME_ZH")}
+    corpora = {module.NAME.en: module.NAME.zh for module in modules(CORPORA).values()}
     languages: dict[str, str] = {}
     for en, zh in ((known.name.en, known.name.zh) for known in language.every()):
         languages |= {en: zh, f"{en}, translated": f"{zh}（译文）", f"AnnoMI in {en}": f"AnnoMI 的{zh}译文"}

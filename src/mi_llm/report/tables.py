@@ -15,7 +15,7 @@ from mi_llm.registry import CORPORA, modules
 from mi_llm.score.metrics import METRIC_NAMES, other_names
 from mi_llm.study import ARMS, Study
 
-CORPUS_NAMES: dict[str, str] = {name: module.NAME for name, module in modules(CORPORA).items()}
+CORPUS_NAMES: dict[str, str] = {name: module.NAME.en for name, module in modules(CORPORA).items()}
 
 
 def corpus_name(corpus: str) -> str:
