@@ -151,7 +151,7 @@ def code(study, stage, transcripts):
 def test_a_score_is_an_entry(bundle: Path) -> None:
     entry = """FAMILIES = (
     Family(
-        {"same_end": "Same ending"},
+        {"same_end": Text("Same ending", "结尾相同")},
         "ours|tok:char|mean",
         lambda replies, references: [
             {"same_end": 100.0 * (one[-1:] == other[-1:])} for one, other in zip(replies, references, strict=True)
@@ -163,6 +163,7 @@ def test_a_score_is_an_entry(bundle: Path) -> None:
     assert set(pd.read_csv(runs / "score/samples.csv")["same_end"]) <= {0.0, 100.0}
     assert pd.read_csv(runs / "report/tables/other-scores.csv")["Same ending"].notna().all()  # too few dialogs for intervals
     assert {"Same ending", "ours|tok:char|mean"} <= set(cells(runs / "report/index.html"))
+    assert "结尾相同" in cells(runs / "report/index.zh.html")
 
 
 def test_a_chat_format_is_an_entry_with_its_template(bundle: Path) -> None:

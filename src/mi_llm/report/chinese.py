@@ -1,4 +1,4 @@
-"""The tables' headings and names in Chinese: `chinese.yaml`, and the names of the codebook, the verdicts, corpora and languages.
+"""The tables' headings and names in Chinese: `chinese.yaml`, and the names of codes, verdicts, corpora, scores and languages.
 
 Names that belong to a study (its models, its corpora, file names) stay as they are; so do numbers.
 """
@@ -13,6 +13,7 @@ from mi_llm.audit import verdict
 from mi_llm.language import language
 from mi_llm.registry import CORPORA, modules
 from mi_llm.report import manual, safety
+from mi_llm.score.metrics import FAMILIES
 
 
 @cache
@@ -20,12 +21,13 @@ def words() -> tuple[dict[str, str], dict[re.Pattern[str], str]]:
     """English to Chinese: whole texts, and patterns whose groups are translated too."""
     content = storage.read_yaml(resources.files(__package__) / "chinese.yaml")
     corpora = {module.NAME.en: module.NAME.zh for module in modules(CORPORA).values()}
+    scores = {title.en: title.zh for family in FAMILIES for title in family.names.values()}
     languages: dict[str, str] = {}
     for en, zh in ((known.name.en, known.name.zh) for known in language.every()):
         languages |= {en: zh, f"{en}, translated": f"{zh}（译文）", f"AnnoMI in {en}": f"AnnoMI 的{zh}译文"}
         languages[f"AnnoMI transcripts translated into {en}"] = f"译成{zh}的 AnnoMI 文本"
     patterns = {re.compile(pattern): into for pattern, into in content["patterns"].items()}
-    names = manual.CHINESE | safety.CHINESE | verdict.CHINESE | corpora | languages
+    names = manual.CHINESE | safety.CHINESE | verdict.CHINESE | corpora | scores | languages
     return names | content["names"], patterns
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mi_llm.language import language
-from mi_llm.language.language import DEFAULT
+from mi_llm.language.language import DEFAULT, Text
 from mi_llm.score.libraries import ROUGE, pooled_names, pooled_scores, rouge_scores, rouge_signature
 from mi_llm.score.text import LLAMA_FACTORY, SIGNATURES, all_scores
 
@@ -23,12 +23,12 @@ class Family:
     `of_rounds` takes replies and references, both in the rounds' order, and gives each round's scores in that order.
     """
 
-    names: Mapping[str, str]
+    names: Mapping[str, Text]
     signature: str
     of_rounds: Callable[[Sequence[str], Sequence[str]], Rows]
 
 
-ROUGE_NAMES = dict(zip(ROUGE, ("rouge-score 1", "rouge-score 2", "rouge-score L"), strict=True))
+ROUGE_NAMES = {name: Text(title, title) for name in ROUGE for title in [f"rouge-score {name[-1].upper()}"]}
 FAMILIES = (
     Family(ROUGE_NAMES, rouge_signature(), rouge_scores),
 )  # fmt: skip
@@ -67,4 +67,4 @@ def families(code: str = DEFAULT) -> tuple[Family, ...]:
 
 def other_names(code: str = DEFAULT) -> dict[str, str]:
     """What the report calls the scores beside the main four."""
-    return pooled_names(code) | {name: title for family in families(code) for name, title in family.names.items()}
+    return pooled_names(code) | {name: title.en for family in families(code) for name, title in family.names.items()}
