@@ -15,7 +15,7 @@ from mi_llm.audit.verdict import Result, because, judged, listed, unknown
 from mi_llm.codebook.topics import labels, topic, topic_and_word, words
 from mi_llm.dialog import Dialog, volley_lengths
 from mi_llm.paper import models
-from mi_llm.paper.claims import Claim, Paper, claims
+from mi_llm.paper.claims import TABLE_3, Claim, Paper, claims
 
 Labeled = Sequence[Sequence[tuple[str, str]]]  # dialogs of (label, text) messages
 OTHER = {"counselor": "client", "client": "counselor"}  # the other of the two heads of Table 3 that could be exchanged
@@ -54,7 +54,7 @@ def table_3(evidence: Evidence) -> pd.DataFrame:
     `paper`: the rule of `labeled_features`. `ours`: as the readers give the dialogs, labels mapped, volleys merged.
     """
     rows: list[dict[str, Any]] = []
-    for name, raw, corpus in (("Test", evidence.published, "release"), ("CPsy", evidence.cases, "cpsycound")):
+    for name, raw, corpus in (("Test", evidence.published, "release"), (TABLE_3["cpsycound"], evidence.cases, "cpsycound")):
         if raw:
             numbers: dict[str, float] = {"dialogs": len(raw)}
             for feature, (mean, sd) in labeled_features(raw).items():
@@ -76,10 +76,10 @@ def dialog_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     """
     _, dataset, feature = claim.id.split("-")
     sources: dict[str, Callable[[], Labeled]] = {
-        "test": lambda: evidence.published,
-        "CPsy": lambda: evidence.cases,
-        "train": lambda: labeled(evidence.dialogs("training")),
-        "PsyDT": lambda: labeled(evidence.corpus("psydtcorpus")),
+        TABLE_3["test"]: lambda: evidence.published,
+        TABLE_3["cpsycound"]: lambda: evidence.cases,
+        TABLE_3["train"]: lambda: labeled(evidence.dialogs("training")),
+        TABLE_3["psydtcorpus"]: lambda: labeled(evidence.corpus("psydtcorpus")),
     }
     dialogs = sources[dataset]()
     if not dialogs:
@@ -87,7 +87,7 @@ def dialog_features(claim: Claim, paper: Paper, evidence: Evidence) -> Result:
     features = labeled_features(dialogs)
     result = under_heads(claim, feature, features)
     note = f"{len(dialogs)} dialogs, counted by a rule that was searched for (see the method). {result.note}"
-    if dataset == "CPsy" and result.verdict != "reproduced":
+    if dataset == TABLE_3["cpsycound"] and result.verdict != "reproduced":
         lacking = CASES - len(dialogs)
         note += f" {lacking} of the {CASES} cases are not in the pinned commit." if lacking else ""
         if feature == "rounds":

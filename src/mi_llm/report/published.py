@@ -9,13 +9,14 @@ The real sessions are never judged: which 30 of AnnoMI's the paper drew, and the
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import isnan, sqrt
+from typing import Any
 
 import pandas as pd
 from scipy import stats
 
 from mi_llm import storage
 from mi_llm.paper import models as paper_models
-from mi_llm.paper.claims import Claim, claims
+from mi_llm.paper.claims import TABLE_3, Claim, claims
 from mi_llm.report import manual, tables
 from mi_llm.statistics import FEWEST, welch_interval
 from mi_llm.study import REAL, Study
@@ -89,12 +90,12 @@ def own_dialogs(study: Study) -> Iterable[Own]:
     parts = storage.read_json(study.path("split", "metrics.json"))
     train = study.training == "release"
     recounts = tables.recounts(study)
-    dialogs = [(short, storage.read_json(study.path("read", corpus, "metrics.json")), corpus in study.acquire.upstream)
-               for corpus, short in (("cpsycound", "CPsy"), ("psydtcorpus", "PsyDT")) if corpus in study.corpora]  # fmt: skip
-    dialogs += [("train", parts["train"], train), ("test", parts["test"], released(study))]
-    for short, numbers, same in dialogs:
+    dialogs: list[tuple[str, Any, bool]] = [("train", parts["train"], train), ("test", parts["test"], released(study))]
+    dialogs[:0] = [(corpus, storage.read_json(study.path("read", corpus, "metrics.json")), corpus in study.acquire.upstream)
+                   for corpus in ("cpsycound", "psydtcorpus") if corpus in study.corpora]  # fmt: skip
+    for dialog_set, numbers, same in dialogs:
         for name in tables.FEATURES:
-            claim = f"T3-{short}-{name}"
+            claim = f"T3-{TABLE_3[dialog_set]}-{name}"
             if same and claim in recounts:
                 mean, _, judged = recounts[claim]
                 yield Own(claim, mean, same=True, audited=judged)
@@ -198,7 +199,7 @@ def with_verdicts(table: pd.DataFrame, numbers: pd.DataFrame, prefixes: Iterable
 
 def dialog_features(study: Study, numbers: pd.DataFrame) -> pd.DataFrame:
     """Table 3 with verdicts; a judged row has the audit's recount, so that number and verdict follow one rule."""
-    rows = [tables.PRINTED_DIALOGS.get(name) for name in (*study.corpora, "train", "test")]
+    rows = [TABLE_3.get(name) for name in (*study.corpora, "train", "test")]
     table = with_verdicts(tables.dialog_features(study), numbers, [[f"T3-{name}-"] if name else [] for name in rows])
     recounts = tables.recounts(study)
     judged = set(numbers.loc[numbers["Verdict"] != OTHER, "claim"])

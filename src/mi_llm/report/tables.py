@@ -10,7 +10,7 @@ from mi_llm import storage
 from mi_llm.codebook.tables import automatic, read_tables
 from mi_llm.corpora import annomi
 from mi_llm.language import language
-from mi_llm.paper.claims import claims
+from mi_llm.paper.claims import TABLE_3, claims
 from mi_llm.registry import CORPORA, modules
 from mi_llm.score.metrics import METRIC_NAMES, other_names
 from mi_llm.study import ARMS, Study
@@ -53,7 +53,6 @@ FEATURES = {
     "counselor": "Characters per counselor volley, mean (SD)",
     "client": "Characters per client volley, mean (SD)",
 }
-PRINTED_DIALOGS = {"cpsycound": "CPsy", "psydtcorpus": "PsyDT", "train": "train", "test": "test"}  # the rows of Table 3
 
 
 def dialog_features(study: Study) -> pd.DataFrame:
@@ -70,7 +69,7 @@ def dialog_features(study: Study) -> pd.DataFrame:
         for feature, heading in FEATURES.items():
             row[heading] = mean_sd(numbers, feature)
             if study.reproduction:
-                row[f"{heading}, paper"] = claimed(f"T3-{PRINTED_DIALOGS.get(name)}-{feature}")
+                row[f"{heading}, paper"] = claimed(f"T3-{TABLE_3.get(name)}-{feature}")
         rows.append(row)
     return pd.DataFrame(rows).set_index("Dataset")
 
