@@ -1,5 +1,6 @@
 """The report's and the audit's pages in a real browser: nothing clipped, nothing asked for, no serious fault for a checker."""
 
+import re
 import shutil
 import subprocess
 from typing import Any
@@ -100,6 +101,20 @@ def test_chinese_letters_are_no_boxes(scored: Study, browser: Any) -> None:
     assert page.evaluate(f"{ALIKE}(['\\ue123', '\\ue456'])")  # letters that no font has are all the same box
     assert not page.evaluate(f"{ALIKE}(['访', '谈'])")
     assert not page.evaluate(f"{ALIKE}(['动', '\\ue123'])")
+    page.close()
+
+
+def test_figures_are_light_on_dark_in_the_dark(scored: Study, browser: Any) -> None:
+    page = browser.new_page(color_scheme="dark")
+    page.goto(address(scored, "report/index.html"))
+    figures = page.locator("figure > .wide svg")
+    assert figures.count() == page.locator("figure svg").count() > 5
+    for figure in figures.all():
+        assert figure.evaluate("drawing => getComputedStyle(drawing).filter").startswith("invert(0.9)")
+    ground = page.locator("figure > .wide").first.evaluate("box => getComputedStyle(box).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", ground))) < 60
+    page.emulate_media(color_scheme="light")
+    assert figures.first.evaluate("drawing => getComputedStyle(drawing).filter") == "none"
     page.close()
 
 
