@@ -201,8 +201,7 @@ def test_the_first_page_says_what_the_numbers_are_not(scored: Study) -> None:
     assert "not how the paper&#39;s models do" in page.split("<h2", 1)[0]
     assert page.count("<svg") == 11
     drawings = re.findall("<svg.*?</svg>", page, re.DOTALL)
-    as_text = [drawing for drawing in drawings if "<text" in drawing]  # in all others letters are shapes
-    assert [bool(re.search("“[\u4e00-\u9fff]+”", drawing)) for drawing in as_text] == [True], "the study's own phrases"
+    assert all("<text" in drawing for drawing in drawings)
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
     assert "不能说明论文的模型如何" in (scored.folder / "report" / "index.zh.html").read_text(encoding="utf-8").split("<h2", 1)[0]

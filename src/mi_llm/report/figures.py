@@ -1,7 +1,7 @@
 """The report's figures, in each language, as SVG text whose bytes depend on the data only.
 
-A figure is drawn once, with English labels whose letters are shapes: no font is needed. For Chinese pages its labels are text
-and are translated; no font with Chinese letters is shipped, so the reader's draws them, as it draws the page.
+A figure is drawn once, with its words as text; for Chinese pages they are translated. The reader's font draws them, as it draws
+the page: no font is shipped.
 """
 
 import io
@@ -20,7 +20,6 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.markers import CARETDOWNBASE
 from matplotlib.patches import FancyBboxPatch, Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
 from matplotlib.textpath import TextPath
 from scipy.optimize import isotonic_regression
 
@@ -54,7 +53,6 @@ STYLE = {
 }
 
 
-CHINESE = re.compile("[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 LABEL = re.compile("(?<=>)[^<>]+(?=</text>)")
 BOXES = "Last Resort High-Efficiency"  # matplotlib's font with a box for every sign: by it the width of Chinese words is known
 
@@ -76,26 +74,19 @@ PHASES = {  # folders of `src/mi_llm`: the color of their stages in Figure 1, an
 def svg(figure: Figure, own: Collection[str] = ()) -> dict[str, str]:
     """The figure as an SVG element in each language, without date or version. `own` are labels that are not translated.
 
-    A study's own Chinese words are text in both languages.
+    It is drawn once: the Chinese one has other words in the same places. Words are text, which can be searched and read aloud.
     """
 
     def in_chinese(label: re.Match[str]) -> str:
         words = unescape(label[0])
         return escape(words if words in own else chinese(words))
 
-    own_chinese = any(CHINESE.search(text.get_text()) for text in figure.findobj(Text))
-    english = written(figure, "none" if own_chinese else "path")
-    figure.set_layout_engine("none")  # it is laid out
-    return {"en": english, "zh": LABEL.sub(in_chinese, written(figure, "none"))}
-
-
-def written(figure: Figure, letters: str) -> str:
-    """A figure as an SVG element whose letters are shapes (`path`) or text (`none`)."""
     out = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": letters}):
+    with mpl.rc_context({"svg.fonttype": "none"}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    text = out.getvalue()
-    return text[text.index("<svg") :]
+    drawing = out.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    return {"en": drawing, "zh": LABEL.sub(in_chinese, drawing)}
 
 
 def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: Sequence[str], spreads: pd.DataFrame) -> dict[str, str]:
