@@ -91,9 +91,9 @@ def ask(**changes: Any) -> dict[str, Any]:
     return {"model": "tiny-llama3", "messages": CHAT, "temperature": 0} | changes
 
 
-def test_the_server_tells_how_large_its_models_are(place: tuple[Path, Study], server: Server) -> None:
+def test_the_server_tells_how_large_its_models_are(prepared: tuple[Path, Study], server: Server) -> None:
     told = {entry["id"]: entry["parameters"] for entry in server.get("/v1/models").json()["data"]}
-    folder, study = place
+    folder, study = prepared
     with chdir(folder):
         for model in study.models:
             weights = load_file(checkpoint(study, model) / "model.safetensors")
