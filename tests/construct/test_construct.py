@@ -518,7 +518,7 @@ def test_a_person_overrules_the_checks_and_nothing_is_dropped_silently(corpora: 
     page = (corpora / "runs/mini/screen/dialogs.html").read_text(encoding="utf-8")
     assert page.count("<article") == 72
     chinese = (corpora / "runs/mini/screen/dialogs.zh.html").read_text(encoding="utf-8")
-    assert "cpsycound/case_3: 舍弃 (rater A)" in chinese
+    assert "cpsycound/case_3：舍弃（rater A）" in chinese
     assert "cpsycound/case_3: drop (rater A)" in page
 
 
