@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from looks import BROKEN, WIDTHS, problems, serious_faults
+from playwright.sync_api import expect
 from repository import ROOT
 
 from mi_llm.audit import audit as stage
@@ -140,15 +141,14 @@ def test_a_square_leads_to_its_claim_and_a_tile_to_its_view(folder: Path, browse
     assert page.locator(".squares a").count() == 212
     page.locator(".tiles .inconsistent a").click()
     assert page.url.endswith("#verdict=inconsistent")
-    verdicts = page.locator("#claims tbody tr:visible").evaluate_all("rows => rows.map(row => row.dataset.verdict)")
-    assert set(verdicts) == {"inconsistent"}
-    assert page.locator("#filter").bounding_box()["y"] < 400
+    shown, inconsistent = page.locator("#claims tbody tr:visible"), page.locator("#claims tbody tr[data-verdict=inconsistent]")
+    expect(shown).to_have_count(inconsistent.count())
+    assert {row.get_attribute("data-verdict") for row in shown.all()} == {"inconsistent"}
+    expect(page.locator("#filter")).to_be_in_viewport()
     page.locator('.squares a[href="#T6-EMP-Llama"]').click()
-    row = page.locator("#T6-EMP-Llama")
-    assert row.is_visible()
-    assert 0 < row.bounding_box()["y"] < 860
+    expect(page.locator("#T6-EMP-Llama")).to_be_in_viewport()
     page.go_back()
-    assert page.locator("#claims tbody tr:visible").count() == len(verdicts)
+    expect(shown).to_have_count(inconsistent.count())
     page.close()
 
 
