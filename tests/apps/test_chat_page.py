@@ -18,6 +18,7 @@ from mi_llm.apps.chat.app import Chat, create
 from mi_llm.apps.chat.cards import cards
 from mi_llm.apps.chat.counselors import Counselors
 from mi_llm.apps.chat.serve import manner
+from mi_llm.apps.chat.talks import VOTE_ROUNDS
 from mi_llm.apps.chat.votes import Votes
 from mi_llm.codebook.coding import Behavior, Text
 from mi_llm.problem import Problem
@@ -86,6 +87,7 @@ def test_on_a_phone_the_header_is_small_and_clients_are_in_sight(
         assert client["y"] + client["height"] <= starter["y"], "the sentences that come up do not cover the client"
         seen.send("我晚上总是吃零食")
         assert page.locator(".top").bounding_box()["height"] < height / 4
+        assert page.get_by_text("Text is not kept." if locale == "en" else "文字不保存。").first.is_visible()
         assert page.locator("#say").bounding_box()["y"] < height
         seen.menu()
         page.click("#theme")
@@ -135,6 +137,20 @@ def test_danger_in_chinese_is_answered_with_lines_in_chinese_and_offers_no_role(
         heading = page.locator(".found h2").bounding_box()
         header = page.locator(".top").bounding_box()
         assert header["y"] + header["height"] <= heading["y"] < PHONE[1], "the answer's title is in sight"
+
+
+def test_nobody_is_asked_for_a_vote_under_an_answer_to_danger(browser: Any, served: Served, tmp_path: Path) -> None:
+    with browsing(browser, served, tmp_path, *PHONE, "en") as seen:
+        page = seen.page
+        page.check("input[value=blind]")
+        for _ in range(VOTE_ROUNDS):
+            seen.send("我想少玩手机")
+        assert page.is_visible("#vote")
+        seen.send("我不想活了", wait=False)
+        page.wait_for_selector(".found")
+        assert page.is_hidden("#vote")
+        seen.send("我想少玩手机")
+        assert page.is_visible("#vote")
 
 
 def test_every_card_has_its_english() -> None:

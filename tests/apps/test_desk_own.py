@@ -173,6 +173,7 @@ def test_the_coordinators_page_shows_icc_scores_drift_and_a_warning(desk: Runnin
     relational = (RATED["EMP"] + RATED["PAR"]) / 2
     assert f"{relational:.2f} below fair" in page
     assert "ICC(2,1)" not in page, "a single transcript has none"
+    assert "This desk has no training exercises" in page
 
 
 def test_settling_in_a_browser(desk: Running, browser: Any) -> None:

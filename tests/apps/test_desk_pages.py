@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 from test_desk import (
     DESKTOP,
     EXERCISE,
@@ -143,6 +144,7 @@ def test_the_coordinator_sees_one_bar_a_rater_and_what_stands_out(desk: Running,
         if not client.get(f"{path}/state").json()["items"].get("done"):
             code_all(client, rater, path)
     page = opened(browser, desk, "coordinator", "/")
+    assert "no training exercises" not in page.inner_text("main")
     assert page.locator("svg.bar-of").count() == 4
     assert page.locator(".chips:visible").count() == 0
     assert "rater-3: no transcript started" in page.inner_text("#exceptions")
@@ -151,6 +153,18 @@ def test_the_coordinator_sees_one_bar_a_rater_and_what_stands_out(desk: Running,
     for width in (390, 820, 1280):
         page.set_viewport_size({"width": width, "height": 860})
         assert fits(page)
+
+
+def test_what_all_have_finished_is_not_reopened_and_the_desk_says_so(desk: Running, browser: Any) -> None:
+    for rater in ("rater-1", "rater-2"):
+        client, path = desk.client(rater), f"/packets/{SHARED}"
+        if not client.get(f"{path}/state").json()["items"].get("done"):
+            code_all(client, rater, path)
+    page = opened(browser, desk, "rater-1", f"/packets/{SHARED}")
+    page.click("#reopen")
+    expect(page.locator(".notice p")).to_have_text(
+        "This transcript was not changed: all its raters have finished, so it can no longer change."
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

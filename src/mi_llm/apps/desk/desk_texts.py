@@ -131,6 +131,7 @@ WORDS = {
     "there": Text("There", "别处"),
     "keep_here": Text("Keep the version here", "保留此处"),
     "take_there": Text("Use the other version", "采用别处"),
+    "this_transcript": Text("This transcript", "这份文本"),
     "refused": Text("was not changed", "未改动"),
     "reason_unknown": Text("the transcript has no such item", "没有这一处"),
     "reason_done": Text("the transcript is finished", "此份已完成"),
@@ -188,6 +189,10 @@ WORDS = {
         "Time per transcript is the median of the finished ones: the time between changes, each at most five minutes. "
         "Reading before the first change is not counted.",
         "每份用时取已完成各份的中位数：累加相邻两次改动的间隔，每次最多计五分钟；第一次改动之前的阅读不计。",
+    ),
+    "no_training": Text(
+        "This desk has no training exercises; --training DIR adds them (docs/human-evaluation.md).",
+        "本编码台没有练习；用 --training DIR 可以加入（docs/human-evaluation.md）。",
     ),
     "attention": Text("Needs attention", "需要留意"),
     "no_exception": Text("Nothing stands out.", "没有异常。"),
@@ -283,4 +288,5 @@ SCRIPT = (
     "refused", "reason_unknown", "reason_done", "reason_closed", "reason_incomplete", "reason_shown", "unreadable", "dismiss",
     "uncoded", "nothing_here", "undone", "gold", "agree", "missed", "extra", "volley", "note", "guess", "volleys", "globals",
     "not_sent", "needs_reason", "needs_value", "letters_rest", "out_of_sight", "comma", "not_counted",
+    "this_transcript",
 )  # fmt: skip

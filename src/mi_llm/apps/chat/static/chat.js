@@ -81,11 +81,13 @@ function showModel() {
   at("size").textContent = sizes[model] ? `${words.comma}${sizes[model]}${words.stop_mark}` : "";
 }
 
+// Whether the talk has come to an answer to danger: no time for play or votes.
+function toldOfDanger() { return talk?.rounds.at(-1)?.found.length > 0; }
+
 // The sentences of the chosen client, beside the message field; not under an answer to danger, which is no play.
 function showStarters() {
   const profile = talk ? talk.profile : new FormData(at("setup")).get("profile");
-  const danger = talk?.rounds.at(-1)?.found.length > 0;
-  at("starters").hidden = !profile || danger || field.value !== "" || editing !== null;
+  at("starters").hidden = !profile || toldOfDanger() || field.value !== "" || editing !== null;
   for (const list of document.querySelectorAll(".starters")) list.hidden = list.dataset.profile !== profile;
 }
 
@@ -205,7 +207,7 @@ function showWaiting() {
 function showVote() {
   const rounds = talk?.rounds.filter((round) => round.replies.length && round.replies.every((reply) => reply.text)).length ?? 0;
   const open = talk?.way === "blind" && !talk.vote;
-  at("vote").hidden = !(open && !busy && rounds >= voteRounds);
+  at("vote").hidden = !(open && !busy && rounds >= voteRounds) || toldOfDanger();
   at("vote-wait").hidden = !(open && rounds < voteRounds);
   at("vote-wait").textContent = words.vote_wait.replace("{n}", voteRounds).replace("{a}", rounds);
   at("voted").hidden = !talk?.vote;

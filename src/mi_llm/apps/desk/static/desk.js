@@ -39,7 +39,7 @@ function counted(list) {
 function label(name) {
   const [kind, place] = name.split("-");
   if (kind === "global") return names[place];
-  return kind === "note" ? words.note : kind === "guess" ? words.guess : kind === "done" ? "" : words.volley.replace("{n}", place);
+  return kind === "note" ? words.note : kind === "guess" ? words.guess : kind === "done" ? words.this_transcript : words.volley.replace("{n}", place);
 }
 
 function spoken(name, given) {
