@@ -80,7 +80,7 @@ def test_sections_are_those_of_what_the_study_has(own: Study) -> None:
     assert list(pd.read_csv(own.folder / "report/tables/sources.csv")["Source"].unique()) == ["own"]
     page = pages(own)["index.html"]
     assert "5 corpora were read (text, csv, excel, openai, sharegpt)" in page
-    assert "Tuned against base, and what these tests could find" in page
+    assert "<summary>Tuned against base</summary>" in page
     data = pages(own)["data.html"]
     assert "read from where they lie" in data
     assert "<em>Sample</em>" not in data
