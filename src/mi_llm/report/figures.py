@@ -23,6 +23,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 from scipy.optimize import isotonic_regression
 
+from mi_llm.corpora import annomi
 from mi_llm.report.chinese import chinese
 from mi_llm.report.stages import stages as every_stage
 from mi_llm.score.metrics import METRIC_NAMES
@@ -250,7 +251,7 @@ def arms(
     `table` is `summary/table_6.csv`; `names` the indicators shown, by code; `thresholds` the scores that the manual calls
     fair and good. Base and tuned of one model stand together; n is how many transcripts have a value.
     """
-    order = [(model, arm) for model in models for arm in ARMS] + [("annomi", REAL)]
+    order = [(model, arm) for model in models for arm in ARMS] + [(annomi.KEY, REAL)]
     present = [(source, arm) for source, arm in order if ((table["source"] == source) & (table["arm"] == arm)).any()]
     known = table.set_index(["indicator", "source", "arm"]).sort_index()
     columns = 3
@@ -285,7 +286,7 @@ def counts(table: pd.DataFrame, names: Mapping[str, str], models: Sequence[str])
     """
     codes = list(names)
     table = table[table["indicator"].isin(codes)]
-    sources = [source for source in (*models, "annomi") if source in set(table["source"])]
+    sources = [source for source in (*models, annomi.KEY) if source in set(table["source"])]
     with mpl.rc_context(STYLE):
         size = FIGURE_WIDTH, 0.9 + 0.36 * len(codes)
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.03))
@@ -361,13 +362,8 @@ def contrasts(table: pd.DataFrame, units: Mapping[str, Mapping[str, str]], model
                 for code in codes:
                     if code not in set(of_model["indicator"]):
                         say_no_data(axes, codes.index(code))
+                finish_forest(axes, model if axes in panels[0] else "", list(names.values()))
                 axes.set_xlabel(unit, fontsize=7.5)
-                axes.set_yticks(range(len(codes)), list(names.values()))
-                axes.tick_params(axis="both", length=0, labelsize=7.5)
-                axes.grid(axis="y", alpha=0.25)
-            line[0].set_ylim(len(codes) - 0.5, -0.5)
-        for axes, model in zip(panels[0], shown, strict=True):
-            axes.set_title(model, loc="left", fontweight="bold", fontsize=8.5)
         return svg(figure)
 
 

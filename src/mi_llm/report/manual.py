@@ -387,7 +387,7 @@ def worth(study: Study, lang: str, word: Callable[[str], str]) -> str:
     """
     codes, ratings = read_tables(study.path("code"))
     coded, rated = set(codes["rater"]), set(ratings["rater"])
-    own_sessions = "" if "annomi" in study.acquire.upstream else SAMPLE[lang]
+    own_sessions = "" if annomi.KEY in study.acquire.upstream else SAMPLE[lang]
     known, (colon, semicolon) = kappas(study), MARKS[lang]
     said = []
     for rater in filter(automatic, sorted(coded | rated)):
@@ -438,7 +438,7 @@ def client_language(study: Study) -> pd.DataFrame:
     known = kappas(study)
     rows = []
     for row in (row for table in tables for row in table.itertuples()):
-        spoken = row.source == "annomi" and row.arm != REAL  # as it was spoken; all other clients speak the study's language
+        spoken = row.source == annomi.KEY and row.arm != REAL  # as it was spoken; all other clients speak the study's language
         values = [
             f"{sessions_in(code)}: {known.get((row.rater, code, CLIENT), UNKNOWN)}"
             for code in ((annomi.LANGUAGE,) if spoken else dict.fromkeys((study.language, annomi.LANGUAGE)))

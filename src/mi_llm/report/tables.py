@@ -148,7 +148,7 @@ def counts(study: Study) -> pd.DataFrame:
     talks = storage.read_json(study.path("summary", "metrics.json"))
     rows = [("Dialogs rated", storage.read_json(study.path("rate", "metrics.json"))["rated"])] if study.rate.corpora else []
     rows.append(("Dialogs screened", storage.read_json(study.path("screen", "metrics.json"))["screened"]))
-    if "annomi" in study.corpora:
+    if annomi.KEY in study.corpora:
         translated = storage.read_json(study.path("translate", "metrics.json"))
         name = language.load(study.language).name.en
         into = "" if study.language == annomi.LANGUAGE else f" translated into {name}"
@@ -214,7 +214,7 @@ def not_had(study: Study) -> pd.DataFrame:
         none = f"not published, and {none}"
     if study.rate.corpora and not storage.read_json(study.path("rate", "metrics.json"))["rated"]:
         rows.append(("Ratings of the corpora", none, f"mi-llm rate {record}"))
-    if "annomi" in study.corpora and not storage.read_json(study.path("translate", "metrics.json"))["transcripts"]:
+    if annomi.KEY in study.corpora and not storage.read_json(study.path("translate", "metrics.json"))["transcripts"]:
         rows.append((f"AnnoMI in {language.load(study.language).name.en}", none, f"mi-llm translate {record}"))
     if not pd.read_csv(study.path("blind", "key.csv"))["arm"].isin(ARMS).any():
         remedy = f"mi-llm simulate MODEL {record}" if study.simulate.client == "llm" else "docs/human-evaluation.md"
