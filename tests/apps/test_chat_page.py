@@ -198,7 +198,7 @@ def test_enter_while_a_reply_comes_is_kept_for_after(browser: Any, served: Serve
     with browsing(browser, served, tmp_path, 1280, 860, "en") as seen:
         page = seen.page
         page.check("input[value=tuned]")
-        seen.send("#slow 说：听起来你这一周过得很累，我们慢慢说。", wait=False)
+        seen.send("#slow 说：" + "听起来你这一周过得很累，我们慢慢说。" * 3, wait=False)  # it comes for some 11 s
         page.wait_for_selector(".thinking:has-text('thinking, 1 s')")
         page.fill("#say", "说：第二句的回应")
         page.press("#say", "Enter")
@@ -207,7 +207,7 @@ def test_enter_while_a_reply_comes_is_kept_for_after(browser: Any, served: Serve
         assert page.input_value("#say") == "说：第二句的回应"
         page.press("#say", "Enter")
         page.fill("#say", "还在写")
-        page.wait_for_selector("#rounds > li:nth-child(2) .reply:not(.coming)", timeout=20_000)
+        page.wait_for_selector("#rounds > li:nth-child(2) .reply:not(.coming)", timeout=60_000)
         assert seen.last() == "第二句的回应"
         assert page.input_value("#say") == "还在写"
         assert not page.is_visible("#kept")

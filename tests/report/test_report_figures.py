@@ -46,10 +46,11 @@ def opponent(light: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
 @pytest.fixture
 def drawn(scored: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures as they are before they are written, once the report that all tests share is made."""
-    monkeypatch.setattr(figures, "svg", lambda figure, own=(): figure)
+    monkeypatch.setattr(figures, "svg", lambda figure, own=(): {"en": figure})
 
 
-def texts(figure: Any) -> list[Text]:
+def texts(drawings: Any, form: str = "") -> list[Text]:
+    figure = drawings[f"en{form}"]
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
     beyond = [
@@ -61,8 +62,8 @@ def texts(figure: Any) -> list[Text]:
     return [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible() and text not in beyond]
 
 
-def written(figure: Any) -> list[str]:
-    return [text.get_text() for text in texts(figure)]
+def written(drawings: Any) -> list[str]:
+    return [text.get_text() for text in texts(drawings)]
 
 
 def arms_of(study: Study, table: pd.DataFrame) -> Any:
@@ -103,7 +104,7 @@ def test_the_manuals_thresholds_are_drawn(scored: Study) -> None:
 def test_stage_names_stay_inside_their_boxes() -> None:
     table = figures.stages()
     table["reads"] = table["reads"].str.replace("benchmark", "benchmark_of_a_long_name")
-    figure: Any = figures.pipeline(table.rename(index={"benchmark": "benchmark_of_a_long_name"}))
+    figure: Any = figures.pipeline(table.rename(index={"benchmark": "benchmark_of_a_long_name"}))["en"]
     figure.draw_without_rendering()
     labels = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
     boxes = [patch.get_window_extent() for patch in figure.axes[0].patches]
@@ -112,9 +113,10 @@ def test_stage_names_stay_inside_their_boxes() -> None:
 
 
 @pytest.mark.usefixtures("drawn")
-def test_no_two_labels_run_together(scored: Study) -> None:
+@pytest.mark.parametrize("form", figures.FORMS)
+def test_no_two_labels_run_together_or_leave_the_figure(scored: Study, form: str) -> None:
     baselines = pd.read_csv(scored.path("score", "baselines.csv"))
-    for figure in (
+    each: tuple[Any, ...] = (
         figures.base_and_tuned(tables.scores(scored), baselines, [*scored.models], pd.DataFrame()),
         figures.ratings(tables.rating_means(scored), tables.chosen(scored)),
         arms_of(scored, manual.read(scored, "table_6")),
@@ -123,10 +125,26 @@ def test_no_two_labels_run_together(scored: Study) -> None:
         figures.leaks(pd.read_csv(scored.path("blind", "leaks.csv")), 0.05),
         figures.intervals(manual.validation_rows(scored), 0, "κ"),
         figures.intervals(manual.quality_rows(scored), 0.5, "AUC"),
-    ):
-        boxes = [(text.get_text(), Text.get_window_extent(text)) for text in texts(figure)]  # without an annotation's arrow
+    )
+    for drawings in each:
+        boxes = [(text.get_text(), Text.get_window_extent(text)) for text in texts(drawings, form)]  # without arrows
         touching = [(one, other) for (one, a), (other, b) in combinations(boxes, 2) if a.overlaps(b)]
         assert touching == []
+        sheet = drawings[f"en{form}"].bbox
+        assert [words for words, box in boxes if box.x0 < sheet.x0 or box.x1 > sheet.x1] == []
+
+
+@pytest.mark.usefixtures("drawn")
+def test_panels_stand_in_one_column_on_a_phone(scored: Study) -> None:
+    drawings: Any = figures.contrasts(manual.read(scored, "tests"), manual.by_unit(scored), [*scored.models], 0.05)
+    wide, phone = ([axes.get_position() for axes in drawings[f"en{form}"].axes] for form in figures.FORMS)
+    assert len(wide) == len(phone) == len(scored.models) * len(manual.by_unit(scored))
+    assert len({round(box.y0, 3) for box in wide}) == len(manual.by_unit(scored))
+    assert len({round(box.y0, 3) for box in phone}) == len(phone)
+    of_unit: dict[str, set[tuple[float, float]]] = {}
+    for axes in drawings["en-phone"].axes:
+        of_unit.setdefault(axes.get_xlabel(), set()).add(axes.get_xlim())
+    assert [len(limits) for limits in of_unit.values()] == [1] * len(manual.by_unit(scored)), "one unit, one scale"
 
 
 @pytest.mark.parametrize("end", SUFFIXES.values())
@@ -150,20 +168,10 @@ def test_captions_name_n_interval_and_who_coded_with_what_worth(scored: Study, e
 def test_every_figure_is_an_svg_file_that_is_linked_beside_it(scored: Study) -> None:
     out = scored.folder / "report"
     files = sorted(path.name for path in (out / "figures").iterdir())
-    drawn = (
-        "abstract",
-        "contrasts",
-        "indicators",
-        "kappas",
-        "leaks",
-        "loss",
-        "quality",
-        "rates",
-        "ratings",
-        "scores-test",
-        "stages",
-    )
-    assert files == sorted(f"{name}{end}.svg" for name in drawn for end in SUFFIXES.values())
+    alone = ("abstract", "stages")  # one panel
+    drawn = ("contrasts", "indicators", "kappas", "leaks", "loss", "quality", "rates", "ratings", "scores-test", *alone)
+    names = [f"{name}{form}" for name in drawn for form in figures.FORMS if not form or name not in alone]
+    assert files == sorted(f"{name}{end}.svg" for name in names for end in SUFFIXES.values())
     for end in SUFFIXES.values():
         shown = (out / f"index{end}.html").read_text(encoding="utf-8")
         for name in [f"{name}{end}.svg" for name in drawn]:
@@ -176,10 +184,10 @@ def test_every_figure_is_an_svg_file_that_is_linked_beside_it(scored: Study) -> 
 @pytest.mark.usefixtures("drawn")
 def test_tests_between_arms_are_a_forest_with_a_p_for_each_test(scored: Study) -> None:
     table = manual.read(scored, "tests")
-    figure: Any = figures.contrasts(table, manual.by_unit(scored), [*scored.models], 0.05)
-    words = written(figure)
+    drawings: Any = figures.contrasts(table, manual.by_unit(scored), [*scored.models], 0.05)
+    words = written(drawings)
     assert sum(word.startswith("P ") for word in words) == table["p_holm"].notna().sum() > 0
-    marks = [mark for mark in figure.findobj(Line2D) if mark.get_marker() == figures.MARKERS["base"]]
+    marks = [mark for mark in drawings["en"].findobj(Line2D) if mark.get_marker() == figures.MARKERS["base"]]
     sure = table[(table["contrast"] == "tuned against base") & (table["p_holm"] < 0.05)]
     assert sum(mark.get_markerfacecolor() != "white" for mark in marks) == len(sure)
 
@@ -187,7 +195,7 @@ def test_tests_between_arms_are_a_forest_with_a_p_for_each_test(scored: Study) -
 @pytest.mark.usefixtures("drawn")
 def test_differences_of_another_unit_have_an_axis_of_their_own(scored: Study) -> None:
     units = manual.by_unit(scored)
-    figure: Any = figures.contrasts(manual.read(scored, "tests"), units, [*scored.models], 0.05)
+    figure: Any = figures.contrasts(manual.read(scored, "tests"), units, [*scored.models], 0.05)["en"]
     first = figure.axes[:: len(scored.models)]  # of each row of panels
     rows = {axes.get_xlabel(): {text.get_text() for text in axes.get_yticklabels()} for axes in first}
     assert rows == {unit: set(names.values()) for unit, names in units.items()}
@@ -198,15 +206,16 @@ def test_differences_of_another_unit_have_an_axis_of_their_own(scored: Study) ->
 @pytest.mark.usefixtures("drawn")
 def test_every_auc_of_a_feature_is_drawn_with_its_p(scored: Study) -> None:
     table = pd.read_csv(scored.path("blind", "leaks.csv"))
-    figure: Any = figures.leaks(table, 0.05)
-    marks = [mark.get_xdata()[0] for mark in figure.findobj(Line2D) if mark.get_marker() in figures.MARKERS.values()]
+    drawings: Any = figures.leaks(table, 0.05)
+    marks = [mark.get_xdata()[0] for mark in drawings["en"].findobj(Line2D) if mark.get_marker() in figures.MARKERS.values()]
     assert sorted(marks) == sorted(table["auc"])
-    assert sum(word.startswith("P ") for word in written(figure)) == len(table)
+    assert sum(word.startswith("P ") for word in written(drawings)) == len(table)
 
 
 def test_figures_speak_the_language_of_their_page(scored: Study) -> None:
     own = {"P", "AUC", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "n", "κ", "llm:bundle-author", *scored.models}
     own |= {*figures.stages().index, *tables.rating_means(scored).index}
+    own |= {part for model in scored.models for part in model.replace("-", "-\n").split()}  # on a phone, in lines
     for path in (scored.folder / "report/figures").glob("*.zh.svg"):
         drawing = ElementTree.fromstring(path.read_text(encoding="utf-8"))
         said = "\n".join(str(text.text) for text in drawing.iter("{http://www.w3.org/2000/svg}text"))

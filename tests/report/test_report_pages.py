@@ -118,11 +118,26 @@ def test_figures_are_light_on_dark_in_the_dark(scored: Study, browser: Any) -> N
     page.close()
 
 
-def test_chinese_labels_stay_inside_their_figures(scored: Study, browser: Any) -> None:
-    page = browser.new_page(viewport={"width": 1200, "height": 860})
+@pytest.mark.parametrize("width", [1200, 390])
+def test_chinese_labels_stay_inside_their_figures(scored: Study, browser: Any, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 860})
     page.goto(address(scored, "report/index.zh.html"))
-    assert page.locator("figure svg text").count() > 100
+    assert page.locator("figure svg text:visible").count() > 100
     assert page.evaluate(CUT_OFF) == []
+    page.close()
+
+
+def test_figures_of_panels_are_read_on_a_phone_without_moving_them(scored: Study, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 860})
+    page.goto(address(scored, "report/index.html"))
+    page.evaluate(OPEN)
+    wide, moved = page.locator("figure > .wide"), "box => box.scrollWidth > box.clientWidth"
+    assert [box.get_attribute("aria-label")[:8] for box in wide.all() if box.evaluate(moved)] == ["Figure 1"]
+    sizes = page.evaluate("[...document.querySelectorAll('.phone svg text')].map(text => text.getBoundingClientRect().height)")
+    assert min(sizes) >= 8, "letters of 6.5 points and more, as they were drawn"
+    assert page.locator("figure svg:visible").count() == wide.count(), "one drawing each"
+    page.emulate_media(media="print")
+    assert page.locator(".phone").evaluate_all("all => all.every(one => getComputedStyle(one).display === 'none')")
     page.close()
 
 

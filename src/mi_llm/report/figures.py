@@ -1,13 +1,14 @@
 """The report's figures, in each language, as SVG text whose bytes depend on the data only.
 
-A figure is drawn once, with its words as text; for Chinese pages they are translated. The reader's font draws them, as it draws
-the page: no font is shipped.
+A figure is drawn with its words as text; for Chinese pages they are translated. The reader's font draws them, as it draws the
+page: no font is shipped. One of several panels is drawn again for phones, its panels below each other.
 """
 
 import io
 import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec
 from xml.sax.saxutils import escape, unescape
 
 import matplotlib as mpl
@@ -36,7 +37,6 @@ LINE = "#b45309"
 EDGE = "#52606d"
 COLORS = {"base": BASE, "tuned": TUNED, REAL: LINE}
 MARKERS = {"base": "s", "tuned": "o", REAL: "D"}
-FIGURE_WIDTH = 8.6  # inches
 NARROW = 5.6  # inches: it is read on a phone without moving it sideways
 NO_DATA = "no data, n = 0"
 STYLE = {
@@ -54,6 +54,19 @@ STYLE = {
 }
 
 
+class Sheet(NamedTuple):
+    """What a figure is drawn on."""
+
+    width: float  # inches
+    columns: int  # at most so many panels stand beside each other
+    side: Literal["left", "right"]  # of a panel to which its title keeps: on a phone a long one runs over the names of the rows
+    decimals: int  # of a number in a narrow space
+
+
+WIDE, PHONE = Sheet(8.6, 6, "left", 2), Sheet(3.7, 1, "right", 1)
+FORMS = ("", "-phone")  # of a figure's name, and of its language: the wide one and the phone's
+Given = ParamSpec("Given")
+
 LABEL = re.compile("(?<=>)[^<>]+(?=</text>)")
 BOXES = "Last Resort High-Efficiency"  # matplotlib's font with a box for every sign: by it the width of Chinese words is known
 
@@ -70,6 +83,31 @@ PHASES = {  # folders of `src/mi_llm`: the color of their stages in Figure 1, an
     "audit": ("#e7ecc8", "Audit"),
     "report": ("#ffffff", "Report"),
 }
+
+
+def on_phones_too(draw: Callable[Concatenate[Sheet, Given], dict[str, str]]) -> Callable[Given, dict[str, str]]:
+    """Draw a figure on both sheets; `en-phone` and `zh-phone` are the phone's drawings."""
+
+    @wraps(draw)
+    def both(*given: Given.args, **named: Given.kwargs) -> dict[str, str]:
+        drawings = [draw(sheet, *given, **named) for sheet in (WIDE, PHONE)]
+        return {f"{lang}{form}": of[lang] for form, of in zip(FORMS, drawings, strict=True) for lang in of}
+
+    return both
+
+
+def panels(sheet: Sheet, count: int, columns: int, height: float, share: str = "") -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, `height` inches each, in `columns` if the sheet has as many.
+
+    `share`: the axes that the panels have in common, "x", "y" or both.
+    """
+    columns = min(columns, count, sheet.columns)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(sheet.width, 0.2 + rows * height), layout=ConstrainedLayoutEngine(wspace=0.03, hspace=0.05))
+    grid = list(figure.subplots(rows, columns, sharex="x" in share, sharey="y" in share, squeeze=False).flat)
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    return figure, grid[:count]
 
 
 def svg(figure: Figure, own: Collection[str] = ()) -> dict[str, str]:
@@ -90,7 +128,10 @@ def svg(figure: Figure, own: Collection[str] = ()) -> dict[str, str]:
     return {"en": drawing, "zh": LABEL.sub(in_chinese, drawing)}
 
 
-def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: Sequence[str], spreads: pd.DataFrame) -> dict[str, str]:
+@on_phones_too
+def base_and_tuned(
+    sheet: Sheet, scores: pd.DataFrame, baselines: pd.DataFrame, models: Sequence[str], spreads: pd.DataFrame
+) -> dict[str, str]:
     """Figure 3: one panel per metric; for each model base beside tuned, with intervals over dialogs; a line for each baseline.
 
     `scores` and `baselines` are the rows of one test set, as the stage `score` writes them; the reference (100) is left out.
@@ -99,8 +140,8 @@ def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: Sequen
     table = scores.set_index(["metric", "arm", "model"]).sort_index()
     lines = baselines[baselines["predictor"] != "reference"].set_index("predictor")
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(FIGURE_WIDTH, 6.4), layout=ConstrainedLayoutEngine(wspace=0.05, hspace=0.06))
-        for axes, (metric, title) in zip(figure.subplots(2, 2).flat, METRIC_NAMES.items(), strict=True):
+        figure, grid = panels(sheet, len(METRIC_NAMES), 2, 3.1)
+        for axes, (metric, title) in zip(grid, METRIC_NAMES.items(), strict=True):
             for shift, arm in zip((-0.19, 0.19), ARMS, strict=True):
                 present = [index for index, model in enumerate(models) if (metric, arm, model) in table.index]
                 rows = table.loc[[(metric, arm, models[index]) for index in present]]
@@ -109,7 +150,8 @@ def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: Sequen
                 axes.bar(positions, rows["mean"], 0.36, color=COLORS[arm], label=arm)
                 outline(axes.errorbar(positions, rows["mean"], whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=3))
                 for x, value in zip(positions, rows["mean"], strict=True):  # under its bar, where no line and no whisker is
-                    label(axes, f"{value:.2f}", (x, 0), ("data", "axes fraction"), (0, -3), fontsize=7.5, ha="center", va="top")
+                    words = f"{value:.{sheet.decimals}f}"
+                    label(axes, words, (x, 0), ("data", "axes fraction"), (0, -3), fontsize=7.5, ha="center", va="top")
             highest = [table.loc[metric, ["mean", "hi"]].max(axis=None), lines[metric].max()]
             if len(spreads):
                 highest.append(draw_seeds(axes, spreads[spreads["metric"] == metric], models))
@@ -117,7 +159,7 @@ def base_and_tuned(scores: pd.DataFrame, baselines: pd.DataFrame, models: Sequen
             axes.set_xlim(-0.5, len(models) - 0.5)
             draw_baselines(axes, lines[metric])
             axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
-            axes.set_xticks(range(len(models)), models)
+            axes.set_xticks(range(len(models)), models if sheet == WIDE else [model.replace("-", "-\n") for model in models])
             axes.tick_params(axis="x", length=0, pad=14)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
@@ -201,7 +243,8 @@ def draw_baselines(axes: Axes, values: "pd.Series[float]") -> None:
         )
 
 
-def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> dict[str, str]:
+@on_phones_too
+def ratings(sheet: Sheet, means: pd.DataFrame, chosen: Sequence[str]) -> dict[str, str]:
     """Figure 2: one panel per aspect and one for the total, one bar per corpus with its interval; the chosen corpora stand out.
 
     `means` is indexed by corpus name, with columns aspect, mean, lo, hi, most (the aspect's maximum).
@@ -209,9 +252,8 @@ def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> dict[str, str]:
     aspects = list(dict.fromkeys(means["aspect"]))
     corpora = list(dict.fromkeys(means.index))[::-1]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(FIGURE_WIDTH, 0.7 + 0.42 * len(corpora)), layout="constrained")
-        panels = figure.subplots(1, len(aspects), sharey=True, squeeze=False)[0]
-        for axes, aspect in zip(panels, aspects, strict=True):
+        figure, grid = panels(sheet, len(aspects), len(aspects), 0.6 + 0.42 * len(corpora), "y")
+        for axes, aspect in zip(grid, aspects, strict=True):
             rows = means[means["aspect"] == aspect].loc[corpora]
             bar_colors = [TUNED if corpus in chosen else BASE for corpus in corpora]
             axes.barh(corpora, rows["mean"], 0.62, color=bar_colors)
@@ -227,24 +269,29 @@ def ratings(means: pd.DataFrame, chosen: Sequence[str]) -> dict[str, str]:
         return svg(figure)
 
 
-def losses(curves: pd.DataFrame) -> dict[str, str]:
+@on_phones_too
+def losses(sheet: Sheet, curves: pd.DataFrame) -> dict[str, str]:
     """Training loss by step, one panel per model; `curves` has the columns step and loss, by model."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(FIGURE_WIDTH, 2.5), layout="constrained")
         models = curves.index.unique()
-        panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
-        for axes, model in zip(panels, models, strict=True):
+        figure, grid = panels(sheet, len(models), len(models), 2.4, "y")
+        for axes, model in zip(grid, models, strict=True):
             curve = curves.loc[[model]]
             axes.plot(curve["step"], curve["loss"], color=TUNED, linewidth=1.6)
             axes.set_title(model, loc="left", fontweight="bold", fontsize=10)
             axes.set_xlabel("training step")
             axes.grid(axis="y", color="#e3e8ee")
-        panels[0].set_ylabel("loss (nats per token)")
+        grid[0].set_ylabel("loss (nats per token)")
         return svg(figure)
 
 
+@on_phones_too
 def arms(
-    table: pd.DataFrame, names: Mapping[str, str], models: Sequence[str], thresholds: Mapping[str, tuple[float, float]]
+    sheet: Sheet,
+    table: pd.DataFrame,
+    names: Mapping[str, str],
+    models: Sequence[str],
+    thresholds: Mapping[str, tuple[float, float]],
 ) -> dict[str, str]:
     """Table 6 as dots: one panel per indicator, one row per arm, the mean over transcripts with its interval, or few values.
 
@@ -254,12 +301,9 @@ def arms(
     order = [(model, arm) for model in models for arm in ARMS] + [(annomi.KEY, REAL)]
     present = [(source, arm) for source, arm in order if ((table["source"] == source) & (table["arm"] == arm)).any()]
     known = table.set_index(["indicator", "source", "arm"]).sort_index()
-    columns = 3
-    rows = -(-len(names) // columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(FIGURE_WIDTH, 0.7 + rows * (0.75 + 0.19 * len(present))), layout="constrained")
-        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
-        for axes, (code, title) in zip(panels, names.items(), strict=False):
+        figure, grid = panels(sheet, len(names), 3, 0.75 + 0.19 * len(present), "y")
+        for axes, (code, title) in zip(grid, names.items(), strict=True):
             for y, (source, arm) in enumerate(present):
                 if (code, source, arm) in known.index and known.loc[(code, source, arm), "n"] > 0:
                     draw_arm(axes, y, arm, known.loc[(code, source, arm)])
@@ -269,17 +313,16 @@ def arms(
                 offset, side = ((-2, 1), "right") if name == "fair" else ((2, 1), "left")
                 axes.axvline(value, color=INK, linewidth=0.8, linestyle=(0, (1, 2) if name == "fair" else (5, 2)), zorder=0.5)
                 label(axes, f"{name} {value:g}", (value, 1), ("data", "axes fraction"), offset, fontsize=7, ha=side)
-            axes.set_title(title, loc="left", fontweight="bold", fontsize=8.5, pad=16)
+            axes.set_title(title, loc=sheet.side, fontweight="bold", fontsize=8.5, pad=16)
             axes.set_yticks(range(len(present)), [REAL if arm == REAL else f"{source} {arm}" for source, arm in present])
             axes.tick_params(axis="both", length=0, labelsize=7.5)
             axes.grid(axis="x", alpha=0.25)
-        figure.axes[0].set_ylim(len(present) - 0.5, -0.5)
-        for axes in figure.axes[len(names) :]:
-            axes.set_axis_off()
+        grid[0].set_ylim(len(present) - 0.5, -0.5)
         return svg(figure)
 
 
-def counts(table: pd.DataFrame, names: Mapping[str, str], models: Sequence[str]) -> dict[str, str]:
+@on_phones_too
+def counts(sheet: Sheet, table: pd.DataFrame, names: Mapping[str, str], models: Sequence[str]) -> dict[str, str]:
     """What is counted in a transcript, as a forest: a panel per model and one for real sessions, a row per indicator.
 
     `table` is `summary/table_6.csv`; `names` the indicators shown, by code.
@@ -288,17 +331,15 @@ def counts(table: pd.DataFrame, names: Mapping[str, str], models: Sequence[str])
     table = table[table["indicator"].isin(codes)]
     sources = [source for source in (*models, annomi.KEY) if source in set(table["source"])]
     with mpl.rc_context(STYLE):
-        size = FIGURE_WIDTH, 0.9 + 0.36 * len(codes)
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.03))
-        panels = figure.subplots(1, len(sources), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, source in zip(panels, sources, strict=True):
+        figure, grid = panels(sheet, len(sources), len(sources), 0.8 + 0.36 * len(codes), "xy")
+        for axes, source in zip(grid, sources, strict=True):
             rows = table[table["source"] == source]
             for _, row in rows.iterrows():
                 shift = {"base": -0.22, "tuned": 0.22}.get(row["arm"], 0)
                 draw_values(axes, codes.index(row["indicator"]) + shift, row["arm"], row)
             sizes = ", ".join(f"{n:.0f}" for n in dict.fromkeys(rows["n"]))
             title = source if source in models else REAL
-            finish_forest(axes, f"{title}, n = {sizes}", list(names.values()))
+            finish_forest(sheet, axes, f"{title}, n = {sizes}", list(names.values()))
             axes.set_xlabel("number per transcript", fontsize=7.5)
         return svg(figure)
 
@@ -338,7 +379,10 @@ def draw_test(axes: Axes, ends: tuple[float, float], y: float, arm: str, tested:
         label(axes, said, (1, y), ("axes fraction", "data"), (3, 0), fontsize=6.5, va="center")
 
 
-def contrasts(table: pd.DataFrame, units: Mapping[str, Mapping[str, str]], models: Sequence[str], sure: float) -> dict[str, str]:
+@on_phones_too
+def contrasts(
+    sheet: Sheet, table: pd.DataFrame, units: Mapping[str, Mapping[str, str]], models: Sequence[str], sure: float
+) -> dict[str, str]:
     """The tests between arms as a forest: a column per model, a row of panels per unit, since units share no axis.
 
     `table` is `summary/tests.csv`; `units` the names of the indicators by code, for each unit. A mark is filled where P after
@@ -346,11 +390,12 @@ def contrasts(table: pd.DataFrame, units: Mapping[str, Mapping[str, str]], model
     """
     shown = [model for model in models if model in set(table["source"])]
     with mpl.rc_context(STYLE):
-        rows = [len(names) for names in units.values()]
-        size = FIGURE_WIDTH, 0.5 + 0.45 * len(units) + 0.27 * sum(rows)
+        columns = min(len(shown), sheet.columns)
+        rows = [len(names) for names in units.values() for _ in range(len(shown) // columns)]
+        size = sheet.width, 0.5 + 0.45 * len(rows) + 0.27 * sum(rows)
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.03))
-        panels = figure.subplots(len(units), len(shown), sharex="row", sharey="row", squeeze=False, height_ratios=rows)
-        for (unit, names), line in zip(units.items(), panels, strict=True):
+        grid = figure.subplots(len(rows), columns, sharey="row", squeeze=False, height_ratios=rows)
+        for (unit, names), line in zip(units.items(), grid.reshape(len(units), len(shown)), strict=True):
             codes = list(names)
             for axes, model in zip(line, shown, strict=True):
                 of_model = table[(table["source"] == model) & table["indicator"].isin(codes)]
@@ -362,12 +407,16 @@ def contrasts(table: pd.DataFrame, units: Mapping[str, Mapping[str, str]], model
                 for code in codes:
                     if code not in set(of_model["indicator"]):
                         say_no_data(axes, codes.index(code))
-                finish_forest(axes, model if axes in panels[0] else "", list(names.values()))
+                finish_forest(sheet, axes, model if line[0] is grid[0, 0] or columns == 1 else "", list(names.values()))
                 axes.set_xlabel(unit, fontsize=7.5)
+            limits = [limit for axes in line for limit in axes.get_xlim()]
+            for axes in line:
+                axes.set_xlim(min(limits), max(limits))
         return svg(figure)
 
 
-def leaks(table: pd.DataFrame, sure: float) -> dict[str, str]:
+@on_phones_too
+def leaks(sheet: Sheet, table: pd.DataFrame, sure: float) -> dict[str, str]:
     """How well each feature of the blinded transcripts tells two arms apart, as a forest: a panel per contrast, AUC from 0.5.
 
     `table` is `blind/leaks.csv`, whose phrases are in the study's language.
@@ -375,14 +424,15 @@ def leaks(table: pd.DataFrame, sure: float) -> dict[str, str]:
     quoted = table["what"].where(table["kind"] != "phrase", "“" + table["what"] + "”")
     table = table.assign(what=quoted)
     contrasts = list(table.groupby("contrast", sort=False))
+    longest = max(len(rows) for _, rows in contrasts)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(FIGURE_WIDTH, 0.7 + 0.2 * max(len(rows) for _, rows in contrasts)), layout="constrained")
-        for axes, (contrast, rows) in zip(figure.subplots(1, len(contrasts), squeeze=False)[0], contrasts, strict=True):
+        figure, grid = panels(sheet, len(contrasts), len(contrasts), 0.6 + 0.2 * longest)
+        for axes, (contrast, rows) in zip(grid, contrasts, strict=True):
             axes.axvline(0.5, color=INK, linewidth=0.8)
             arm = str(contrast).removeprefix("tuned against ")
             for y, row in enumerate(rows.itertuples()):
                 draw_test(axes, (0.5, row.auc), y, arm, (row.p, sure))
-            finish_forest(axes, f"{contrast}, n = {rows['n'].iloc[0]}", list(rows["what"]))
+            finish_forest(sheet, axes, f"{contrast}, n = {rows['n'].iloc[0]}", list(rows["what"]))
             for name in axes.get_yticklabels():
                 name.set_fontfamily(["DejaVu Sans", BOXES, "sans-serif"])
             axes.set_xlim(-0.05, 1.05)
@@ -390,18 +440,16 @@ def leaks(table: pd.DataFrame, sure: float) -> dict[str, str]:
         return svg(figure)
 
 
-def intervals(table: pd.DataFrame, start: float, measure: str) -> dict[str, str]:
+@on_phones_too
+def intervals(sheet: Sheet, table: pd.DataFrame, start: float, measure: str) -> dict[str, str]:
     """Values with their intervals as a forest, a panel per coder, with a line at `start`: what chance gives.
 
     `table`: panel, row, value, lo, hi, aside (what is said beside the panel). Without a value the panel says so in its row.
     """
-    panels, names = list(table.groupby("panel", sort=False)), list(dict.fromkeys(table["row"]))
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
+    coders, names = list(table.groupby("panel", sort=False)), list(dict.fromkeys(table["row"]))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(FIGURE_WIDTH, lines * (0.7 + 0.2 * len(names))), layout="constrained")
-        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
-        for axes, (panel, rows) in zip(grid, panels, strict=False):
+        figure, grid = panels(sheet, len(coders), 3, 0.7 + 0.2 * len(names), "xy")
+        for axes, (panel, rows) in zip(grid, coders, strict=True):
             known = rows.dropna(subset="value")
             if len(known):
                 axes.axvline(start, color=INK, linewidth=0.8)
@@ -413,19 +461,17 @@ def intervals(table: pd.DataFrame, start: float, measure: str) -> dict[str, str]
             for y, name in enumerate(names):
                 if name not in set(known["row"]):
                     say_no_data(axes, y)
-            finish_forest(axes, str(panel), names)
+            finish_forest(sheet, axes, str(panel), names)
             axes.set_xlabel(measure)
-        for axes in figure.axes[len(panels) :]:
-            axes.set_axis_off()
         return svg(figure)
 
 
-def finish_forest(axes: Axes, title: str, names: Sequence[str]) -> None:
+def finish_forest(sheet: Sheet, axes: Axes, title: str, names: Sequence[str]) -> None:
     """Name a forest's panel and its rows, the first on top."""
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=8.5)
+    axes.set_title(title, loc=sheet.side, fontweight="bold", fontsize=8.5)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.tick_params(axis="both", length=0, labelsize=7.5)
+    axes.tick_params(axis="both", length=0, labelsize=7.5, labelbottom=True)
     axes.grid(axis="y", alpha=0.25)
 
 
@@ -457,10 +503,10 @@ def pipeline(table: pd.DataFrame) -> dict[str, str]:
         for number, name in enumerate(names)
     }
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(FIGURE_WIDTH, 0.62 * (1 + max(depth.values())) + 0.6), layout="constrained")
+        figure = Figure(figsize=(WIDE.width, 0.62 * (1 + max(depth.values())) + 0.6), layout="constrained")
         axes = figure.subplots()
         widest = max(TextPath((0, 0), name, size=1).get_extents().width for name in centers)
-        size = min(9, 0.72 * 72 * FIGURE_WIDTH / sum(widths.values()) / widest)  # the longest name fits into its box
+        size = min(9, 0.72 * 72 * WIDE.width / sum(widths.values()) / widest)  # the longest name fits into its box
         for name, (x, y) in centers.items():
             axes.add_patch(
                 FancyBboxPatch(

@@ -335,7 +335,12 @@ def in_language(study: Study, both: Mapping[str, Any], shown: Mapping[str, pd.Da
         "coder": manual.coders(study, lang),
         "worth": manual.worth(study, lang, word),
         "worth_briefly": manual.worth_briefly(study, lang, word),
-        "drawn": {name: figure[lang] for name, figure in both["drawn"].items()},
+        "drawn": {
+            f"{name}{form}": figure[f"{lang}{form}"]
+            for name, figure in both["drawn"].items()
+            for form in figures.FORMS
+            if f"{lang}{form}" in figure
+        },
         "findings": [words[lang] for words in both["findings"]],
         "corpora": [word(name) for name in both["corpora"]],
         **(chinese_title if lang == "zh" else {"title": study.title, "notice": study.report.notice}),
@@ -365,5 +370,5 @@ def report(study: Study) -> None:
                 storage.write_text(out / f"{page}{suffix}.html", text)
         for name, table in shown.items():
             storage.write_text(out / "tables" / f"{name}.csv", storage.table_text(table, index=True))
-        numbers = {"tables": len(shown), "figures": len(context["drawn"]), "models": len(study.models)}
+        numbers = {"tables": len(shown), "figures": len(both["drawn"]), "models": len(study.models)}
         storage.write_json(out / "metrics.json", numbers)
