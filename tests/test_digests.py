@@ -67,6 +67,7 @@ def imported_by(stage: str) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_an_edit_in_any_module_changes_the_digests_of_the_stages_that_reach_it_and_no_other(package: Path) -> None:
     reaching = {stage: imported_by(stage) for stage in STAGES}
     before = all_digests()

@@ -367,6 +367,19 @@ def test_counts_and_scores_follow_the_codebook() -> None:
         assert codes.validity()[score.code].kind == "auc"
 
 
+def test_a_grade_that_tells_no_more_than_chance_says_so(
+    browser: Any, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert codes.graded_by_chance()
+    with browsing(browser, served, tmp_path, 1280, 860, "en") as seen:
+        seen.send("我晚上总是吃零食")
+        seen.page.click("#tally summary")
+        assert "no better than chance" in seen.page.inner_text("#tally")
+    sure = {code: codes.Validity("auc", 0.8, 0.6, 0.9) for code in ("RQ", "CRR")}
+    monkeypatch.setattr(codes, "validity", lambda: sure)
+    assert not codes.graded_by_chance()
+
+
 # ---- experiments
 
 

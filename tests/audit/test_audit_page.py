@@ -190,6 +190,26 @@ def test_a_view_is_its_address(folder: Path, browser: Any) -> None:
     page.close()
 
 
+def test_the_address_of_a_row_is_copied_and_the_view_stays(folder: Path, browser: Any) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto((folder / "index.html").as_uri() + "#table=T6")
+    link = page.locator("#claims tbody tr:visible .copy").nth(2)
+    link.click()
+    expect(link).to_have_class("copy copied")
+    expect(page.locator("#count")).to_have_text("address copied")
+    assert page.url.endswith("#table=T6")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.endswith("/index.html" + link.get_attribute("href"))
+    page.goto(copied)
+    assert page.locator("tr:target:visible").count() == 1
+    page.evaluate("location.hash = '#table=T6'")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: { writeText: () => Promise.reject() } })")
+    page.locator("#claims tbody tr:visible .copy").nth(2).click()
+    expect(page.locator("tr:target")).to_be_visible()  # what cannot be copied is gone to
+    context.close()
+
+
 def test_heads_sort_and_say_so(folder: Path, browser: Any) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 860})
     page.goto((folder / "index.html").as_uri())

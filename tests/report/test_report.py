@@ -250,6 +250,7 @@ def test_every_heading_has_a_chinese_name(scored: Study) -> None:
             assert re.search("[\u4e00-\u9fff]", chinese(name)) or own.fullmatch(name), f"{path.name}: {name}"
 
 
+@pytest.mark.slow
 def test_figures_lack_no_letter(scored: Study) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*[Gg]lyph.*")
@@ -531,6 +532,7 @@ def written(study: Study) -> list[bytes]:
     return [path.read_bytes() for path in sorted((study.folder / "report").rglob("*")) if path.is_file()]
 
 
+@pytest.mark.slow
 def test_the_report_has_the_same_bytes_twice_whatever_a_stage_after_it_wrote(scored: Study) -> None:
     before = written(scored)
     later = scored.folder / "prefer" / "tiny-glm4" / "provenance.json"
@@ -538,6 +540,7 @@ def test_the_report_has_the_same_bytes_twice_whatever_a_stage_after_it_wrote(sco
     assert written(scored) == before
 
 
+@pytest.mark.slow
 def test_doctor_says_what_is_missing_for_which_study() -> None:
     command = [str(PROGRAMS / "mi-llm"), "doctor"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

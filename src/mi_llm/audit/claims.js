@@ -80,8 +80,13 @@ for (const head of heads) {
 }
 body.addEventListener("click", (event) => {
   const link = event.target.closest("a.copy");
-  if (!link || !navigator.clipboard) return;
-  navigator.clipboard.writeText(link.href).then(() => { count.textContent = link.title; }, () => {});
+  if (!link || !navigator.clipboard || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();  // to go there would show all rows again
+  navigator.clipboard.writeText(link.href).then(() => {
+    count.textContent = link.dataset.copied;
+    link.classList.add("copied");
+    setTimeout(() => link.classList.remove("copied"), 2000);
+  }, () => { location.hash = link.hash; });
 });
 addEventListener("hashchange", arrive);
 arrive();

@@ -35,7 +35,7 @@ from mi_llm.apps import web
 from mi_llm.apps.chat import guard, limits
 from mi_llm.apps.chat.answering import Answering
 from mi_llm.apps.chat.cards import Card
-from mi_llm.apps.chat.codes import SCORES, validity
+from mi_llm.apps.chat.codes import SCORES, graded_by_chance, validity
 from mi_llm.apps.chat.counselors import Counselors, Manner, Unanswered
 from mi_llm.apps.chat.experiment import Record
 from mi_llm.apps.chat.help import bundled
@@ -77,6 +77,7 @@ SITE = web.Site(
 SITE.templates.globals.update(
     help=bundled, ways=WAYS, script=(*SCRIPT, *FAULTS, *PAGE_SCRIPT), most=MESSAGE, longest_reason=REASON, criteria=CRITERIA,
     vote_rounds=VOTE_ROUNDS, behaviors=BEHAVIORS, scores=SCORES, thresholds=THRESHOLDS, validity=validity,
+    graded_by_chance=graded_by_chance,
 )  # fmt: skip
 SITE.templates.tests["fits"] = lambda dangers, current: not set(dangers).isdisjoint(current)
 

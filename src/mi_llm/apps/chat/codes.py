@@ -46,6 +46,11 @@ def validity() -> dict[str, Validity]:
     return {code: Validity(kind, *entry[kind]) for code, entry in measured.items() for kind in ("kappa", "auc") if kind in entry}
 
 
+def graded_by_chance() -> bool:
+    """Whether no score that the manual has thresholds for tells good sessions from others: each interval of AUC holds 0.5."""
+    return all(validity()[code].lo <= 0.5 <= validity()[code].hi for code in THRESHOLDS if code in validity())
+
+
 def codes(client: str, counselor: str) -> tuple[Behavior, ...]:
     """The behaviors that a reply counts for, in the codebook's order."""
     seen = volley(coded.behavior for coded in lexical.code(client, counselor))

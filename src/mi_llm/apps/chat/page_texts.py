@@ -72,6 +72,11 @@ PAGE_WORDS = {
         "relational scores need a person who rates the whole session.",
         "由词语编码者按词语计数；点名称可看含义和可信程度。技术、关系两项整体评分需要人对整场会谈作判断。",
     ),
+    "tally_by_chance": Text(
+        "Good and fair are the manual's thresholds for what people count: counted from words, these scores told sessions of high "
+        "quality from those of low quality no better than chance.",
+        "良好、及格是手册为人工计数定的界限：按词语计得的这几项分数，区分高质量与低质量会谈并不比碰运气更好。",
+    ),
     "reply_count": Text("Replies", "回应数"),
     "good": Text("good", "良好"),
     "fair": Text("fair", "及格"),
