@@ -155,9 +155,10 @@ def runs_here(block: Block) -> bool:
     return not block.marks if block.language == "sh" else "file" in block.marks and "test" not in block.marks
 
 
-LONG = {  # they run studies, as tests/language and tests/test_newcomer.py do
+LONG = {  # they run studies, as tests/language and tests/test_newcomer.py do, or half a minute of commands
     ROOT / "docs/adding-a-language.md",
     ROOT / "docs/adding-a-corpus.md",
+    ROOT / "docs/ten-minutes.md",
 }
 RUN_HERE = [
     pytest.param(page, marks=[pytest.mark.slow] if page in LONG else [])
@@ -174,7 +175,12 @@ def test_the_commands_of_a_page_run_in_its_order(page: Path, clone: Path, tmp_pa
         do(block, folder)
 
 
-@pytest.mark.parametrize("page", sorted({block.page for block in SHELL if "after" in block.marks}), ids=name_of)
+AFTER = sorted({block.page for block in SHELL if "after" in block.marks})
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] if page in LONG else []) for page in AFTER], ids=name_of
+)
 def test_commands_for_a_finished_study_run(page: Path, miniature: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(miniature, folder, symlinks=True)

@@ -431,6 +431,7 @@ def test_the_page_of_rounds_shows_everything_and_loads_nothing(scored: Study) ->
     assert gains[0] == pytest.approx(tuned - base)
 
 
+@pytest.mark.slow
 def test_the_page_says_how_rounds_were_answered(scored: Study) -> None:
     assert scored.respond.decoding == "greedy"
     assert "answered greedily" in (scored.folder / "report" / "index.html").read_text(encoding="utf-8")
@@ -497,6 +498,7 @@ def test_globals_by_a_model_are_named_in_captions_with_their_own_worth(scored: S
     assert manual.coders(scored, "en").endswith("; globals by llm:some-model")
 
 
+@pytest.mark.slow
 def test_without_recorded_ratings_the_page_says_so(scored: Study) -> None:
     for name in ("rate", "translate"):
         (scored.folder / name / "cassette.jsonl").unlink()

@@ -2,8 +2,8 @@
 
 Reads what the other stages wrote, `stages.csv` (Figure 1), `docs/datasheet.md` and `CITATION.cff`. Writes for each page
 `report/<page>.html` and `report/<page>.zh.html` (no request leaves them), `report/tables/*.csv`, one for every table, and
-`report/figures/*.svg` and `*.zh.svg`, one for every figure. A page is a structure, `templates/<page>.html.jinja`, which both
-languages share, and sentences, `templates/*.<language>.jinja`.
+`report/figures/*.svg` and `*.zh.svg`, one for every figure, and `*-phone.svg` for one of several panels. A page is a structure,
+`templates/<page>.html.jinja`, which both languages share, and sentences, `templates/*.<language>.jinja`.
 """
 
 from collections.abc import Mapping, Sequence
