@@ -2,6 +2,8 @@
 
 `replay` looks answers up, in the stage's own cassette and in the shipped one; `record` asks for those that are missing; `batch`
 does so through the OpenAI Batch API; `live` requests all of them again. Whatever comes is recorded.
+
+What records is imported where it is used: its client takes half a second to import, which a stage that replays need not wait.
 """
 
 import os
@@ -10,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mi_llm.llm import batch
 from mi_llm.llm.cassette import Cassette, Question, Record, Request
-from mi_llm.llm.record import cost, count_tokens, encoding_of, record
 from mi_llm.problem import Problem
 from mi_llm.study import Llm, Study
 
@@ -42,6 +42,8 @@ def request(study: Study, messages: Sequence[Mapping[str, str]], **settings: obj
 
 def workload(study: Study, name: str, questions: Sequence[Question]) -> Workload:
     """What a stage with these questions would ask."""
+    from mi_llm.llm.record import count_tokens
+
     cassettes, asked = recorded(study, name), distinct(questions)
     unanswered = [question for question in asked if study.llm.mode == "live" or recorded_answer(cassettes, question) is None]
     model = study.llm.model
@@ -53,6 +55,8 @@ def workload(study: Study, name: str, questions: Sequence[Question]) -> Workload
 
 def forecast(options: Llm, work: Workload) -> str:
     """What asking would take, in words: requests, tokens, cost in US dollars."""
+    from mi_llm.llm.record import cost, encoding_of
+
     how = "" if encoding_of(options.model) else ", counted as one token per character: tiktoken has no table for this model"
     price = options.prices.get(options.model)
     if price is None:
@@ -125,7 +129,9 @@ def answers(study: Study, name: str, questions: Sequence[Question]) -> list[Reco
             own.append(list(copied.values()))
         unanswered = [asked for asked in distinct(questions) if options.mode == "live" or asked.key not in own.good]
         if options.mode != "replay" and unanswered:
-            ask = batch.record if options.mode == "batch" else record
+            from mi_llm.llm import batch, record
+
+            ask = batch.record if options.mode == "batch" else record.record
             ask(options, unanswered, own, name)
             unanswered = []
     if unanswered and any(asked.key in own.good for asked in questions):

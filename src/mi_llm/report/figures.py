@@ -43,6 +43,7 @@ STYLE = {
     "svg.hashsalt": "mi-llm",
     "font.family": ["DejaVu Sans", "sans-serif"],
     "font.sans-serif": ["DejaVu Sans"],
+    "figure.dpi": 72,  # as of an SVG file
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -68,6 +69,7 @@ FORMS = ("", "-phone")  # of a figure's name, and of its language: the wide one 
 Given = ParamSpec("Given")
 
 LABEL = re.compile("(?<=>)[^<>]+(?=</text>)")
+LAYOUT = ConstrainedLayoutEngine(wspace=0.03, hspace=0.05)
 BOXES = "Last Resort High-Efficiency"  # matplotlib's font with a box for every sign: by it the width of Chinese words is known
 
 PHASES = {  # folders of `src/mi_llm`: the color of their stages in Figure 1, and their name
@@ -103,7 +105,7 @@ def panels(sheet: Sheet, count: int, columns: int, height: float, share: str = "
     """
     columns = min(columns, count, sheet.columns)
     rows = -(-count // columns)
-    figure = Figure(figsize=(sheet.width, 0.2 + rows * height), layout=ConstrainedLayoutEngine(wspace=0.03, hspace=0.05))
+    figure = Figure(figsize=(sheet.width, 0.2 + rows * height))
     grid = list(figure.subplots(rows, columns, sharex="x" in share, sharey="y" in share, squeeze=False).flat)
     for axes in grid[count:]:
         axes.set_axis_off()
@@ -122,6 +124,7 @@ def svg(figure: Figure, own: Collection[str] = ()) -> dict[str, str]:
 
     out = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none"}):
+        LAYOUT.execute(figure)  # as the figure's own layout it would be drawn twice
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     drawing = out.getvalue()
     drawing = drawing[drawing.index("<svg") :]
@@ -176,7 +179,7 @@ def dumbbells(
     """
     table = scores.set_index(["model", "arm"])
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(NARROW, 0.9 + 0.42 * len(models)), layout="constrained")
+        figure = Figure(figsize=(NARROW, 0.9 + 0.42 * len(models)))
         axes = figure.subplots()
         axes.axvspan(rules.min(), rules.max(), color="#f3ddcb", zorder=0)
         for row, model in enumerate(models):
@@ -393,7 +396,7 @@ def contrasts(
         columns = min(len(shown), sheet.columns)
         rows = [len(names) for names in units.values() for _ in range(len(shown) // columns)]
         size = sheet.width, 0.5 + 0.45 * len(rows) + 0.27 * sum(rows)
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.03))
+        figure = Figure(figsize=size)
         grid = figure.subplots(len(rows), columns, sharey="row", squeeze=False, height_ratios=rows)
         for (unit, names), line in zip(units.items(), grid.reshape(len(units), len(shown)), strict=True):
             codes = list(names)
@@ -503,7 +506,7 @@ def pipeline(table: pd.DataFrame) -> dict[str, str]:
         for number, name in enumerate(names)
     }
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDE.width, 0.62 * (1 + max(depth.values())) + 0.6), layout="constrained")
+        figure = Figure(figsize=(WIDE.width, 0.62 * (1 + max(depth.values())) + 0.6))
         axes = figure.subplots()
         widest = max(TextPath((0, 0), name, size=1).get_extents().width for name in centers)
         size = min(9, 0.72 * 72 * WIDE.width / sum(widths.values()) / widest)  # the longest name fits into its box
