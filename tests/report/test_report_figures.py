@@ -1,6 +1,7 @@
 """The report's figures: what is written in them, and whether it can be read."""
 
 import re
+from collections.abc import Collection
 from itertools import combinations
 from typing import Any
 from xml.etree import ElementTree
@@ -46,7 +47,12 @@ def opponent(light: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
 @pytest.fixture
 def drawn(scored: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures as they are before they are written, once the report that all tests share is made."""
-    monkeypatch.setattr(figures, "svg", lambda figure, own=(): {"en": figure})
+
+    def laid_out(figure: Figure, own: Collection[str] = ()) -> dict[str, Figure]:
+        figures.LAYOUT.execute(figure)
+        return {"en": figure}
+
+    monkeypatch.setattr(figures, "svg", laid_out)
 
 
 def texts(drawings: Any, form: str = "") -> list[Text]:
