@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -160,11 +160,15 @@ LONG = {  # they run studies, as tests/language and tests/test_newcomer.py do, o
     ROOT / "docs/adding-a-corpus.md",
     ROOT / "docs/ten-minutes.md",
 }
-RUN_HERE = [
-    pytest.param(page, marks=[pytest.mark.slow] if page in LONG else [])
-    for page in PAGES
-    if page != ADDED_MODEL and any(map(runs_here, blocks(page)))
-]
+
+
+def marked(pages: Iterable[Path]) -> list[Any]:
+    """Pages as parameters of a test, the long ones slow."""
+    return [pytest.param(page, marks=[pytest.mark.slow] if page in LONG else []) for page in pages]
+
+
+RUN_HERE = marked(page for page in PAGES if page != ADDED_MODEL and any(map(runs_here, blocks(page))))
+AFTER = marked(sorted({block.page for block in SHELL if "after" in block.marks}))
 
 
 @pytest.mark.parametrize("page", RUN_HERE, ids=name_of)
@@ -175,12 +179,7 @@ def test_the_commands_of_a_page_run_in_its_order(page: Path, clone: Path, tmp_pa
         do(block, folder)
 
 
-AFTER = sorted({block.page for block in SHELL if "after" in block.marks})
-
-
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[pytest.mark.slow] if page in LONG else []) for page in AFTER], ids=name_of
-)
+@pytest.mark.parametrize("page", AFTER, ids=name_of)
 def test_commands_for_a_finished_study_run(page: Path, miniature: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(miniature, folder, symlinks=True)
