@@ -22,6 +22,7 @@ from matplotlib.markers import CARETDOWNBASE
 from matplotlib.patches import FancyBboxPatch, Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
+from matplotlib.transforms import Bbox
 from scipy.optimize import isotonic_regression
 
 from mi_llm.corpora import annomi
@@ -112,6 +113,16 @@ def panels(sheet: Sheet, count: int, columns: int, height: float, share: str = "
     return figure, grid[:count]
 
 
+def lay_out(figure: Figure) -> None:
+    """Place the panels, as the figure's own layout engine would do twice.
+
+    The solver's last digits differ from run to run, and an SVG's names are hashes of all digits: they are rounded.
+    """
+    LAYOUT.execute(figure)
+    for axes in figure.axes:
+        axes.set_position(Bbox(axes.get_position().get_points().round(9)))
+
+
 def svg(figure: Figure, own: Collection[str] = ()) -> dict[str, str]:
     """The figure as an SVG element in each language, without date or version. `own` are labels that are not translated.
 
@@ -124,7 +135,7 @@ def svg(figure: Figure, own: Collection[str] = ()) -> dict[str, str]:
 
     out = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none"}):
-        LAYOUT.execute(figure)  # as the figure's own layout it would be drawn twice
+        lay_out(figure)
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     drawing = out.getvalue()
     drawing = drawing[drawing.index("<svg") :]
